@@ -1,0 +1,58 @@
+# Each target does what it needs before it: `make test` and `make train` work on a bare machine.
+#   make deps     packages and oneDNN (the only target that touches the system)
+#   make build    library and examples        make test      everything, then every test
+#   make train    ResNet-20 on CIFAR-10       make compare   a step with fusion beside one without
+#   make lint     format, layers, clang-tidy  make format    rewrite the sources in the project's format
+.DEFAULT_GOAL := build
+.PHONY: deps deps-lint build test train compare lint format clean
+.NOTPARALLEL:
+
+EPOCHS ?= 3
+JOBS ?= $(shell nproc)
+
+# The first g++ that is new enough, unless CXX is set. Asked for late: `deps` may only just have installed it.
+ifeq ($(origin CXX),default)
+CXX = $(shell tools/find_tool.sh g++)
+endif
+RELEASE := build/release
+PROGRAMS := $(RELEASE)/examples
+SOURCES = $(shell find include core ops backends nn examples tests benchmarks -name '*.cpp' -o -name '*.hpp' \
+            -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
+LIBRARY_SOURCES = $(filter-out backends/cuda/%,$(filter core/%.cpp ops/%.cpp backends/%.cpp nn/%.cpp,$(SOURCES)))
+
+deps:
+	@tools/deps.sh
+
+deps-lint:
+	@tools/deps.sh --lint
+
+build/%/build.ninja: | deps
+	CXX="$(CXX)" cmake --preset $*
+
+build: deps $(RELEASE)/build.ninja
+	cmake --build --preset release -j $(JOBS) --target fusetape fusetape_examples
+
+test: deps $(RELEASE)/build.ninja
+	cmake --build --preset release -j $(JOBS)
+	ctest --preset release -j $(JOBS)
+
+train: build
+	@data=$$(tools/fetch_cifar10.sh) && set -x && \
+	  $(PROGRAMS)/resnet_cifar --data "$$data" --depth 20 --epochs $(EPOCHS) --batch 128 --lr 0.4 --seed 1 \
+	    --out runs/train && \
+	  $(PROGRAMS)/compare_fusion --model resnet20 --batch 128 --steps 10 --json runs/train/compare.json
+
+compare: build
+	$(PROGRAMS)/compare_fusion
+
+lint: deps-lint build/dev/build.ninja
+	$(shell tools/find_tool.sh clang-format) --dry-run -Werror $(SOURCES)
+	tools/check_layers.sh
+	printf '%s\n' $(LIBRARY_SOURCES) | xargs -n 1 -P $(JOBS) $(shell tools/find_tool.sh clang-tidy) -p build/dev \
+	  --quiet --extra-arg=-Wno-unknown-warning-option
+
+format: deps-lint
+	$(shell tools/find_tool.sh clang-format) -i $(SOURCES)
+
+clean:
+	rm -rf build

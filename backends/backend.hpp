@@ -1,0 +1,69 @@
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/plan/graph.hpp"
+
+namespace fusetape::backends {
+
+/// The pointers of one run, by graph value id: what the group reads, what it writes, and the plan's shared scratch.
+struct KernelArgs {
+  void* const* values = nullptr;  ///< indexed by value id; the group's inputs and outputs are set
+  std::byte* scratch = nullptr;   ///< scratch_bytes() of it, 64-byte aligned; contents undefined
+
+  template <class T>
+  const T* in(int value) const {
+    return static_cast<const T*>(values[value]);
+  }
+  template <class T>
+  T* out(int value) const {
+    return static_cast<T*>(values[value]);
+  }
+};
+
+/// One compiled group: owns its primitives, no values. Runs many times; allocates nothing then.
+class Kernel {
+ public:
+  virtual ~Kernel() = default;
+  virtual void run(const KernelArgs& args) = 0;
+  virtual std::size_t scratch_bytes() const { return 0; }
+  /// (input, output) value pairs that may share a buffer: out[i] is written after the last read of in[i].
+  virtual std::vector<std::pair<int, int>> in_place() const { return {}; }
+
+  std::string name;          ///< "onednn:…", "highway:batch_norm_relu", "reference"
+  double tensor_passes = 0;  ///< whole-tensor reads and writes
+};
+
+struct Support {
+  bool ok = true;
+  std::string reason;  ///< why not
+};
+
+/// A device's execution. Kernel choice is an ordered list of candidates inside `compile`, reference last.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;
+  virtual void* allocate(std::size_t bytes) = 0;  ///< 64-byte aligned; throws Error when there is none
+  virtual void free(void* data, std::size_t bytes) = 0;
+  virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void synchronize() = 0;
+  /// Whether a fused group can run as one kernel. Single nodes always can.
+  virtual Support supports(const plan::Graph& graph, const plan::Group& group) const = 0;
+  virtual std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) = 0;
+  /// False: plans are made, nothing is run (null).
+  virtual bool executes() const { return true; }
+};
+
+std::unique_ptr<Backend> make_reference_backend();
+std::unique_ptr<Backend> make_cpu_backend();
+std::unique_ptr<Backend> make_null_backend();
+
+/// Runs the group's nodes one by one through their reference loops. The oracle, and every backend's last candidate.
+std::unique_ptr<Kernel> make_reference_kernel(const plan::Graph& graph, const plan::Group& group);
+
+}  // namespace fusetape::backends

@@ -1,0 +1,145 @@
+#include <algorithm>
+#include <initializer_list>
+
+#include "backends/cpu/batch_norm_kernels.hpp"
+#include "backends/cpu/candidates.hpp"
+
+/// Which groups the batch norm kernels take, and their roles.
+namespace fusetape::backends::cpu {
+namespace {
+
+using plan::Graph;
+using plan::Group;
+using plan::NormRoles;
+using plan::Pattern;
+
+/// The output's id if the group writes it for anybody, else -1.
+int if_written(const Group& group, int value) {
+  const auto& outputs = group.outputs;
+  return std::find(outputs.begin(), outputs.end(), value) != outputs.end() ? value : -1;
+}
+
+void drop_unwritten(const Group& group, NormRoles& norm) {
+  for (int* output : {&norm.new_running_mean, &norm.new_running_var, &norm.dx, &norm.dgamma, &norm.dbeta}) {
+    *output = if_written(group, *output);
+  }
+}
+
+bool single_op(const Graph& graph, const Group& group, std::string_view name) {
+  return group.pattern == Pattern::single && graph.node(group.nodes[0]).op->is(name);
+}
+
+Support refuse(std::string reason) { return {.ok = false, .reason = std::move(reason)}; }
+
+/// All present values f32 with as many elements as expected.
+Support check(const Graph& graph, std::initializer_list<int> values, std::int64_t elements) {
+  for (int value : values) {
+    if (value < 0) continue;
+    if (graph.value(value).dtype != DType::f32) {
+      return refuse("expected f32, got " + std::string(name_of(graph.value(value).dtype)));
+    }
+    if (graph.value(value).elements() != elements) return refuse("operands broadcast");
+  }
+  return {};
+}
+
+Support check_norms(const Graph& graph, const NormRoles* norms, int count,
+                    std::initializer_list<int> tensors) {
+  const Shape& shape = graph.value(norms[0].x).shape;
+  if (shape.rank() == 0 || shape.elements() == 0) return refuse("no rows of channels");
+  Support support = check(graph, tensors, shape.elements());
+  for (int i = 0; i < count && support.ok; ++i) {
+    const NormRoles& n = norms[i];
+    support = check(graph, {n.x, n.dx}, shape.elements());
+    if (!support.ok) break;
+    support = check(graph,
+                    {n.gamma, n.beta, n.running_mean, n.running_var, n.mean, n.inv_std, n.new_running_mean,
+                     n.new_running_var, n.dgamma, n.dbeta},
+                    shape.back());
+  }
+  return support;
+}
+
+Support supports_forward(const Graph& graph, const Group& group) {
+  const bool ours = group.pattern == Pattern::batch_norm_relu || single_op(graph, group, "batch_norm") ||
+                    single_op(graph, group, "batch_norm_inference");
+  if (!ours) return refuse("");
+  const plan::BatchNormRelu roles = norm_forward_roles(graph, group).norm;
+  return check_norms(graph, roles.norm, roles.norms, {roles.z, roles.y});
+}
+
+Support supports_backward(const Graph& graph, const Group& group) {
+  const bool ours =
+      group.pattern == Pattern::batch_norm_relu_grad || single_op(graph, group, "batch_norm_grad");
+  if (!ours) return refuse("");
+  const plan::BatchNormReluGrad roles = norm_backward_roles(graph, group);
+  if (roles.recompute && roles.norms != 1) return refuse("two normalisations need their ReLU's output");
+  return check_norms(graph, roles.norm, roles.norms, {roles.g, roles.g2, roles.y, roles.masked});
+}
+
+constexpr Candidate candidates[] = {
+    {"highway:batch_norm", supports_forward, make_norm_forward},
+    {"highway:batch_norm_grad", supports_backward, make_norm_backward},
+};
+
+}  // namespace
+
+NormForwardRoles norm_forward_roles(const Graph& graph, const Group& group) {
+  if (group.pattern != Pattern::single) {
+    NormForwardRoles roles{.norm = group.norm, .relu = true};
+    for (NormRoles& norm : roles.norm.norm) {
+      drop_unwritten(group, norm);
+      if (!roles.norm.training) continue;
+      norm.mean = if_written(group, norm.mean);
+      norm.inv_std = if_written(group, norm.inv_std);
+    }
+    return roles;
+  }
+  const plan::GraphNode& node = graph.node(group.nodes[0]);
+  NormForwardRoles roles{.norm = {}, .relu = false};
+  roles.norm.training = node.op->is("batch_norm");
+  roles.norm.y = if_written(group, node.outputs[0]);
+  NormRoles& norm = roles.norm.norm[0];
+  norm.node = group.nodes[0];
+  norm.x = node.inputs[0];
+  norm.gamma = node.inputs[1];
+  norm.beta = node.inputs[2];
+  if (node.inputs.size() > 3) {
+    norm.running_mean = node.inputs[3];
+    norm.running_var = node.inputs[4];
+  }
+  if (roles.norm.training) {
+    norm.mean = if_written(group, node.outputs[1]);
+    norm.inv_std = if_written(group, node.outputs[2]);
+  }
+  if (node.outputs.size() > 3) {
+    norm.new_running_mean = if_written(group, node.outputs[3]);
+    norm.new_running_var = if_written(group, node.outputs[4]);
+  }
+  return roles;
+}
+
+plan::BatchNormReluGrad norm_backward_roles(const Graph& graph, const Group& group) {
+  if (group.pattern != Pattern::single) {
+    plan::BatchNormReluGrad roles = group.norm_grad;
+    for (NormRoles& norm : roles.norm) drop_unwritten(group, norm);
+    return roles;
+  }
+  const plan::GraphNode& node = graph.node(group.nodes[0]);
+  plan::BatchNormReluGrad roles;
+  roles.g = node.inputs[0];
+  NormRoles& norm = roles.norm[0];
+  norm.node = group.nodes[0];
+  norm.x = node.inputs[1];
+  norm.gamma = node.inputs[2];
+  norm.mean = node.inputs[3];
+  norm.inv_std = node.inputs[4];
+  norm.dx = if_written(group, node.outputs[0]);
+  norm.dgamma = if_written(group, node.outputs[1]);
+  norm.dbeta = if_written(group, node.outputs[2]);
+  return roles;
+}
+
+std::span<const Candidate> batch_norms() { return candidates; }
+
+}  // namespace fusetape::backends::cpu

@@ -1,0 +1,206 @@
+#include <omp.h>
+
+#include <vector>
+
+#include "backends/cpu/batch_norm_kernels.hpp"
+#include "backends/cpu/batch_norm_simd.hpp"
+
+/// From g' = (g [+ g2])·mask: Σg' and Σg'·x̂ of one or two normalisations in one pass, then
+/// dx = a(g' − (Σg' + x̂·Σg'x̂)/n) in another.
+namespace fusetape::backends::cpu {
+namespace {
+
+using plan::Graph;
+using plan::Group;
+using plan::NormRoles;
+
+struct Scratch {
+  float *scale = nullptr, *shift = nullptr;  ///< the forward pass's, where the mask is recomputed
+  float *mean[2] = {}, *a[2] = {}, *b[2] = {}, *c[2] = {};
+  float *block_g = nullptr, *block_gx[2] = {};  ///< a wide row for each part
+  double *sum_g = nullptr, *sum_gx[2] = {};
+  std::size_t bytes = 0;
+};
+
+class NormBackwardKernel final : public Kernel {
+ public:
+  NormBackwardKernel(const Graph& graph, const Group& group)
+      : roles_(norm_backward_roles(graph, group)), rows_(rows_of(graph, roles_.norm[0].x)) {
+    if (roles_.recompute) mask_ = MaskFrom::input;
+    if (!roles_.recompute && roles_.y >= 0) mask_ = MaskFrom::output;
+    for (int i = 0; i < roles_.norms; ++i) {
+      if (roles_.norm[i].dx >= 0) wanted_[wanted_count_++] = i;
+    }
+    // g' that the second pass reads again. Where making it takes three tensors and nobody asks for it, it
+    // waits in the place of the first dx: one write more, two reads less.
+    staged_ = roles_.masked;
+    if (staged_ < 0 && wanted_count_ > 0 && roles_.g2 >= 0 && mask_ == MaskFrom::output) {
+      staged_ = roles_.norm[wanted_[0]].dx;
+    }
+    tensor_passes = count_passes();
+    name = mask_ == MaskFrom::nothing ? "highway:batch_norm_grad" : "highway:batch_norm_relu_grad";
+  }
+
+  void run(const KernelArgs& args) override {
+    const Scratch scratch = carve(args.scratch);
+    NormBackward norm = tensors(args, scratch);
+    sum(norm, scratch);
+    for (int i = 0; i < roles_.norms; ++i) finish_sums(args, scratch, i);
+    if (wanted_count_ > 0) differentiate(args, scratch, norm);
+  }
+
+  std::size_t scratch_bytes() const override { return carve(nullptr).bytes; }
+
+  std::vector<std::pair<int, int>> in_place() const override {
+    std::vector<std::pair<int, int>> pairs;
+    const auto is_an_x = [&](int value) {
+      return value == roles_.norm[0].x || (roles_.norms == 2 && value == roles_.norm[1].x);
+    };
+    // What the first pass writes must not cover an x, which the second reads.
+    const auto add = [&](int from, int to) {
+      if (from >= 0 && to >= 0 && !(to == staged_ && is_an_x(from))) pairs.emplace_back(from, to);
+    };
+    for (int to : {roles_.masked, roles_.norm[0].dx, roles_.norm[1].dx}) {
+      for (int from : {roles_.g, roles_.g2, roles_.y}) add(from, to);
+    }
+    for (int i = 0; i < roles_.norms; ++i) add(roles_.norm[i].x, roles_.norm[i].dx);
+    return pairs;
+  }
+
+ private:
+  static ChannelRows rows_of(const Graph& graph, int x) {
+    const Shape& shape = graph.value(x).shape;
+    return ChannelRows(shape.elements() / shape.back(), shape.back(), omp_get_max_threads());
+  }
+
+  double count_passes() const {
+    const int sources = 1 + (roles_.g2 >= 0 ? 1 : 0) + (mask_ == MaskFrom::output ? 1 : 0);
+    const int first = sources + roles_.norms + (staged_ >= 0 ? 1 : 0);
+    const int second = (staged_ >= 0 ? 1 : sources) + 2 * wanted_count_;
+    return first + (wanted_count_ > 0 ? second : 0);
+  }
+
+  Scratch carve(std::byte* base) const {
+    ScratchCarver carver(base);
+    const std::int64_t row = rows_.padded_width(), all_parts = row * rows_.parts();
+    Scratch scratch;
+    scratch.scale = carver.take<float>(row);
+    scratch.shift = carver.take<float>(row);
+    scratch.block_g = carver.take<float>(all_parts);
+    scratch.sum_g = carver.take<double>(all_parts);
+    for (int i = 0; i < roles_.norms; ++i) {
+      for (float** each : {&scratch.mean[i], &scratch.a[i], &scratch.b[i], &scratch.c[i]}) {
+        *each = carver.take<float>(row);
+      }
+      scratch.block_gx[i] = carver.take<float>(all_parts);
+      scratch.sum_gx[i] = carver.take<double>(all_parts);
+    }
+    scratch.bytes = carver.used();
+    return scratch;
+  }
+
+  NormBackward tensors(const KernelArgs& args, const Scratch& scratch) const {
+    NormBackward norm{.norms = roles_.norms, .mask = mask_};
+    norm.g = args.in<float>(roles_.g);
+    if (roles_.g2 >= 0) norm.g2 = args.in<float>(roles_.g2);
+    if (mask_ == MaskFrom::output) norm.y = args.in<float>(roles_.y);
+    if (staged_ >= 0) norm.masked = args.out<float>(staged_);
+    for (int i = 0; i < roles_.norms; ++i) {
+      norm.x[i] = args.in<float>(roles_.norm[i].x);
+      const float* mean = args.in<float>(roles_.norm[i].mean);
+      rows_.fill(scratch.mean[i], [&](std::int64_t c) { return mean[c]; });
+      norm.mean[i] = scratch.mean[i];
+    }
+    if (mask_ == MaskFrom::input) {
+      const NormRoles& roles = roles_.norm[0];
+      const float *gamma = args.in<float>(roles.gamma), *beta = args.in<float>(roles.beta);
+      const float *mean = args.in<float>(roles.mean), *inv_std = args.in<float>(roles.inv_std);
+      rows_.fill(scratch.scale, [&](std::int64_t c) { return norm_scale(gamma[c], inv_std[c]); });
+      rows_.fill(scratch.shift,
+                 [&](std::int64_t c) { return norm_shift(scratch.scale[c], mean[c], beta[c]); });
+      norm.scale = scratch.scale;
+      norm.shift = scratch.shift;
+    }
+    return norm;
+  }
+
+  void sum(const NormBackward& tensors, const Scratch& scratch) const {
+    for_parts(rows_.parts(), [&](int part) {
+      const std::int64_t row = rows_.padded_width(), at = part * row;
+      NormBackward norm = tensors;
+      norm.sum_g = scratch.block_g + at;
+      std::fill_n(scratch.sum_g + at, row, 0.0);
+      for (int i = 0; i < roles_.norms; ++i) {
+        norm.sum_gx[i] = scratch.block_gx[i] + at;
+        std::fill_n(scratch.sum_gx[i] + at, row, 0.0);
+      }
+      rows_.for_blocks(part, false, [&](const RowBlock& block) {
+        std::fill_n(norm.sum_g, row, 0.0f);
+        for (int i = 0; i < roles_.norms; ++i) std::fill_n(norm.sum_gx[i], row, 0.0f);
+        add_gradient_sums(block, norm);
+        for (std::int64_t j = 0; j < block.width; ++j) scratch.sum_g[at + j] += norm.sum_g[j];
+        for (int i = 0; i < roles_.norms; ++i) {
+          for (std::int64_t j = 0; j < block.width; ++j) scratch.sum_gx[i][at + j] += norm.sum_gx[i][j];
+        }
+      });
+    });
+  }
+
+  /// dγ, dβ, and the patterns of dx = a·g' + (b(x − μ) + c).
+  void finish_sums(const KernelArgs& args, const Scratch& scratch, int i) const {
+    const NormRoles& roles = roles_.norm[i];
+    const float *gamma = args.in<float>(roles.gamma), *inv_std = args.in<float>(roles.inv_std);
+    const double n = static_cast<double>(rows_.rows());
+    for (std::int64_t c = 0; c < rows_.channels(); ++c) {
+      const double sum_g = rows_.total(scratch.sum_g, c);
+      const double sum_gxhat = rows_.total(scratch.sum_gx[i], c) * inv_std[c];
+      if (roles.dbeta >= 0) args.out<float>(roles.dbeta)[c] = static_cast<float>(sum_g);
+      if (roles.dgamma >= 0) args.out<float>(roles.dgamma)[c] = static_cast<float>(sum_gxhat);
+      const float a = norm_scale(gamma[c], inv_std[c]);
+      scratch.a[i][c] = a;
+      scratch.b[i][c] = static_cast<float>(-static_cast<double>(a) * inv_std[c] * sum_gxhat / n);
+      scratch.c[i][c] = static_cast<float>(-static_cast<double>(a) * sum_g / n);
+    }
+    for (float* pattern : {scratch.a[i], scratch.b[i], scratch.c[i]}) {
+      rows_.fill(pattern, [&](std::int64_t c) { return pattern[c]; });
+    }
+  }
+
+  void differentiate(const KernelArgs& args, const Scratch& scratch, const NormBackward& tensors) const {
+    NormBackward norm = tensors;
+    if (staged_ >= 0) {
+      norm.g = tensors.masked;
+      norm.g2 = nullptr;
+      norm.mask = MaskFrom::nothing;
+    }
+    norm.norms = wanted_count_;
+    for (int k = 0; k < wanted_count_; ++k) {
+      const int i = wanted_[k];
+      norm.x[k] = tensors.x[i];
+      norm.mean[k] = tensors.mean[i];
+      norm.a[k] = scratch.a[i];
+      norm.b[k] = scratch.b[i];
+      norm.c[k] = scratch.c[i];
+      norm.dx[k] = args.out<float>(roles_.norm[i].dx);
+    }
+    // From the end: what the first pass touched last may still be in a cache.
+    for_parts(rows_.parts(), [&](int part) {
+      rows_.for_blocks(part, true, [&](const RowBlock& block) { apply_norm_gradient(block, norm); });
+    });
+  }
+
+  plan::BatchNormReluGrad roles_;
+  ChannelRows rows_;
+  MaskFrom mask_ = MaskFrom::nothing;
+  int staged_ = -1;     ///< the value that holds g' between the passes; -1: it is made twice
+  int wanted_[2] = {};  ///< the normalisations whose dx somebody wants
+  int wanted_count_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_norm_backward(const Graph& graph, const Group& group) {
+  return std::make_unique<NormBackwardKernel>(graph, group);
+}
+
+}  // namespace fusetape::backends::cpu

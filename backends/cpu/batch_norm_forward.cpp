@@ -1,0 +1,220 @@
+#include <omp.h>
+
+#include <vector>
+
+#include "backends/cpu/batch_norm_kernels.hpp"
+#include "backends/cpu/batch_norm_simd.hpp"
+#include "core/op_attrs.hpp"
+
+/// y = [relu] (norm₁(x₁) [+ norm₂(x₂)] [+ z]): a pass for the statistics, if they are not given, and one for
+/// y.
+namespace fusetape::backends::cpu {
+namespace {
+
+using plan::Graph;
+using plan::Group;
+using plan::NormRoles;
+
+/// Room for the statistics of one normalisation. `origin`, the mean of the tensor's first rows, is subtracted
+/// from everything that is summed in doubles; `shift`, the mean so far, from what is summed in f32 within a
+/// block: no mean is too large for them.
+struct Moments {
+  float* origin = nullptr;
+  float *shift = nullptr, *block_sum = nullptr, *block_square = nullptr;  ///< a wide row for each part
+  double *sum = nullptr, *square = nullptr;
+};
+
+struct Scratch {
+  Moments moments[2];
+  float* a[2] = {};
+  float* s[2] = {};
+  std::size_t bytes = 0;
+};
+
+class NormForwardKernel final : public Kernel {
+ public:
+  NormForwardKernel(const Graph& graph, const Group& group)
+      : NormForwardKernel(norm_forward_roles(graph, group), graph) {}
+
+  void run(const KernelArgs& args) override {
+    const Scratch scratch = carve(args.scratch);
+    if (roles_.training) {
+      measure(args, scratch);
+      for (int i = 0; i < roles_.norms; ++i) finish_statistics(args, scratch, i);
+    } else {
+      for (int i = 0; i < roles_.norms; ++i) take_running_statistics(args, scratch, i);
+    }
+    if (roles_.y >= 0) apply(args, scratch);
+  }
+
+  std::size_t scratch_bytes() const override { return carve(nullptr).bytes; }
+
+  std::vector<std::pair<int, int>> in_place() const override {
+    std::vector<std::pair<int, int>> pairs;
+    if (roles_.z >= 0) pairs.emplace_back(roles_.z, roles_.y);
+    for (int i = 0; i < roles_.norms; ++i) {
+      const NormRoles& norm = roles_.norm[i];
+      if (roles_.y >= 0) pairs.emplace_back(norm.x, roles_.y);
+      if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
+      if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
+    }
+    return pairs;
+  }
+
+ private:
+  NormForwardKernel(const NormForwardRoles& roles, const Graph& graph)
+      : roles_(roles.norm), relu_(roles.relu), rows_(rows_of(graph, roles.norm.norm[0].x)) {
+    for (int i = 0; i < roles_.norms; ++i) {
+      attrs_[i] = graph.node(roles_.norm[i].node).attrs.as<core::BatchNormAttrs>();
+    }
+    const int statistics = roles_.training ? roles_.norms : 0;
+    tensor_passes = statistics + (roles_.y >= 0 ? roles_.norms + (roles_.z >= 0 ? 1 : 0) + 1 : 0);
+    name = relu_ ? "highway:batch_norm_relu" : "highway:batch_norm";
+  }
+
+  static ChannelRows rows_of(const Graph& graph, int x) {
+    const Shape& shape = graph.value(x).shape;
+    return ChannelRows(shape.elements() / shape.back(), shape.back(), omp_get_max_threads());
+  }
+
+  Scratch carve(std::byte* base) const {
+    ScratchCarver carver(base);
+    const std::int64_t row = rows_.padded_width(), all_parts = row * rows_.parts();
+    Scratch scratch;
+    for (int i = 0; i < roles_.norms; ++i) {
+      scratch.a[i] = carver.take<float>(row);
+      scratch.s[i] = carver.take<float>(row);
+      if (!roles_.training) continue;
+      Moments& moments = scratch.moments[i];
+      moments.origin = carver.take<float>(row);
+      for (float** each : {&moments.shift, &moments.block_sum, &moments.block_square}) {
+        *each = carver.take<float>(all_parts);
+      }
+      moments.sum = carver.take<double>(all_parts);
+      moments.square = carver.take<double>(all_parts);
+    }
+    scratch.bytes = carver.used();
+    return scratch;
+  }
+
+  void measure(const KernelArgs& args, const Scratch& scratch) const {
+    for (int i = 0; i < roles_.norms; ++i) {
+      const float* x = args.in<float>(roles_.norm[i].x);
+      rows_.fill(scratch.moments[i].origin, [&](std::int64_t c) { return mean_of_first_rows(x + c); });
+    }
+    for_parts(rows_.parts(), [&](int part) {
+      for (int i = 0; i < roles_.norms; ++i) {
+        measure_part(args.in<float>(roles_.norm[i].x), scratch.moments[i], part);
+      }
+    });
+  }
+
+  float mean_of_first_rows(const float* column) const {
+    const std::int64_t count = std::min<std::int64_t>(16, rows_.rows());
+    double sum = 0;
+    for (std::int64_t row = 0; row < count; ++row) sum += column[row * rows_.channels()];
+    return static_cast<float>(sum / static_cast<double>(count));
+  }
+
+  void measure_part(const float* x, const Moments& moments, int part) const {
+    const std::int64_t row = rows_.padded_width(), at = part * row;
+    float* shift = moments.shift + at;
+    float *block_sum = moments.block_sum + at, *block_square = moments.block_square + at;
+    double *sum = moments.sum + at, *square = moments.square + at;
+    std::copy_n(moments.origin, row, shift);
+    std::fill_n(sum, row, 0.0);
+    std::fill_n(square, row, 0.0);
+    std::int64_t rows_before = 0;
+    rows_.for_blocks(part, false, [&](const RowBlock& block) {
+      std::fill_n(block_sum, row, 0.0f);
+      std::fill_n(block_square, row, 0.0f);
+      add_shifted_moments(block, x, shift, block_sum, block_square);
+      // From moments about the shift to moments about the origin; then the next shift is the mean so far.
+      rows_before += block.rows;
+      const double rows = static_cast<double>(block.rows), mean_of = 1.0 / static_cast<double>(rows_before);
+      for (std::int64_t j = 0; j < block.width; ++j) {
+        const double away = static_cast<double>(shift[j]) - static_cast<double>(moments.origin[j]);
+        const double s1 = block_sum[j], s2 = block_square[j];
+        sum[j] += s1 + rows * away;
+        square[j] += s2 + away * (2 * s1 + rows * away);
+        shift[j] = static_cast<float>(static_cast<double>(moments.origin[j]) + sum[j] * mean_of);
+      }
+    });
+  }
+
+  void finish_statistics(const KernelArgs& args, const Scratch& scratch, int i) const {
+    const NormRoles& norm = roles_.norm[i];
+    const Moments& moments = scratch.moments[i];
+    const float *gamma = args.in<float>(norm.gamma), *beta = args.in<float>(norm.beta);
+    const double n = static_cast<double>(rows_.rows());
+    const double unbiased = rows_.rows() > 1 ? n / (n - 1) : 1;
+    for (std::int64_t c = 0; c < rows_.channels(); ++c) {
+      const double sum = rows_.total(moments.sum, c), square = rows_.total(moments.square, c);
+      const double exact_mean = static_cast<double>(moments.origin[c]) + sum / n;
+      double variance = (square - sum * sum / n) / n;
+      if (variance < 0) variance = 0;  // rounding; a NaN stays
+      const float mean = static_cast<float>(exact_mean);
+      const float inv_std = inverse_deviation(variance, attrs_[i].eps);
+      if (norm.mean >= 0) args.out<float>(norm.mean)[c] = mean;
+      if (norm.inv_std >= 0) args.out<float>(norm.inv_std)[c] = inv_std;
+      track(args, norm.running_mean, norm.new_running_mean, c, attrs_[i].momentum, exact_mean);
+      track(args, norm.running_var, norm.new_running_var, c, attrs_[i].momentum, variance * unbiased);
+      scratch.a[i][c] = norm_scale(gamma[c], inv_std);
+      scratch.s[i][c] = norm_shift(scratch.a[i][c], mean, beta[c]);
+    }
+    replicate(scratch, i);
+  }
+
+  static void track(const KernelArgs& args, int before, int after, std::int64_t c, double momentum,
+                    double value) {
+    if (after < 0) return;
+    const double old = args.in<float>(before)[c];
+    args.out<float>(after)[c] = static_cast<float>((1 - momentum) * old + momentum * value);
+  }
+
+  void take_running_statistics(const KernelArgs& args, const Scratch& scratch, int i) const {
+    const NormRoles& norm = roles_.norm[i];
+    const float *gamma = args.in<float>(norm.gamma), *beta = args.in<float>(norm.beta);
+    const float *mean = args.in<float>(norm.running_mean), *variance = args.in<float>(norm.running_var);
+    for (std::int64_t c = 0; c < rows_.channels(); ++c) {
+      scratch.a[i][c] = norm_scale(gamma[c], inverse_deviation(variance[c], attrs_[i].eps));
+      scratch.s[i][c] = norm_shift(scratch.a[i][c], mean[c], beta[c]);
+    }
+    replicate(scratch, i);
+  }
+
+  /// From one a and s for each channel to a wide row of them.
+  void replicate(const Scratch& scratch, int i) const {
+    for (float* pattern : {scratch.a[i], scratch.s[i]}) {
+      rows_.fill(pattern, [&](std::int64_t c) { return pattern[c]; });
+    }
+  }
+
+  void apply(const KernelArgs& args, const Scratch& scratch) const {
+    NormForward norm{.norms = roles_.norms, .relu = relu_};
+    for (int i = 0; i < roles_.norms; ++i) {
+      norm.x[i] = args.in<float>(roles_.norm[i].x);
+      norm.a[i] = scratch.a[i];
+      norm.s[i] = scratch.s[i];
+    }
+    if (roles_.z >= 0) norm.z = args.in<float>(roles_.z);
+    norm.y = args.out<float>(roles_.y);
+    // From the end: what the statistics read last may still be in a cache.
+    for_parts(rows_.parts(), [&](int part) {
+      rows_.for_blocks(part, roles_.training, [&](const RowBlock& block) { apply_norm(block, norm); });
+    });
+  }
+
+  plan::BatchNormRelu roles_;
+  bool relu_;
+  ChannelRows rows_;
+  core::BatchNormAttrs attrs_[2];
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_norm_forward(const Graph& graph, const Group& group) {
+  return std::make_unique<NormForwardKernel>(graph, group);
+}
+
+}  // namespace fusetape::backends::cpu

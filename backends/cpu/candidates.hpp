@@ -1,0 +1,33 @@
+#pragma once
+#include <memory>
+#include <span>
+
+#include "backends/backend.hpp"
+
+/// The CPU's kernels as one ordered list: the first candidate that supports a group makes its kernel, the
+/// reference is last.
+namespace fusetape::backends::cpu {
+
+/// `supports` answers with an empty reason where the group is simply not its kind: such refusals are not
+/// shown.
+struct Candidate {
+  const char* name;
+  Support (*supports)(const plan::Graph& graph, const plan::Group& group);
+  std::unique_ptr<Kernel> (*make)(const plan::Graph& graph, const plan::Group& group);
+};
+
+// Each file of kernels offers its own.
+std::span<const Candidate> onednn_convolutions();  ///< conv2d and its gradients, conv+bias+relu
+std::span<const Candidate> onednn_pooling();       ///< max and average pooling, forward and backward
+std::span<const Candidate> matrix_products();      ///< matmul: oneDNN f32, OpenBLAS f64 and where it serves
+std::span<const Candidate> batch_norms();  ///< batch_norm and its gradient, alone and with add and ReLU
+std::span<const Candidate> pointwise_programs();   ///< every pointwise node, alone and in chains
+std::span<const Candidate> bias_relu_gradients();  ///< g·[y>0] and its sum over pixels
+std::span<const Candidate> reductions();           ///< sum, mean, max over axes; argmax
+std::span<const Candidate> softmaxes();            ///< softmax, log_softmax, cross_entropy, and gradients
+std::span<const Candidate> optimizers();           ///< sgd_update, adam_update, one or all
+std::span<const Candidate> movements();            ///< concat, slice, pad
+std::span<const Candidate> transposes();           ///< transpose
+std::span<const Candidate> random_draws();         ///< rand, randn, dropout
+
+}  // namespace fusetape::backends::cpu

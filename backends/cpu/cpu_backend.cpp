@@ -1,0 +1,96 @@
+#include <sys/mman.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+
+#include "backends/cpu/candidates.hpp"
+#include "backends/tensor_passes.hpp"
+
+namespace fusetape::backends {
+namespace {
+
+using cpu::Candidate;
+using plan::Graph;
+using plan::Group;
+using plan::Pattern;
+
+constexpr std::size_t cache_line = 64;
+constexpr std::size_t huge_page = std::size_t{2} << 20;
+
+std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
+
+/// Every kernel of the CPU in the order in which they are asked; the reference comes after all of them.
+std::array<std::span<const Candidate>, 12> candidate_lists() {
+  return {cpu::onednn_convolutions(), cpu::onednn_pooling(),     cpu::matrix_products(), cpu::batch_norms(),
+          cpu::bias_relu_gradients(), cpu::pointwise_programs(), cpu::reductions(),      cpu::softmaxes(),
+          cpu::optimizers(),          cpu::movements(),          cpu::transposes(),      cpu::random_draws()};
+}
+
+struct Choice {
+  const Candidate* candidate = nullptr;
+  std::string refusals;  ///< "name: reason; name: reason"
+};
+
+Choice choose(const Graph& graph, const Group& group) {
+  Choice choice;
+  for (const std::span<const Candidate> list : candidate_lists()) {
+    for (const Candidate& candidate : list) {
+      const Support support = candidate.supports(graph, group);
+      if (support.ok) return {.candidate = &candidate, .refusals = {}};
+      // An empty reason: the group is none of the candidate's business.
+      if (support.reason.empty()) continue;
+      if (!choice.refusals.empty()) choice.refusals += "; ";
+      choice.refusals += std::string(candidate.name) + ": " + support.reason;
+    }
+  }
+  return choice;
+}
+
+class CpuBackend final : public Backend {
+ public:
+  std::string_view name() const override { return "cpu"; }
+
+  void* allocate(std::size_t bytes) override {
+    // Huge pages save most of the page faults and TLB misses of an arena.
+    const bool big = bytes >= 2 * huge_page;
+    const std::size_t alignment = big ? huge_page : cache_line;
+    const std::size_t size = round_up(bytes == 0 ? 1 : bytes, cache_line);
+    void* data = nullptr;
+    if (size < bytes || posix_memalign(&data, alignment, size) != 0) {
+      throw Error("allocate", "expected " + std::to_string(bytes) + " bytes of memory, got none");
+    }
+    if (big) madvise(data, size / huge_page * huge_page, MADV_HUGEPAGE);
+    return data;
+  }
+
+  void free(void* data, std::size_t) override { std::free(data); }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    if (bytes != 0) std::memcpy(to, from, bytes);
+  }
+  void synchronize() override {}
+
+  Support supports(const Graph& graph, const Group& group) const override {
+    if (group.pattern == Pattern::single) return {};
+    const Choice choice = choose(graph, group);
+    if (choice.candidate != nullptr) return {};
+    if (choice.refusals.empty()) return {.ok = false, .reason = "no CPU kernel for " + group.name};
+    return {.ok = false, .reason = choice.refusals};
+  }
+
+  std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
+    const Choice choice = choose(graph, group);
+    std::unique_ptr<Kernel> kernel = choice.candidate != nullptr ? choice.candidate->make(graph, group)
+                                                                 : make_reference_kernel(graph, group);
+    if (kernel->name.empty())
+      kernel->name = choice.candidate != nullptr ? choice.candidate->name : "reference";
+    if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
+    return kernel;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }
+
+}  // namespace fusetape::backends

@@ -1,0 +1,71 @@
+#pragma once
+#include <dnnl.hpp>
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backends/backend.hpp"
+
+/// The one place where oneDNN is set up: its engine and stream, kernels made of its primitives, and its
+/// errors as ours.
+namespace fusetape::backends::cpu {
+
+const dnnl::engine& onednn_engine();
+
+/// What oneDNN threw while a group's primitives were made, as an Error at the node's source line.
+[[noreturn]] void rethrow_onednn(const plan::GraphNode& node, const dnnl::error& error);
+
+/// Whether oneDNN can do what `body` asks for: it makes a primitive descriptor, which throws otherwise.
+template <class Body>
+Support supported_by_onednn(Body&& body) {
+  try {
+    body();
+    return {};
+  } catch (const dnnl::error& error) {
+    return {.ok = false, .reason = std::string("oneDNN: ") + error.what()};
+  }
+}
+
+/// Primitives that run in order. Primitives, memories and argument lists are made once; a run only sets the
+/// memories' pointers.
+class OnednnKernel final : public Kernel {
+ public:
+  /// The memory of a graph value, under one description of it.
+  dnnl::memory value(int id, const dnnl::memory::desc& desc);
+  /// A part of the scratch of its own.
+  dnnl::memory scratch(const dnnl::memory::desc& desc);
+
+  using Argument = std::pair<int, dnnl::memory>;
+  /// `scratchpad`: what the primitive's descriptor asks for.
+  void add(const dnnl::primitive& primitive, std::initializer_list<Argument> arguments,
+           const dnnl::memory::desc& scratchpad);
+  void add_reorder(const dnnl::memory& from, const dnnl::memory& to);
+
+  void run(const KernelArgs& args) override;
+  std::size_t scratch_bytes() const override { return scratch_bytes_; }
+
+ private:
+  struct ValueMemory {
+    dnnl::memory memory;
+    int id;
+  };
+  struct ScratchMemory {
+    dnnl::memory memory;
+    std::size_t offset;
+  };
+  struct Step {
+    dnnl::primitive primitive;
+    std::vector<dnnl_exec_arg_t> arguments;
+  };
+  std::vector<ValueMemory> values_;
+  std::vector<ScratchMemory> scratch_;
+  std::vector<Step> steps_;
+  std::size_t scratch_bytes_ = 0;
+};
+
+/// The attributes of every primitive here: its scratchpad is ours to give.
+dnnl::primitive_attr onednn_attributes();
+
+}  // namespace fusetape::backends::cpu

@@ -1,0 +1,78 @@
+#pragma once
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "backends/cpu/pointwise_blocks.hpp"
+
+/// A group of pointwise nodes as a small program: straight-line instructions that run block by block, so that
+/// what passes between nodes stays in the L1 cache. Each instruction rounds to the node's dtype, so a chain
+/// gives the bits of its nodes run one by one.
+namespace fusetape::backends::cpu {
+
+/// Where an instruction finds or leaves a block of floats.
+struct Operand {
+  enum class Kind : std::uint8_t {
+    none,
+    memory,    ///< a full-size f32 value, in place; index: the value
+    block,     ///< a register of the interpreter; index: which
+    constant,  ///< a value that repeats every few elements; index: into Program::constants
+  };
+  Kind kind = Kind::none;
+  int index = -1;
+};
+
+/// A scalar (period 1) or last-axes broadcast, laid out once per run and thread in a buffer longer than a
+/// block by its period.
+struct Constant {
+  int value = -1;
+  DType dtype = DType::f32;
+  std::int64_t period = 1;
+  std::size_t offset = 0;  ///< in floats, in a thread's storage
+};
+
+/// A broadcast of any kind, by axes that are joined where that is possible: extents, and strides in elements
+/// (0: repeated).
+struct BroadcastView {
+  int rank = 0;
+  std::array<std::int64_t, Shape::max_rank> extent{}, stride{};
+};
+
+struct Instruction {
+  enum class Kind : std::uint8_t {
+    compute,
+    load,    ///< a full-size value of another dtype to out
+    gather,  ///< a broadcast value to out
+    store,   ///< in[0] to a value of another dtype
+  };
+  Kind kind = Kind::compute;
+  Code code = Code::copy;
+  DType dtype = DType::f32;  ///< of `value`
+  int value = -1;            ///< load, gather, store
+  int view = -1;             ///< gather: into Program::views
+  std::array<Operand, 3> in{};
+  Operand out;
+  float low = 0, high = 0;
+};
+
+struct Program {
+  std::int64_t count = 0;  ///< elements of the group's shape
+  std::vector<Instruction> instructions;
+  std::vector<Constant> constants;
+  std::vector<BroadcastView> views;
+  int blocks = 0;                 ///< interpreter registers
+  std::size_t block_size = 0;     ///< elements
+  std::size_t thread_floats = 0;  ///< storage of a thread: registers, then constants
+  std::vector<std::pair<int, int>> in_place;
+};
+
+/// Why these nodes are no program; empty: they are. `foreign` is set when a node is not pointwise at all.
+std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group, bool& foreign);
+Program compile_pointwise(const plan::Graph& graph, const plan::Group& group);
+
+/// How `from` is read by broadcasting to `to`.
+BroadcastView broadcast_view(const Shape& from, const Shape& to);
+
+}  // namespace fusetape::backends::cpu

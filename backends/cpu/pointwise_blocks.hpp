@@ -1,0 +1,72 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "fusetape/dtype.hpp"
+
+/// The instructions of pointwise programs: vector loops over one block of floats. Bools and u8 are floats
+/// there; bf16 and f16 values are floats that those types can hold.
+namespace fusetape::backends::cpu {
+
+enum class Code : std::uint8_t {
+  // one operand
+  copy,
+  to_bool,
+  round_bf16,
+  round_f16,
+  neg,
+  abs,
+  exp,
+  log,
+  sqrt,
+  relu,
+  sigmoid,
+  tanh,
+  gelu,
+  clamp,
+  leaky_relu,
+  // two operands
+  add,
+  sub,
+  mul,
+  div,
+  pow,
+  minimum,
+  maximum,
+  relu_grad,
+  sigmoid_grad,
+  tanh_grad,
+  gelu_grad,
+  abs_grad,
+  clamp_grad,
+  leaky_relu_grad,
+  equal,
+  not_equal,
+  less,
+  less_equal,
+  greater,
+  greater_equal,
+  bce_logits,
+  // three operands
+  where,
+  bce_logits_grad,
+  count_
+};
+
+struct BlockArgs {
+  const float* in[3] = {nullptr, nullptr, nullptr};
+  float* out = nullptr;  ///< may be one of the operands
+  std::size_t count = 0;
+  float low = 0, high = 0;  ///< clamp's bounds; leaky_relu's slope is in low
+};
+
+using BlockFunction = void (*)(const BlockArgs& args);
+
+/// The functions by Code, for the best instruction set of this processor.
+const BlockFunction* block_functions();
+
+/// Elements of another type to floats, and back with rounding to nearest even.
+void load_block(DType dtype, const void* from, float* to, std::size_t count);
+void store_block(DType dtype, const float* from, void* to, std::size_t count);
+
+}  // namespace fusetape::backends::cpu

@@ -1,0 +1,317 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "backends/cpu/pointwise.hpp"
+#include "backends/cpu/pointwise_ops.hpp"
+#include "core/op_attrs.hpp"
+
+namespace fusetape::backends::cpu {
+namespace {
+
+using plan::Graph;
+using plan::GraphNode;
+using plan::GraphValue;
+using plan::Group;
+
+// Elements per block: a handful of them fit the L1 cache. Without registers and constants nothing has to.
+constexpr std::size_t small_block = 1024;
+constexpr std::size_t large_block = 16384;
+// A longer period is gathered block by block: its runs are long enough for that to cost little.
+constexpr std::int64_t longest_period = 512;
+constexpr std::size_t released = static_cast<std::size_t>(-1);
+
+bool is_byte(DType dtype) { return dtype == DType::boolean || dtype == DType::u8; }
+bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
+bool is_float(DType dtype) { return dtype == DType::f32 || is_half(dtype); }
+
+bool operand_fits(Elements elements, DType dtype) {
+  if (is_float(dtype)) return true;
+  if (elements == Elements::convert && dtype == DType::i64) return true;
+  return elements != Elements::floats && is_byte(dtype);
+}
+
+bool result_fits(Elements elements, DType from, DType to) {
+  switch (elements) {
+    case Elements::floats:
+      return is_float(to);
+    case Elements::compare:
+      return to == DType::boolean;
+    case Elements::select:
+      return is_float(to) || is_byte(to);
+    case Elements::convert:
+      // An i64 is rounded to f32 on loading, which no other type may see.
+      if (from == DType::i64) return to == DType::f32;
+      return is_float(to) || to == DType::boolean || (to == DType::u8 && is_byte(from));
+  }
+  return false;
+}
+
+/// The bounds of clamp's gradient as floats: no float lies between them and the doubles.
+float float_at_least(double x) {
+  const float y = static_cast<float>(x);
+  return static_cast<double>(y) < x ? std::nextafter(y, std::numeric_limits<float>::infinity()) : y;
+}
+float float_at_most(double x) { return -float_at_least(-x); }
+
+class Builder {
+ public:
+  Builder(const Graph& graph, const Group& group)
+      : graph_(graph), group_(group), shape_(graph.value(graph.node(group.nodes.back()).outputs[0]).shape) {}
+
+  Program build() {
+    program_.count = shape_.elements();
+    for (const int id : group_.nodes) add_node(graph_.node(id));
+    find_in_place();
+    assign_registers();
+    lay_out_storage();
+    return std::move(program_);
+  }
+
+ private:
+  bool is_output(int value) const {
+    return std::find(group_.outputs.begin(), group_.outputs.end(), value) != group_.outputs.end();
+  }
+  Operand new_block() { return {Operand::Kind::block, virtual_blocks_++}; }
+
+  Instruction& emit(Instruction instruction) {
+    program_.instructions.push_back(instruction);
+    return program_.instructions.back();
+  }
+
+  void add_node(const GraphNode& node) {
+    const PointwiseOp& op = *find_pointwise_op(node.op->name);
+    const int result = node.outputs[0];
+    const DType to = graph_.value(result).dtype;
+    const Code code =
+        op.elements == Elements::convert ? conversion(graph_.value(node.inputs[0]).dtype, to) : op.code;
+    const bool direct = is_output(result) && to == DType::f32;
+
+    Instruction instruction{.code = code};
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) instruction.in[i] = operand_of(node.inputs[i]);
+    if (code == Code::copy && !direct) {
+      found_[result] = instruction.in[0];
+    } else if (code == Code::copy && brought_last(instruction.in[0])) {
+      found_[result] = found_[node.inputs[0]] =
+          program_.instructions.back().out = {Operand::Kind::memory, result};
+    } else {
+      set_parameters(node, instruction);
+      instruction.out = direct ? Operand{Operand::Kind::memory, result} : new_block();
+      found_[result] = emit(instruction).out;
+      if (op.elements == Elements::floats && is_half(to)) found_[result] = rounded(instruction.out, to);
+    }
+    if (is_output(result) && !direct) {
+      emit({.kind = Instruction::Kind::store, .dtype = to, .value = result, .in = {found_[result]}});
+    }
+  }
+
+  /// Whether the last instruction brought this block in from outside: then it may as well bring it to where
+  /// it is copied.
+  bool brought_last(const Operand& operand) const {
+    if (operand.kind != Operand::Kind::block || program_.instructions.empty()) return false;
+    const Instruction& last = program_.instructions.back();
+    const bool brings = last.kind == Instruction::Kind::load || last.kind == Instruction::Kind::gather;
+    return brings && last.out.kind == Operand::Kind::block && last.out.index == operand.index;
+  }
+
+  /// What a cast does to a block of floats; copy: nothing.
+  static Code conversion(DType from, DType to) {
+    if (from == to || to == DType::f32 || to == DType::u8) return Code::copy;
+    if (is_byte(from)) return to == DType::boolean && from == DType::u8 ? Code::to_bool : Code::copy;
+    if (to == DType::boolean) return Code::to_bool;
+    return to == DType::bf16 ? Code::round_bf16 : Code::round_f16;
+  }
+
+  Operand rounded(Operand block, DType to) {
+    return emit({.code = to == DType::bf16 ? Code::round_bf16 : Code::round_f16,
+                 .in = {block},
+                 .out = new_block()})
+        .out;
+  }
+
+  static void set_parameters(const GraphNode& node, Instruction& instruction) {
+    if (instruction.code == Code::clamp) {
+      const auto attrs = node.attrs.as<core::ClampAttrs>();
+      instruction.low = static_cast<float>(attrs.low);
+      instruction.high = static_cast<float>(attrs.high);
+    } else if (instruction.code == Code::clamp_grad) {
+      const auto attrs = node.attrs.as<core::ClampAttrs>();
+      instruction.low = float_at_least(attrs.low);
+      instruction.high = float_at_most(attrs.high);
+    } else if (instruction.code == Code::leaky_relu || instruction.code == Code::leaky_relu_grad) {
+      instruction.low = static_cast<float>(node.attrs.as<core::LeakyReluAttrs>().slope);
+    }
+  }
+
+  Operand operand_of(int value) {
+    const auto known = found_.find(value);
+    if (known != found_.end()) return known->second;
+    return found_[value] = leaf(value);
+  }
+
+  /// A value from outside: read where it is, if it can be; else brought into a block at its first use.
+  Operand leaf(int value) {
+    const GraphValue& info = graph_.value(value);
+    const BroadcastView view = broadcast_view(info.shape, shape_);
+    if (view.rank == 1 && view.stride[0] == 1 && info.elements() == program_.count) {
+      if (info.dtype == DType::f32) return {Operand::Kind::memory, value};
+      const Operand block = new_block();
+      emit({.kind = Instruction::Kind::load, .dtype = info.dtype, .value = value, .out = block});
+      return block;
+    }
+    const bool scalar = info.elements() == 1;
+    const bool periodic = view.rank == 2 && view.stride[0] == 0 && view.extent[1] <= longest_period;
+    if (scalar || periodic) {
+      const std::int64_t period = scalar ? 1 : view.extent[1];
+      program_.constants.push_back({.value = value, .dtype = info.dtype, .period = period});
+      return {Operand::Kind::constant, static_cast<int>(program_.constants.size()) - 1};
+    }
+    program_.views.push_back(view);
+    const Operand block = new_block();
+    emit({.kind = Instruction::Kind::gather,
+          .dtype = info.dtype,
+          .value = value,
+          .view = static_cast<int>(program_.views.size()) - 1,
+          .out = block});
+    return block;
+  }
+
+  /// An output may take an input's buffer if no instruction after the one that writes it reads the input.
+  void find_in_place() {
+    std::map<int, std::size_t> last_read, written;
+    for (std::size_t i = 0; i < program_.instructions.size(); ++i) {
+      const Instruction& instruction = program_.instructions[i];
+      for (const Operand& operand : instruction.in) {
+        if (operand.kind == Operand::Kind::memory) last_read[operand.index] = i;
+      }
+      if (instruction.kind == Instruction::Kind::load) last_read[instruction.value] = i;
+      if (instruction.kind == Instruction::Kind::store) written[instruction.value] = i;
+      if (instruction.out.kind == Operand::Kind::memory) written[instruction.out.index] = i;
+    }
+    for (const int out : group_.outputs) {
+      for (const int in : group_.inputs) {
+        const auto read = last_read.find(in);
+        if (read == last_read.end() || read->second > written.at(out)) continue;
+        if (graph_.value(in).dtype == graph_.value(out).dtype) program_.in_place.emplace_back(in, out);
+      }
+    }
+  }
+
+  /// Linear scan: a block's register is free after its last use. Each is written once, and may be written
+  /// over an operand's.
+  void assign_registers() {
+    std::vector<std::size_t> last_use(static_cast<std::size_t>(virtual_blocks_), 0);
+    for (std::size_t i = 0; i < program_.instructions.size(); ++i) {
+      const Instruction& instruction = program_.instructions[i];
+      for (const Operand& operand : instruction.in) note_use(operand, i, last_use);
+      note_use(instruction.out, i, last_use);
+    }
+    std::vector<int> assigned(static_cast<std::size_t>(virtual_blocks_), -1), free;
+    const auto release = [&](std::size_t block, std::size_t i) {
+      if (last_use[block] != i) return;
+      free.push_back(assigned[block]);
+      last_use[block] = released;
+    };
+    for (std::size_t i = 0; i < program_.instructions.size(); ++i) {
+      Instruction& instruction = program_.instructions[i];
+      for (Operand& operand : instruction.in) {
+        if (operand.kind != Operand::Kind::block) continue;
+        const auto block = static_cast<std::size_t>(operand.index);
+        operand.index = assigned[block];
+        release(block, i);
+      }
+      if (instruction.out.kind != Operand::Kind::block) continue;
+      const auto block = static_cast<std::size_t>(instruction.out.index);
+      if (free.empty()) free.push_back(program_.blocks++);
+      assigned[block] = instruction.out.index = free.back();
+      free.pop_back();
+      release(block, i);
+    }
+  }
+
+  static void note_use(const Operand& operand, std::size_t i, std::vector<std::size_t>& last_use) {
+    if (operand.kind == Operand::Kind::block) last_use[static_cast<std::size_t>(operand.index)] = i;
+  }
+
+  void lay_out_storage() {
+    const bool free_of_storage = program_.blocks == 0 && program_.constants.empty();
+    program_.block_size = free_of_storage ? large_block : small_block;
+    std::size_t floats = static_cast<std::size_t>(program_.blocks) * program_.block_size;
+    for (Constant& constant : program_.constants) {
+      constant.offset = floats;
+      floats += (program_.block_size + static_cast<std::size_t>(constant.period) + 15) / 16 * 16;
+    }
+    program_.thread_floats = floats;
+  }
+
+  const Graph& graph_;
+  const Group& group_;
+  const Shape& shape_;
+  Program program_;
+  int virtual_blocks_ = 0;
+  std::map<int, Operand> found_;  ///< where each value is
+};
+
+}  // namespace
+
+BroadcastView broadcast_view(const Shape& from, const Shape& to) {
+  BroadcastView view;
+  std::array<std::int64_t, Shape::max_rank> strides{};
+  std::int64_t elements = 1;
+  const int missing = to.rank() - from.rank();
+  for (int axis = to.rank() - 1; axis >= missing; --axis) {
+    const std::int64_t extent = from[axis - missing];
+    strides[static_cast<std::size_t>(axis)] = extent == 1 ? 0 : elements;
+    elements *= extent;
+  }
+  for (int axis = 0; axis < to.rank(); ++axis) {
+    const std::int64_t extent = to[axis];
+    const std::int64_t stride = strides[static_cast<std::size_t>(axis)];
+    if (extent == 1) continue;
+    const auto last = static_cast<std::size_t>(view.rank - 1);
+    const bool joins = view.rank > 0 && view.stride[last] == stride * extent;
+    if (joins) {
+      view.extent[last] *= extent;
+      view.stride[last] = stride;
+    } else {
+      view.extent[static_cast<std::size_t>(view.rank)] = extent;
+      view.stride[static_cast<std::size_t>(view.rank)] = stride;
+      ++view.rank;
+    }
+  }
+  if (view.rank == 0) {
+    view.rank = 1;
+    view.extent[0] = view.stride[0] = 1;
+  }
+  return view;
+}
+
+std::string pointwise_refusal(const Graph& graph, const Group& group, bool& foreign) {
+  const Shape& shape = graph.value(graph.node(group.nodes.back()).outputs[0]).shape;
+  foreign = false;
+  for (const int id : group.nodes) {
+    const GraphNode& node = graph.node(id);
+    const std::string name(node.op->name);
+    const PointwiseOp* op = find_pointwise_op(node.op->name);
+    if (op == nullptr) {
+      foreign = true;
+      return name + " is not pointwise";
+    }
+    const GraphValue& result = graph.value(node.outputs[0]);
+    if (!(result.shape == shape))
+      return name + " has shape " + to_string(result.shape) + ", not " + to_string(shape);
+    for (const int input : node.inputs) {
+      const DType dtype = graph.value(input).dtype;
+      if (!operand_fits(op->elements, dtype)) return name + " of " + std::string(name_of(dtype));
+    }
+    const DType from = graph.value(node.inputs[0]).dtype;
+    if (!result_fits(op->elements, from, result.dtype))
+      return name + " to " + std::string(name_of(result.dtype));
+  }
+  return {};
+}
+
+Program compile_pointwise(const Graph& graph, const Group& group) { return Builder(graph, group).build(); }
+
+}  // namespace fusetape::backends::cpu

@@ -1,0 +1,118 @@
+// The element functions of pointwise programs and softmax, once for every target that foreach_target.h goes
+// through.
+#if defined(FUSETAPE_POINTWISE_MATH_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FUSETAPE_POINTWISE_MATH_INL
+#undef FUSETAPE_POINTWISE_MATH_INL
+#else
+#define FUSETAPE_POINTWISE_MATH_INL
+#endif
+
+#include <cmath>
+
+#include "backends/cpu/pointwise_blocks.hpp"
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fusetape::backends::cpu::HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+
+HWY_INLINE V constant(float value) { return hn::Set(D(), value); }
+
+HWY_INLINE V exp_of(V x) {
+  // Highway's Exp is made for [-FLT_MAX, 104]; it gives 0 and infinity for what is far out on either side.
+  const V y = hn::Exp(D(), hn::Min(hn::Max(x, constant(-200.0f)), constant(100.0f)));
+  return hn::IfThenElse(hn::IsNaN(x), x, y);
+}
+
+HWY_INLINE V log_of(V x) {
+  const V zero = hn::Zero(D());
+  const V infinity = constant(HUGE_VALF);
+  V y = hn::Log(D(), x);
+  y = hn::IfThenElse(hn::Eq(x, zero), hn::Neg(infinity), y);
+  y = hn::IfThenElse(hn::Lt(x, zero), constant(std::nanf("")), y);
+  return hn::IfThenElse(hn::Or(hn::IsNaN(x), hn::Eq(x, infinity)), x, y);
+}
+
+HWY_INLINE V tanh_of(V x) {
+  const V y = hn::Tanh(D(), hn::Min(hn::Max(x, constant(-20.0f)), constant(20.0f)));
+  return hn::IfThenElse(hn::IsNaN(x), x, y);
+}
+
+HWY_INLINE V sigmoid_of(V x) {
+  const V one = constant(1.0f);
+  return hn::Div(one, hn::Add(one, exp_of(hn::Neg(x))));
+}
+
+/// e^(−u²)·t·P(t) with t = 1/(1 + u/2) is erfc(u) for u ≥ 0 within 2.3e-7 relative; P was fitted by least
+/// squares.
+HWY_INLINE V erfc_polynomial(V u) {
+  const V one = constant(1.0f);
+  const V t = hn::Div(one, hn::MulAdd(u, constant(0.5f), one));
+  V p = constant(-0.05906914919614792f);
+  p = hn::MulAdd(p, t, constant(0.28457584977149963f));
+  p = hn::MulAdd(p, t, constant(-0.4872017204761505f));
+  p = hn::MulAdd(p, t, constant(0.2780691683292389f));
+  p = hn::MulAdd(p, t, constant(-0.02662699855864048f));
+  p = hn::MulAdd(p, t, constant(0.20268741250038147f));
+  p = hn::MulAdd(p, t, constant(0.24310363829135895f));
+  p = hn::MulAdd(p, t, constant(0.2823753356933594f));
+  p = hn::MulAdd(p, t, constant(0.28208640217781067f));
+  return hn::Mul(p, t);
+}
+
+/// The normal distribution function Φ(x); `gaussian` becomes e^(−x²/2).
+HWY_INLINE V normal_cdf(V x, V& gaussian) {
+  gaussian = exp_of(hn::Mul(hn::Mul(x, x), constant(-0.5f)));
+  const V u = hn::Min(hn::Mul(hn::Abs(x), constant(0.70710678f)), constant(20.0f));
+  const V tail = hn::Mul(hn::Mul(constant(0.5f), erfc_polynomial(u)), gaussian);
+  return hn::IfThenElse(hn::Lt(x, hn::Zero(D())), tail, hn::Sub(constant(1.0f), tail));
+}
+
+/// f of each lane, for what has no vector code.
+template <class Function>
+HWY_INLINE V by_lane(V a, V b, Function f) {
+  HWY_ALIGN float x[HWY_MAX_BYTES / sizeof(float)];
+  HWY_ALIGN float y[HWY_MAX_BYTES / sizeof(float)];
+  hn::Store(a, D(), x);
+  hn::Store(b, D(), y);
+  for (std::size_t i = 0; i < hn::Lanes(D()); ++i) x[i] = f(x[i], y[i]);
+  return hn::Load(D(), x);
+}
+
+HWY_INLINE V pow_of(V base, V exponent) {
+  // Squares are common; a lane's value must not depend on its neighbours, so they are exact in mixed vectors
+  // too.
+  const V square = hn::Mul(base, base);
+  const auto two = hn::Eq(exponent, constant(2.0f));
+  if (hn::AllTrue(D(), two)) return square;
+  const V y = by_lane(base, exponent, [](float b, float e) { return std::pow(b, e); });
+  return hn::IfThenElse(two, square, y);
+}
+
+/// Rounded to the 8 significant bits of bf16, to nearest even; NaN stays NaN.
+HWY_INLINE V round_bf16_of(V x) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000u));
+  const V y = hn::IfThenElse(hn::IsNaN(x), hn::BitCast(D(), quiet), hn::BitCast(D(), rounded));
+  return hn::BitCast(D(), hn::And(hn::BitCast(du, y), hn::Set(du, 0xFFFF0000u)));
+}
+
+HWY_INLINE V round_f16_of(V x) {
+  const hn::Rebind<hwy::float16_t, D> dh;
+  return hn::PromoteTo(D(), hn::DemoteTo(dh, x));
+}
+
+}  // namespace
+}  // namespace fusetape::backends::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,110 @@
+// rand, randn and dropout: every number is core/philox.hpp's of its element, whatever the thread.
+#include <omp.h>
+
+#include <algorithm>
+
+#include "backends/cpu/candidates.hpp"
+#include "backends/cpu/channel_rows.hpp"
+#include "core/op_attrs.hpp"
+#include "core/philox.hpp"
+
+namespace fusetape::backends::cpu {
+namespace {
+
+using plan::Graph;
+using plan::GraphNode;
+using plan::Group;
+using plan::Pattern;
+
+// Below this many elements for each, a second thread costs more than it brings.
+constexpr std::int64_t least_elements = 1 << 12;
+
+/// The draws of elements [first, end) in order: f(i, uniform).
+template <class F>
+void for_uniforms(std::int64_t seed, std::int64_t counter, std::int64_t first, std::int64_t end, F&& f) {
+  std::int64_t i = first;
+  while (i < end) {
+    const auto at = static_cast<std::uint64_t>(counter + i);
+    const core::PhiloxBlock block = core::philox_block(static_cast<std::uint64_t>(seed), at / 4);
+    for (std::uint64_t word = at % 4; word < 4 && i < end; ++word, ++i)
+      f(i, core::philox_uniform(block[word]));
+  }
+}
+
+class RandomKernel final : public Kernel {
+ public:
+  RandomKernel(const Graph& graph, const GraphNode& node)
+      : y_(node.outputs[0]), count_(graph.value(y_).elements()) {
+    const bool dropout = node.op->is("dropout");
+    draw_ = dropout ? Draw::dropout : node.op->is("rand") ? Draw::uniform : Draw::normal;
+    x_ = dropout ? node.inputs[0] : -1;
+    seed_ = node.inputs[dropout ? 1 : 0];
+    counter_ = node.inputs[dropout ? 2 : 1];
+    if (dropout) p_ = node.attrs.as<core::DropoutAttrs>().p;
+    const std::int64_t wanted = std::max<std::int64_t>(1, count_ / least_elements);
+    parts_ = static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), wanted));
+  }
+
+  std::vector<std::pair<int, int>> in_place() const override {
+    if (x_ < 0) return {};
+    return {{x_, y_}};
+  }
+
+  void run(const KernelArgs& args) override {
+    const std::int64_t seed = *args.in<std::int64_t>(seed_), counter = *args.in<std::int64_t>(counter_);
+    float* const y = args.out<float>(y_);
+    for_parts(parts_, [&](int part) {
+      const std::int64_t first = count_ * part / parts_, end = count_ * (part + 1) / parts_;
+      switch (draw_) {
+        case Draw::uniform:
+          for_uniforms(seed, counter, first, end,
+                       [&](std::int64_t i, double u) { y[i] = static_cast<float>(u); });
+          break;
+        case Draw::normal:
+          for (std::int64_t i = first; i < end; ++i)
+            y[i] = static_cast<float>(core::philox_normal(seed, counter, i));
+          break;
+        case Draw::dropout:
+          drop(args.in<float>(x_), y, seed, counter, first, end);
+          break;
+      }
+    });
+  }
+
+ private:
+  enum class Draw : std::uint8_t { uniform, normal, dropout };
+
+  void drop(const float* x, float* y, std::int64_t seed, std::int64_t counter, std::int64_t first,
+            std::int64_t end) const {
+    const double scale = 1 / (1 - p_);
+    for_uniforms(seed, counter, first, end,
+                 [&](std::int64_t i, double u) { y[i] = u < p_ ? 0.0f : static_cast<float>(x[i] * scale); });
+  }
+
+  Draw draw_ = Draw::uniform;
+  int x_ = -1, seed_ = -1, counter_ = -1, y_ = -1;
+  std::int64_t count_ = 0;
+  double p_ = 0;
+  int parts_ = 1;
+};
+
+Support supports_random(const Graph& graph, const Group& group) {
+  const GraphNode& node = graph.node(group.nodes[0]);
+  const bool known = node.op->is("rand") || node.op->is("randn") || node.op->is("dropout");
+  if (group.pattern != Pattern::single || !known) return {.ok = false, .reason = {}};
+  const DType dtype = graph.value(node.outputs[0]).dtype;
+  if (dtype != DType::f32) return {.ok = false, .reason = "f32 only, not " + std::string(name_of(dtype))};
+  return {};
+}
+
+std::unique_ptr<Kernel> make_random(const Graph& graph, const Group& group) {
+  return std::make_unique<RandomKernel>(graph, graph.node(group.nodes[0]));
+}
+
+constexpr Candidate candidates[] = {{"cpu:philox", supports_random, make_random}};
+
+}  // namespace
+
+std::span<const Candidate> random_draws() { return candidates; }
+
+}  // namespace fusetape::backends::cpu

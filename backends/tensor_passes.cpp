@@ -1,0 +1,80 @@
+#include "backends/tensor_passes.hpp"
+
+#include <algorithm>
+
+namespace fusetape::backends {
+namespace {
+
+using plan::Graph;
+using plan::GraphNode;
+using plan::Group;
+using plan::Pattern;
+
+/// What the operands alone do not show.
+struct Correction {
+  std::string_view op;
+  double passes;
+};
+constexpr Correction corrections[] = {
+    {"batch_norm", 1},           // x, for the statistics first
+    {"batch_norm_grad", 2},      // g and x, for the sums first
+    {"conv2d", -1},              // the weights
+    {"conv2d_grad_input", -1},   // the weights
+    {"conv2d_grad_weight", -1},  // their gradient
+};
+
+double count_whole(const Graph& graph, const std::vector<int>& inputs, const std::vector<int>& outputs) {
+  std::int64_t largest = 0;
+  for (int id : inputs) largest = std::max(largest, graph.value(id).elements());
+  for (int id : outputs) largest = std::max(largest, graph.value(id).elements());
+  const auto whole = [&](int id) {
+    return graph.value(id).shape.rank() >= 2 || graph.value(id).elements() == largest;
+  };
+  return static_cast<double>(std::count_if(inputs.begin(), inputs.end(), whole) +
+                             std::count_if(outputs.begin(), outputs.end(), whole));
+}
+
+double passes_of(const plan::BatchNormRelu& roles) {
+  return roles.norms * (roles.training ? 2 : 1) + (roles.z >= 0 ? 1 : 0) + 1;
+}
+
+/// Two passes: the sums, then dx. Where g' is more than g and a mask from x, the first leaves it for the
+/// second.
+double passes_of(const plan::BatchNormReluGrad& roles) {
+  const int incoming = roles.g2 >= 0 ? 2 : 1;
+  if (roles.y < 0 && roles.masked < 0) return 2 * (incoming + roles.norms) + roles.norms;
+  const int first = incoming + (roles.y >= 0 ? 1 : 0) + roles.norms + 1;
+  return first + 1 + 2 * roles.norms;
+}
+
+}  // namespace
+
+double tensor_passes(const Graph& graph, const GraphNode& node) {
+  double passes = count_whole(graph, node.inputs, node.outputs);
+  for (const Correction& correction : corrections) {
+    if (node.op->is(correction.op)) passes += correction.passes;
+  }
+  return passes;
+}
+
+double tensor_passes(const Graph& graph, const Group& group) {
+  switch (group.pattern) {
+    case Pattern::single:
+      return tensor_passes(graph, graph.node(group.nodes[0]));
+    case Pattern::pointwise:
+      return count_whole(graph, group.inputs, group.outputs);
+    case Pattern::conv_bias_relu:
+      return 2;
+    case Pattern::bias_relu_grad:
+      return 3;
+    case Pattern::batch_norm_relu:
+      return passes_of(group.norm);
+    case Pattern::batch_norm_relu_grad:
+      return passes_of(group.norm_grad);
+    case Pattern::optimizer:
+      return tensor_passes(graph, graph.node(group.nodes[0]));
+  }
+  return 0;
+}
+
+}  // namespace fusetape::backends

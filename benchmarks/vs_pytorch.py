@@ -1,0 +1,266 @@
+"""Times fusetape's training step beside PyTorch's, alternating in the same minutes.
+
+    python benchmarks/vs_pytorch.py --setup                      once: a virtual environment with PyTorch
+    python benchmarks/vs_pytorch.py --model resnet20 --batch 128 --threads 2 --json result.json
+
+Each round runs a block of steps of PyTorch eager, of fusetape (compare_fusion: fused and unfused) and of PyTorch
+compiled, in an order that rotates. Ratios are taken within a round and then their median, so that a machine that
+slows down for a while does not favour one side. Where Linux tells, a round in which other processes took more
+than --noise of the machine is done again, and an idle PyTorch that does not sleep is reported.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+VENV = CACHE / "fusetape" / "torch-venv"
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, default=HERE.parent / "build/release/examples/compare_fusion")
+    parser.add_argument("--model", default="resnet20", choices=["resnet20", "resnet56", "resnet18"])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=10, help="timed steps in a block")
+    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled", "whole"],
+                        help="how PyTorch runs; see pytorch_step.py")
+    parser.add_argument("--heap", default="kept", choices=["kept", "system"], help="of PyTorch; see pytorch_step.py")
+    parser.add_argument("--noise", type=float, default=0.05, help="share of the machine that others may use in a round")
+    parser.add_argument("--json", type=Path, help="write everything measured")
+    parser.add_argument("--python", help="a Python that has PyTorch; default: this one, else the one of --setup")
+    parser.add_argument("--pytorch-only", action="store_true", help="leave fusetape out")
+    parser.add_argument("--setup", action="store_true", help="install PyTorch (several GB) where it is found later")
+    return parser.parse_args()
+
+
+def set_up():
+    print(f"installing PyTorch into {VENV}")
+    subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+    subprocess.run([VENV / "bin/python", "-m", "pip", "install", "--quiet", "torch", "numpy"], check=True)
+
+
+def python_with_torch(options):
+    if options.python:
+        return options.python
+    if importlib.util.find_spec("torch"):
+        return sys.executable
+    if (VENV / "bin/python").exists():
+        return str(VENV / "bin/python")
+    sys.exit("no PyTorch here: pass --python, or run once with --setup")
+
+
+# ---- what runs: each has a name, `block(steps) -> {series: [ms, ...]}` and `cpu_seconds()` spent so far
+
+
+class PyTorch:
+    """A worker process, asleep between its blocks."""
+
+    def __init__(self, mode, options, compile_cache):
+        self.name = mode
+        command = [python_with_torch(options), HERE / "pytorch_step.py", "--serve", "--mode", mode,
+                   "--model", options.model, "--batch", str(options.batch), "--threads", str(options.threads),
+                   "--heap", options.heap]
+        # Nothing compiled before is found, so the first step is what a first step costs.
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": compile_cache}
+        self.complaints = tempfile.TemporaryFile("w+")  # a file: a pipe nobody reads would fill
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=self.complaints, text=True, env=environment)
+        self.about = self.answer()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.complaints.seek(0)
+            sys.exit(f"PyTorch {self.name} failed:\n{self.complaints.read()}")
+        return json.loads(line)
+
+    def block(self, steps):
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        return {self.name: self.answer()["step_ms"]}
+
+    def cpu_seconds(self):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / TICKS
+        return 0.0
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Fusetape:
+    """compare_fusion, started for every block; it alternates fused and unfused steps itself."""
+
+    name = "fusetape"
+
+    def __init__(self, options, folder):
+        self.json = Path(folder) / "fusetape.json"
+        self.command = [options.binary, "--model", options.model, "--batch", str(options.batch), "--precision", "f32",
+                        "--threads", str(options.threads), "--json", self.json]
+        self.about = {}
+
+    def block(self, steps):
+        done = subprocess.run([*self.command, "--steps", str(steps)], capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"{self.command[0]} failed:\n{done.stdout}{done.stderr}")
+        self.about = json.loads(self.json.read_text())
+        return {series: self.about[series]["step_ms"]["samples"] for series in ("fused", "unfused")}
+
+    def cpu_seconds(self):
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    def close(self):
+        pass
+
+
+# ---- how quiet the machine is
+
+
+def machine_cpu_seconds():
+    """Time that all processors spent on anything, stolen time included; None where unknown."""
+    with contextlib.suppress(OSError):
+        total = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+        user, nice, system, _, _, irq, softirq, steal = map(int, total[:8])
+        return (user + nice + system + irq + softirq + steal) / TICKS
+    return None
+
+
+def measured_block(runner, runners, steps):
+    """One block, what others used of the machine meanwhile, and what our sleeping workers did."""
+    machine, own = machine_cpu_seconds(), {r.name: r.cpu_seconds() for r in runners}
+    start = time.perf_counter()
+    series = runner.block(steps)
+    wall = time.perf_counter() - start
+    used = {r.name: r.cpu_seconds() - own[r.name] for r in runners}
+    others = 0.0
+    if machine is not None:
+        others = max(0.0, machine_cpu_seconds() - machine - sum(used.values())) / (wall * os.cpu_count())
+    awake = sum(seconds for name, seconds in used.items() if name != runner.name) / wall
+    return series, others, awake
+
+
+def wait_for_quiet(noise, patience_s=60):
+    """Beside a compiler, OpenMP's spinning threads make a step ten times slower: no use in measuring that."""
+    for _ in range(patience_s):
+        before = machine_cpu_seconds()
+        if before is None:
+            return
+        time.sleep(1)
+        if (machine_cpu_seconds() - before) / os.cpu_count() <= noise:
+            return
+
+
+def one_round(runners, steps, turn):
+    samples, others, awake = {}, 0.0, 0.0
+    for i in range(len(runners)):
+        runner = runners[(i + turn) % len(runners)]
+        series, noise, unrest = measured_block(runner, runners, steps)
+        samples |= series
+        others, awake = max(others, noise), max(awake, unrest)
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    return {"median_ms": medians, "others": round(others, 3), "awake": round(awake, 3), "samples_ms": samples}
+
+
+def all_rounds(runners, options):
+    """As many quiet rounds as asked for; after twice as many tries more, whatever there is."""
+    rounds = []
+    for turn in range(3 * options.rounds):
+        wait_for_quiet(options.noise)
+        rounds.append(one_round(runners, options.steps, turn))
+        done = rounds[-1]
+        times = "  ".join(f"{name} {ms:.1f}" for name, ms in sorted(done["median_ms"].items()))
+        noisy = f"   noisy: others used {done['others']:.0%}" if done["others"] > options.noise else ""
+        print(f"round {turn + 1}: {times}{noisy}", flush=True)
+        quiet = [r for r in rounds if r["others"] <= options.noise]
+        if len(quiet) == options.rounds:
+            return quiet
+    print(f"only {len(quiet)} quiet rounds; all are used, and the numbers are noisy")
+    return rounds
+
+
+# ---- what it says
+
+
+def ratio(rounds, ours, theirs):
+    values = [r["median_ms"][ours] / r["median_ms"][theirs] for r in rounds]
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def summary(rounds, runners, options):
+    names = sorted(rounds[0]["median_ms"])
+    median = {name: statistics.median(r["median_ms"][name] for r in rounds) for name in names}
+    torch = {r.name: r.about for r in runners if isinstance(r, PyTorch)}
+    best = min(torch, key=median.get)
+    result = {
+        "model": options.model, "batch": options.batch, "threads": options.threads, "heap": options.heap,
+        "torch": next(iter(torch.values()))["torch"],
+        "median_ms": median,
+        "first_step_ms": {name: about["first_step_ms"] for name, about in torch.items()},
+        "kept_bytes": {name: about["kept_bytes"] for name, about in torch.items()},
+        "best_pytorch": best, "ratios": {},
+        "rounds": rounds,
+    }
+    if "fused" in median:
+        pairs = [("unfused", "eager"), ("fused", best), ("fused", "unfused")] + [("fused", name) for name in torch]
+        result["ratios"] = {f"{a}/{b}": ratio(rounds, a, b) for a, b in pairs if a in median and b in median}
+        ours = next(r.about for r in runners if isinstance(r, Fusetape))
+        result["fusetape"] = ours
+        for quantity in ("first_step_ms", "kept_bytes"):
+            result[quantity] |= {name: ours[name].get(quantity) for name in ("fused", "unfused")}
+    return result
+
+
+def show(result):
+    print(f"\n{result['model']}, batch {result['batch']}, {result['threads']} threads, PyTorch {result['torch']}")
+    print(f"{'':12}{'step, ms':>12}{'first, ms':>12}{'kept, MB':>12}")
+    for name, ms in sorted(result["median_ms"].items(), key=lambda item: -item[1]):
+        first, kept = result["first_step_ms"].get(name), result["kept_bytes"].get(name)
+        print(f"{name:12}{ms:12.1f}{f'{first:.0f}' if first else '':>12}{f'{kept / 1e6:.1f}' if kept else '':>12}")
+    for pair, value in result["ratios"].items():
+        best = "   (the best of PyTorch)" if pair == f"fused/{result['best_pytorch']}" else ""
+        print(f"{pair:18} {value['median']:.3f}   {value['min']:.3f} to {value['max']:.3f}{best}")
+    awake = max(r["awake"] for r in result["rounds"])
+    if awake > 0.02:
+        print(f"a sleeping PyTorch used {awake:.0%} of a processor while another ran")
+
+
+def main(options):
+    if options.setup:
+        return set_up()
+    if not options.pytorch_only and not options.binary.exists():
+        sys.exit(f"{options.binary} is not there: build it, name it with --binary, or pass --pytorch-only")
+    with tempfile.TemporaryDirectory() as folder:
+        runners = []
+        for mode in options.modes:
+            runners.append(PyTorch(mode, options, folder))
+            print(f"PyTorch {mode}: first step {runners[-1].about['first_step_ms']:.0f} ms", flush=True)
+        if not options.pytorch_only:
+            runners.insert(1, Fusetape(options, folder))
+        result = summary(all_rounds(runners, options), runners, options)
+        for runner in runners:
+            runner.close()
+    show(result)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(arguments())

@@ -1,0 +1,46 @@
+# fusetape_apply_flags(target): how the project compiles its own code. Nothing here reaches a user's target.
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${CCACHE_PROGRAM}")
+endif()
+
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12)
+  message(FATAL_ERROR "fusetape needs g++ 12 or later, this is ${CMAKE_CXX_COMPILER_VERSION}.")
+elseif(CMAKE_CXX_COMPILER_ID MATCHES "Clang" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 16)
+  message(FATAL_ERROR "fusetape needs clang 16 or later, this is ${CMAKE_CXX_COMPILER_VERSION}.")
+endif()
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES AND PROJECT_IS_TOP_LEVEL)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+
+function(fusetape_apply_flags target)
+  set_target_properties(${target} PROPERTIES
+    CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON)
+
+  # AVX2 is the floor; Highway and oneDNN look for more at run time. Only an explicit fma may fuse, so that the
+  # same expression gives the same bits in every kernel that contains it.
+  target_compile_options(${target} PRIVATE -march=x86-64-v3 -ffp-contract=off -fno-math-errno)
+
+  # Designated initialisers leave fields out on purpose.
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-missing-field-initializers)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    if(CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+      target_compile_options(${target} PRIVATE -Wno-restrict)  # wrong about std::string's operator+ (GCC 105651)
+    endif()
+    if(FUSETAPE_WERROR)
+      # The warnings that depend on the optimiser are wrong now and then: shown, but no reason to stop.
+      target_compile_options(${target} PRIVATE -Werror -Wno-error=maybe-uninitialized -Wno-error=array-bounds
+        -Wno-error=stringop-overflow -Wno-error=free-nonheap-object)
+    endif()
+  endif()
+
+  if(FUSETAPE_DEBUG_CHECKS)
+    target_compile_definitions(${target} PRIVATE FUSETAPE_DEBUG_CHECKS=1 _GLIBCXX_ASSERTIONS)
+  endif()
+  if(FUSETAPE_SANITIZE)
+    target_compile_options(${target} PRIVATE
+      -fsanitize=${FUSETAPE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    target_link_options(${target} PRIVATE -fsanitize=${FUSETAPE_SANITIZE})
+  endif()
+endfunction()

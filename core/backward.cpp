@@ -1,0 +1,206 @@
+#include <algorithm>
+#include <atomic>
+#include <unordered_map>
+
+#include "core/module_scope.hpp"
+#include "core/tape.hpp"
+#include "fusetape/autograd.hpp"
+#include "fusetape/ops.hpp"
+
+namespace fusetape {
+namespace core {
+namespace {
+
+std::uint64_t next_visit() {
+  static std::atomic<std::uint64_t> visit{0};
+  return visit.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+/// One reverse pass over the history of some outputs.
+class ReversePass {
+ public:
+  ReversePass(BackwardOptions options, Location at) : options_(options), at_(at) {
+    if (options_.create_graph) options_.retain_graph = true;
+  }
+
+  /// Gradients flow to these and no further; everything else is left out. Without targets: to every leaf.
+  void stop_at(Value* target) { gradients_[target]; targets_.push_back(target); }
+
+  void seed(const Tensor& output, Tensor gradient) {
+    accumulate(*output.value(), std::move(gradient));
+    visit(*output.value()->node);
+  }
+
+  void run() {
+    const GradMode mode(options_.create_graph);
+    collect();
+    for (Node* node : order_) differentiate(*node);
+    if (!options_.retain_graph) release();
+  }
+
+  Tensor gradient_of(const Value* value) const {
+    const auto found = gradients_.find(value);
+    return found != gradients_.end() ? found->second : Tensor();
+  }
+  /// Every leaf that a gradient came to.
+  const std::vector<Value*>& leaves() const { return leaves_; }
+
+ private:
+  bool is_target(const Value* value) const {
+    return std::find(targets_.begin(), targets_.end(), value) != targets_.end();
+  }
+
+  void visit(Node& node) {
+    if (node.visit == number_) return;
+    node.visit = number_;
+    if (node.op == nullptr) return;
+    if (node.released) {
+      throw Error("backward",
+                  "the graph of " + std::string(node.op->name) +
+                      " was released by an earlier backward(); pass {.retain_graph = true} to that one to keep it",
+                  at_);
+    }
+    if (node.history) order_.push_back(&node);
+  }
+
+  /// All history nodes that the seeds depend on, latest first.
+  void collect() {
+    for (std::size_t i = 0; i < order_.size(); ++i) {
+      Node& node = *order_[i];
+      if (only_targets(node)) continue;
+      for (Value* input : node.inputs) {
+        if (input->requires_grad && !is_target(input)) visit(*input->node);
+      }
+    }
+    std::sort(order_.begin(), order_.end(), [](const Node* a, const Node* b) { return a->sequence > b->sequence; });
+  }
+
+  /// Whether every output of the node that anybody differentiates is a target: the flow ends there.
+  bool only_targets(Node& node) const {
+    if (targets_.empty()) return false;
+    for (int i = 0; i < node.output_count; ++i) {
+      if (node.output(i).requires_grad && !is_target(&node.output(i))) return false;
+    }
+    return true;
+  }
+
+  void differentiate(Node& node) {
+    if (only_targets(node)) return;
+    InlineVector<Tensor, 6> incoming;
+    bool any = false;
+    for (int i = 0; i < node.output_count; ++i) {
+      const bool flows = !is_target(&node.output(i));
+      incoming.push_back(flows ? gradient_of(&node.output(i)) : Tensor());
+      any = any || incoming[static_cast<std::size_t>(i)].defined();
+    }
+    if (!any) return;
+    const PhaseScope scope(plan::Phase::backward, node.at, node.module_path);
+    GradContext context(node, {incoming.begin(), incoming.size()});
+    node.op->gradient(context);
+    std::vector<Tensor>& gradients = context.gradients();
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      if (gradients[i].defined() && node.inputs[i]->requires_grad) {
+        accumulate(*node.inputs[i], std::move(gradients[i]));
+      }
+    }
+  }
+
+  void accumulate(Value& value, Tensor gradient) {
+    if (!(gradient.shape() == value.shape)) {
+      throw Error("backward",
+                  "expected a gradient of shape " + to_string(value.shape) + ", got " + to_string(gradient.shape()), at_);
+    }
+    Tensor& sum = gradients_[&value];
+    if (!sum.defined()) {
+      sum = std::move(gradient);
+      if (!value.node->history) leaves_.push_back(&value);
+    } else {
+      sum = add(sum, gradient);
+    }
+  }
+
+  void release() {
+    for (Node* node : order_) {
+      node->released = true;
+      forget_history(*node);
+    }
+  }
+
+  BackwardOptions options_;
+  Location at_;
+  const std::uint64_t number_ = next_visit();
+  std::vector<Node*> order_;
+  std::vector<Value*> targets_, leaves_;
+  std::unordered_map<const Value*, Tensor> gradients_;
+};
+
+Tensor seed_for(const Tensor& output, Location at) {
+  if (output.elements() != 1) {
+    throw Error("backward", "expected a scalar (or a gradient of its shape), got " + to_string(output.shape()), at);
+  }
+  return full(output.shape(), 1.0, output.dtype(), at);
+}
+
+void collect_into_cell(Value& leaf, const Tensor& gradient) {
+  const std::shared_ptr<Cell> cell = leaf.node->cell.lock();
+  if (cell == nullptr) return;
+  cell->gradient = cell->gradient.defined() ? add(cell->gradient, gradient) : gradient;
+}
+
+}  // namespace
+}  // namespace core
+
+void Tensor::backward(BackwardOptions options, Location at) const {
+  if (!defined()) throw Error("backward", "the tensor is undefined", at);
+  if (!requires_grad()) {
+    const bool released = value_->node->released;
+    throw Error("backward",
+                released ? "the graph was released by an earlier backward(); pass {.retain_graph = true} to that one to keep it"
+                         : "no parameter leads to this tensor (or it was recorded under no_grad)",
+                at);
+  }
+  const core::PhaseScope scope(plan::Phase::backward, at);
+  core::ReversePass pass(options, at);
+  pass.seed(*this, core::seed_for(*this, at));
+  pass.run();
+  const core::GradMode mode(options.create_graph);
+  for (core::Value* leaf : pass.leaves()) core::collect_into_cell(*leaf, pass.gradient_of(leaf));
+}
+
+std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs,
+                         const std::vector<Tensor>& grad_outputs, BackwardOptions options, Location at) {
+  if (!grad_outputs.empty() && grad_outputs.size() != outputs.size()) {
+    throw Error("grad",
+                "expected one gradient for each of " + std::to_string(outputs.size()) + " outputs, got " +
+                    std::to_string(grad_outputs.size()),
+                at);
+  }
+  const core::SourceContext source = core::source_context();  // inside a gradient function: that op's place
+  const core::PhaseScope scope(plan::Phase::backward, source.override_location ? source.at : at, source.module_path);
+  core::ReversePass pass(options, at);
+  for (const Tensor& input : inputs) {
+    if (!input.defined() || !input.requires_grad()) {
+      throw Error("grad", "expected inputs that require a gradient (a Parameter's value or variable(x))", at);
+    }
+    pass.stop_at(input.value());
+  }
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (!outputs[i].defined()) throw Error("grad", "an output is undefined", at);
+    if (!outputs[i].requires_grad()) continue;
+    pass.seed(outputs[i], grad_outputs.empty() ? core::seed_for(outputs[i], at) : grad_outputs[i]);
+  }
+  pass.run();
+  std::vector<Tensor> gradients;
+  for (const Tensor& input : inputs) {
+    Tensor gradient = pass.gradient_of(input.value());
+    gradients.push_back(gradient.defined() ? gradient : zeros(input.shape(), input.dtype(), at));
+  }
+  return gradients;
+}
+
+NoGrad::NoGrad() : before_(core::Tape::current().settings.grad) { core::Tape::current().settings.grad = false; }
+NoGrad::~NoGrad() { core::Tape::current().settings.grad = before_; }
+
+bool grad_enabled() { return core::Tape::current().settings.grad; }
+
+}  // namespace fusetape

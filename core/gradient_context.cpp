@@ -1,0 +1,79 @@
+#include "core/check.hpp"
+#include "core/module_scope.hpp"
+#include "core/op_attrs.hpp"
+#include "core/tape.hpp"
+#include "fusetape/autograd.hpp"
+#include "ops/ops.hpp"
+
+namespace fusetape::core {
+
+void InferContext::fail(const std::string& expected, const std::string& got) const {
+  const std::string* path = source_context().module_path;
+  throw Error(std::string(op_), "expected " + expected + ", got " + got, at_, path != nullptr ? *path : std::string());
+}
+
+DType InferContext::same_floating_dtype() const {
+  const DType first = inputs[0].dtype;
+  if (!is_floating(first)) fail("a floating dtype", std::string(name_of(first)) + "; use cast");
+  for (const TensorInfo& input : inputs) {
+    if (input.dtype != first) {
+      fail("equal dtypes", std::string(name_of(first)) + " and " + std::string(name_of(input.dtype)) + "; use cast");
+    }
+  }
+  return first;
+}
+
+void RefContext::fail(const std::string& what) const { throw Error(std::string(op_), what); }
+
+Tensor GradContext::input(int i) const {
+  FUSETAPE_ASSERT(node_.saves_input(static_cast<std::size_t>(i)));
+  return Tensor(node_.inputs[static_cast<std::size_t>(i)]);
+}
+
+Tensor GradContext::output(int i) const {
+  FUSETAPE_ASSERT(node_.saves_output(i));
+  return Tensor(&node_.output(i));
+}
+
+const Shape& GradContext::input_shape(int i) const { return node_.inputs[static_cast<std::size_t>(i)]->shape; }
+DType GradContext::input_dtype(int i) const { return node_.inputs[static_cast<std::size_t>(i)]->dtype; }
+const Shape& GradContext::output_shape(int i) const { return node_.output(i).shape; }
+int GradContext::input_count() const { return static_cast<int>(node_.inputs.size()); }
+const Attrs& GradContext::raw_attrs() const { return node_.attrs; }
+
+Tensor GradContext::incoming(int i) const {
+  if (has_incoming(i)) return incoming_[static_cast<std::size_t>(i)];
+  return zeros(node_.output(i).shape, node_.output(i).dtype, node_.at);
+}
+
+bool GradContext::needs(int i) const { return node_.inputs[static_cast<std::size_t>(i)]->requires_grad; }
+
+void GradContext::set(int i, Tensor gradient) {
+  if (gradients_.size() < node_.inputs.size()) gradients_.resize(node_.inputs.size());
+  gradients_[static_cast<std::size_t>(i)] = std::move(gradient);
+}
+
+void GradContext::through(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& meaning) {
+  const bool differentiable = Tape::current().settings.grad;
+  const GradMode recording(true);
+  std::vector<Tensor> variables, wanted, outputs, gradients;
+  for (int i = 0; i < input_count(); ++i) {
+    // A view of its own for each input: one value may come in twice, and the history goes on behind it.
+    variables.push_back(needs(i) ? record_one(ops::copy_variable_op, {input(i)}, Attrs::of(NoAttrs{}), node_.at)
+                                 : input(i));
+    if (needs(i)) wanted.push_back(variables.back());
+  }
+  const std::vector<Tensor> results = meaning(variables);
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    if (!has_incoming(static_cast<int>(i))) continue;
+    outputs.push_back(results[i]);
+    gradients.push_back(incoming_[i]);
+  }
+  const std::vector<Tensor> found = grad(outputs, wanted, gradients, {.retain_graph = true, .create_graph = differentiable});
+  std::size_t next = 0;
+  for (int i = 0; i < input_count(); ++i) {
+    if (needs(i)) set(i, found[next++]);
+  }
+}
+
+}  // namespace fusetape::core

@@ -1,0 +1,72 @@
+#include "core/memory.hpp"
+
+#include <bit>
+
+#include "backends/backend.hpp"
+
+namespace fusetape::core {
+namespace {
+
+/// Eight classes per power of two: at most an eighth is wasted, and buffers of nearly equal sizes are reused.
+std::size_t size_class(std::size_t bytes) {
+  if (bytes <= 512) return (bytes + 63) / 64 * 64 + (bytes == 0 ? 64 : 0);
+  const std::size_t step = std::bit_floor(bytes - 1) / 8;
+  return (bytes + step - 1) / step * step;
+}
+
+}  // namespace
+
+void BufferRef::reset() {
+  if (buffer_ != nullptr && buffer_->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    buffer_->pool->give_back(buffer_);
+  }
+  buffer_ = nullptr;
+}
+
+Pool::~Pool() {
+  for (auto& [bytes, buffers] : free_) {
+    for (Buffer* buffer : buffers) {
+      backend_.free(buffer->data, bytes);
+      delete buffer;
+    }
+  }
+}
+
+BufferRef Pool::allocate(std::size_t bytes) {
+  const std::size_t size = size_class(bytes);
+  const std::lock_guard lock(mutex_);
+  std::vector<Buffer*>& bin = free_[size];
+  if (!bin.empty()) {
+    Buffer* buffer = bin.back();
+    bin.pop_back();
+    stats_.cached_bytes -= static_cast<std::int64_t>(size);
+    stats_.used_bytes += static_cast<std::int64_t>(size);
+    return BufferRef(buffer);
+  }
+  auto* buffer = new Buffer;
+  try {
+    buffer->data = backend_.allocate(size);
+  } catch (...) {
+    delete buffer;
+    throw;
+  }
+  buffer->bytes = size;
+  buffer->pool = this;
+  ++stats_.system_allocations;
+  stats_.used_bytes += static_cast<std::int64_t>(size);
+  return BufferRef(buffer);
+}
+
+void Pool::give_back(Buffer* buffer) {
+  const std::lock_guard lock(mutex_);
+  stats_.used_bytes -= static_cast<std::int64_t>(buffer->bytes);
+  stats_.cached_bytes += static_cast<std::int64_t>(buffer->bytes);
+  free_[buffer->bytes].push_back(buffer);
+}
+
+PoolStats Pool::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+}  // namespace fusetape::core

@@ -1,0 +1,77 @@
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace fusetape::backends {
+class Backend;
+}
+
+namespace fusetape::core {
+
+class Pool;
+
+/// Storage of values that outlive a run. Shared by a value and its views; goes back to its pool with the last reference.
+struct Buffer {
+  std::atomic<std::uint32_t> refs{0};
+  void* data = nullptr;
+  std::size_t bytes = 0;  ///< of the size class
+  Pool* pool = nullptr;
+};
+
+class BufferRef {
+ public:
+  BufferRef() = default;
+  explicit BufferRef(Buffer* buffer) : buffer_(buffer) { acquire(); }
+  BufferRef(const BufferRef& other) : buffer_(other.buffer_) { acquire(); }
+  BufferRef(BufferRef&& other) noexcept : buffer_(std::exchange(other.buffer_, nullptr)) {}
+  BufferRef& operator=(BufferRef other) noexcept {
+    std::swap(buffer_, other.buffer_);
+    return *this;
+  }
+  ~BufferRef() { reset(); }
+
+  void reset();
+  Buffer* get() const { return buffer_; }
+  void* data() const { return buffer_ != nullptr ? buffer_->data : nullptr; }
+  bool exclusive() const { return buffer_ != nullptr && buffer_->refs.load(std::memory_order_acquire) == 1; }
+  explicit operator bool() const { return buffer_ != nullptr; }
+
+ private:
+  void acquire() {
+    if (buffer_ != nullptr) buffer_->refs.fetch_add(1, std::memory_order_relaxed);
+  }
+  Buffer* buffer_ = nullptr;
+};
+
+struct PoolStats {
+  std::int64_t used_bytes = 0, cached_bytes = 0, system_allocations = 0;
+};
+
+/// A backend's buffers by size class; freed ones are kept for reuse. Thread-safe.
+class Pool {
+ public:
+  explicit Pool(backends::Backend& backend) : backend_(backend) {}
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  BufferRef allocate(std::size_t bytes);
+  PoolStats stats() const;
+  backends::Backend& backend() const { return backend_; }
+
+ private:
+  friend class BufferRef;
+  void give_back(Buffer* buffer);
+
+  backends::Backend& backend_;
+  mutable std::mutex mutex_;
+  std::map<std::size_t, std::vector<Buffer*>> free_;  ///< by size class
+  PoolStats stats_;
+};
+
+}  // namespace fusetape::core

@@ -1,0 +1,157 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/attrs.hpp"
+#include "core/inline_vector.hpp"
+#include "fusetape/tensor.hpp"
+
+/// What an op is. An op is added in one place: a file in ops/ defines its OpDef (checks and shape rule, gradient, declared saves,
+/// reference loop) and its public function; ops/registry.cpp lists it.
+namespace fusetape::core {
+
+struct Node;
+
+struct TensorInfo {
+  Shape shape;
+  DType dtype = DType::f32;
+};
+
+/// The arguments of a shape rule: reads input infos and attributes, checks them, adds one info per output.
+class InferContext {
+ public:
+  InferContext(std::string_view op, std::span<const TensorInfo> inputs, const Attrs& attrs, Location at)
+      : inputs(inputs), attrs(attrs), op_(op), at_(at) {}
+
+  std::span<const TensorInfo> inputs;
+  const Attrs& attrs;
+  InlineVector<TensorInfo, 6> outputs;
+
+  void output(const Shape& shape, DType dtype) { outputs.push_back({shape, dtype}); }
+  const Shape& shape(int i) const { return inputs[static_cast<std::size_t>(i)].shape; }
+  DType dtype(int i) const { return inputs[static_cast<std::size_t>(i)].dtype; }
+
+  /// Throws Error("[op] expected <expected>, got <got>").
+  [[noreturn]] void fail(const std::string& expected, const std::string& got) const;
+  void require(bool ok, const char* expected, const std::string& got) const {
+    if (!ok) fail(expected, got);
+  }
+  /// Without building a text for the call that is right.
+  void require(bool ok, const char* expected, const Shape& got) const {
+    if (!ok) fail(expected, to_string(got));
+  }
+  void require(bool ok, const char* expected, DType got) const {
+    if (!ok) fail(expected, std::string(name_of(got)));
+  }
+  /// All inputs of one floating dtype; which.
+  DType same_floating_dtype() const;
+
+ private:
+  std::string_view op_;
+  Location at_;
+};
+
+/// The arguments of a gradient: only what the op declared in its saves can be read.
+class GradContext {
+ public:
+  GradContext(Node& node, std::span<const Tensor> incoming) : node_(node), incoming_(incoming) {}
+
+  /// A saved input or output of the forward op (asserts that it was declared).
+  Tensor input(int i) const;
+  Tensor output(int i) const;
+  /// Shapes and dtypes are always known.
+  const Shape& input_shape(int i) const;
+  DType input_dtype(int i) const;
+  const Shape& output_shape(int i) const;
+  int input_count() const;
+
+  /// The gradient that came for output i; zeros are recorded where none came.
+  Tensor incoming(int i = 0) const;
+  bool has_incoming(int i) const { return incoming_[static_cast<std::size_t>(i)].defined(); }
+  /// Whether anybody wants the gradient of input i.
+  bool needs(int i) const;
+  void set(int i, Tensor gradient);
+
+  template <class T>
+  T attrs() const {
+    return raw_attrs().as<T>();
+  }
+  const Attrs& raw_attrs() const;
+
+  /// The gradient of an op that is given by what it means: records `meaning(inputs)` from differentiable ops, and its gradients
+  /// by reverse mode. All inputs must be declared saves. For second derivatives of the `*_grad` ops.
+  void through(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& meaning);
+
+  std::vector<Tensor>& gradients() { return gradients_; }
+
+ private:
+  Node& node_;
+  std::span<const Tensor> incoming_;
+  std::vector<Tensor> gradients_ = {};
+};
+
+/// A tensor as the reference sees it: doubles, whatever the dtype (i64 is exact up to 2^53).
+struct RefTensor {
+  Shape shape;
+  DType dtype = DType::f32;
+  double* data = nullptr;
+  std::int64_t size() const { return shape.elements(); }
+};
+
+class RefContext {
+ public:
+  RefContext(std::string_view op, const Attrs& attrs, std::span<const RefTensor> in, std::span<const RefTensor> out)
+      : attrs(attrs), in(in), out(out), op_(op) {}
+  const Attrs& attrs;
+  std::span<const RefTensor> in;
+  std::span<const RefTensor> out;  ///< written in full; rounded to its dtype by the caller
+  /// A mistake that only the data shows (a label out of range).
+  [[noreturn]] void fail(const std::string& what) const;
+
+ private:
+  std::string_view op_;
+};
+
+constexpr std::uint32_t bit(int i) { return 1u << i; }
+constexpr std::uint32_t all_inputs = ~0u;
+
+struct OpDef {
+  std::string_view name;
+  void (*infer)(InferContext&) = nullptr;
+  /// nullptr: carries no gradient.
+  void (*gradient)(GradContext&) = nullptr;
+  /// What the gradient reads, as bits: the only values kept for backward.
+  std::uint32_t saves_inputs = 0;
+  std::uint32_t saves_outputs = 0;
+  /// The meaning, in plain loops over doubles. nullptr only for views and pointwise ops.
+  void (*reference)(RefContext&) = nullptr;
+  /// Pointwise ops (outputs one value, inputs broadcast to its shape): the meaning of one element.
+  double (*pointwise)(const double* in, const Attrs& attrs) = nullptr;
+  /// The output is the input's bytes under another shape: no kernel, no copy.
+  bool view = false;
+  /// Bits of outputs that a gradient flows through.
+  std::uint32_t differentiable_outputs = bit(0);
+  /// Multiply-adds of a call times two; 0 where it does not matter.
+  double (*flops)(std::span<const TensorInfo> in, std::span<const TensorInfo> out, const Attrs& attrs) = nullptr;
+
+  bool is(std::string_view other) const { return name == other; }
+};
+
+/// Every op, in the order of ops/registry.cpp (explicit: no static initialisers).
+std::span<const OpDef* const> all_ops();
+const OpDef& find_op(std::string_view name);
+
+using Outputs = InlineVector<Tensor, 6>;
+/// Checks and records one call; all-or-nothing.
+Outputs record(const OpDef& op, std::span<const Tensor> inputs, const Attrs& attrs, Location at);
+inline Outputs record(const OpDef& op, std::initializer_list<Tensor> inputs, const Attrs& attrs, Location at) {
+  return record(op, std::span<const Tensor>(inputs.begin(), inputs.size()), attrs, at);
+}
+/// For ops with one output.
+Tensor record_one(const OpDef& op, std::initializer_list<Tensor> inputs, const Attrs& attrs, Location at);
+
+}  // namespace fusetape::core

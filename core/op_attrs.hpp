@@ -1,0 +1,156 @@
+#pragma once
+#include <array>
+#include <cstdint>
+
+#include "fusetape/shape.hpp"
+
+/// The attributes of ops, as ops/ packs them and backends read them. Fields are std::int64_t or double only. Above each: the ops,
+/// their inputs → outputs. Values that may change each step (learning rate, counters) are scalar inputs, never attributes.
+namespace fusetape::core {
+
+struct NoAttrs {
+  std::int64_t unused = 0;
+};
+
+/// conv2d: x {N,H,W,C}, w {O,kh,kw,C/g} → y.
+/// conv2d_grad_input: g {N,OH,OW,O}, w → dx {N,H,W,C} (also conv_transpose2d's forward).
+/// conv2d_grad_weight: x, g → dw {O,kh,kw,C/g}.
+struct ConvAttrs {
+  std::int64_t stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1, groups = 1;
+  std::int64_t kernel_h = 0, kernel_w = 0;  ///< of w
+  std::int64_t input_h = 0, input_w = 0;    ///< of x (grad_input's output)
+};
+
+/// matmul: a {…,M,K}, b {…,K,N} → {…,M,N}; leading axes equal, or one side is a matrix (rank 2).
+struct MatmulAttrs {
+  std::int64_t transpose_a = 0, transpose_b = 0;  ///< of the last two axes, before the product
+};
+
+/// batch_norm: x {…,C}, gamma, beta [, running_mean, running_var] → y, mean {C}, inv_std {C} [, new_mean, new_var]. gamma, beta and
+/// the statistics are f32 (f64 with f64 x). inv_std = 1/√(σ²+eps), σ² biased. new = (1−momentum)·running + momentum·batch, variance ·n/(n−1)
+/// (n = 1: the biased one).
+/// batch_norm_grad: g, x, gamma, mean, inv_std → dx, dgamma, dbeta.
+/// batch_norm_inference: x, gamma, beta, running_mean, running_var → y.
+/// In f32 forward kernels: a = γ·inv_std, s = fma(−a, mean, β), y = fma(a, x, s), each rounded to f32 — equal to the bit wherever a
+/// mask is recomputed.
+struct BatchNormAttrs {
+  double eps = 1e-5;
+  double momentum = 0.1;
+  std::int64_t track = 0;  ///< the running statistics are inputs
+};
+
+/// max_pool2d: x → y, index (u8, or i64 when the window has more than 256 places): the place in the window, row-major, of the first
+/// largest element; NaN wins. max_pool2d_grad: g, index → dx. avg_pool2d: x → y. avg_pool2d_grad: g → dx.
+struct Pool2dAttrs {
+  std::int64_t window_h = 2, window_w = 2, stride_h = 2, stride_w = 2, pad_h = 0, pad_w = 0;
+  std::int64_t count_padding = 1;
+  std::int64_t input_h = 0, input_w = 0;
+};
+
+/// sum, mean, max: x → y. max_grad: g, x, y → dx. `axes` is a bit mask, never empty unless x is a scalar.
+/// argmax: x → i64 (one axis).
+struct ReduceAttrs {
+  std::int64_t axes = 0;
+  std::int64_t keep_dims = 0;
+  bool has(int axis) const { return ((axes >> axis) & 1) != 0; }
+};
+
+/// reshape (view), broadcast_to (pointwise): x → y of this shape.
+struct ShapeAttrs {
+  std::int64_t rank = 0;
+  std::array<std::int64_t, Shape::max_rank> extents{};
+};
+
+/// transpose: output axis i is input axis permutation[i].
+struct TransposeAttrs {
+  std::array<std::int64_t, Shape::max_rank> permutation{};
+};
+
+/// concat: any number of inputs → y along `axis`.
+struct ConcatAttrs {
+  std::int64_t axis = 0;
+};
+
+/// slice: x → y. slice_grad: g → dx (zeros outside), extent = x's on the axis.
+struct SliceAttrs {
+  std::int64_t axis = 0, start = 0, stop = 0, step = 1, extent = 0;
+};
+
+/// pad: x → y.
+struct PadAttrs {
+  std::array<std::int64_t, Shape::max_rank> before{}, after{};
+  double value = 0;
+};
+
+/// clamp: x → y; clamp_grad: g, x → dx.
+struct ClampAttrs {
+  double low = 0, high = 0;
+};
+
+/// leaky_relu: x → y; leaky_relu_grad: g, x → dx.
+struct LeakyReluAttrs {
+  double slope = 0.01;
+};
+
+/// cast: x → y.
+struct CastAttrs {
+  std::int64_t dtype = 0;
+};
+
+/// softmax, log_softmax: x → y. softmax_grad, log_softmax_grad: g, y → dx.
+struct AxisAttrs {
+  std::int64_t axis = 0;
+  std::int64_t keep_dims = 0;  ///< argmax only
+};
+
+/// cross_entropy: logits {N,C}, labels {N} → loss ({} or {N}). cross_entropy_grad: g, logits, labels → dlogits.
+struct CrossEntropyAttrs {
+  double label_smoothing = 0;
+  std::int64_t reduction = 0;  ///< as enum Reduction: mean, sum, none
+};
+
+/// rand, randn: seed (i64 scalar), counter (i64 scalar) → y of this shape and dtype.
+struct RandomAttrs {
+  std::int64_t dtype = 0;
+  std::int64_t rank = 0;
+  std::array<std::int64_t, Shape::max_rank> extents{};
+};
+
+/// dropout: x, seed (i64 scalar), counter (i64 scalar) → y; its own gradient, applied to g. Element i is dropped where
+/// philox_uniform(seed, counter, i) < p.
+struct DropoutAttrs {
+  double p = 0.5;
+};
+
+/// sgd_update: p, g, lr, weight_decay [, velocity, momentum] → p' [, velocity']
+///   d = g + weight_decay·p;  v' = momentum·v + d;  p' = p − lr·(nesterov ? d + momentum·v' : v')   (PyTorch's SGD; v starts at 0)
+struct SgdAttrs {
+  std::int64_t has_momentum = 0;
+  std::int64_t nesterov = 0;
+};
+
+/// adam_update: p, g, m, v, lr, beta1, beta2, eps, weight_decay, correction1, correction2 → p', m', v'   (f32 scalars)
+///   decoupled (AdamW): p ← p·(1 − lr·wd); else g ← g + wd·p.  m' = β₁m + (1−β₁)g;  v' = β₂v + (1−β₂)g²
+///   p' = p − lr·(m'/c₁) / (√(v'/c₂) + eps), c_i = 1 − β_iᵗ
+struct AdamAttrs {
+  std::int64_t decoupled = 0;
+};
+
+}  // namespace fusetape::core
+
+// Pointwise ops (one output; inputs broadcast to its shape), attributes NoAttrs unless named above:
+//   add sub mul div pow minimum maximum          a, b
+//   neg abs exp log sqrt relu sigmoid tanh gelu  x
+//   relu_grad            g, y     → !(y ≤ 0) ? g : 0
+//   sigmoid_grad         g, y     → g·y·(1−y)
+//   tanh_grad            g, y     → g·(1−y²)
+//   gelu_grad            g, x
+//   abs_grad             g, x     → g·sign(x), 0 at 0
+//   clamp clamp_grad leaky_relu leaky_relu_grad
+//   equal not_equal less less_equal greater greater_equal   a, b → bool
+//   where                condition (bool), a, b
+//   cast broadcast_to    x
+//   bias_add             x {…,C}, b {C}
+//   mse bce_with_logits are compositions of these plus mean/sum; bce's elementwise part is the pointwise op `bce_logits`: x, t and
+//   `bce_logits_grad`: g, x, t → g·(sigmoid(x) − t).
+//   copy_variable        x        → x   (fusetape::variable; a view)

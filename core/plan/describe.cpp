@@ -1,0 +1,148 @@
+#include <algorithm>
+#include <cstdio>
+#include <sstream>
+
+#include "core/check.hpp"
+#include "core/plan/passes.hpp"
+
+namespace fusetape::plan {
+namespace {
+
+const char* name_of(Phase phase) {
+  switch (phase) {
+    case Phase::forward: return "forward";
+    case Phase::backward: return "backward";
+    case Phase::update: return "update";
+  }
+  return "?";
+}
+
+std::string place_of(const GraphNode& node) {
+  const std::string_view file = node.at.file_name();
+  return std::string(file.substr(file.find_last_of('/') + 1)) + ":" + std::to_string(node.at.line());
+}
+
+/// Bytes that a kernel's passes move: the mean size of its whole-tensor operands times their number.
+std::int64_t bytes_moved(const Graph& graph, const Group& group, double passes) {
+  std::int64_t largest = 0;
+  for (int value : group.inputs) largest = std::max(largest, graph.value(value).bytes());
+  for (int value : group.outputs) largest = std::max(largest, graph.value(value).bytes());
+  return static_cast<std::int64_t>(passes * static_cast<double>(largest));
+}
+
+/// The step before which everything is forward; the number of steps where there is no backward.
+int first_backward_step(const Plan& plan) {
+  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
+    const int last = plan.groups[static_cast<std::size_t>(plan.steps[s].group)].nodes.back();
+    if (plan.graph.node(last).phase != Phase::forward) return static_cast<int>(s);
+  }
+  return static_cast<int>(plan.steps.size());
+}
+
+/// When each value's bytes are last read: by step, or beyond the end where the value is kept.
+std::vector<int> last_uses(const Plan& plan) {
+  const Graph& graph = plan.graph;
+  std::vector<int> last(graph.values.size(), -1);
+  const auto use = [&](int value, int step) {
+    int& at = last[static_cast<std::size_t>(root_of(graph, value))];
+    at = std::max(at, step);
+  };
+  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
+    for (int input : plan.groups[static_cast<std::size_t>(plan.steps[s].group)].inputs) use(input, static_cast<int>(s));
+  }
+  for (std::size_t v = 0; v < graph.values.size(); ++v) {
+    const GraphValue& value = graph.values[v];
+    const bool computed = value.producer >= 0 && !graph.node(value.producer).dead;
+    if (value.keep && computed) use(static_cast<int>(v), static_cast<int>(plan.steps.size()));
+  }
+  return last;
+}
+
+/// Of the values that the step writes, the bytes still needed when backward begins.
+std::int64_t kept_by(const Plan& plan, const Group& group, const std::vector<int>& last, int boundary) {
+  std::int64_t bytes = 0;
+  for (int output : group.outputs) {
+    const int root = root_of(plan.graph, output);
+    if (root == output && last[static_cast<std::size_t>(root)] >= boundary) bytes += plan.graph.value(output).bytes();
+  }
+  return bytes;
+}
+
+}  // namespace
+
+void describe(Plan& plan) {
+  Report& report = *plan.report;
+  const int boundary = first_backward_step(plan);
+  const std::vector<int> last = last_uses(plan);
+  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
+    const Group& group = plan.groups[static_cast<std::size_t>(plan.steps[s].group)];
+    const GraphNode& node = plan.graph.node(group.nodes.back());
+    const backends::Kernel& kernel = *plan.steps[s].kernel;
+    GroupReport out;
+    out.name = group.name;
+    out.kernel = kernel.name;
+    out.module_path = node.module_path != nullptr ? *node.module_path : "";
+    out.source = place_of(node);
+    out.phase = name_of(node.phase);
+    out.ops = static_cast<int>(group.nodes.size());
+    out.tensor_passes = kernel.tensor_passes;
+    out.bytes = bytes_moved(plan.graph, group, kernel.tensor_passes);
+    if (static_cast<int>(s) < boundary) out.kept_bytes = kept_by(plan, group, last, boundary);
+    report.tensor_passes += out.tensor_passes;
+    report.kept_bytes += out.kept_bytes;
+    report.groups.push_back(std::move(out));
+  }
+  report.kernels = static_cast<int>(plan.steps.size());
+  report.arena_bytes = static_cast<std::int64_t>(plan.arena_bytes + plan.scratch_bytes);
+  report.peak_bytes = report.arena_bytes;
+  for (std::int64_t bytes : plan.pooled_bytes) report.peak_bytes += bytes;
+}
+
+void verify(const Plan& plan) {
+  const Graph& graph = plan.graph;
+  std::vector<bool> written(graph.values.size(), false);
+  for (int input : graph.inputs) written[static_cast<std::size_t>(input)] = true;
+  for (const Step& step : plan.steps) {
+    const Group& group = plan.groups[static_cast<std::size_t>(step.group)];
+    for (int input : group.inputs) {
+      FUSETAPE_ASSERT(written[static_cast<std::size_t>(root_of(graph, input))]);
+      FUSETAPE_ASSERT(plan.storage[static_cast<std::size_t>(input)].kind != Storage::Kind::none);
+    }
+    for (int output : group.outputs) {
+      FUSETAPE_ASSERT(plan.storage[static_cast<std::size_t>(output)].kind != Storage::Kind::none);
+      written[static_cast<std::size_t>(output)] = true;
+    }
+  }
+  for (std::size_t v = 0; v < graph.values.size(); ++v) {
+    const GraphValue& value = graph.values[v];
+    if (!value.keep || value.producer < 0) continue;
+    FUSETAPE_ASSERT(written[static_cast<std::size_t>(root_of(graph, static_cast<int>(v)))]);
+    FUSETAPE_ASSERT(plan.storage[v].kind != Storage::Kind::arena);
+  }
+}
+
+}  // namespace fusetape::plan
+
+namespace fusetape {
+
+std::string Report::to_string() const {
+  std::ostringstream out;
+  char line[256];
+  const auto mb = [](std::int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  std::snprintf(line, sizeof line, "plan on %s, fusion %s: %d kernels, %.0f tensor passes, kept %.1f MB, peak %.1f MB\n",
+                backend.c_str(), fusion ? "on" : "off", kernels, tensor_passes, mb(kept_bytes), mb(peak_bytes));
+  out << line;
+  for (const GroupReport& group : groups) {
+    std::snprintf(line, sizeof line, "  %-8s %-44s %-34s %3.0f passes %9.3f MB  kept %8.3f MB  ", group.phase.c_str(),
+                  group.name.c_str(), group.kernel.c_str(), group.tensor_passes, mb(group.bytes), mb(group.kept_bytes));
+    out << line << group.module_path << (group.module_path.empty() ? "" : "  ") << group.source << '\n';
+  }
+  for (const RefusalReport& refusal : refusals) {
+    out << "  not fused: " << refusal.rule << " at " << refusal.source << ": " << refusal.reason << '\n';
+  }
+  return out.str();
+}
+
+std::ostream& operator<<(std::ostream& out, const Report& report) { return out << report.to_string(); }
+
+}  // namespace fusetape

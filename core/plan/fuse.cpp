@@ -1,0 +1,229 @@
+#include <algorithm>
+#include <queue>
+
+#include "core/check.hpp"
+#include "core/plan/passes.hpp"
+#include "core/plan/rules.hpp"
+
+namespace fusetape::plan {
+namespace {
+
+constexpr std::size_t longest_chain = 24;
+
+std::string place_of(const GraphNode& node) {
+  const std::string_view file = node.at.file_name();
+  return std::string(file.substr(file.find_last_of('/') + 1)) + ":" + std::to_string(node.at.line());
+}
+
+class Fuser {
+ public:
+  Fuser(const Graph& graph, const backends::Backend& backend, std::vector<RefusalReport>& refusals)
+      : graph_(graph), backend_(backend), refusals_(refusals), group_of_(graph.nodes.size(), -1) {}
+
+  void apply_rules() {
+    for (const Rule& rule : fusion_rules()) {
+      for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
+        const GraphNode& node = graph_.nodes[n];
+        if (node.dead || !node.op->is(rule.anchor) || group_of_[n] >= 0) continue;
+        std::string why;
+        std::optional<Group> group = rule.match({graph_, group_of_}, static_cast<int>(n), why);
+        if (group.has_value()) why = refusal(*group);
+        if (group.has_value() && why.empty()) {
+          take(std::move(*group));
+        } else if (!why.empty()) {
+          refusals_.push_back({std::string(rule.name), why, place_of(node)});
+        }
+      }
+    }
+  }
+
+  /// Pointwise nodes of one shape, grown from each free one along its readers.
+  void chain_pointwise() {
+    for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
+      if (!chainable(static_cast<int>(n))) continue;
+      Group chain;
+      chain.pattern = Pattern::pointwise;
+      chain.nodes = {static_cast<int>(n)};
+      grow(chain);
+      if (chain.nodes.size() < 2) continue;
+      chain.name.clear();
+      for (int node : chain.nodes) chain.name += (chain.name.empty() ? "" : "+") + std::string(graph_.node(node).op->name);
+      take(std::move(chain));
+    }
+  }
+
+  void cover_rest() {
+    for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
+      const GraphNode& node = graph_.nodes[n];
+      if (node.dead || node.op->view || group_of_[n] >= 0) continue;
+      Group group;
+      group.name = node.op->name;
+      group.nodes = {static_cast<int>(n)};
+      find_boundary(graph_, group);
+      take(std::move(group));
+    }
+  }
+
+  std::vector<Group> groups() && { return std::move(groups_); }
+
+ private:
+  /// Why the group cannot be; empty: it can.
+  std::string refusal(Group& group) {
+    find_boundary(graph_, group);
+    if (leads_back(group)) return "another op between its members needs one of them first";
+    const backends::Support support = backend_.supports(graph_, group);
+    return support.ok ? std::string() : support.reason;
+  }
+
+  void take(Group group) {
+    const int id = static_cast<int>(groups_.size());
+    for (int node : group.nodes) group_of_[static_cast<std::size_t>(node)] = id;
+    groups_.push_back(std::move(group));
+  }
+
+  bool chainable(int id) const {
+    const GraphNode& node = graph_.node(id);
+    return !node.dead && !node.op->view && node.op->pointwise != nullptr && group_of_[static_cast<std::size_t>(id)] < 0;
+  }
+
+  /// Adds readers and producers of the members, breadth first, as long as they fit.
+  void grow(Group& chain) {
+    const Shape& shape = graph_.value(graph_.node(chain.nodes[0]).outputs[0]).shape;
+    std::vector<int> queue = chain.nodes;
+    for (std::size_t i = 0; i < queue.size() && chain.nodes.size() < longest_chain; ++i) {
+      const GraphNode& member = graph_.node(queue[i]);
+      std::vector<int> neighbours = graph_.value(member.outputs[0]).consumers;
+      for (int input : member.inputs) {
+        if (graph_.value(input).producer >= 0) neighbours.push_back(graph_.value(input).producer);
+      }
+      for (int other : neighbours) {
+        const bool taken = std::binary_search(chain.nodes.begin(), chain.nodes.end(), other);
+        if (taken || !chainable(other) || !(graph_.value(graph_.node(other).outputs[0]).shape == shape)) continue;
+        Group longer = chain;
+        longer.nodes.insert(std::upper_bound(longer.nodes.begin(), longer.nodes.end(), other), other);
+        if (longer.nodes.size() > longest_chain || !refusal(longer).empty()) continue;
+        chain = std::move(longer);
+        queue.push_back(other);
+      }
+    }
+  }
+
+  /// Whether a path leaves the group and comes back: then its members cannot run as one. Paths run through whole
+  /// groups, since those run as one, too.
+  bool leads_back(const Group& group) {
+    ++epoch_;
+    group_seen_.resize(groups_.size(), 0);
+    node_seen_.resize(graph_.nodes.size(), 0);
+    in_group_.resize(graph_.nodes.size(), 0);
+    for (int node : group.nodes) in_group_[static_cast<std::size_t>(node)] = epoch_;
+    std::vector<int> stack;
+    for (int node : group.nodes) push_readers(node, false, stack);
+    while (!stack.empty()) {
+      const int node = stack.back();
+      stack.pop_back();
+      if (in_group_[static_cast<std::size_t>(node)] == epoch_) return true;
+      const int other = group_of_[static_cast<std::size_t>(node)];
+      if (other < 0) {
+        if (std::exchange(node_seen_[static_cast<std::size_t>(node)], epoch_) != epoch_) push_readers(node, true, stack);
+      } else if (std::exchange(group_seen_[static_cast<std::size_t>(other)], epoch_) != epoch_) {
+        for (int member : groups_[static_cast<std::size_t>(other)].nodes) push_readers(member, true, stack);
+      }
+    }
+    return false;
+  }
+
+  void push_readers(int node, bool outside, std::vector<int>& stack) const {
+    for (int output : graph_.node(node).outputs) {
+      for (int reader : graph_.value(output).consumers) {
+        if (outside || in_group_[static_cast<std::size_t>(reader)] != epoch_) stack.push_back(reader);
+      }
+    }
+  }
+
+  const Graph& graph_;
+  const backends::Backend& backend_;
+  std::vector<RefusalReport>& refusals_;
+  std::vector<int> group_of_;
+  std::vector<Group> groups_;
+  // Scratch of leads_back: marked with the number of the search.
+  std::uint32_t epoch_ = 0;
+  std::vector<std::uint32_t> group_seen_, node_seen_, in_group_;
+};
+
+}  // namespace
+
+void find_boundary(const Graph& graph, Group& group) {
+  const auto member = [&](int node) {
+    return std::binary_search(group.nodes.begin(), group.nodes.end(), node);
+  };
+  const auto add_once = [](std::vector<int>& list, int value) {
+    if (std::find(list.begin(), list.end(), value) == list.end()) list.push_back(value);
+  };
+  group.inputs.clear();
+  group.outputs.clear();
+  const bool recomputes = group.pattern == Pattern::batch_norm_relu_grad && group.norm_grad.recompute;
+  for (int id : group.nodes) {
+    const GraphNode& node = graph.node(id);
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      if (recomputes && node.op->is("relu_grad") && i == 1) continue;  // y is not read: its mask comes from x
+      const int producer = graph.value(node.inputs[i]).producer;
+      if (producer < 0 || !member(producer)) add_once(group.inputs, node.inputs[i]);
+    }
+    for (int output : node.outputs) {
+      const GraphValue& value = graph.value(output);
+      const bool read_outside = std::any_of(value.consumers.begin(), value.consumers.end(),
+                                            [&](int reader) { return !member(reader); });
+      if (value.keep || read_outside) add_once(group.outputs, output);
+    }
+  }
+  if (recomputes) add_once(group.inputs, group.norm_grad.norm[0].beta);
+}
+
+std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, bool fusion,
+                        std::vector<RefusalReport>& refusals) {
+  Fuser fuser(graph, backend, refusals);
+  if (fusion) {
+    fuser.apply_rules();
+    fuser.chain_pointwise();
+  }
+  fuser.cover_rest();
+  return std::move(fuser).groups();
+}
+
+void schedule(const Graph& graph, std::vector<Group>& groups) {
+  // Kahn's algorithm; among the ready groups the one whose last op was recorded first.
+  std::vector<int> group_of(graph.nodes.size(), -1);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (int node : groups[g].nodes) group_of[static_cast<std::size_t>(node)] = static_cast<int>(g);
+  }
+  std::vector<std::vector<int>> readers(groups.size());
+  std::vector<int> waits_for(groups.size(), 0);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (int input : groups[g].inputs) {
+      const int producer = graph.value(root_of(graph, input)).producer;
+      if (producer < 0) continue;
+      readers[static_cast<std::size_t>(group_of[static_cast<std::size_t>(producer)])].push_back(static_cast<int>(g));
+      ++waits_for[g];
+    }
+  }
+  using Ready = std::pair<int, int>;  // last node, group
+  std::priority_queue<Ready, std::vector<Ready>, std::greater<>> ready;
+  const auto enqueue = [&](int g) { ready.emplace(groups[static_cast<std::size_t>(g)].nodes.back(), g); };
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    if (waits_for[g] == 0) enqueue(static_cast<int>(g));
+  }
+  std::vector<Group> ordered;
+  ordered.reserve(groups.size());
+  while (!ready.empty()) {
+    const auto g = static_cast<std::size_t>(ready.top().second);
+    ready.pop();
+    for (int reader : readers[g]) {
+      if (--waits_for[static_cast<std::size_t>(reader)] == 0) enqueue(reader);
+    }
+    ordered.push_back(std::move(groups[g]));
+  }
+  FUSETAPE_ASSERT(ordered.size() == groups.size());
+  groups = std::move(ordered);
+}
+
+}  // namespace fusetape::plan

@@ -1,0 +1,123 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/op.hpp"
+
+/// What the planner works on: one slice of the tape with dense ids, and the groups it makes of it. Names no backend.
+namespace fusetape::plan {
+
+using core::Attrs;
+using core::OpDef;
+
+enum class Phase : std::uint8_t { forward, backward, update };
+
+struct GraphValue {
+  Shape shape;
+  DType dtype = DType::f32;
+  int producer = -1;           ///< node; -1: an input of the slice
+  int output = 0;              ///< of the producer
+  std::vector<int> consumers;  ///< nodes, once per use
+  bool keep = false;           ///< somebody can name it after the run: it must be written
+  bool donated = false;        ///< an input that nobody can name after the run: its buffer may be overwritten
+  bool scalar = false;         ///< a run-time scalar input
+
+  std::int64_t bytes() const { return shape.elements() * static_cast<std::int64_t>(size_of(dtype)); }
+  std::int64_t elements() const { return shape.elements(); }
+};
+
+struct GraphNode {
+  const OpDef* op = nullptr;
+  Attrs attrs;
+  std::vector<int> inputs, outputs;  ///< values
+  Phase phase = Phase::forward;
+  Location at;
+  const std::string* module_path = nullptr;
+  bool dead = false;
+};
+
+struct Graph {
+  std::vector<GraphNode> nodes;    ///< in recorded order, which is topological
+  std::vector<GraphValue> values;
+  std::vector<int> inputs;         ///< values that come from outside, in order of first use
+
+  const GraphValue& value(int id) const { return values[static_cast<std::size_t>(id)]; }
+  const GraphNode& node(int id) const { return nodes[static_cast<std::size_t>(id)]; }
+  /// The node that makes value `id` if its op is `name`, else nullptr.
+  const GraphNode* producer_if(int id, std::string_view name) const {
+    const int p = value(id).producer;
+    return p >= 0 && node(p).op->is(name) ? &node(p) : nullptr;
+  }
+};
+
+/// The kinds of group that a kernel is made for. `single` is one plain node. In every other, `roles` names the group's values.
+enum class Pattern : std::uint8_t {
+  single,
+  pointwise,             ///< a chain of pointwise nodes of one output shape; kernels read the nodes
+  conv_bias_relu,        ///< roles: ConvBiasRelu
+  bias_relu_grad,        ///< roles: BiasReluGrad (backward of conv+bias+relu: g' and db in one pass)
+  batch_norm_relu,       ///< roles: BatchNormRelu
+  batch_norm_relu_grad,  ///< roles: BatchNormReluGrad
+  optimizer,             ///< every sgd_update / adam_update node of a slice with the same scalars
+};
+
+/// Value ids; -1: absent. conv2d [+ bias_add] [+ relu]; attributes are the conv node's.
+struct ConvBiasRelu {
+  int x = -1, w = -1, bias = -1;
+  int y = -1;
+  bool relu = false;
+  int conv_node = -1;
+};
+
+/// g' = g·[!(y ≤ 0)] (with y absent: g' = g), db = Σ g' over all but the last axis.
+struct BiasReluGrad {
+  int g = -1, y = -1;
+  int masked = -1;  ///< g'; always written
+  int bias_grad = -1;
+};
+
+/// One normalisation inside a group. Training: mean and inv_std are outputs; inference: running_mean, running_var are inputs.
+struct NormRoles {
+  int node = -1;  ///< the batch_norm / batch_norm_inference / batch_norm_grad node: its attributes hold eps, momentum
+  int x = -1, gamma = -1, beta = -1;
+  int running_mean = -1, running_var = -1;          ///< inputs; -1 when not tracked
+  int mean = -1, inv_std = -1;                      ///< outputs forward (training), inputs backward
+  int new_running_mean = -1, new_running_var = -1;  ///< outputs
+  int dx = -1, dgamma = -1, dbeta = -1;             ///< outputs backward; dx may be -1 when nobody wants it
+};
+
+/// y = max(0, norm₁(x₁) [+ norm₂(x₂)] [+ z])
+struct BatchNormRelu {
+  NormRoles norm[2];
+  int norms = 1;
+  bool training = true;
+  int z = -1;
+  int y = -1;
+};
+
+/// g' = (g [+ g2]) · mask, then the gradients of one or two normalisations from g'.
+struct BatchNormReluGrad {
+  NormRoles norm[2];
+  int norms = 1;
+  int g = -1;
+  int g2 = -1;             ///< the other branch of a fork, added first; -1: none
+  int y = -1;              ///< mask from y: !(y ≤ 0); -1 when it is recomputed
+  bool recompute = false;  ///< mask from x: !(fma(a, x, s) ≤ 0), a = γ·inv_std, s = β − a·mean as forward; norms == 1
+  int masked = -1;         ///< g', written when the residual branch reads it; else -1
+};
+
+struct Group {
+  Pattern pattern = Pattern::single;
+  std::string name;                  ///< full op names: "batch_norm+add+relu"
+  std::vector<int> nodes;            ///< in recorded order; run one by one they are the group's meaning
+  std::vector<int> inputs, outputs;  ///< values read from and written for the outside, each once, no order of meaning
+
+  ConvBiasRelu conv;
+  BiasReluGrad bias_grad;
+  BatchNormRelu norm;
+  BatchNormReluGrad norm_grad;
+};
+
+}  // namespace fusetape::plan

@@ -1,0 +1,52 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "core/plan/graph.hpp"
+#include "fusetape/runtime.hpp"
+
+namespace fusetape::plan {
+
+/// Where a value's bytes are during a run.
+struct Storage {
+  enum class Kind : std::uint8_t {
+    none,      ///< fused away or dead: never written
+    external,  ///< the buffer of slice input `index`
+    arena,     ///< at `offset`
+    pooled,    ///< fresh buffer `index` of the pool
+  };
+  Kind kind = Kind::none;
+  int index = 0;
+  std::size_t offset = 0;
+};
+
+struct Step {
+  std::unique_ptr<backends::Kernel> kernel;
+  int group = 0;
+  int node = 0;  ///< whose source line an error names
+};
+
+/// A compiled slice: kernels in order, storage of every value. Owns primitives and offsets, no values.
+struct Plan {
+  Graph graph;
+  std::vector<Group> groups;
+  std::vector<Step> steps;
+  std::vector<Storage> storage;             ///< by value
+  std::vector<std::int64_t> pooled_bytes;   ///< by pooled buffer
+  std::size_t arena_bytes = 0;
+  std::size_t scratch_bytes = 0;            ///< at the arena's end
+  std::shared_ptr<Report> report;
+  std::vector<void*> pointers;              ///< by value; set by each run
+};
+
+struct Options {
+  bool fusion = true;
+  backends::Backend* backend = nullptr;
+};
+
+/// The passes, in order. Throws before anything ran.
+std::unique_ptr<Plan> make_plan(Graph graph, const Options& options);
+
+}  // namespace fusetape::plan

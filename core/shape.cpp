@@ -1,0 +1,27 @@
+#include "fusetape/shape.hpp"
+
+#include "fusetape/error.hpp"
+
+namespace fusetape {
+
+Shape::Shape(std::initializer_list<std::int64_t> extents)
+    : Shape(std::span<const std::int64_t>(extents.begin(), extents.size())) {}
+
+Shape::Shape(std::span<const std::int64_t> extents) {
+  for (std::int64_t extent : extents) push_back(extent);
+}
+
+void Shape::push_back(std::int64_t extent) {
+  if (rank_ == max_rank) {
+    throw Error("shape", "expected at most " + std::to_string(max_rank) + " axes, got more");
+  }
+  extents_[static_cast<std::size_t>(rank_++)] = extent;
+}
+
+std::string to_string(const Shape& shape) {
+  std::string text = "{";
+  for (int i = 0; i < shape.rank(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + "}";
+}
+
+}  // namespace fusetape

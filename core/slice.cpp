@@ -1,0 +1,236 @@
+#include "core/slice.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "core/check.hpp"
+
+namespace fusetape::core {
+namespace {
+
+std::uint64_t next_epoch() {
+  static std::atomic<std::uint64_t> epoch{0};
+  return epoch.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+std::uint64_t word_of(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer); }
+
+}  // namespace
+
+Slice::Slice(Tape& tape, std::span<Node* const> nodes) : tape_(tape), nodes_(nodes) {}
+
+void Slice::run(Location at) {
+  number_values();
+  mark_live_history();
+  plan::Plan& plan = find_or_make_plan();
+  bind(plan);
+  // From here on the slice is used up, whether it succeeds or not.
+  try {
+    execute(plan);
+  } catch (const Error& error) {
+    lose_everything(error.what());
+    throw;
+  } catch (const std::exception& error) {
+    lose_everything(error.what());
+    throw Error("run", error.what(), at);
+  }
+  settle(plan);
+}
+
+/// Dense ids in order of first appearance, and how often the slice itself reads each value.
+void Slice::number_values() {
+  const std::uint64_t epoch = next_epoch();
+  const auto enter = [&](Value& value) {
+    if (value.epoch == epoch) return false;
+    value.epoch = epoch;
+    value.id = static_cast<std::int32_t>(values_.size());
+    value.uses = 0;
+    value.saved = false;
+    values_.push_back(&value);
+    return true;
+  };
+  for (Node* node : nodes_) {
+    node->live = false;
+    for (Value* input : node->inputs) {
+      if (enter(*input)) externals_.push_back(input);
+      ++input->uses;
+    }
+    for (int i = 0; i < node->output_count; ++i) enter(node->output(i));
+  }
+}
+
+/// Nodes that a differentiable handle reaches keep their saves; the others' history ends with this run.
+void Slice::mark_live_history() {
+  for (Node* node : nodes_) {
+    for (int i = 0; i < node->output_count; ++i) {
+      const Value& value = node->output(i);
+      if (value.requires_grad && value.holds.load(std::memory_order_acquire) > value.uses) mark_live(*node);
+    }
+  }
+}
+
+void Slice::mark_live(Node& root) {
+  std::vector<Node*> stack{&root};
+  while (!stack.empty()) {
+    Node& node = *stack.back();
+    stack.pop_back();
+    if (node.live || !node.history || node.executed) continue;
+    node.live = true;
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      Value& input = *node.inputs[i];
+      if (node.saves_input(i)) input.saved = true;
+      if (input.node->op != nullptr && input.requires_grad && input.state == State::pending) {
+        stack.push_back(input.node);
+      }
+    }
+    for (int i = 0; i < node.output_count; ++i) {
+      if (node.saves_output(i)) node.output(i).saved = true;
+    }
+  }
+}
+
+/// Whether anybody beside this slice's own nodes can still name the value.
+bool Slice::keeps(const Value& value) const {
+  return value.saved || value.holds.load(std::memory_order_acquire) > value.uses;
+}
+
+void Slice::write_key() {
+  plan::PlanCache::Key& key = tape_.key_;
+  key.clear();
+  const Settings& settings = tape_.settings;
+  key.push_back(word_of(settings.backend));
+  key.push_back(static_cast<std::uint64_t>(settings.fusion) | static_cast<std::uint64_t>(settings.threads) << 1);
+  key.push_back(externals_.size());
+  for (const Value* value : externals_) {
+    const bool donated = !keeps(*value) && !value->scalar && value->buffer.exclusive();
+    key.push_back(static_cast<std::uint64_t>(value->id) << 32 | static_cast<std::uint64_t>(value->dtype) << 16 |
+                  static_cast<std::uint64_t>(value->shape.rank()) << 8 | (donated ? 1u : 0u) |
+                  (value->scalar ? 2u : 0u));
+    for (std::int64_t extent : value->shape) key.push_back(static_cast<std::uint64_t>(extent));
+  }
+  for (const Node* node : nodes_) {
+    // Shapes and dtypes of outputs follow from the inputs and attributes.
+    std::uint64_t kept = 0;
+    for (int i = 0; i < node->output_count; ++i) kept |= static_cast<std::uint64_t>(keeps(node->outputs[i])) << i;
+    key.push_back(word_of(node->op));
+    key.push_back(static_cast<std::uint64_t>(node->phase) << 56 | node->inputs.size() << 32 | kept);
+    for (const Value* input : node->inputs) key.push_back(static_cast<std::uint64_t>(input->id));
+    for (std::int64_t word : node->attrs.words()) key.push_back(static_cast<std::uint64_t>(word));
+  }
+}
+
+plan::Graph Slice::build_graph() const {
+  plan::Graph graph;
+  graph.values.resize(values_.size());
+  for (const Value* value : values_) {
+    plan::GraphValue& out = graph.values[static_cast<std::size_t>(value->id)];
+    out.shape = value->shape;
+    out.dtype = value->dtype;
+    out.keep = keeps(*value);
+    out.scalar = value->scalar;
+  }
+  for (const Value* value : externals_) {
+    graph.inputs.push_back(value->id);
+    plan::GraphValue& out = graph.values[static_cast<std::size_t>(value->id)];
+    out.donated = !out.keep && !value->scalar && value->buffer.exclusive();
+  }
+  graph.nodes.reserve(nodes_.size());
+  for (const Node* node : nodes_) {
+    plan::GraphNode out;
+    out.op = node->op;
+    out.attrs = node->attrs;
+    out.phase = node->phase;
+    out.at = node->at;
+    out.module_path = node->module_path;
+    const int id = static_cast<int>(graph.nodes.size());
+    for (const Value* input : node->inputs) out.inputs.push_back(input->id);
+    for (int i = 0; i < node->output_count; ++i) {
+      const int value = node->outputs[i].id;
+      graph.values[static_cast<std::size_t>(value)].producer = id;
+      graph.values[static_cast<std::size_t>(value)].output = i;
+      out.outputs.push_back(value);
+    }
+    graph.nodes.push_back(std::move(out));
+  }
+  return graph;
+}
+
+plan::Plan& Slice::find_or_make_plan() {
+  write_key();
+  if (plan::Plan* plan = tape_.cache.find(tape_.key_)) return *plan;
+  const plan::Options options{.fusion = tape_.settings.fusion, .backend = tape_.settings.backend};
+  return *tape_.cache.insert(tape_.key_, plan::make_plan(build_graph(), options));
+}
+
+/// Finds every value's bytes. All allocation is here, before the first kernel.
+void Slice::bind(plan::Plan& plan) {
+  std::byte* arena = tape_.arena(plan.arena_bytes + plan.scratch_bytes);
+  for (std::int64_t bytes : plan.pooled_bytes) {
+    pooled_.push_back(host_pool().allocate(static_cast<std::size_t>(bytes)));
+  }
+  for (std::size_t id = 0; id < plan.storage.size(); ++id) {
+    const plan::Storage& storage = plan.storage[id];
+    void*& pointer = plan.pointers[id];
+    switch (storage.kind) {
+      case plan::Storage::Kind::none: pointer = nullptr; break;
+      case plan::Storage::Kind::external:
+        pointer = const_cast<void*>(externals_[static_cast<std::size_t>(storage.index)]->data());
+        break;
+      case plan::Storage::Kind::arena: pointer = arena + storage.offset; break;
+      case plan::Storage::Kind::pooled: pointer = pooled_[static_cast<std::size_t>(storage.index)].data(); break;
+    }
+  }
+  tape_.scratch_ = arena + plan.arena_bytes;
+}
+
+void Slice::execute(plan::Plan& plan) {
+  if (!tape_.settings.backend->executes()) return;
+  const backends::KernelArgs args{plan.pointers.data(), tape_.scratch_};
+  for (plan::Step& step : plan.steps) {
+    try {
+      step.kernel->run(args);
+    } catch (const Error& error) {
+      const Node& node = *nodes_[static_cast<std::size_t>(step.node)];
+      const std::string path = node.module_path != nullptr ? *node.module_path : "";
+      throw Error(std::string(node.op->name), error.message(), node.at, path);
+    }
+  }
+  tape_.settings.backend->synchronize();
+}
+
+/// Hands buffers to the values that live on and lets go of the rest.
+void Slice::settle(plan::Plan& plan) {
+  tape_.last_report = plan.report;
+  for (Value* value : values_) {
+    if (value->state != State::pending) continue;
+    const plan::Storage& storage = plan.storage[static_cast<std::size_t>(value->id)];
+    if (!keeps(*value)) {
+      value->state = State::dropped;
+      continue;
+    }
+    value->state = State::ready;
+    if (storage.kind == plan::Storage::Kind::pooled) {
+      value->buffer = pooled_[static_cast<std::size_t>(storage.index)];
+      continue;
+    }
+    FUSETAPE_ASSERT(storage.kind == plan::Storage::Kind::external);
+    const Value& source = *externals_[static_cast<std::size_t>(storage.index)];
+    value->scalar = source.scalar;
+    std::memcpy(value->inline_data, source.inline_data, sizeof(value->inline_data));
+    value->buffer = source.buffer;
+  }
+  tape_.finish_slice();
+}
+
+void Slice::lose_everything(const std::string& message) {
+  const auto failure = std::make_shared<const std::string>(message);
+  for (Node* node : nodes_) {
+    node->failure = failure;
+    for (int i = 0; i < node->output_count; ++i) node->output(i).state = State::lost;
+    node->history = false;
+  }
+  tape_.finish_slice();
+}
+
+}  // namespace fusetape::core

@@ -1,0 +1,37 @@
+#pragma once
+#include <vector>
+
+#include "core/tape.hpp"
+
+namespace fusetape::core {
+
+/// One flush: turns the pending nodes into a graph with dense ids and a structural key, finds or makes the plan, binds
+/// buffers, runs, and settles what becomes of every value.
+class Slice {
+ public:
+  Slice(Tape& tape, std::span<Node* const> nodes);
+
+  void run(Location at);
+
+ private:
+  void number_values();
+  void mark_live_history();
+  void mark_live(Node& root);
+  bool keeps(const Value& value) const;
+  void write_key();
+  plan::Graph build_graph() const;
+  plan::Plan& find_or_make_plan();
+
+  void bind(plan::Plan& plan);
+  void execute(plan::Plan& plan);
+  void settle(plan::Plan& plan);
+  void lose_everything(const std::string& message);
+
+  Tape& tape_;
+  std::span<Node* const> nodes_;
+  std::vector<Value*> values_;     ///< by id
+  std::vector<Value*> externals_;  ///< the slice's inputs, in order of first use
+  std::vector<BufferRef> pooled_;
+};
+
+}  // namespace fusetape::core

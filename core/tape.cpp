@@ -1,0 +1,197 @@
+#include "core/tape.hpp"
+
+#include <omp.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/check.hpp"
+#include "core/module_scope.hpp"
+#include "core/slice.hpp"
+
+namespace fusetape::core {
+namespace {
+
+std::atomic<std::uint64_t> next_sequence{1};
+
+bool environment_says(const char* name, const char* value) {
+  const char* set = std::getenv(name);
+  return set != nullptr && std::strcmp(set, value) == 0;
+}
+
+}  // namespace
+
+Tape& Tape::current() {
+  static thread_local Tape tape;
+  return tape;
+}
+
+Tape::Tape() {
+  host_pool();  // outlives every tape
+  settings.eager = environment_says("FUSETAPE_EAGER", "1");
+  settings.fusion = !environment_says("FUSETAPE_FUSE", "off") && !environment_says("FUSETAPE_FUSE", "0");
+  settings.threads = omp_get_max_threads();
+  const char* set = std::getenv("FUSETAPE_BACKEND");
+  const char* name = set != nullptr ? set : "cpu";
+  settings.backend = backend_named(name);
+  if (settings.backend == nullptr) {
+    throw Error("FUSETAPE_BACKEND", std::string("expected cpu, reference or null, got '") + name + "'");
+  }
+}
+
+Tape::~Tape() {
+  for (Node* node : pending_) {
+    for (Value* input : node->inputs) unhold(*input);
+    dereference(node);
+  }
+}
+
+void Tape::check_input(const OpDef& op, const Tensor& input, std::size_t index, Location at) const {
+  const std::string name(op.name);
+  if (!input.defined()) throw Error(name, "input " + std::to_string(index) + " is an undefined tensor", at);
+  const Value& value = *input.value();
+  if (value.state == State::lost) throw Error(name, "an input was lost: " + *value.node->failure, at);
+  if (value.state == State::pending && value.node->tape != this) {
+    throw Error(name,
+                "input " + std::to_string(index) +
+                    " is still pending on another thread; materialize it there before handing it over",
+                at);
+  }
+  FUSETAPE_ASSERT(value.state != State::dropped);
+}
+
+Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attrs& attrs, Location at) {
+  const SourceContext& source = source_context();
+  if (source.override_location) at = source.at;
+  FUSETAPE_ASSERT(!running_);
+
+  InlineVector<TensorInfo, 12> infos;
+  bool differentiable = false;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    check_input(op, inputs[i], i, at);
+    infos.push_back({inputs[i].shape(), inputs[i].dtype()});
+    differentiable = differentiable || inputs[i].value()->requires_grad;
+  }
+  InferContext infer(op.name, {infos.begin(), infos.size()}, attrs, at);
+  op.infer(infer);
+
+  Node* node = make_node(static_cast<int>(infer.outputs.size()));
+  node->op = &op;
+  node->attrs = attrs;
+  node->at = at;
+  node->module_path = source.module_path;
+  node->phase = source.phase;
+  node->history = differentiable && settings.grad && op.gradient != nullptr;
+  for (const Tensor& input : inputs) node->inputs.push_back(input.value());
+  for (int i = 0; i < node->output_count; ++i) {
+    Value& value = node->output(i);
+    value.shape = infer.outputs[static_cast<std::size_t>(i)].shape;
+    value.dtype = infer.outputs[static_cast<std::size_t>(i)].dtype;
+    value.requires_grad =
+        node->history && (op.differentiable_outputs & bit(i)) != 0 && is_floating(value.dtype);
+  }
+  append(node);
+
+  Outputs outputs;
+  for (int i = 0; i < node->output_count; ++i) outputs.push_back(Tensor(&node->output(i)));
+  if (settings.eager) {
+    flush(at);
+  } else if (pending_.size() > max_pending_nodes || pending_bytes_ > max_pending_bytes) {
+    if (!warned_about_cut_) {
+      std::fprintf(stderr,
+                   "fusetape: %zu ops are recorded and nothing asked for a value; running them now. Call "
+                   "materialize() or an optimizer's step() to choose the place (%s:%u)\n",
+                   pending_.size(), at.file_name(), at.line());
+      warned_about_cut_ = true;
+    }
+    flush(at);
+  }
+  return outputs;
+}
+
+void Tape::append(Node* node) {
+  node->tape = this;
+  node->sequence = next_sequence.fetch_add(1, std::memory_order_relaxed);
+  for (Value* input : node->inputs) {
+    reference(input->node);
+    hold(*input);
+  }
+  for (int i = 0; i < node->output_count; ++i) {
+    const Value& value = node->output(i);
+    pending_bytes_ += value.shape.elements() * static_cast<std::int64_t>(size_of(value.dtype));
+  }
+  reference(node);
+  pending_.push_back(node);
+}
+
+void Tape::flush(Location at) {
+  if (pending_.empty()) return;
+  FUSETAPE_ASSERT(!running_);
+  running_ = true;
+  struct Reset {
+    bool& flag;
+    ~Reset() { flag = false; }
+  } reset{running_};
+  Slice slice(*this, pending_);
+  slice.run(at);
+}
+
+void Tape::finish_slice() {
+  std::vector<Node*> done;
+  done.swap(pending_);
+  pending_bytes_ = 0;
+  for (Node* node : done) {
+    const bool keep_history = node->history && node->live;
+    node->executed = true;
+    if (keep_history) {
+      for (std::size_t i = 0; i < node->inputs.size(); ++i) {
+        if (node->saves_input(i)) hold(*node->inputs[i]);
+      }
+      for (int i = 0; i < node->output_count; ++i) {
+        if (node->saves_output(i)) hold(node->output(i));
+      }
+    }
+    for (Value* input : node->inputs) unhold(*input);
+    if (!keep_history) {
+      node->history = false;
+      forget_history(*node);
+    }
+  }
+  for (Node* node : done) dereference(node);
+  done.clear();
+  done.swap(pending_);  // keeps the capacity
+}
+
+std::byte* Tape::arena(std::size_t bytes) {
+  if (bytes > arena_bytes_ || !arena_buffer_) {
+    arena_buffer_.reset();  // first: the two together may not fit
+    arena_bytes_ = 0;
+    arena_buffer_ = host_pool().allocate(bytes);
+    arena_bytes_ = bytes;
+  }
+  return static_cast<std::byte*>(arena_buffer_.data());
+}
+
+void flush_step(Location at) { Tape::current().flush(at); }
+
+Outputs record(const OpDef& op, std::span<const Tensor> inputs, const Attrs& attrs, Location at) {
+  return Tape::current().record(op, inputs, attrs, at);
+}
+
+Tensor record_one(const OpDef& op, std::initializer_list<Tensor> inputs, const Attrs& attrs, Location at) {
+  Outputs outputs = record(op, inputs, attrs, at);
+  return std::move(outputs[0]);
+}
+
+SourceContext& source_context() {
+  static thread_local SourceContext context;
+  return context;
+}
+
+Location current_location(Location otherwise) {
+  const SourceContext& source = source_context();
+  return source.has_location ? source.at : otherwise;
+}
+
+}  // namespace fusetape::core

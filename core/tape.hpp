@@ -1,0 +1,85 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "core/plan/cache.hpp"
+#include "core/value.hpp"
+
+namespace fusetape::core {
+
+struct Settings {
+  bool fusion = true;
+  bool eager = false;
+  bool grad = true;
+  int threads = 1;
+  backends::Backend* backend = nullptr;
+};
+
+/// The ops of one thread that are recorded and not yet run, and what runs them.
+class Tape {
+ public:
+  /// A slice that grows past this without a step is cut and run, with a warning.
+  static constexpr std::size_t max_pending_nodes = 50'000;
+  static constexpr std::int64_t max_pending_bytes = std::int64_t{64} << 30;
+
+  static Tape& current();
+
+  Outputs record(const OpDef& op, std::span<const Tensor> inputs, const Attrs& attrs, Location at);
+  /// Plans and runs everything pending. An error before the first kernel changes nothing.
+  void flush(Location at);
+
+  Settings settings;
+  plan::PlanCache cache;
+  /// Of the last run; never null after one.
+  std::shared_ptr<const Report> last_report;
+
+  std::size_t pending_nodes() const { return pending_.size(); }
+  std::int64_t arena_bytes() const { return static_cast<std::int64_t>(arena_bytes_); }
+
+  Tape();
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+ private:
+  friend class Slice;
+  void check_input(const OpDef& op, const Tensor& input, std::size_t index, Location at) const;
+  void append(Node* node);
+  /// Lets go of the nodes that ran: what history still needs holds its saves from now on.
+  void finish_slice();
+  std::byte* arena(std::size_t bytes);
+
+  std::vector<Node*> pending_;  ///< referenced
+  plan::PlanCache::Key key_;    ///< of the slice that runs; kept for its capacity
+  std::byte* scratch_ = nullptr;
+  std::int64_t pending_bytes_ = 0;
+  BufferRef arena_buffer_;
+  std::size_t arena_bytes_ = 0;
+  bool running_ = false;
+  bool warned_about_cut_ = false;
+};
+
+/// Turns gradient recording on or off for a scope.
+class GradMode {
+ public:
+  explicit GradMode(bool on) : before_(Tape::current().settings.grad) { Tape::current().settings.grad = on; }
+  ~GradMode() { Tape::current().settings.grad = before_; }
+  GradMode(const GradMode&) = delete;
+  GradMode& operator=(const GradMode&) = delete;
+
+ private:
+  bool before_;
+};
+
+/// Runs the slice that an optimizer's step closes.
+void flush_step(Location at);
+
+/// The pool of host memory (cpu, reference and null share it).
+Pool& host_pool();
+/// The process's backend of that name; nullptr when there is none.
+backends::Backend* backend_named(std::string_view name);
+
+}  // namespace fusetape::core

@@ -1,0 +1,111 @@
+#include "core/value.hpp"
+
+#include <new>
+#include <vector>
+
+#include "core/check.hpp"
+
+namespace fusetape::core {
+namespace {
+
+constexpr int pooled_outputs = 6;
+
+/// Freed nodes by output count. Thread-local: a node freed on another thread joins that thread's list.
+struct NodeLists {
+  std::vector<void*> lists[pooled_outputs + 1];
+  ~NodeLists() {
+    for (auto& list : lists) {
+      for (void* block : list) ::operator delete(block);
+      list.clear();
+    }
+    gone = true;
+  }
+  static thread_local bool gone;
+};
+thread_local bool NodeLists::gone = false;
+
+NodeLists& node_lists() {
+  static thread_local NodeLists lists;
+  return lists;
+}
+
+void free_node(Node* node) {
+  const int count = node->output_count;
+  for (int i = 0; i < count; ++i) node->outputs[i].~Value();
+  node->~Node();
+  if (count <= pooled_outputs && !NodeLists::gone) {
+    node_lists().lists[count].push_back(node);
+  } else {
+    ::operator delete(node);
+  }
+}
+
+}  // namespace
+
+Node* make_node(int outputs) {
+  void* block = nullptr;
+  if (outputs <= pooled_outputs && !node_lists().lists[outputs].empty()) {
+    block = node_lists().lists[outputs].back();
+    node_lists().lists[outputs].pop_back();
+  } else {
+    block = ::operator new(sizeof(Node) + static_cast<std::size_t>(outputs) * sizeof(Value));
+  }
+  static_assert(sizeof(Node) % alignof(Value) == 0);
+  Node* node = ::new (block) Node;
+  node->output_count = static_cast<std::uint8_t>(outputs);
+  node->outputs = reinterpret_cast<Value*>(static_cast<std::byte*>(block) + sizeof(Node));
+  for (int i = 0; i < outputs; ++i) {
+    Value* value = ::new (static_cast<void*>(node->outputs + i)) Value;
+    value->node = node;
+    value->index = static_cast<std::uint8_t>(i);
+  }
+  return node;
+}
+
+void reference(Node* node) { node->refs.fetch_add(1, std::memory_order_relaxed); }
+
+void dereference(Node* node) {
+  if (node->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  std::vector<Node*> doomed{node};  // chains are as long as the user's program: no recursion
+  while (!doomed.empty()) {
+    Node* next = doomed.back();
+    doomed.pop_back();
+    if (next->executed && next->history) {
+      for (std::size_t i = 0; i < next->inputs.size(); ++i) {
+        if (next->saves_input(i)) unhold(*next->inputs[i]);
+      }
+    }
+    for (Value* input : next->inputs) {
+      if (input->node->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) doomed.push_back(input->node);
+    }
+    next->inputs.clear();
+    free_node(next);
+  }
+}
+
+void hold(Value& value) { value.holds.fetch_add(1, std::memory_order_relaxed); }
+
+void unhold(Value& value) {
+  if (value.holds.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (value.state == State::ready) {
+    value.buffer.reset();
+    value.state = State::dropped;
+  }
+}
+
+void forget_history(Node& node) {
+  if (node.executed && node.history) {
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      if (node.saves_input(i)) unhold(*node.inputs[i]);
+    }
+    for (int i = 0; i < node.output_count; ++i) {
+      if (node.saves_output(i)) unhold(node.output(i));
+    }
+  }
+  node.history = false;
+  if (!node.executed) return;
+  InlineVector<Value*, 6> inputs = std::move(node.inputs);
+  for (Value* input : inputs) dereference(input->node);
+}
+
+}  // namespace fusetape::core

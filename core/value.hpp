@@ -1,0 +1,101 @@
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/memory.hpp"
+#include "core/op.hpp"
+#include "core/plan/graph.hpp"
+
+/// Nodes and their values: the tape's memory model.
+///
+/// A node and its output values are one object with one reference count, so a node may save its own outputs without a cycle.
+/// Beside that, every value counts who still needs its *data* (`holds`): handles in users' hands, pending nodes that will
+/// read it, and executed nodes that saved it for backward. When the last of them goes, so does the buffer, although the node may live
+/// on as a link of the history.
+namespace fusetape::core {
+
+class Tape;
+struct Node;
+
+enum class State : std::uint8_t {
+  pending,  ///< recorded, not run
+  ready,    ///< has data
+  dropped,  ///< was run or fused away; nobody could name it
+  lost,     ///< a run failed before it was written
+};
+
+struct Value {
+  Node* node = nullptr;
+  std::atomic<std::int32_t> holds{0};
+  State state = State::pending;
+  DType dtype = DType::f32;
+  bool requires_grad = false;
+  bool scalar = false;  ///< data is `inline_data`
+  std::uint8_t index = 0;
+  Shape shape;
+  BufferRef buffer;
+  alignas(8) std::byte inline_data[8];
+
+  // Scratch of the flush that is going on; valid while `epoch` is its number.
+  std::uint64_t epoch = 0;
+  std::int32_t id = -1;
+  std::int32_t uses = 0;
+  bool saved = false;
+
+  const void* data() const { return scalar ? static_cast<const void*>(inline_data) : buffer.data(); }
+};
+
+struct Node {
+  std::atomic<std::int32_t> refs{0};
+  std::uint8_t output_count = 0;
+  bool history = false;   ///< its gradient may still be asked for
+  bool released = false;  ///< it had history; a backward() used it up
+  bool executed = false;  ///< its saves are held
+  bool live = false;      ///< scratch of a flush: reachable from a differentiable handle
+  plan::Phase phase = plan::Phase::forward;
+  const OpDef* op = nullptr;  ///< nullptr: a leaf
+  Tape* tape = nullptr;       ///< of the thread that recorded it
+  std::uint64_t sequence = 0;
+  std::uint64_t visit = 0;  ///< scratch of a backward traversal
+  std::int32_t visit_index = -1;
+  Value* outputs = nullptr;
+  InlineVector<Value*, 6> inputs;  ///< referenced; each holds data while pending
+  Attrs attrs;
+  Location at;
+  const std::string* module_path = nullptr;
+  std::weak_ptr<Cell> cell;                    ///< leaf: where gradients are collected
+  std::shared_ptr<const std::string> failure;  ///< of a run that lost its outputs
+
+  Value& output(int i) { return outputs[i]; }
+  bool saves_input(std::size_t i) const { return (op->saves_inputs >> (i < 31 ? i : 31) & 1u) != 0; }
+  bool saves_output(int i) const { return (op->saves_outputs >> i & 1u) != 0; }
+};
+
+/// What a Cell or Parameter shares between its copies.
+struct Cell : std::enable_shared_from_this<Cell> {
+  Tensor value;
+  Tensor gradient;
+  std::string name;
+  bool is_parameter = false;
+  bool requires_grad = false;
+};
+
+/// A node with `outputs` uninitialised-but-constructed values, refs == 0.
+Node* make_node(int outputs);
+void reference(Node* node);
+/// Drops a reference; frees whole chains without recursion.
+void dereference(Node* node);
+
+void hold(Value& value);
+/// The last hold frees the data.
+void unhold(Value& value);
+
+/// A leaf with a fresh buffer of the host pool; the data is written by the caller.
+Tensor make_leaf(const Shape& shape, DType dtype, void** data, Location at);
+
+/// After a run or a backward(): the node is no link of the history any more.
+void forget_history(Node& node);
+
+}  // namespace fusetape::core

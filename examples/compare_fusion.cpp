@@ -1,0 +1,282 @@
+// Times training steps with and without fusion: the same data, from the same state, in pairs of random order,
+// with an unfused step against an unfused one as control. Nothing is switched but fusion.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <fusetape/fusetape.hpp>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "command_line.hpp"
+#include "compare_subjects.hpp"
+#include "files.hpp"
+#include "statistics.hpp"
+
+namespace ft = fusetape;
+using examples::Interval;
+using examples::Subject;
+using examples::SubjectFactory;
+
+namespace {
+
+struct Options {
+  std::string model = "resnet20";
+  std::int64_t batch = 128;
+  std::string precision = "f32";
+  int threads = 0;  // 0: all cores
+  int steps = 30;
+  std::uint64_t seed = 1;
+  std::string json;
+  bool explain = false;
+};
+
+/// What is known of one side.
+struct Side {
+  bool fusion = false;
+  double first_step_ms = 0;
+  std::vector<double> step_ms;
+  ft::Report report;
+};
+
+struct Result {
+  Side fused{.fusion = true}, unfused;
+  std::vector<double> control_ms;
+  double max_rel_diff = 0;
+};
+
+double timed_step(Subject& subject, bool fusion, std::size_t index) {
+  using Clock = std::chrono::steady_clock;
+  ft::set_fusion(fusion);
+  const Clock::time_point start = Clock::now();
+  subject.step(index);
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+// ---- the first step
+// -----------------------------------------------------------------------------------------------------
+
+void use_threads(const Options& options) {
+  if (options.threads > 0) ft::set_threads(options.threads);
+}
+
+/// In a process of its own, where no library has created a kernel yet. To be called before this process runs
+/// a step.
+double cold_step_ms(const Options& options, bool fusion) {
+  std::array<int, 2> ends{};
+  if (::pipe(ends.data()) != 0) throw std::runtime_error("no pipe for the process that times a first step");
+  const pid_t child = ::fork();
+  if (child < 0) throw std::runtime_error("no process to time a first step in");
+  if (child == 0) {
+    int status = 1;
+    try {
+      use_threads(options);
+      const double ms =
+          timed_step(*SubjectFactory(options.model, options.batch, options.seed).make(), fusion, 0);
+      if (::write(ends[1], &ms, sizeof ms) == sizeof ms) status = 0;
+    } catch (const std::exception& error) {
+      examples::complain("compare_fusion", error.what());
+    }
+    ::_exit(status);
+  }
+  double ms = 0;
+  ::close(ends[1]);
+  const bool complete = ::read(ends[0], &ms, sizeof ms) == sizeof ms;
+  ::close(ends[0]);
+  ::waitpid(child, nullptr, 0);
+  if (!complete) throw std::runtime_error("the process that times a first step failed");
+  return ms;
+}
+
+// ---- equal gradients
+// ----------------------------------------------------------------------------------------------------
+
+/// Over all tensors, the largest of max|a − b| / max|b|.
+double largest_relative_difference(const std::vector<ft::Tensor>& a, const std::vector<ft::Tensor>& b) {
+  double worst = 0;
+  for (std::size_t t = 0; t < a.size(); ++t) {
+    const std::vector<double> left = a[t].to_vector<double>(), right = b[t].to_vector<double>();
+    double difference = 0, largest = 0;
+    for (std::size_t i = 0; i < left.size(); ++i) {
+      if (std::isnan(left[i]) || std::isnan(right[i]))
+        throw std::runtime_error("a gradient of the first step is NaN");
+      difference = std::max(difference, std::abs(left[i] - right[i]));
+      largest = std::max(largest, std::abs(right[i]));
+    }
+    if (difference > 0) worst = std::max(worst, difference / largest);
+  }
+  return worst;
+}
+
+// ---- the measurement
+// ----------------------------------------------------------------------------------------------------
+
+Result measure(const Options& options) {
+  Result result;
+  for (Side* side : {&result.fused, &result.unfused})
+    side->first_step_ms = cold_step_ms(options, side->fusion);
+
+  use_threads(options);
+  SubjectFactory factory(options.model, options.batch, options.seed);
+  const std::unique_ptr<Subject> fused = factory.make(), unfused = factory.make(), control = factory.make();
+  timed_step(*fused, true, 0);
+  timed_step(*unfused, false, 0);
+  timed_step(*control, false, 0);
+  result.max_rel_diff = largest_relative_difference(fused->gradients(), unfused->gradients());
+  timed_step(*fused, true, 1);
+  result.fused.report = ft::explain();
+  timed_step(*unfused, false, 1);
+  result.unfused.report = ft::explain();
+  timed_step(*control, false, 1);
+
+  // Each round takes its three steps in a random order, so that whatever one step leaves to the next favours
+  // nobody.
+  struct Turn {
+    Subject& subject;
+    bool fusion;
+    std::vector<double>& ms;
+  };
+  const std::array<Turn, 3> turns{{{*fused, true, result.fused.step_ms},
+                                   {*unfused, false, result.unfused.step_ms},
+                                   {*control, false, result.control_ms}}};
+  std::array<std::size_t, 3> order{0, 1, 2};
+  std::mt19937_64 random(options.seed);
+  for (int round = 0; round < options.steps; ++round) {
+    std::shuffle(order.begin(), order.end(), random);
+    for (std::size_t i : order) {
+      const auto index = static_cast<std::size_t>(round) + 2;
+      turns[i].ms.push_back(timed_step(turns[i].subject, turns[i].fusion, index));
+    }
+  }
+  return result;
+}
+
+// ---- the report
+// ---------------------------------------------------------------------------------------------------------
+
+struct Ratio {
+  double median = 0;
+  Interval ci95;
+};
+
+Ratio paired_ratio(const std::vector<double>& slow, const std::vector<double>& fast, std::uint64_t seed) {
+  const std::vector<double> pairs = examples::ratios(slow, fast);
+  return {examples::median(pairs), examples::median_ci95(pairs, seed)};
+}
+
+nlohmann::ordered_json to_json(const Side& side) {
+  return {{"step_ms",
+           {{"median", examples::median(side.step_ms)},
+            {"p10", examples::quantile(side.step_ms, 0.1)},
+            {"p90", examples::quantile(side.step_ms, 0.9)},
+            {"samples", side.step_ms}}},
+          {"first_step_ms", side.first_step_ms},
+          {"kernels", side.report.kernels},
+          {"tensor_passes", side.report.tensor_passes},
+          {"kept_bytes", side.report.kept_bytes},
+          {"peak_bytes", side.report.peak_bytes}};
+}
+
+nlohmann::ordered_json to_json(const Options& options, const Result& result, const Ratio& speedup,
+                               const Ratio& control) {
+  return {{"model", options.model},
+          {"batch", options.batch},
+          {"precision", options.precision},
+          {"device", std::string(ft::backend_name())},
+          {"threads", ft::threads()},
+          {"cpu", ft::cpu_name()},
+          {"versions", ft::versions()},
+          {"speedup", speedup.median},
+          {"speedup_ci95", {speedup.ci95.low, speedup.ci95.high}},
+          {"control", control.median},
+          {"max_rel_diff", result.max_rel_diff},
+          {"fused", to_json(result.fused)},
+          {"unfused", to_json(result.unfused)}};
+}
+
+void print_row(const char* name, const char* format, double fused, double unfused) {
+  std::printf("%-26s", name);
+  std::printf(format, fused);
+  std::printf(format, unfused);
+  std::printf("\n");
+}
+
+void print_table(const Options& options, const Result& result) {
+  const Side &fused = result.fused, &unfused = result.unfused;
+  const auto mb = [](std::int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  std::printf("%s, batch %lld, %s, %s backend, %d threads\n%s\n%s\n\n", options.model.c_str(),
+              static_cast<long long>(options.batch), options.precision.c_str(),
+              std::string(ft::backend_name()).c_str(), ft::threads(), ft::cpu_name().c_str(),
+              ft::versions().c_str());
+  std::printf("%-26s%12s%12s\n", "", "fused", "unfused");
+  print_row("step, median ms", "%12.2f", examples::median(fused.step_ms), examples::median(unfused.step_ms));
+  print_row("step, p10 ms", "%12.2f", examples::quantile(fused.step_ms, 0.1),
+            examples::quantile(unfused.step_ms, 0.1));
+  print_row("step, p90 ms", "%12.2f", examples::quantile(fused.step_ms, 0.9),
+            examples::quantile(unfused.step_ms, 0.9));
+  print_row("first step, ms", "%12.1f", fused.first_step_ms, unfused.first_step_ms);
+  print_row("kernels", "%12.0f", fused.report.kernels, unfused.report.kernels);
+  print_row("tensor passes", "%12.0f", fused.report.tensor_passes, unfused.report.tensor_passes);
+  print_row("kept for backward, MB", "%12.2f", mb(fused.report.kept_bytes), mb(unfused.report.kept_bytes));
+  print_row("peak, MB", "%12.2f", mb(fused.report.peak_bytes), mb(unfused.report.peak_bytes));
+}
+
+void print_summary(const Options& options, const Result& result, const Ratio& speedup, const Ratio& control) {
+  std::printf("\nlargest relative difference of the first step's gradients: %.2g\n", result.max_rel_diff);
+  std::printf("unfused against unfused (control): %.3fx [%.3f, %.3f]\n", control.median, control.ci95.low,
+              control.ci95.high);
+  std::printf(
+      "fused against unfused: %.3fx [%.3f, %.3f], %s at batch %lld, median of %d pairs, 95 %% interval\n",
+      speedup.median, speedup.ci95.low, speedup.ci95.high, options.model.c_str(),
+      static_cast<long long>(options.batch), options.steps);
+}
+
+void compare(const Options& options) {
+  if (!options.json.empty()) examples::require_writable(options.json);
+  const Result result = measure(options);
+  const Ratio speedup = paired_ratio(result.unfused.step_ms, result.fused.step_ms, options.seed);
+  const Ratio control = paired_ratio(result.unfused.step_ms, result.control_ms, options.seed);
+  if (options.explain) std::cout << result.fused.report << '\n' << result.unfused.report << std::endl;
+  print_table(options, result);
+  print_summary(options, result, speedup, control);
+  std::fflush(stdout);
+  if (!options.json.empty()) {
+    examples::write_file(options.json, to_json(options, result, speedup, control).dump(2) + "\n");
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Times training steps with fusion against the same steps without.", "compare_fusion");
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app.add_option("--model", options.model, "What to train")
+      ->check(CLI::IsMember({"resnet20", "resnet56", "resnet18", "conv_bias_relu", "bn_add_relu"}))
+      ->capture_default_str();
+  app.add_option("--batch", options.batch, "Images in a batch")
+      ->check(CLI::Range(1, 65'536))
+      ->capture_default_str();
+  app.add_option("--precision", options.precision)->check(CLI::IsMember({"f32"}))->capture_default_str();
+  app.add_option("--threads", options.threads, "Threads; all cores if not given")
+      ->check(CLI::Range(1, 1'024));
+  app.add_option("--steps", options.steps, "Pairs of steps")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "Of weights, inputs and the order of the steps")
+      ->check(examples::seeds)
+      ->capture_default_str();
+  app.add_option("--json", options.json, "Write everything measured to this file");
+  app.add_flag("--explain", options.explain, "Print both plans, kernel by kernel");
+  return examples::run(app, argc, argv, [&] { compare(options); });
+}

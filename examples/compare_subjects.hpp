@@ -1,0 +1,174 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <fusetape/fusetape.hpp>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+/// What compare_fusion times: whole training steps of a network, or of one block alone.
+namespace examples {
+
+namespace ft = fusetape;
+
+inline constexpr ft::optim::SGDOptions sgd_options{.lr = 0.01, .momentum = 0.9, .weight_decay = 5e-4};
+
+class Subject {
+ public:
+  Subject() = default;
+  virtual ~Subject() = default;
+  Subject(const Subject&) = delete;
+  Subject& operator=(const Subject&) = delete;
+
+  /// Forward, backward and update, on the same numbers for the same `index` whoever steps.
+  virtual void step(std::size_t index) = 0;
+  /// Of the last step, one tensor per parameter (and input of a block).
+  virtual std::vector<ft::Tensor> gradients() const = 0;
+};
+
+// ---- a network, on generated images
+// -------------------------------------------------------------------------------------
+
+using Batches = std::vector<ft::data::Batch>;
+
+inline Batches generated_batches(std::int64_t batch, std::int64_t count) {
+  ft::data::DataLoader loader(ft::data::synthetic_images({.count = batch * count}), {.batch = batch});
+  Batches batches;
+  for (const ft::data::Batch& one : loader) batches.push_back(one);
+  return batches;
+}
+
+inline ft::nn::ResNet network(const std::string& name) {
+  if (name == "resnet20") return ft::nn::resnet20();
+  if (name == "resnet56") return ft::nn::resnet56();
+  if (name == "resnet18") return ft::nn::resnet18();
+  throw std::runtime_error("there is no model " + name);
+}
+
+class Training : public Subject {
+ public:
+  Training(const std::string& model, std::shared_ptr<const Batches> batches)
+      : model_(network(model)), sgd_(model_.parameters(), sgd_options), batches_(std::move(batches)) {}
+
+  void step(std::size_t index) override {
+    const auto& [images, labels] = (*batches_)[index % batches_->size()];
+    const ft::Tensor loss = ft::cross_entropy(model_(images), labels);
+    sgd_.zero_grad();
+    loss.backward();
+    sgd_.step();
+  }
+
+  std::vector<ft::Tensor> gradients() const override {
+    std::vector<ft::Tensor> out;
+    for (const ft::Parameter& parameter : sgd_.parameters()) out.push_back(parameter.grad());
+    return out;
+  }
+
+ private:
+  ft::nn::ResNet model_;
+  ft::optim::SGD sgd_;
+  std::shared_ptr<const Batches> batches_;
+};
+
+// ---- one block of ResNet-20's first stage
+// -------------------------------------------------------------------------------
+
+inline constexpr std::int64_t channels = 16, size = 32;
+
+/// relu(conv(x) + bias)
+struct ConvBiasRelu : ft::nn::Module {
+  static constexpr std::size_t inputs = 1;
+  ft::nn::Conv2d conv{{.in = channels, .out = channels, .kernel = 3, .padding = 1}};
+
+  ConvBiasRelu() { register_child("conv", conv); }
+  ft::Tensor apply(const std::vector<ft::Tensor>& in) {
+    const ft::nn::ModuleScope scope(*this);
+    return ft::relu(conv(in[0]));
+  }
+};
+
+/// relu(batch_norm(x) + z)
+struct BnAddRelu : ft::nn::Module {
+  static constexpr std::size_t inputs = 2;
+  ft::nn::BatchNorm2d bn{channels};
+
+  BnAddRelu() { register_child("bn", bn); }
+  ft::Tensor apply(const std::vector<ft::Tensor>& in) {
+    const ft::nn::ModuleScope scope(*this);
+    return ft::relu(bn(in[0]) + in[1]);
+  }
+};
+
+/// Backward starts at a given gradient of the block's output, so that no loss adds passes of its own, and
+/// goes to every parameter and input.
+template <class Module>
+class Block : public Subject {
+ public:
+  explicit Block(std::int64_t batch) : sgd_(module_.parameters(), sgd_options) {
+    const ft::NoGrad no_history;
+    for (std::size_t i = 0; i < Module::inputs; ++i) inputs_.push_back(random_values(batch));
+    for (ft::Tensor& input : inputs_) input = ft::variable(input);
+    seed_ = random_values(batch);
+  }
+
+  void step(std::size_t) override {
+    input_gradients_.clear();
+    sgd_.zero_grad();
+    backward();
+    sgd_.step();
+  }
+
+  std::vector<ft::Tensor> gradients() const override {
+    std::vector<ft::Tensor> out = input_gradients_;
+    for (const ft::Parameter& parameter : sgd_.parameters()) out.push_back(parameter.grad());
+    return out;
+  }
+
+ private:
+  static ft::Tensor random_values(std::int64_t batch) {
+    const ft::Tensor values = ft::randn({batch, size, size, channels});
+    ft::materialize({values});
+    return values;
+  }
+
+  /// Ends before the update, so that no handle to an old version of a parameter is left then.
+  void backward() {
+    std::vector<ft::Tensor> sources = inputs_;
+    std::vector<ft::Parameter> parameters = module_.parameters();
+    for (const ft::Parameter& parameter : parameters) sources.push_back(parameter.value());
+    std::vector<ft::Tensor> gradients = ft::grad({module_.apply(inputs_)}, sources, {seed_});
+    for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].set_grad(gradients[inputs_.size() + i]);
+    gradients.resize(inputs_.size());
+    input_gradients_ = std::move(gradients);
+  }
+
+  Module module_;
+  ft::optim::SGD sgd_;
+  std::vector<ft::Tensor> inputs_, input_gradients_;
+  ft::Tensor seed_;
+};
+
+/// Makes subjects that start from the same state, whenever they are made.
+class SubjectFactory {
+ public:
+  SubjectFactory(std::string model, std::int64_t batch, std::uint64_t seed)
+      : model_(std::move(model)), batch_(batch), seed_(seed) {}
+
+  std::unique_ptr<Subject> make() {
+    ft::manual_seed(seed_);
+    if (model_ == "conv_bias_relu") return std::make_unique<Block<ConvBiasRelu>>(batch_);
+    if (model_ == "bn_add_relu") return std::make_unique<Block<BnAddRelu>>(batch_);
+    if (batches_ == nullptr) batches_ = std::make_shared<const Batches>(generated_batches(batch_, 4));
+    return std::make_unique<Training>(model_, batches_);
+  }
+
+ private:
+  std::string model_;
+  std::int64_t batch_;
+  std::uint64_t seed_;
+  std::shared_ptr<const Batches> batches_;
+};
+
+}  // namespace examples

@@ -1,0 +1,301 @@
+// Trains a ResNet on CIFAR-10, or on generated images, and keeps a record of it in a folder. A run that was
+// stopped or killed goes on with --resume, to the bit where --threads and --fuse are the same.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <fusetape/fusetape.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "command_line.hpp"
+#include "progress.hpp"
+#include "run_folder.hpp"
+
+namespace ft = fusetape;
+
+namespace {
+
+struct Options {
+  std::string data;
+  std::string out = "runs/resnet_cifar";
+  std::int64_t depth = 20;
+  std::int64_t epochs = 10;
+  std::int64_t batch = 128;
+  double lr = 0.4;
+  double momentum = 0.9;
+  double weight_decay = 5e-4;
+  std::string schedule = "onecycle";
+  std::string fuse;  // empty: as FUSETAPE_FUSE says, or on
+  std::uint64_t seed = 1;
+  int threads = 0;  // 0: all cores
+  bool resume = false;
+  std::int64_t steps = 0;       // 0: all
+  std::int64_t save_every = 0;  // 0: each epoch only
+  std::int64_t limit_train = 0, limit_test = 0;
+  std::string log_steps;
+};
+
+using Images = std::shared_ptr<const ft::data::Dataset>;
+
+struct Data {
+  Images train, test;
+};
+
+Images load(const Options& options, ft::data::Split split) {
+  const bool train = split == ft::data::Split::train;
+  const std::int64_t limit = train ? options.limit_train : options.limit_test;
+  if (options.data == "synthetic") {
+    const std::int64_t count = limit > 0 ? limit : (train ? 10'000 : 2'000);
+    return std::make_shared<const ft::data::Dataset>(
+        ft::data::synthetic_images({.count = count, .seed = train ? 1u : 2u}));
+  }
+  ft::data::Dataset images = ft::data::cifar10(options.data, split);
+  if (limit > 0 && limit < images.count()) {
+    images.images.resize(static_cast<std::size_t>(limit * images.image_bytes()));
+    images.labels.resize(static_cast<std::size_t>(limit));
+  }
+  return std::make_shared<const ft::data::Dataset>(std::move(images));
+}
+
+/// What the numbers of a run depend on: a run is only resumed with the same.
+nlohmann::json recipe_of(const Options& options, const Data& data) {
+  return {{"depth", options.depth},
+          {"epochs", options.epochs},
+          {"batch", options.batch},
+          {"lr", options.lr},
+          {"momentum", options.momentum},
+          {"weight-decay", options.weight_decay},
+          {"schedule", options.schedule},
+          {"seed", options.seed},
+          {"data", options.data == "synthetic" ? "synthetic" : "CIFAR-10"},
+          {"limit-train", data.train->count()},
+          {"limit-test", data.test->count()}};
+}
+
+ft::optim::Schedule make_schedule(const Options& options, ft::optim::Optimizer& optimizer,
+                                  std::int64_t total_steps) {
+  if (options.schedule == "onecycle") {
+    return ft::optim::OneCycleLR(optimizer, {.max_lr = options.lr, .total_steps = total_steps});
+  }
+  if (options.schedule == "cosine") return ft::optim::CosineLR(optimizer, {.total_steps = total_steps});
+  return ft::optim::StepLR(optimizer, {.step_size = std::max<std::int64_t>(total_steps / 3, 1)});
+}
+
+/// How many of the batch's labels the logits get right, as a scalar.
+ft::Tensor count_correct(const ft::Tensor& logits, const ft::Tensor& labels) {
+  return ft::sum(ft::cast(ft::equal(ft::argmax(logits), labels), ft::DType::f32));
+}
+
+class Run {
+ public:
+  Run(const Options& options, const Data& data)
+      : options_(options),
+        recipe_(recipe_of(options, data)),
+        model_(ft::nn::resnet_cifar({.depth = options.depth})),
+        loader_(data.train, {.batch = options.batch, .crop = 4, .flip = true, .seed = options.seed}),
+        test_loader_(
+            data.test,
+            {.batch = std::min<std::int64_t>(500, data.test->count()), .shuffle = false, .drop_last = false}),
+        sgd_(model_.parameters(),
+             {.lr = options.lr, .momentum = options.momentum, .weight_decay = options.weight_decay}),
+        schedule_(make_schedule(options, sgd_, options.epochs * loader_.batches())),
+        last_step_(options.epochs * loader_.batches()),
+        folder_(options.out, options.resume) {
+    if (options.steps > 0) last_step_ = std::min(last_step_, options.steps);
+  }
+
+  void train() {
+    begin();
+    while (loader_.epoch() < options_.epochs && !stopped()) {
+      const std::int64_t epoch = loader_.epoch() + 1;
+      clock_ = Clock::now();
+      for (const auto& [images, labels] : loader_) {
+        train_step(images, labels);
+        show_progress(epoch);
+        if (options_.save_every > 0 && state_.step % options_.save_every == 0) save(folder_.last());
+        clock_ = Clock::now();
+        if (stopped()) return end();
+      }
+      finish_epoch(epoch);
+    }
+    end();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// By --steps, within an epoch: one whose batches are all done is finished first.
+  bool stopped() const { return state_.step >= last_step_ && loader_.state().position < loader_.batches(); }
+
+  void begin();
+  void train_step(const ft::Tensor& images, const ft::Tensor& labels);
+  void show_progress(std::int64_t epoch);
+  double evaluate();
+  void finish_epoch(std::int64_t epoch);
+  void end();
+
+  ft::io::Training parts() { return {&model_, &sgd_, &schedule_, &loader_}; }
+  void save(const std::string& path) { folder_.save(path, parts(), recipe_, state_); }
+
+  const Options& options_;
+  nlohmann::json recipe_;
+  ft::nn::ResNet model_;
+  ft::data::DataLoader loader_, test_loader_;
+  ft::optim::SGD sgd_;
+  ft::optim::Schedule schedule_;
+  std::int64_t last_step_;
+  examples::RunFolder folder_;
+  examples::StepLog log_;
+  examples::Progress progress_;
+  examples::RunState state_;
+  Clock::time_point clock_;
+  double step_seconds_ = 0;
+};
+
+void Run::begin() {
+  if (options_.resume) state_ = folder_.resume(parts(), recipe_);
+  log_.open(options_.log_steps);
+  if (options_.resume) {
+    folder_.cut_metrics(loader_.epoch());
+  } else if (folder_.clear()) {
+    progress_.say("replacing the earlier run in " + options_.out);
+  }
+  progress_.say("ResNet-" + std::to_string(options_.depth) + ", " + std::to_string(model_.parameter_count()) +
+                " parameters, " + std::to_string(loader_.images()) + " images to train on, " +
+                std::to_string(ft::threads()) + " threads, fusion " + (ft::fusion_enabled() ? "on" : "off"));
+  if (options_.data == "synthetic") {
+    progress_.say("these are generated images: the accuracy says nothing about CIFAR-10");
+  }
+  if (options_.resume) progress_.say("going on after step " + std::to_string(state_.step));
+}
+
+void Run::train_step(const ft::Tensor& images, const ft::Tensor& labels) {
+  ft::Tensor loss, correct;
+  {
+    const ft::Tensor logits = model_(images);
+    loss = ft::cross_entropy(logits, labels);
+    correct = count_correct(logits, labels);
+  }
+  sgd_.zero_grad();
+  loss.backward();
+  sgd_.step();
+  schedule_.step();
+  ++state_.step;
+
+  // Both were computed in the step: nothing runs here.
+  const double value = loss.item();
+  const std::int64_t count = images.size(0);
+  log_.write(state_.step, value);
+  if (!std::isfinite(value)) {
+    throw std::runtime_error("the loss of step " + std::to_string(state_.step) + " is " +
+                             std::to_string(value) + "; a smaller --lr may help");
+  }
+  state_.loss_sum += value * static_cast<double>(count);
+  state_.correct += correct.item();
+  state_.images += count;
+  step_seconds_ = std::chrono::duration<double>(Clock::now() - clock_).count();
+  state_.seconds += step_seconds_;
+}
+
+void Run::show_progress(std::int64_t epoch) {
+  const auto images = static_cast<double>(state_.images);
+  progress_.show({.epoch = epoch,
+                  .epochs = options_.epochs,
+                  .step = loader_.state().position,
+                  .steps = loader_.batches(),
+                  .loss = state_.loss_sum / images,
+                  .accuracy = state_.correct / images,
+                  .images_per_second = images / state_.seconds,
+                  .steps_left = last_step_ - state_.step,
+                  .step_seconds = step_seconds_});
+}
+
+double Run::evaluate() {
+  const ft::NoGrad no_history;
+  model_.eval();
+  double correct = 0;
+  for (const auto& [images, labels] : test_loader_) correct += count_correct(model_(images), labels).item();
+  model_.train();
+  return correct / static_cast<double>(test_loader_.images());
+}
+
+void Run::finish_epoch(std::int64_t epoch) {
+  const double test_accuracy = evaluate();
+  const auto images = static_cast<double>(state_.images);
+  const nlohmann::ordered_json metrics = {{"epoch", epoch},
+                                          {"train_loss", state_.loss_sum / images},
+                                          {"train_accuracy", state_.correct / images},
+                                          {"test_accuracy", test_accuracy},
+                                          {"seconds", state_.seconds},
+                                          {"images_per_second", images / state_.seconds}};
+  folder_.append_metrics(metrics);
+  progress_.say_epoch(metrics, options_.epochs);
+
+  const bool better = test_accuracy > state_.best_accuracy;
+  state_ = {.step = state_.step,
+            .best_accuracy = better ? test_accuracy : state_.best_accuracy,
+            .best_epoch = better ? epoch : state_.best_epoch,
+            .test_accuracy = test_accuracy};
+  if (better) save(folder_.best());
+  save(folder_.last());
+}
+
+void Run::end() {
+  if (loader_.epoch() < options_.epochs) {
+    save(folder_.last());
+    progress_.say("stopped after step " + std::to_string(state_.step) + "; --resume goes on");
+    return;
+  }
+  char text[120];
+  std::snprintf(text, sizeof text, "test accuracy %.4f (best %.4f, in epoch %lld)", state_.test_accuracy,
+                state_.best_accuracy, static_cast<long long>(state_.best_epoch));
+  progress_.say(text);
+}
+
+void train(const Options& options) {
+  if (options.threads > 0) ft::set_threads(options.threads);
+  if (!options.fuse.empty()) ft::set_fusion(options.fuse == "on");
+  ft::manual_seed(options.seed);
+  const Data data{load(options, ft::data::Split::train), load(options, ft::data::Split::test)};
+  Run(options, data).train();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Trains a ResNet on CIFAR-10.", "resnet_cifar");
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  const CLI::Range counts(std::int64_t{1}, std::int64_t{1'000'000'000});
+  app.add_option("--data", options.data, "Folder of CIFAR-10's binary files, or the word synthetic")
+      ->required();
+  app.add_option("--out", options.out, "Folder for metrics.jsonl and checkpoints")->capture_default_str();
+  app.add_option("--depth", options.depth, "6n + 2")->check(counts)->capture_default_str();
+  app.add_option("--epochs", options.epochs)->check(counts)->capture_default_str();
+  app.add_option("--batch", options.batch)->check(counts)->capture_default_str();
+  app.add_option("--lr", options.lr, "Learning rate; of onecycle, the highest")->capture_default_str();
+  app.add_option("--momentum", options.momentum)->capture_default_str();
+  app.add_option("--weight-decay", options.weight_decay)->capture_default_str();
+  app.add_option("--schedule", options.schedule, "step: a tenth after each third of the run")
+      ->check(CLI::IsMember({"onecycle", "step", "cosine"}))
+      ->capture_default_str();
+  app.add_option("--fuse", options.fuse, "on or off")->check(CLI::IsMember({"on", "off"}));
+  app.add_option("--seed", options.seed, "Of weights, order and augmentation")
+      ->check(examples::seeds)
+      ->capture_default_str();
+  app.add_option("--threads", options.threads, "All cores if not given")->check(CLI::Range(1, 1'024));
+  app.add_flag("--resume", options.resume, "Go on from the last checkpoint in --out");
+  app.add_option("--steps", options.steps, "Stop after this many steps of the run")->check(counts);
+  app.add_option("--save-every", options.save_every,
+                 "Steps between checkpoints, beside the one of each epoch")
+      ->check(counts);
+  app.add_option("--limit-train", options.limit_train, "Train on the first images only")->check(counts);
+  app.add_option("--limit-test", options.limit_test, "Test on the first images only")->check(counts);
+  app.add_option("--log-steps", options.log_steps, "Write each step's loss to this file, exact to the bit");
+  return examples::run(app, argc, argv, [&] { train(options); });
+}

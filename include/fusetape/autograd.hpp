@@ -1,0 +1,50 @@
+#pragma once
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "fusetape/tensor.hpp"
+
+namespace fusetape {
+
+/// While it lives, ops on this thread record no history: nothing is kept for backward.
+class NoGrad {
+ public:
+  NoGrad();
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  bool before_;
+};
+
+/// Runs `body` without recording history and returns what it returns.
+template <class Body>
+auto no_grad(Body&& body) {
+  NoGrad guard;
+  return std::forward<Body>(body)();
+}
+
+bool grad_enabled();
+
+/// The gradients of `outputs` (scalars, or with `grad_outputs` of their shapes) with respect to `inputs`, in their order.
+/// Binds no Parameter's grad(). An input that no output depends on gets zeros.
+std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs,
+                         const std::vector<Tensor>& grad_outputs = {}, BackwardOptions options = {},
+                         Location at = Location::current());
+
+/// A value equal to x that history starts at: `grad` can be asked for it, nothing flows beyond it.
+Tensor variable(const Tensor& x, Location at = Location::current());
+
+struct GradcheckOptions {
+  double step = 1e-6;       ///< of the central difference
+  double tolerance = 1e-6;  ///< |analytic − numeric| ≤ tolerance · max(1, |numeric|)
+};
+
+/// Compares the gradient of `fn` with central differences, element by element, in f64 on the reference backend. Throws an
+/// Error naming the input, the element and both numbers at the first that differs. `inputs` must be f64.
+void gradcheck(const std::function<Tensor(const std::vector<Tensor>&)>& fn, const std::vector<Tensor>& inputs,
+               GradcheckOptions options = {}, Location at = Location::current());
+
+}  // namespace fusetape

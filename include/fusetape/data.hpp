@@ -1,0 +1,124 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fusetape/tensor.hpp"
+
+/// Images and labels, and batches of them.
+namespace fusetape::data {
+
+/// u8 images {count, height, width, channels} and a label each.
+struct Dataset {
+  std::vector<std::uint8_t> images;
+  std::vector<std::uint8_t> labels;
+  std::int64_t height = 32, width = 32, channels = 3;
+  std::int64_t classes = 10;
+
+  std::int64_t count() const { return static_cast<std::int64_t>(labels.size()); }
+  std::int64_t image_bytes() const { return height * width * channels; }
+};
+
+enum class Split : std::uint8_t { train, test };
+
+/// data_batch_1.bin … data_batch_5.bin or test_batch.bin of a folder (or of cifar-10-batches-bin in it). Any
+/// mistake in a file throws an Error that names the file, the byte and what was expected there.
+Dataset cifar10(const std::string& folder, Split split = Split::train, Location at = Location::current());
+/// train.bin or test.bin of a folder (or of cifar-100-binary in it); the fine labels.
+Dataset cifar100(const std::string& folder, Split split = Split::train, Location at = Location::current());
+/// One file of CIFAR-10 records with any number of images, or exactly `expected` of them where that is not 0.
+Dataset cifar10_file(const std::string& path, std::int64_t expected = 0, Location at = Location::current());
+Dataset cifar100_file(const std::string& path, std::int64_t expected = 0, Location at = Location::current());
+
+struct SyntheticOptions {
+  std::int64_t classes = 10;
+  std::int64_t count = 10'000;
+  std::int64_t size = 32;
+  std::uint64_t seed = 0;
+};
+/// Generated colour images, the classes in equal parts and in random order: coloured gratings whose
+/// orientation tells the class, under shifting colours, a random disc and noise. The seed says which images;
+/// classes look the same for every seed.
+Dataset synthetic_images(SyntheticOptions options = {}, Location at = Location::current());
+
+struct DataLoaderOptions {
+  std::int64_t batch = 128;
+  bool shuffle = true;
+  bool drop_last = true;       ///< leave out a last batch that is not full (it would need a plan of its own)
+  std::int64_t crop = 0;       ///< pad by this many black pixels and cut out at random; 4 is usual for CIFAR
+  bool flip = false;           ///< mirror every other image, at random
+  std::vector<double> mean{};  ///< per channel, of pixels in [0, 1]; empty: CIFAR-10's for 3 channels, else 0
+  std::vector<double> stddev{};  ///< likewise, else 1
+  bool prefetch = true;          ///< a thread prepares the next batches
+  std::uint64_t seed = 0;
+};
+
+struct Batch {
+  Tensor images;  ///< f32 {batch, H, W, C}
+  Tensor labels;  ///< i64 {batch}
+};
+
+/// Batches of a data set: `for (auto [images, labels] : loader)`. One loop is one epoch; the next loop goes
+/// on where the loader stands: after a break, or after set_state(), with the rest of that epoch. Order and
+/// augmentation depend on the seed, the epoch and the image's index only, so a resumed run sees the same
+/// numbers.
+class DataLoader {
+ public:
+  DataLoader(Dataset dataset, DataLoaderOptions options = {}, Location at = Location::current());
+  DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions options = {},
+             Location at = Location::current());
+  ~DataLoader();
+  DataLoader(const DataLoader&) = delete;
+  DataLoader& operator=(const DataLoader&) = delete;
+
+  class Iterator {
+   public:
+    using value_type = Batch;
+    using difference_type = std::ptrdiff_t;
+    Iterator() = default;
+    explicit Iterator(DataLoader* loader) : loader_(loader) {}
+    const Batch& operator*() const { return loader_->batch_; }
+    const Batch* operator->() const { return &loader_->batch_; }
+    Iterator& operator++() {
+      if (!loader_->advance()) loader_ = nullptr;
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const Iterator& a, const Iterator& b) { return a.loader_ == b.loader_; }
+
+   private:
+    DataLoader* loader_ = nullptr;
+  };
+  Iterator begin() { return advance() ? Iterator(this) : Iterator(); }
+  Iterator end() { return {}; }
+
+  std::int64_t batches() const;  ///< of an epoch
+  std::int64_t images() const;   ///< of the data set
+  std::int64_t epoch() const { return epoch_; }
+
+  /// `position` batches of `epoch` were handed out.
+  struct State {
+    std::uint64_t seed = 0;
+    std::int64_t epoch = 0, position = 0;
+    friend bool operator==(const State&, const State&) = default;
+  };
+  State state() const;
+  void set_state(State state, Location at = Location::current());
+
+ private:
+  class Worker;
+  friend class Iterator;
+  /// Makes the next batch the current one; false, and on to the next epoch, where there is none.
+  bool advance();
+
+  std::shared_ptr<const Dataset> dataset_;
+  DataLoaderOptions options_;
+  std::unique_ptr<Worker> worker_;  ///< of the epoch that is going on
+  Batch batch_;
+  std::int64_t epoch_ = 0, position_ = 0;
+};
+
+}  // namespace fusetape::data

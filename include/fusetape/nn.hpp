@@ -1,0 +1,319 @@
+#pragma once
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fusetape/ops.hpp"
+#include "fusetape/tensor.hpp"
+
+/// Modules: named parameters, buffers and children. Images are {N, H, W, C}.
+namespace fusetape::nn {
+
+/// Height and width; a single number is both.
+struct Size2d {
+  constexpr Size2d(std::int64_t both) : height(both), width(both) {}
+  constexpr Size2d(std::int64_t h, std::int64_t w) : height(h), width(w) {}
+  constexpr operator std::array<std::int64_t, 2>() const { return {height, width}; }
+
+  std::int64_t height, width;
+};
+
+/// A part of a model. Subclasses register what they own in their constructors and override forward(), or,
+/// with several inputs, define a method of their own that begins with a ModuleScope. Not copied, not moved: a
+/// factory returns a prvalue.
+///
+///     struct Net : ft::nn::Module {
+///       ft::nn::Conv2d conv{{.in = 3, .out = 8, .kernel = 3}};
+///       ft::nn::Linear fc{8, 10};
+///       Net() { register_child("conv", conv), register_child("fc", fc); }
+///       ft::Tensor forward(const ft::Tensor& x) override { return
+///       fc(ft::global_avg_pool(ft::relu(conv(x)))); }
+///     };
+class Module {
+ public:
+  Module() = default;
+  virtual ~Module() = default;
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+
+  /// forward(x), with everything it records known by this module's path and the caller's line.
+  Tensor operator()(const Tensor& x, Location at = Location::current());
+
+  /// Own parameters first, then the children's, in the order of registration; a shared one once.
+  std::vector<Parameter> parameters() const;
+  std::vector<std::pair<std::string, Parameter>> named_parameters() const;
+  std::vector<std::pair<std::string, Cell>> named_buffers() const;
+  std::vector<std::pair<std::string, Module*>> named_children() const { return children_; }
+  std::int64_t parameter_count() const;
+
+  /// Training mode, here and in every child: batch norm takes the batch's statistics, dropout drops.
+  void train(bool on = true);
+  void eval() { train(false); }
+  bool is_training() const { return training_; }
+  void zero_grad();
+
+  /// "stages.1.0.conv2"; empty for the outermost module.
+  const std::string& path() const { return *path_; }
+
+ protected:
+  virtual Tensor forward(const Tensor& x);
+
+  Parameter register_parameter(const std::string& name, const Tensor& value,
+                               Location at = Location::current());
+  /// State that is saved but not trained.
+  Cell register_buffer(const std::string& name, const Tensor& value, Location at = Location::current());
+  /// The child must live as long as this module: a member, or owned by one.
+  void register_child(const std::string& name, Module& child, Location at = Location::current());
+
+  /// The line from which user code called the outermost library module: what the library's own modules hand
+  /// on.
+  static Location here(Location otherwise = Location::current());
+
+ private:
+  friend class ModuleScope;
+  void check_name(const std::string& name, Location at) const;
+  void set_path(const std::string& path);
+  template <class Visit>
+  void visit(const std::string& prefix, Visit&& visit_one) const;
+
+  std::vector<std::pair<std::string, Parameter>> parameters_;
+  std::vector<std::pair<std::string, Cell>> buffers_;
+  std::vector<std::pair<std::string, Module*>> children_;
+  const std::string* path_ = empty_path();
+  bool has_parent_ = false;
+  bool training_ = true;
+
+  static const std::string* empty_path();
+};
+
+/// What is recorded while it lives belongs to `module`: for methods beside forward().
+class ModuleScope {
+ public:
+  explicit ModuleScope(const Module& module, Location at = Location::current());
+  ~ModuleScope();
+  ModuleScope(const ModuleScope&) = delete;
+  ModuleScope& operator=(const ModuleScope&) = delete;
+
+ private:
+  alignas(void*) std::byte scope_[48];
+};
+
+// ---- layers with parameters
+// ---------------------------------------------------------------------------------------------
+
+/// x {…, in} · weightᵀ + bias; weight {out, in}. Initialised uniformly in ±1/√in.
+class Linear : public Module {
+ public:
+  struct Options {
+    std::int64_t in = 0, out = 0;
+    bool bias = true;
+  };
+  explicit Linear(Options options, Location at = Location::current());
+  Linear(std::int64_t in, std::int64_t out, Location at = Location::current())
+      : Linear(Options{in, out, true}, at) {}
+  const Parameter& weight() const { return weight_; }
+  const Parameter& bias() const { return bias_; }  ///< undefined without one
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  Parameter weight_, bias_;
+};
+
+/// weight {out, kh, kw, in/groups}, Kaiming normal (fan out, for ReLU); the bias starts at 0.
+class Conv2d : public Module {
+ public:
+  struct Options {
+    std::int64_t in = 0, out = 0;
+    Size2d kernel = 1;
+    Size2d stride = 1;
+    Size2d padding = 0;
+    Size2d dilation = 1;
+    std::int64_t groups = 1;
+    bool bias = true;
+  };
+  explicit Conv2d(Options options, Location at = Location::current());
+  const Parameter& weight() const { return weight_; }
+  const Parameter& bias() const { return bias_; }
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  Conv2dOptions options_;
+  Parameter weight_, bias_;
+};
+
+/// weight {in, kh, kw, out/groups}.
+class ConvTranspose2d : public Module {
+ public:
+  struct Options {
+    std::int64_t in = 0, out = 0;
+    Size2d kernel = 1;
+    Size2d stride = 1;
+    Size2d padding = 0;
+    Size2d output_padding = 0;
+    Size2d dilation = 1;
+    std::int64_t groups = 1;
+    bool bias = true;
+  };
+  explicit ConvTranspose2d(Options options, Location at = Location::current());
+  const Parameter& weight() const { return weight_; }
+  const Parameter& bias() const { return bias_; }
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  ConvTranspose2dOptions options_;
+  Parameter weight_, bias_;
+};
+
+/// Over the last axis. In training it uses the batch's statistics and moves the running ones; in evaluation
+/// it uses those.
+class BatchNorm2d : public Module {
+ public:
+  explicit BatchNorm2d(std::int64_t channels, BatchNormOptions options = {},
+                       Location at = Location::current());
+  const Parameter& weight() const { return weight_; }
+  const Parameter& bias() const { return bias_; }
+  const Cell& running_mean() const { return running_mean_; }
+  const Cell& running_var() const { return running_var_; }
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  BatchNormOptions options_;
+  Parameter weight_, bias_;
+  Cell running_mean_, running_var_;
+};
+
+// ---- layers without parameters
+// ------------------------------------------------------------------------------------------
+
+class ReLU : public Module {
+ protected:
+  Tensor forward(const Tensor& x) override;
+};
+
+class LeakyReLU : public Module {
+ public:
+  explicit LeakyReLU(double slope = 0.01) : slope_(slope) {}
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  double slope_;
+};
+
+class Sigmoid : public Module {
+ protected:
+  Tensor forward(const Tensor& x) override;
+};
+
+class Tanh : public Module {
+ protected:
+  Tensor forward(const Tensor& x) override;
+};
+
+class GELU : public Module {
+ protected:
+  Tensor forward(const Tensor& x) override;
+};
+
+/// In training, zeroes with probability p and scales the rest by 1/(1−p); in evaluation, the identity.
+class Dropout : public Module {
+ public:
+  explicit Dropout(double p = 0.5, Location at = Location::current());
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  double p_;
+};
+
+class MaxPool2d : public Module {
+ public:
+  explicit MaxPool2d(Pool2dOptions options = {}) : options_(options) {}
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  Pool2dOptions options_;
+};
+
+class AvgPool2d : public Module {
+ public:
+  explicit AvgPool2d(Pool2dOptions options = {}) : options_(options) {}
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  Pool2dOptions options_;
+};
+
+/// {N, H, W, C} → {N, C}
+class GlobalAvgPool : public Module {
+ protected:
+  Tensor forward(const Tensor& x) override;
+};
+
+/// Joins the axes from `from_axis` on.
+class Flatten : public Module {
+ public:
+  explicit Flatten(int from_axis = 1) : from_axis_(from_axis) {}
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  int from_axis_;
+};
+
+/// Children "0", "1", …, one after the other; it owns them.
+///
+///     ft::nn::Sequential net;
+///     net.emplace<ft::nn::Conv2d>({.in = 3, .out = 16, .kernel = 3, .padding = 1});
+///     net.emplace<ft::nn::ReLU>();
+class Sequential : public Module {
+ public:
+  template <std::derived_from<Module> T, class... Arguments>
+  T& emplace(Arguments&&... arguments) {
+    return static_cast<T&>(append(std::make_unique<T>(std::forward<Arguments>(arguments)...)));
+  }
+  template <std::derived_from<Module> T>
+  requires requires { typename T::Options; }
+  T& emplace(typename T::Options options) {
+    return static_cast<T&>(append(std::make_unique<T>(std::move(options))));
+  }
+  Module& append(std::unique_ptr<Module> module, Location at = Location::current());
+  std::size_t size() const { return modules_.size(); }
+  Module& operator[](std::size_t i) { return *modules_[i]; }
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  std::vector<std::unique_ptr<Module>> modules_;
+};
+
+// ---- initial values, drawn on the host from this thread's generator: the same seed gives the same bits
+// --------------------
+
+/// Normal with standard deviation √(2 / fan_out), for weights {out, kh, kw, in/groups} before a ReLU.
+Tensor kaiming_normal(const Shape& shape, std::int64_t fan_out, Location at = Location::current());
+/// Uniform in [low, high).
+Tensor uniform(const Shape& shape, double low, double high, Location at = Location::current());
+
+}  // namespace fusetape::nn

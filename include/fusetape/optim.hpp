@@ -1,0 +1,198 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fusetape/tensor.hpp"
+
+/// Optimizers and learning-rate schedules.
+namespace fusetape::optim {
+
+/// Updates parameters from their gradients. Its state exists from construction, so that every step is the
+/// same plan, and its hyper-parameters are run-time inputs, so that changing one makes no new plan.
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
+
+  /// Records the update of every parameter that has a gradient, then plans and runs everything pending: the
+  /// end of a step.
+  void step(Location at = Location::current());
+  /// Forgets all gradients.
+  void zero_grad();
+
+  double learning_rate() const { return learning_rate_; }
+  void set_learning_rate(double rate, Location at = Location::current());
+
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  /// For checkpoints: "velocity.conv1.weight", ….
+  const std::vector<std::pair<std::string, Cell>>& named_state() const { return named_state_; }
+  /// How often each parameter was updated, in the order of parameters().
+  const std::vector<std::int64_t>& updates() const { return updates_; }
+  void set_updates(std::vector<std::int64_t> updates, Location at = Location::current());
+  /// "SGD", "Adam", "AdamW".
+  const std::string& name() const { return name_; }
+
+ protected:
+  Optimizer(std::string name, std::vector<Parameter> parameters, double learning_rate, Location at);
+
+  /// Makes this step's scalars; they are shared by all parameters.
+  virtual void begin_step(Location at) = 0;
+  /// Records the update of parameter `index` and says which cells get which new values.
+  using Bindings = std::vector<std::pair<Cell, Tensor>>;
+  virtual void update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) = 0;
+  /// Drops the scalars.
+  virtual void end_step() = 0;
+  /// A zero state per parameter.
+  std::vector<Cell> make_state(const std::string& name, Location at);
+
+ private:
+  std::string name_;
+  std::vector<Parameter> parameters_;
+  std::vector<std::pair<std::string, Cell>> named_state_;
+  std::vector<std::int64_t> updates_;
+  double learning_rate_;
+};
+
+struct SGDOptions {
+  double lr = 0.1;
+  double momentum = 0;  ///< 0: no velocity is kept
+  double weight_decay = 0;
+  bool nesterov = false;
+};
+/// d = g + weight_decay·p;  v ← momentum·v + d;  p ← p − lr·(nesterov ? d + momentum·v : v)
+class SGD : public Optimizer {
+ public:
+  SGD(std::vector<Parameter> parameters, SGDOptions options = {}, Location at = Location::current());
+
+ protected:
+  void begin_step(Location at) override;
+  void update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) override;
+  void end_step() override;
+
+ private:
+  SGDOptions options_;
+  std::vector<Cell> velocity_;
+  Tensor lr_, weight_decay_, momentum_;
+};
+
+struct AdamOptions {
+  double lr = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0;  ///< Adam: added to the gradient
+};
+struct AdamWOptions {
+  double lr = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 1e-2;  ///< AdamW: shrinks the parameter itself
+};
+
+/// m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  p ← p − lr·(m/c₁)/(√(v/c₂) + eps), c_i = 1 − β_iᵗ
+class Adam : public Optimizer {
+ public:
+  Adam(std::vector<Parameter> parameters, AdamOptions options = {}, Location at = Location::current());
+
+ protected:
+  Adam(std::string name, std::vector<Parameter> parameters, AdamOptions options, bool decoupled, Location at);
+  void begin_step(Location at) override;
+  void update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) override;
+  void end_step() override;
+
+ private:
+  struct Correction {
+    std::int64_t count = 0;
+    Tensor first, second;
+  };
+  Correction correction_of(std::int64_t count);
+
+  AdamOptions options_;
+  bool decoupled_;
+  std::vector<Cell> first_moment_, second_moment_;
+  Tensor lr_, beta1_, beta2_, eps_, weight_decay_;
+  std::vector<Correction>
+      corrections_;  ///< of this step, by update count: one, unless parameters were skipped
+};
+
+class AdamW : public Adam {
+ public:
+  AdamW(std::vector<Parameter> parameters, AdamWOptions options = {}, Location at = Location::current());
+};
+
+/// Scales all gradients so that their joint 2-norm is at most `max_norm`; returns the norm before. Recorded,
+/// not run.
+Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm,
+                      Location at = Location::current());
+
+/// A learning rate as a pure function of the step index. Constructing one sets the optimizer's rate to
+/// at(index()); call step() after each optimizer step. The optimizer must outlive it. Copies share the
+/// optimizer, not the index.
+class Schedule {
+ public:
+  double at(std::int64_t step) const { return rate_(step); }
+  /// Goes on to the next index and sets the optimizer's learning rate.
+  void step();
+  std::int64_t index() const { return index_; }
+  void set_index(std::int64_t index, Location at = Location::current());
+
+ protected:
+  Schedule(Optimizer& optimizer, std::function<double(std::int64_t)> rate);
+
+ private:
+  Optimizer* optimizer_;
+  std::function<double(std::int64_t)> rate_;
+  std::int64_t index_ = 0;
+};
+
+struct StepLROptions {
+  std::int64_t step_size = 0;
+  double gamma = 0.1;
+};
+/// The optimizer's rate, times gamma after each step_size steps.
+class StepLR : public Schedule {
+ public:
+  StepLR(Optimizer& optimizer, StepLROptions options, Location at = Location::current());
+};
+
+struct CosineLROptions {
+  std::int64_t total_steps = 0;
+  double min_lr = 0;
+};
+/// Half a cosine from the optimizer's rate down to min_lr.
+class CosineLR : public Schedule {
+ public:
+  CosineLR(Optimizer& optimizer, CosineLROptions options, Location at = Location::current());
+};
+
+struct OneCycleLROptions {
+  double max_lr = 0;
+  std::int64_t total_steps = 0;
+  double pct_start = 0.3;         ///< the part of the steps that rises
+  double div_factor = 25;         ///< starts at max_lr / div_factor
+  double final_div_factor = 1e4;  ///< ends at the start / final_div_factor
+};
+/// Up and down on two cosines; PyTorch's formula, per step. The momentum stays.
+class OneCycleLR : public Schedule {
+ public:
+  OneCycleLR(Optimizer& optimizer, OneCycleLROptions options, Location at = Location::current());
+};
+
+struct LinearWarmupOptions {
+  std::int64_t steps = 0;
+  double start_factor = 0.1;  ///< of the first rate of `then`
+};
+/// A line from start_factor times the first rate of `then` up to it, in `steps` steps; after them `then`,
+/// from its index 0.
+class LinearWarmup : public Schedule {
+ public:
+  LinearWarmup(Optimizer& optimizer, Schedule then, LinearWarmupOptions options,
+               Location at = Location::current());
+};
+
+}  // namespace fusetape::optim

@@ -1,0 +1,100 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <iosfwd>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fusetape/tensor.hpp"
+
+namespace fusetape {
+
+/// Runs everything pending on this thread, and so computes these values (an empty list: whatever is recorded).
+void materialize(std::initializer_list<Tensor> values = {}, Location at = Location::current());
+
+/// The backend of this thread: "cpu" (default), "reference" (plain loops, double accumulation), "null" (plans, runs
+/// nothing). FUSETAPE_BACKEND sets the default. Runs what is pending first. Throws for an unknown name.
+void set_backend(std::string_view name, Location at = Location::current());
+std::string_view backend_name();
+
+/// Fusion on or off for plans made from now on by this thread. Default: on; FUSETAPE_FUSE=off turns it off.
+void set_fusion(bool on);
+bool fusion_enabled();
+
+/// One op at a time, each run at its call. Default: off; FUSETAPE_EAGER=1 turns it on.
+void set_eager(bool on);
+bool eager_enabled();
+
+/// Threads of the CPU backend (one OpenMP pool for our kernels, oneDNN and OpenBLAS). Default: all cores.
+void set_threads(int threads, Location at = Location::current());
+int threads();
+
+/// The seed of rand, randn and dropout on this thread, and where the generator stands (for checkpoints).
+void manual_seed(std::uint64_t seed);
+struct GeneratorState {
+  std::uint64_t seed = 0;
+  std::uint64_t counter = 0;
+};
+GeneratorState generator_state();
+void set_generator_state(GeneratorState state);
+
+/// One kernel launch of a plan.
+struct GroupReport {
+  std::string name;         ///< "batch_norm+add+relu"
+  std::string kernel;       ///< what runs it: "onednn:brgconv:avx512_core"
+  std::string module_path;  ///< of its last op
+  std::string source;       ///< "model.cpp:42" of its last op
+  std::string phase;        ///< "forward", "backward" or "update"
+  int ops = 1;
+  double tensor_passes = 0;     ///< whole-tensor reads and writes
+  std::int64_t bytes = 0;       ///< moved by those passes
+  std::int64_t kept_bytes = 0;  ///< of its outputs, alive between forward and backward
+};
+
+/// A group that a rule could not make, and why.
+struct RefusalReport {
+  std::string rule, reason, source;
+};
+
+/// What the last run of this thread did.
+struct Report {
+  std::vector<GroupReport> groups;
+  std::vector<RefusalReport> refusals;
+  std::string backend;
+  bool fusion = true;
+  int kernels = 0;
+  double tensor_passes = 0;
+  std::int64_t kept_bytes = 0;   ///< alive between the last forward and the first backward kernel, beside parameters, inputs
+  std::int64_t peak_bytes = 0;   ///< arena plus pool at the worst moment, beside parameters and optimizer state
+  std::int64_t arena_bytes = 0;  ///< one allocation for everything that is dead at the end of the run
+  double planning_ms = 0;        ///< all passes and kernel creation
+  std::vector<std::pair<std::string, double>> pass_ms;  ///< each planner pass by name
+  std::string to_string() const;
+};
+
+/// The report of the last plan that this thread ran.
+const Report& explain();
+std::ostream& operator<<(std::ostream& out, const Report& report);
+
+struct CacheStats {
+  std::int64_t hits = 0, misses = 0, plans = 0;
+};
+CacheStats plan_cache_stats();
+void clear_plan_cache();
+
+struct MemoryStats {
+  std::int64_t pool_bytes = 0;    ///< in use by values that outlive a run
+  std::int64_t cached_bytes = 0;  ///< held by the pool for reuse
+  std::int64_t arena_bytes = 0;
+  std::int64_t system_allocations = 0;  ///< buffers asked of the system so far
+};
+MemoryStats memory_stats();
+
+/// "fusetape 0.1.0, oneDNN 3.2.0, OpenBLAS 0.3.21, Highway 1.0.3, g++ 12.2.0"
+std::string versions();
+/// The processor's model name and the SIMD target chosen at run time.
+std::string cpu_name();
+
+}  // namespace fusetape

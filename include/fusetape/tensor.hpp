@@ -1,0 +1,162 @@
+#pragma once
+#include <cstdint>
+#include <iosfwd>
+#include <memory>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "fusetape/dtype.hpp"
+#include "fusetape/error.hpp"
+#include "fusetape/shape.hpp"
+
+namespace fusetape {
+
+namespace core {
+struct Value;
+struct Cell;
+}  // namespace core
+
+struct BackwardOptions {
+  bool retain_graph = false;  ///< keep the graph for another backward()
+  bool create_graph = false;  ///< record the gradients differentiably (implies retain_graph)
+};
+
+/// An immutable value: a cheap handle to one output of a recorded op, or to data. Copying copies the handle.
+/// Nothing is computed before a value is asked for (item, to_vector, <<, materialize) or an optimizer steps.
+class Tensor {
+ public:
+  Tensor() = default;  ///< undefined: no shape, no data
+  Tensor(const Tensor& other);
+  Tensor(Tensor&& other) noexcept : value_(std::exchange(other.value_, nullptr)) {}
+  Tensor& operator=(Tensor other) noexcept {
+    std::swap(value_, other.value_);
+    return *this;
+  }
+  ~Tensor();
+
+  bool defined() const { return value_ != nullptr; }
+  const Shape& shape() const;
+  DType dtype() const;
+  int rank() const { return shape().rank(); }
+  /// The extent of an axis; negative axes count from the end.
+  std::int64_t size(int axis, Location at = Location::current()) const;
+  std::int64_t elements() const { return shape().elements(); }
+  bool requires_grad() const;
+  /// Recorded, but not computed yet.
+  bool pending() const;
+
+  /// The only element, as a double. Runs what is pending. Throws unless elements() == 1.
+  double item(Location at = Location::current()) const;
+
+  /// All elements in row-major order, converted to T. Runs what is pending.
+  template <class T = float>
+  std::vector<T> to_vector(Location at = Location::current()) const {
+    std::vector<T> out(static_cast<std::size_t>(elements()));
+    if constexpr (std::is_same_v<T, bool>) {
+      std::vector<std::uint8_t> raw(out.size());
+      copy_to(raw.data(), DType::boolean, at);
+      out.assign(raw.begin(), raw.end());
+    } else {
+      copy_to(out.data(), dtype_for<T>::value, at);
+    }
+    return out;
+  }
+
+  /// The elements in place, valid while this handle lives. T must be the dtype's own type. Runs what is pending.
+  template <class T>
+  std::span<const T> span(Location at = Location::current()) const {
+    return {static_cast<const T*>(data(dtype_for<T>::value, at)), static_cast<std::size_t>(elements())};
+  }
+
+  /// Records the gradients of this scalar into the `grad()` of every Parameter it depends on, adding to what is
+  /// there. Releases the graph unless told to retain it: a second backward() over it throws.
+  void backward(BackwardOptions options = {}, Location at = Location::current()) const;
+
+  /// The same value without its history: no gradient flows through it.
+  Tensor detach(Location at = Location::current()) const;
+
+  /// The same elements in another shape; one extent may be -1.
+  Tensor reshape(Shape shape, Location at = Location::current()) const;
+
+  // For the library: the value behind the handle (not for users; may change).
+  explicit Tensor(core::Value* value);
+  core::Value* value() const { return value_; }
+
+ private:
+  void copy_to(void* out, DType as, Location at) const;
+  const void* data(DType as, Location at) const;
+  core::Value* value_ = nullptr;
+};
+
+/// Evaluates and prints shape, dtype and the elements (shortened when there are many).
+std::ostream& operator<<(std::ostream& out, const Tensor& tensor);
+
+/// Copies the elements. `data.size()` must be the shape's number of elements.
+template <class T>
+Tensor from_span(std::span<const T> data, Shape shape, Location at = Location::current());
+/// Copies the elements; integers and bools keep their type, float gives f32, double f64.
+template <class T>
+Tensor from_vector(const std::vector<T>& data, Shape shape, Location at = Location::current()) {
+  return from_span<T>(std::span<const T>(data), shape, at);
+}
+inline Tensor from_vector(std::initializer_list<float> data, Shape shape, Location at = Location::current()) {
+  return from_span<float>(std::span<const float>(data.begin(), data.size()), shape, at);
+}
+/// Like from_span, converting each element to `dtype` (for f64 copies of f32 data, bf16, …).
+Tensor from_floats(std::span<const float> data, Shape shape, DType dtype, Location at = Location::current());
+Tensor from_doubles(std::span<const double> data, Shape shape, DType dtype,
+                    Location at = Location::current());
+
+/// Every element `value`. Ready at once (nothing is recorded).
+Tensor full(Shape shape, double value, DType dtype = DType::f32, Location at = Location::current());
+Tensor zeros(Shape shape, DType dtype = DType::f32, Location at = Location::current());
+Tensor ones(Shape shape, DType dtype = DType::f32, Location at = Location::current());
+/// A scalar of shape {}. Scalars are run-time inputs: changing one never makes a new plan.
+Tensor scalar(double value, DType dtype = DType::f32, Location at = Location::current());
+/// 0, 1, … n-1.
+Tensor arange(std::int64_t n, DType dtype = DType::f32, Location at = Location::current());
+
+/// Images {N, C, H, W} to the library's {N, H, W, C}, and back (recorded, differentiable).
+Tensor from_nchw(const Tensor& x, Location at = Location::current());
+Tensor to_nchw(const Tensor& x, Location at = Location::current());
+
+/// A named mutable binding to a value. An update binds a new version: values recorded earlier keep the version
+/// that they read. Running statistics and optimizer state are cells; a Parameter is a cell with a gradient.
+/// Copies share the binding.
+class Cell {
+ public:
+  Cell() = default;
+  explicit Cell(Tensor value, std::string name = "");
+  bool defined() const { return state_ != nullptr; }
+  Tensor value() const;
+  const std::string& name() const;
+  void set_name(std::string name);
+  /// Binds a new version: the same shape and dtype, detached. Throws otherwise.
+  void set_data(const Tensor& value, Location at = Location::current());
+  const Shape& shape() const;
+  DType dtype() const;
+  core::Cell* state() const { return state_.get(); }
+
+ protected:
+  std::shared_ptr<core::Cell> state_;
+};
+
+/// A leaf that gradients are collected for.
+class Parameter : public Cell {
+ public:
+  Parameter() = default;
+  explicit Parameter(Tensor value, std::string name = "");
+  /// The collected gradient; undefined before the first backward() and after zero_grad().
+  Tensor grad() const;
+  void set_grad(Tensor grad);
+  void zero_grad();
+  /// A parameter that is frozen gets no gradient and is skipped by optimizers.
+  bool requires_grad() const;
+  void set_requires_grad(bool on);
+  operator Tensor() const { return value(); }
+};
+
+}  // namespace fusetape

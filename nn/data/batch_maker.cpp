@@ -1,0 +1,81 @@
+#include "nn/data/batch_maker.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "nn/data/random.hpp"
+
+namespace fusetape::data {
+
+BatchMaker::BatchMaker(std::shared_ptr<const Dataset> dataset, const DataLoaderOptions& options,
+                       std::int64_t epoch)
+    : dataset_(std::move(dataset)),
+      options_(options),
+      augmentation_key_(derive(derive(options.seed, 1), static_cast<std::uint64_t>(epoch))),
+      order_(static_cast<std::size_t>(dataset_->count())) {
+  std::iota(order_.begin(), order_.end(), 0);
+  if (options_.shuffle) shuffle(order_, derive(derive(options_.seed, 0), static_cast<std::uint64_t>(epoch)));
+
+  const auto row = static_cast<std::size_t>(dataset_->width * dataset_->channels);
+  const auto channels = static_cast<std::size_t>(dataset_->channels);
+  for (std::size_t i = 0; i < row; ++i) {
+    const double mean = options_.mean[i % channels], deviation = options_.stddev[i % channels];
+    scale_.push_back(static_cast<float>(1 / (255 * deviation)));
+    shift_.push_back(static_cast<float>(-mean / deviation));
+  }
+  row_.resize(row);
+  mirrored_.resize(row);
+}
+
+void BatchMaker::make(std::int64_t position, RawBatch& batch) {
+  const std::int64_t first = position * options_.batch;
+  batch.count = std::min(options_.batch, dataset_->count() - first);
+  batch.images.resize(static_cast<std::size_t>(batch.count * dataset_->image_bytes()));
+  batch.labels.resize(static_cast<std::size_t>(batch.count));
+  for (std::int64_t i = 0; i < batch.count; ++i) {
+    const std::int64_t index = order_[static_cast<std::size_t>(first + i)];
+    batch.labels[static_cast<std::size_t>(i)] = dataset_->labels[static_cast<std::size_t>(index)];
+    make_image(index, batch.images.data() + i * dataset_->image_bytes());
+  }
+}
+
+void BatchMaker::make_image(std::int64_t index, float* out) {
+  const std::int64_t height = dataset_->height, width = dataset_->width, channels = dataset_->channels;
+  const core::PhiloxBlock random = core::philox_block(augmentation_key_, static_cast<std::uint64_t>(index));
+  const std::int64_t down = below(random[0], 2 * options_.crop + 1) - options_.crop;
+  const std::int64_t right = below(random[1], 2 * options_.crop + 1) - options_.crop;
+  const bool mirror = options_.flip && (random[2] & 1u) != 0;
+  // What the window sees of each row: pixels [from, to) of the source, the rest is black.
+  const std::int64_t from = std::clamp<std::int64_t>(right, 0, width);
+  const std::int64_t to = std::clamp<std::int64_t>(right + width, 0, width);
+
+  const std::uint8_t* image = dataset_->images.data() + index * dataset_->image_bytes();
+  const std::size_t row_bytes = row_.size();
+  for (std::int64_t y = 0; y < height; ++y, out += row_bytes) {
+    const std::int64_t source_y = y + down;
+    const bool inside = source_y >= 0 && source_y < height;
+    const std::uint8_t* source = inside ? image + source_y * width * channels : row_.data();
+    if (!inside || right != 0) {
+      std::memset(row_.data(), 0, row_bytes);
+      if (inside && to > from) {
+        std::memcpy(row_.data() + (from - right) * channels, source + from * channels,
+                    static_cast<std::size_t>((to - from) * channels));
+      }
+      source = row_.data();
+    }
+    if (mirror) {
+      for (std::int64_t x = 0; x < width; ++x) {
+        for (std::int64_t c = 0; c < channels; ++c) {
+          mirrored_[static_cast<std::size_t>((width - 1 - x) * channels + c)] = source[x * channels + c];
+        }
+      }
+      source = mirrored_.data();
+    }
+    const float* const scale = scale_.data();
+    const float* const shift = shift_.data();
+    for (std::size_t i = 0; i < row_bytes; ++i) out[i] = static_cast<float>(source[i]) * scale[i] + shift[i];
+  }
+}
+
+}  // namespace fusetape::data

@@ -1,0 +1,37 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "fusetape/data.hpp"
+
+namespace fusetape::data {
+
+/// A batch before it is tensors.
+struct RawBatch {
+  std::int64_t count = 0;
+  std::vector<float> images;
+  std::vector<std::int64_t> labels;
+};
+
+/// Makes batches of one epoch: order, crop, mirror, normalise. Plain loops on one core: it runs beside the
+/// training.
+class BatchMaker {
+ public:
+  /// `options` with mean and stddev filled in.
+  BatchMaker(std::shared_ptr<const Dataset> dataset, const DataLoaderOptions& options, std::int64_t epoch);
+  /// Batch `position` of the epoch into `batch`, whose storage is reused.
+  void make(std::int64_t position, RawBatch& batch);
+
+ private:
+  void make_image(std::int64_t index, float* out);
+
+  std::shared_ptr<const Dataset> dataset_;
+  DataLoaderOptions options_;
+  std::uint64_t augmentation_key_;
+  std::vector<std::int64_t> order_;
+  std::vector<float> scale_, shift_;  ///< of a row: pixel·scale + shift
+  std::vector<std::uint8_t> row_, mirrored_;
+};
+
+}  // namespace fusetape::data

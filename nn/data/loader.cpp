@@ -1,0 +1,179 @@
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "fusetape/data.hpp"
+#include "nn/data/batch_maker.hpp"
+
+namespace fusetape::data {
+namespace {
+
+constexpr std::size_t ahead = 3;  ///< batches prepared and waiting at most
+
+void require(bool ok, const std::string& expected, const std::string& got, Location at) {
+  if (!ok) throw Error("DataLoader", "expected " + expected + ", got " + got, at);
+}
+
+void check_dataset(const Dataset* dataset, Location at) {
+  require(dataset != nullptr, "a data set", "null", at);
+  require(dataset->count() >= 1, "at least one image", "none", at);
+  require(dataset->height >= 1 && dataset->width >= 1 && dataset->channels >= 1,
+          "images with height, width, channels ≥ 1",
+          to_string(Shape{dataset->height, dataset->width, dataset->channels}), at);
+  const auto bytes = static_cast<std::size_t>(dataset->count() * dataset->image_bytes());
+  require(dataset->images.size() == bytes, std::to_string(bytes) + " bytes of images for as many labels",
+          std::to_string(dataset->images.size()), at);
+  for (std::size_t i = 0; i < dataset->labels.size(); ++i) {
+    require(dataset->labels[i] < dataset->classes, "labels below " + std::to_string(dataset->classes),
+            std::to_string(dataset->labels[i]) + " at image " + std::to_string(i), at);
+  }
+}
+
+std::vector<double> per_channel(const char* name, std::vector<double> given, const std::vector<double>& cifar,
+                                double otherwise, const Dataset& dataset, Location at) {
+  const auto channels = static_cast<std::size_t>(dataset.channels);
+  if (given.empty()) return channels == 3 ? cifar : std::vector<double>(channels, otherwise);
+  require(given.size() == channels, std::string(name) + " for " + std::to_string(channels) + " channels",
+          std::to_string(given.size()) + " numbers", at);
+  return given;
+}
+
+DataLoaderOptions completed(DataLoaderOptions options, const Dataset* dataset, Location at) {
+  check_dataset(dataset, at);
+  require(options.batch >= 1, "batch ≥ 1", std::to_string(options.batch), at);
+  require(!options.drop_last || options.batch <= dataset->count(),
+          "batch ≤ " + std::to_string(dataset->count()) + " images, or drop_last off",
+          std::to_string(options.batch), at);
+  require(options.crop >= 0, "crop ≥ 0", std::to_string(options.crop), at);
+  options.mean = per_channel("mean", options.mean, {0.4914, 0.4822, 0.4465}, 0, *dataset, at);
+  options.stddev = per_channel("stddev", options.stddev, {0.2470, 0.2435, 0.2616}, 1, *dataset, at);
+  for (double deviation : options.stddev) require(deviation > 0, "stddev > 0", std::to_string(deviation), at);
+  return options;
+}
+
+}  // namespace
+
+/// The rest of an epoch, from `position` on: made when asked for, or ahead on a thread.
+class DataLoader::Worker {
+ public:
+  Worker(BatchMaker maker, std::int64_t position, std::int64_t batches, bool prefetch)
+      : maker_(std::move(maker)), made_(position), taken_(position), batches_(batches) {
+    if (prefetch) thread_ = std::thread([this] { run(); });
+  }
+
+  ~Worker() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  /// Hands the next batch to `use`; rethrows what went wrong on the thread.
+  template <class Use>
+  void next(Use&& use) {
+    RawBatch& slot = slot_of(taken_);
+    if (!thread_.joinable()) {
+      maker_.make(taken_, slot);
+    } else {
+      std::unique_lock<std::mutex> lock(mutex_);
+      changed_.wait(lock, [this] { return made_ > taken_ || error_ != nullptr; });
+      if (made_ == taken_) std::rethrow_exception(error_);
+    }
+    use(slot);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ++taken_;
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  RawBatch& slot_of(std::int64_t position) { return slots_[static_cast<std::size_t>(position) % ahead]; }
+
+  void run() {
+    try {
+      for (std::int64_t position = made_; position < batches_; ++position) {
+        {
+          std::unique_lock<std::mutex> lock(mutex_);
+          changed_.wait(lock, [&] { return stop_ || position - taken_ < static_cast<std::int64_t>(ahead); });
+          if (stop_) return;
+        }
+        maker_.make(position, slot_of(position));
+        {
+          const std::lock_guard<std::mutex> lock(mutex_);
+          made_ = position + 1;
+        }
+        changed_.notify_all();
+      }
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      error_ = std::current_exception();
+      changed_.notify_all();
+    }
+  }
+
+  BatchMaker maker_;
+  RawBatch slots_[ahead];
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::int64_t made_, taken_;  ///< batches [taken_, made_) wait
+  const std::int64_t batches_;
+  bool stop_ = false;
+  std::exception_ptr error_;
+  std::thread thread_;
+};
+
+DataLoader::DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions options, Location at)
+    : dataset_(std::move(dataset)), options_(completed(std::move(options), dataset_.get(), at)) {}
+
+DataLoader::DataLoader(Dataset dataset, DataLoaderOptions options, Location at)
+    : DataLoader(std::make_shared<const Dataset>(std::move(dataset)), std::move(options), at) {}
+
+DataLoader::~DataLoader() = default;
+
+std::int64_t DataLoader::images() const { return dataset_->count(); }
+
+std::int64_t DataLoader::batches() const {
+  return options_.drop_last ? images() / options_.batch : (images() + options_.batch - 1) / options_.batch;
+}
+
+bool DataLoader::advance() {
+  batch_ = {};  // before the next one is made, so that it can have the same memory
+  if (position_ >= batches()) {
+    worker_.reset();
+    position_ = 0;
+    ++epoch_;
+    return false;
+  }
+  if (worker_ == nullptr) {
+    worker_ = std::make_unique<Worker>(BatchMaker(dataset_, options_, epoch_), position_, batches(),
+                                       options_.prefetch);
+  }
+  // Tensors are made here, on the thread that uses them: their memory then circulates on one thread.
+  worker_->next([this](const RawBatch& raw) {
+    const Dataset& set = *dataset_;
+    batch_.images = from_vector(raw.images, {raw.count, set.height, set.width, set.channels});
+    batch_.labels = from_vector(raw.labels, {raw.count});
+  });
+  ++position_;
+  return true;
+}
+
+DataLoader::State DataLoader::state() const { return {options_.seed, epoch_, position_}; }
+
+void DataLoader::set_state(State state, Location at) {
+  require(state.epoch >= 0, "epoch ≥ 0", std::to_string(state.epoch), at);
+  require(state.position >= 0 && state.position <= batches(),
+          "position from 0 to " + std::to_string(batches()), std::to_string(state.position), at);
+  worker_.reset();
+  batch_ = {};
+  options_.seed = state.seed;
+  epoch_ = state.epoch;
+  position_ = state.position;
+}
+
+}  // namespace fusetape::data

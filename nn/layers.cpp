@@ -1,0 +1,140 @@
+#include <cmath>
+
+#include "fusetape/nn.hpp"
+
+/// Each layer hands on here(): an error names the user's call, not this file.
+namespace fusetape::nn {
+namespace {
+
+[[noreturn]] void fail(const char* layer, const std::string& expected, const std::string& got, Location at) {
+  throw Error(layer, "expected " + expected + ", got " + got, at);
+}
+
+void require_positive(const char* layer, const char* what, std::int64_t value, Location at) {
+  if (value < 1) fail(layer, std::string(what) + " ≥ 1", std::to_string(value), at);
+}
+
+void require_pair(const char* layer, const char* what, Size2d value, std::int64_t least, Location at) {
+  if (value.height < least || value.width < least) {
+    fail(layer, std::string(what) + " ≥ " + std::to_string(least),
+         "{" + std::to_string(value.height) + ", " + std::to_string(value.width) + "}", at);
+  }
+}
+
+template <class Options>
+void check_convolution(const char* layer, const Options& options, Location at) {
+  require_positive(layer, "in", options.in, at);
+  require_positive(layer, "out", options.out, at);
+  require_positive(layer, "groups", options.groups, at);
+  require_pair(layer, "kernel", options.kernel, 1, at);
+  require_pair(layer, "stride", options.stride, 1, at);
+  require_pair(layer, "padding", options.padding, 0, at);
+  require_pair(layer, "dilation", options.dilation, 1, at);
+  if (options.in % options.groups != 0 || options.out % options.groups != 0) {
+    fail(layer, "in and out to be multiples of groups",
+         "in " + std::to_string(options.in) + ", out " + std::to_string(options.out) + ", groups " +
+             std::to_string(options.groups),
+         at);
+  }
+}
+
+}  // namespace
+
+Linear::Linear(Options options, Location at) {
+  require_positive("Linear", "in", options.in, at);
+  require_positive("Linear", "out", options.out, at);
+  const double bound = 1.0 / std::sqrt(static_cast<double>(options.in));
+  weight_ = register_parameter("weight", uniform({options.out, options.in}, -bound, bound, at), at);
+  if (options.bias) bias_ = register_parameter("bias", uniform({options.out}, -bound, bound, at), at);
+}
+
+Tensor Linear::forward(const Tensor& x) {
+  return bias_.defined() ? linear({x, here()}, weight_, bias_) : linear({x, here()}, weight_);
+}
+
+Conv2d::Conv2d(Options options, Location at) {
+  check_convolution("Conv2d", options, at);
+  options_ = {options.stride, options.padding, options.dilation, options.groups};
+  const auto [height, width] = options.kernel;
+  const Shape shape{options.out, height, width, options.in / options.groups};
+  weight_ = register_parameter("weight", kaiming_normal(shape, options.out * height * width, at), at);
+  if (options.bias) bias_ = register_parameter("bias", zeros({options.out}, DType::f32, at), at);
+}
+
+Tensor Conv2d::forward(const Tensor& x) {
+  return bias_.defined() ? conv2d({x, here()}, weight_, bias_, options_)
+                         : conv2d({x, here()}, weight_, options_);
+}
+
+ConvTranspose2d::ConvTranspose2d(Options options, Location at) {
+  check_convolution("ConvTranspose2d", options, at);
+  require_pair("ConvTranspose2d", "output_padding", options.output_padding, 0, at);
+  options_ = {options.stride, options.padding, options.output_padding, options.dilation, options.groups};
+  const auto [height, width] = options.kernel;
+  const Shape shape{options.in, height, width, options.out / options.groups};
+  // Each output sums over `in` channels and the kernel places that a stride leaves: fan out of the
+  // convolution it reverses.
+  weight_ = register_parameter("weight", kaiming_normal(shape, options.in * height * width, at), at);
+  if (options.bias) bias_ = register_parameter("bias", zeros({options.out}, DType::f32, at), at);
+}
+
+Tensor ConvTranspose2d::forward(const Tensor& x) {
+  const Tensor y = conv_transpose2d({x, here()}, weight_, options_);
+  return bias_.defined() ? bias_add({y, here()}, bias_) : y;
+}
+
+BatchNorm2d::BatchNorm2d(std::int64_t channels, BatchNormOptions options, Location at) : options_(options) {
+  require_positive("BatchNorm2d", "channels", channels, at);
+  if (!(options.eps > 0)) fail("BatchNorm2d", "eps > 0", std::to_string(options.eps), at);
+  if (!(options.momentum >= 0 && options.momentum <= 1)) {
+    fail("BatchNorm2d", "momentum in [0, 1]", std::to_string(options.momentum), at);
+  }
+  weight_ = register_parameter("weight", ones({channels}, DType::f32, at), at);
+  bias_ = register_parameter("bias", zeros({channels}, DType::f32, at), at);
+  running_mean_ = register_buffer("running_mean", zeros({channels}, DType::f32, at), at);
+  running_var_ = register_buffer("running_var", ones({channels}, DType::f32, at), at);
+}
+
+Tensor BatchNorm2d::forward(const Tensor& x) {
+  if (!is_training()) {
+    return batch_norm_inference({x, here()}, weight_, bias_, running_mean_.value(), running_var_.value(),
+                                options_);
+  }
+  BatchNormResult result =
+      batch_norm({x, here()}, weight_, bias_, running_mean_.value(), running_var_.value(), options_);
+  running_mean_.set_data(result.running_mean, here());
+  running_var_.set_data(result.running_var, here());
+  return result.y;
+}
+
+Tensor ReLU::forward(const Tensor& x) { return relu({x, here()}); }
+Tensor LeakyReLU::forward(const Tensor& x) { return leaky_relu({x, here()}, slope_); }
+Tensor Sigmoid::forward(const Tensor& x) { return sigmoid({x, here()}); }
+Tensor Tanh::forward(const Tensor& x) { return tanh({x, here()}); }
+Tensor GELU::forward(const Tensor& x) { return gelu({x, here()}); }
+
+Dropout::Dropout(double p, Location at) : p_(p) {
+  if (!(p >= 0 && p < 1)) fail("Dropout", "p in [0, 1)", std::to_string(p), at);
+}
+
+Tensor Dropout::forward(const Tensor& x) { return is_training() && p_ > 0 ? dropout({x, here()}, p_) : x; }
+
+Tensor MaxPool2d::forward(const Tensor& x) { return max_pool2d({x, here()}, options_); }
+Tensor AvgPool2d::forward(const Tensor& x) { return avg_pool2d({x, here()}, options_); }
+Tensor GlobalAvgPool::forward(const Tensor& x) { return global_avg_pool({x, here()}); }
+Tensor Flatten::forward(const Tensor& x) { return flatten({x, here()}, from_axis_); }
+
+Module& Sequential::append(std::unique_ptr<Module> module, Location at) {
+  if (module == nullptr) throw Error("Sequential", "expected a module, got null", at, path());
+  register_child(std::to_string(modules_.size()), *module, at);
+  modules_.push_back(std::move(module));
+  return *modules_.back();
+}
+
+Tensor Sequential::forward(const Tensor& x) {
+  Tensor y = x;
+  for (const auto& module : modules_) y = (*module)(y, here());
+  return y;
+}
+
+}  // namespace fusetape::nn

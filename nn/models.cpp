@@ -1,0 +1,114 @@
+#include "fusetape/models.hpp"
+
+namespace fusetape::nn {
+namespace {
+
+Conv2d::Options convolution(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride = 1) {
+  return {.in = in, .out = out, .kernel = kernel, .stride = stride, .padding = kernel / 2, .bias = false};
+}
+
+ResNet::Options checked(ResNet::Options options, Location at) {
+  const auto require = [at](bool ok, const char* expected, std::int64_t got) {
+    if (!ok) throw Error("ResNet", std::string("expected ") + expected + ", got " + std::to_string(got), at);
+  };
+  require(!options.blocks.empty(), "at least one stage", 0);
+  for (std::int64_t count : options.blocks) require(count >= 1, "at least one block in each stage", count);
+  require(options.width >= 1, "width ≥ 1", options.width);
+  require(options.classes >= 1, "classes ≥ 1", options.classes);
+  require(options.channels >= 1, "channels ≥ 1", options.channels);
+  return options;
+}
+
+std::int64_t last_width(const ResNet::Options& options) {
+  return options.width << (options.blocks.size() - 1);
+}
+
+}  // namespace
+
+Shortcut::Shortcut(std::int64_t in, std::int64_t out, std::int64_t stride)
+    : conv_(convolution(in, out, 1, stride)), bn_(out) {
+  register_child("conv", conv_);
+  register_child("bn", bn_);
+}
+
+Tensor Shortcut::forward(const Tensor& x) { return bn_(conv_(x, here()), here()); }
+
+BasicBlock::BasicBlock(Options options)
+    : conv1_(convolution(options.in, options.out, 3, options.stride)),
+      bn1_(options.out),
+      conv2_(convolution(options.out, options.out, 3)),
+      bn2_(options.out) {
+  register_child("conv1", conv1_);
+  register_child("bn1", bn1_);
+  register_child("conv2", conv2_);
+  register_child("bn2", bn2_);
+  if (options.stride != 1 || options.in != options.out) {
+    shortcut_ = std::make_unique<Shortcut>(options.in, options.out, options.stride);
+    register_child("shortcut", *shortcut_);
+  }
+}
+
+Tensor BasicBlock::forward(const Tensor& x) {
+  const Location at = here();
+  const Tensor y = bn2_(conv2_(relu({bn1_(conv1_(x, at), at), at}), at), at);
+  return relu({add({y, at}, {shortcut_ ? (*shortcut_)(x, at) : x, at}), at});
+}
+
+ResNet::ResNet(Options options, Location at)
+    : conv1_(convolution(checked(options, at).channels, options.width, 3), at),
+      bn1_(options.width),
+      fc_(last_width(options), options.classes, at) {
+  register_child("conv1", conv1_);
+  register_child("bn1", bn1_);
+  std::int64_t in = options.width;
+  for (std::size_t s = 0; s < options.blocks.size(); ++s) {
+    Sequential& stage = stages_.emplace<Sequential>();
+    const std::int64_t out = options.width << s;
+    for (std::int64_t b = 0; b < options.blocks[s]; ++b) {
+      stage.emplace<BasicBlock>({.in = in, .out = out, .stride = s > 0 && b == 0 ? 2 : 1});
+      in = out;
+    }
+  }
+  register_child("stages", stages_);
+  register_child("fc", fc_);
+}
+
+Tensor ResNet::forward(const Tensor& x) {
+  const Location at = here();
+  const Tensor stem = relu({bn1_(conv1_(x, at), at), at});
+  return fc_(global_avg_pool({stages_(stem, at), at}), at);
+}
+
+ResNet resnet_cifar(ResNetCifarOptions options, Location at) {
+  if (options.depth < 8 || (options.depth - 2) % 6 != 0) {
+    throw Error("resnet_cifar", "expected a depth of 6n + 2 ≥ 8, got " + std::to_string(options.depth), at);
+  }
+  const std::int64_t blocks = (options.depth - 2) / 6;
+  return ResNet({.blocks = {blocks, blocks, blocks},
+                 .width = options.width,
+                 .classes = options.classes,
+                 .channels = options.channels},
+                at);
+}
+
+ResNet resnet20(ResNetOptions options, Location at) {
+  return resnet_cifar({.depth = 20, .classes = options.classes, .channels = options.channels}, at);
+}
+ResNet resnet32(ResNetOptions options, Location at) {
+  return resnet_cifar({.depth = 32, .classes = options.classes, .channels = options.channels}, at);
+}
+ResNet resnet44(ResNetOptions options, Location at) {
+  return resnet_cifar({.depth = 44, .classes = options.classes, .channels = options.channels}, at);
+}
+ResNet resnet56(ResNetOptions options, Location at) {
+  return resnet_cifar({.depth = 56, .classes = options.classes, .channels = options.channels}, at);
+}
+ResNet resnet110(ResNetOptions options, Location at) {
+  return resnet_cifar({.depth = 110, .classes = options.classes, .channels = options.channels}, at);
+}
+ResNet resnet18(ResNetOptions options, Location at) {
+  return ResNet(
+      {.blocks = {2, 2, 2, 2}, .width = 64, .classes = options.classes, .channels = options.channels}, at);
+}
+
+}  // namespace fusetape::nn

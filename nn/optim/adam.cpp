@@ -1,0 +1,74 @@
+#include <cmath>
+
+#include "fusetape/optim.hpp"
+#include "ops/optimizer.hpp"
+
+namespace fusetape::optim {
+namespace {
+
+void check(const std::string& name, const AdamOptions& options, Location at) {
+  const auto require = [&](bool ok, const char* expected, double got) {
+    if (!ok) throw Error(name, std::string("expected ") + expected + ", got " + std::to_string(got), at);
+  };
+  require(options.beta1 >= 0 && options.beta1 < 1, "beta1 in [0, 1)", options.beta1);
+  require(options.beta2 >= 0 && options.beta2 < 1, "beta2 in [0, 1)", options.beta2);
+  require(options.eps >= 0 && std::isfinite(options.eps), "a finite eps ≥ 0", options.eps);
+  require(options.weight_decay >= 0 && std::isfinite(options.weight_decay), "a finite weight_decay ≥ 0",
+          options.weight_decay);
+}
+
+}  // namespace
+
+Adam::Adam(std::string name, std::vector<Parameter> parameters, AdamOptions options, bool decoupled,
+           Location at)
+    : Optimizer(name, std::move(parameters), options.lr, at), options_(options), decoupled_(decoupled) {
+  check(name, options_, at);
+  first_moment_ = make_state("m", at);
+  second_moment_ = make_state("v", at);
+}
+
+Adam::Adam(std::vector<Parameter> parameters, AdamOptions options, Location at)
+    : Adam("Adam", std::move(parameters), options, false, at) {}
+
+AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options, Location at)
+    : Adam("AdamW", std::move(parameters),
+           {options.lr, options.beta1, options.beta2, options.eps, options.weight_decay}, true, at) {}
+
+void Adam::begin_step(Location at) {
+  const DType dtype = ops::scalar_dtype(parameters()[0].dtype());
+  lr_ = scalar(learning_rate(), dtype, at);
+  beta1_ = scalar(options_.beta1, dtype, at);
+  beta2_ = scalar(options_.beta2, dtype, at);
+  eps_ = scalar(options_.eps, dtype, at);
+  weight_decay_ = scalar(options_.weight_decay, dtype, at);
+  corrections_.clear();
+}
+
+Adam::Correction Adam::correction_of(std::int64_t count) {
+  for (const Correction& known : corrections_) {
+    if (known.count == count) return known;
+  }
+  const auto t = static_cast<double>(count);
+  const Tensor first = scalar(1 - std::pow(options_.beta1, t), lr_.dtype());
+  const Tensor second = scalar(1 - std::pow(options_.beta2, t), lr_.dtype());
+  corrections_.push_back({count, first, second});
+  return corrections_.back();
+}
+
+void Adam::update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) {
+  const Parameter& parameter = parameters()[index];
+  const Correction correction = correction_of(updates()[index] + 1);
+  ops::AdamStep next = ops::adam_update(
+      parameter.value(), gradient, first_moment_[index].value(), second_moment_[index].value(),
+      {lr_, beta1_, beta2_, eps_, weight_decay_, correction.first, correction.second}, decoupled_, at);
+  bindings.emplace_back(parameter, std::move(next.parameter));
+  bindings.emplace_back(first_moment_[index], std::move(next.m));
+  bindings.emplace_back(second_moment_[index], std::move(next.v));
+}
+
+void Adam::end_step() {
+  lr_ = beta1_ = beta2_ = eps_ = weight_decay_ = Tensor();
+  corrections_.clear();
+}
+
+}  // namespace fusetape::optim

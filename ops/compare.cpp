@@ -1,0 +1,78 @@
+// Comparisons (bool, without gradients) and the choice between two tensors.
+#include "ops/helpers.hpp"
+#include "ops/ops.hpp"
+
+namespace fusetape::ops {
+
+using core::Attrs;
+using core::bit;
+using core::GradContext;
+using core::InferContext;
+
+namespace {
+
+void infer_comparison(InferContext& ctx) {
+  same_dtype(ctx);
+  ctx.output(broadcast_shape(ctx), DType::boolean);
+}
+
+double equal_element(const double* in, const Attrs&) { return in[0] == in[1]; }
+double not_equal_element(const double* in, const Attrs&) { return in[0] != in[1]; }
+double less_element(const double* in, const Attrs&) { return in[0] < in[1]; }
+double less_equal_element(const double* in, const Attrs&) { return in[0] <= in[1]; }
+double greater_element(const double* in, const Attrs&) { return in[0] > in[1]; }
+double greater_equal_element(const double* in, const Attrs&) { return in[0] >= in[1]; }
+
+constexpr OpDef comparison(std::string_view name, double (*element)(const double*, const Attrs&)) {
+  return {.name = name, .infer = infer_comparison, .pointwise = element, .differentiable_outputs = 0};
+}
+
+void infer_where(InferContext& ctx) {
+  if (ctx.dtype(0) != DType::boolean) {
+    ctx.fail("a bool condition", std::string(name_of(ctx.dtype(0))) + "; use a comparison or cast");
+  }
+  const DType dtype = same_dtype(ctx, 1);
+  ctx.output(broadcast_shape(ctx), dtype);
+}
+
+double where_element(const double* in, const Attrs&) { return in[0] != 0 ? in[1] : in[2]; }
+
+void gradient_where(GradContext& ctx) {
+  const Tensor g = ctx.incoming(), condition = ctx.input(0);
+  if (ctx.needs(1)) ctx.set(1, sum_to(where(condition, g, 0), ctx.input_shape(1)));
+  if (ctx.needs(2)) ctx.set(2, sum_to(where(condition, 0, g), ctx.input_shape(2)));
+}
+
+}  // namespace
+
+constinit const OpDef equal_op = comparison("equal", equal_element);
+constinit const OpDef not_equal_op = comparison("not_equal", not_equal_element);
+constinit const OpDef less_op = comparison("less", less_element);
+constinit const OpDef less_equal_op = comparison("less_equal", less_equal_element);
+constinit const OpDef greater_op = comparison("greater", greater_element);
+constinit const OpDef greater_equal_op = comparison("greater_equal", greater_equal_element);
+constinit const OpDef where_op{.name = "where",
+                               .infer = infer_where,
+                               .gradient = gradient_where,
+                               .saves_inputs = bit(0),
+                               .pointwise = where_element};
+
+}  // namespace fusetape::ops
+
+namespace fusetape {
+
+Tensor equal(Operand a, Operand b) { return ops::record_binary(ops::equal_op, a, b); }
+Tensor not_equal(Operand a, Operand b) { return ops::record_binary(ops::not_equal_op, a, b); }
+Tensor less(Operand a, Operand b) { return ops::record_binary(ops::less_op, a, b); }
+Tensor less_equal(Operand a, Operand b) { return ops::record_binary(ops::less_equal_op, a, b); }
+Tensor greater(Operand a, Operand b) { return ops::record_binary(ops::greater_op, a, b); }
+Tensor greater_equal(Operand a, Operand b) { return ops::record_binary(ops::greater_equal_op, a, b); }
+
+Tensor where(Operand condition, Operand a, Operand b) {
+  Tensor chooser = ops::require_tensor("where", condition);
+  auto [first, second] = ops::require_tensors("where", a, b);
+  return core::record_one(ops::where_op, {std::move(chooser), std::move(first), std::move(second)},
+                          core::Attrs::of(core::NoAttrs{}), condition.at());
+}
+
+}  // namespace fusetape

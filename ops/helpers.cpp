@@ -1,0 +1,176 @@
+#include "ops/helpers.hpp"
+
+#include <cmath>
+
+#include "core/module_scope.hpp"
+
+namespace fusetape::ops {
+
+using core::Attrs;
+using core::InferContext;
+using core::NoAttrs;
+using core::OpDef;
+
+void fail(std::string_view op, const std::string& expected, const std::string& got, Location at) {
+  const std::string* path = core::source_context().module_path;
+  throw Error(std::string(op), "expected " + expected + ", got " + got, at,
+              path != nullptr ? *path : std::string());
+}
+
+// ---- operands ----
+
+namespace {
+
+Tensor require_defined(std::string_view op, const Operand& x) {
+  if (!x.tensor().defined()) fail(op, "a tensor", "an undefined Tensor", x.at());
+  return x.take();
+}
+
+std::string number_text(double number) {
+  std::string text = std::to_string(number);
+  text.erase(text.find_last_not_of('0') + 1);
+  if (text.back() == '.') text.pop_back();
+  return text;
+}
+
+Tensor number_as(std::string_view op, double number, DType dtype, Location at) {
+  const bool fits = is_floating(dtype) || (dtype == DType::boolean && (number == 0 || number == 1)) ||
+                    (dtype == DType::u8 && number >= 0 && number <= 255 && number == std::trunc(number)) ||
+                    (dtype == DType::i64 && std::abs(number) < 0x1p63 && number == std::trunc(number));
+  if (!fits) {
+    fail(op, "a number that " + std::string(name_of(dtype)) + " holds (cast the tensor for another)",
+         number_text(number), at);
+  }
+  return scalar(number, dtype, at);
+}
+
+}  // namespace
+
+Tensor require_tensor(std::string_view op, const Operand& x) {
+  if (x.is_number()) fail(op, "a tensor", "the number " + number_text(x.number()), x.at());
+  return require_defined(op, x);
+}
+
+std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, const Operand& b) {
+  if (a.is_number() && b.is_number()) {
+    return {scalar(a.number(), DType::f32, a.at()), scalar(b.number(), DType::f32, b.at())};
+  }
+  if (a.is_number()) {
+    Tensor other = require_defined(op, b);
+    Tensor number = number_as(op, a.number(), other.dtype(), a.at());
+    return {std::move(number), std::move(other)};
+  }
+  Tensor first = require_defined(op, a);
+  Tensor second = b.is_number() ? number_as(op, b.number(), first.dtype(), b.at()) : require_defined(op, b);
+  return {std::move(first), std::move(second)};
+}
+
+Tensor record_unary(const OpDef& op, const Operand& x, const Attrs& attrs) {
+  return core::record_one(op, {require_tensor(op.name, x)}, attrs, x.at());
+}
+
+Tensor record_unary(const OpDef& op, const Operand& x) { return record_unary(op, x, Attrs::of(NoAttrs{})); }
+
+Tensor record_binary(const OpDef& op, const Operand& a, const Operand& b) {
+  auto [left, right] = require_tensors(op.name, a, b);
+  return core::record_one(op, {std::move(left), std::move(right)}, Attrs::of(NoAttrs{}), a.at());
+}
+
+Tensor record_here(const OpDef& op, std::initializer_list<Tensor> inputs, const Attrs& attrs) {
+  return core::record_one(op, inputs, attrs, Location::current());
+}
+
+Tensor record_here(const OpDef& op, std::initializer_list<Tensor> inputs) {
+  return record_here(op, inputs, Attrs::of(NoAttrs{}));
+}
+
+// ---- shapes and dtypes ----
+
+int normalize_axis(std::string_view op, int axis, int rank, Location at) {
+  if (axis < -rank || axis >= rank) {
+    fail(op, "an axis of " + std::to_string(rank) + " axes", std::to_string(axis), at);
+  }
+  return axis < 0 ? axis + rank : axis;
+}
+
+bool broadcasts_to(const Shape& from, const Shape& to) {
+  const int missing = to.rank() - from.rank();
+  if (missing < 0) return false;
+  for (int axis = 0; axis < from.rank(); ++axis) {
+    if (from[axis] != 1 && from[axis] != to[axis + missing]) return false;
+  }
+  return true;
+}
+
+Shape broadcast_shape(const InferContext& ctx) {
+  int rank = 0;
+  for (const core::TensorInfo& input : ctx.inputs) rank = std::max(rank, input.shape.rank());
+  Shape shape;
+  for (int axis = 0; axis < rank; ++axis) shape.push_back(1);
+  bool fits = true;
+  for (const core::TensorInfo& input : ctx.inputs) {
+    const int missing = rank - input.shape.rank();
+    for (int axis = 0; axis < input.shape.rank(); ++axis) {
+      std::int64_t& extent = shape[axis + missing];
+      if (extent == 1) extent = input.shape[axis];
+      fits = fits && (input.shape[axis] == 1 || input.shape[axis] == extent);
+    }
+  }
+  if (!fits) {
+    std::string got;
+    for (const core::TensorInfo& input : ctx.inputs)
+      got += (got.empty() ? "" : " and ") + to_string(input.shape);
+    ctx.fail("shapes that broadcast (aligned at the last axis, equal or 1)", got);
+  }
+  return shape;
+}
+
+DType same_dtype(const InferContext& ctx, std::size_t first) {
+  const DType dtype = ctx.inputs[first].dtype;
+  for (std::size_t i = first + 1; i < ctx.inputs.size(); ++i) {
+    if (ctx.inputs[i].dtype == dtype) continue;
+    ctx.fail("equal dtypes", std::string(name_of(dtype)) + " and " +
+                                 std::string(name_of(ctx.inputs[i].dtype)) + "; use cast");
+  }
+  return dtype;
+}
+
+DType same_numeric_dtype(const InferContext& ctx) {
+  const DType dtype = same_dtype(ctx);
+  ctx.require(dtype != DType::boolean, "a numeric dtype", "bool; use cast");
+  return dtype;
+}
+
+void infer_floating(InferContext& ctx) {
+  const DType dtype = ctx.same_floating_dtype();
+  ctx.output(broadcast_shape(ctx), dtype);
+}
+
+void infer_arithmetic(InferContext& ctx) {
+  const DType dtype = same_numeric_dtype(ctx);
+  ctx.output(broadcast_shape(ctx), dtype);
+}
+
+void infer_like_first(InferContext& ctx) {
+  const DType dtype = ctx.same_floating_dtype();
+  for (const core::TensorInfo& input : ctx.inputs) {
+    if (!(input.shape == ctx.shape(0)))
+      ctx.fail("inputs of shape " + to_string(ctx.shape(0)), to_string(input.shape));
+  }
+  ctx.output(ctx.shape(0), dtype);
+}
+
+// ---- gradients ----
+
+Tensor sum_to(const Tensor& g, const Shape& shape) {
+  if (g.shape() == shape) return g;
+  const int missing = g.rank() - shape.rank();
+  std::vector<int> axes;
+  for (int axis = 0; axis < g.rank(); ++axis) {
+    if (axis < missing || shape[axis - missing] != g.shape()[axis]) axes.push_back(axis);
+  }
+  const Tensor summed = axes.empty() ? g : sum(g, axes);
+  return summed.shape() == shape ? summed : reshape(summed, shape);
+}
+
+}  // namespace fusetape::ops

@@ -1,0 +1,73 @@
+#pragma once
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/op.hpp"
+#include "core/op_attrs.hpp"
+#include "fusetape/ops.hpp"
+
+/// What many ops share: operands as tensors, shape and dtype rules, the gradient of broadcasting.
+namespace fusetape::ops {
+
+// ---- operands ----
+
+/// Throws Error("[op] expected …, got …") with the place in the model.
+[[noreturn]] void fail(std::string_view op, const std::string& expected, const std::string& got, Location at);
+
+/// An operand that must be a defined tensor.
+Tensor require_tensor(std::string_view op, const Operand& x);
+/// Two operands as tensors. A number takes the other's dtype (f32 beside another number) and becomes a scalar
+/// input; one that an integer dtype cannot hold is an error.
+std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, const Operand& b);
+
+/// One call of an op without attributes, or with those given.
+Tensor record_unary(const core::OpDef& op, const Operand& x, const core::Attrs& attrs);
+Tensor record_unary(const core::OpDef& op, const Operand& x);
+Tensor record_binary(const core::OpDef& op, const Operand& a, const Operand& b);
+/// The same inside a gradient, where locations are overridden.
+Tensor record_here(const core::OpDef& op, std::initializer_list<Tensor> inputs, const core::Attrs& attrs);
+Tensor record_here(const core::OpDef& op, std::initializer_list<Tensor> inputs);
+
+// ---- shapes and dtypes ----
+
+/// A negative axis counts from the end; throws when it is out of range.
+int normalize_axis(std::string_view op, int axis, int rank, Location at);
+
+/// Whether a value of shape `from` broadcasts to `to`.
+bool broadcasts_to(const Shape& from, const Shape& to);
+/// The shape that all inputs broadcast to, NumPy's rule; checks.
+Shape broadcast_shape(const core::InferContext& ctx);
+/// The one dtype of the inputs from `first` on; checks.
+DType same_dtype(const core::InferContext& ctx, std::size_t first = 0);
+/// One dtype that arithmetic is done in: anything but bool.
+DType same_numeric_dtype(const core::InferContext& ctx);
+
+/// Shape rules that many ops share.
+void infer_floating(core::InferContext& ctx);  ///< inputs of one floating dtype broadcast; the output has it
+void infer_arithmetic(core::InferContext& ctx);  ///< the same for any dtype but bool
+/// The first input's shape and floating dtype; the others are like it. For unary ops and their `*_grad`.
+void infer_like_first(core::InferContext& ctx);
+
+/// Shape and RandomAttrs keep a shape as rank and extents.
+template <class ShapeFields>
+Shape shape_of(const ShapeFields& attrs) {
+  return Shape(std::span<const std::int64_t>(attrs.extents.data(), static_cast<std::size_t>(attrs.rank)));
+}
+template <class ShapeFields>
+void set_shape(ShapeFields& attrs, const Shape& shape) {
+  attrs.rank = shape.rank();
+  std::copy(shape.begin(), shape.end(), attrs.extents.begin());
+}
+
+// ---- gradients ----
+
+/// The gradient of broadcasting: g summed over the axes along which `shape` was repeated.
+Tensor sum_to(const Tensor& g, const Shape& shape);
+
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+}  // namespace fusetape::ops

@@ -1,0 +1,97 @@
+// Losses that are compared element by element: binary cross entropy and the squared error.
+#include <algorithm>
+#include <cmath>
+
+#include "ops/helpers.hpp"
+#include "ops/ops.hpp"
+
+namespace fusetape::ops {
+
+using core::Attrs;
+using core::bit;
+using core::GradContext;
+
+namespace {
+
+double sigmoid_of(double x) { return 1 / (1 + std::exp(-x)); }
+
+double bce_logits_element(const double* in, const Attrs&) {
+  const double x = in[0], t = in[1];
+  const double positive = x < 0 ? 0 : x;  // a NaN stays
+  return positive - x * t + std::log1p(std::exp(-std::abs(x)));
+}
+
+double bce_logits_grad_element(const double* in, const Attrs&) { return in[0] * (sigmoid_of(in[1]) - in[2]); }
+
+void gradient_bce_logits(GradContext& ctx) {
+  const Tensor g = ctx.incoming(), x = ctx.input(0), t = ctx.input(1);
+  if (ctx.needs(0)) ctx.set(0, record_here(bce_logits_grad_op, {g, x, t}));
+  if (ctx.needs(1)) ctx.set(1, -(g * x));
+}
+
+/// g·(σ(x) − t)
+void gradient_bce_logits_grad(GradContext& ctx) {
+  const Tensor h = ctx.incoming(), g = ctx.input(0), x = ctx.input(1), t = ctx.input(2);
+  if (ctx.needs(0)) ctx.set(0, record_here(bce_logits_grad_op, {h, x, t}));
+  if (ctx.needs(1)) ctx.set(1, record_here(sigmoid_grad_op, {h * g, sigmoid(x)}));
+  if (ctx.needs(2)) ctx.set(2, -(h * g));
+}
+
+// ---- calls ----
+
+struct Compared {
+  Tensor prediction, target;
+};
+
+Compared require_alike(std::string_view op, const Operand& prediction, const Operand& target) {
+  Tensor left = require_tensor(op, prediction), right = require_tensor(op, target);
+  if (!(left.shape() == right.shape())) {
+    fail(op, "a target of shape " + to_string(left.shape()), to_string(right.shape()), prediction.at());
+  }
+  return {std::move(left), std::move(right)};
+}
+
+Tensor reduced(const Tensor& losses, Reduction reduction, Location at) {
+  switch (reduction) {
+    case Reduction::mean:
+      return mean(Operand(losses, at));
+    case Reduction::sum:
+      return sum(Operand(losses, at));
+    case Reduction::none:
+      break;
+  }
+  return losses;
+}
+
+}  // namespace
+
+constinit const OpDef bce_logits_op{.name = "bce_logits",
+                                    .infer = infer_like_first,
+                                    .gradient = gradient_bce_logits,
+                                    .saves_inputs = bit(0) | bit(1),
+                                    .pointwise = bce_logits_element};
+constinit const OpDef bce_logits_grad_op{.name = "bce_logits_grad",
+                                         .infer = infer_like_first,
+                                         .gradient = gradient_bce_logits_grad,
+                                         .saves_inputs = bit(0) | bit(1) | bit(2),
+                                         .pointwise = bce_logits_grad_element};
+
+}  // namespace fusetape::ops
+
+namespace fusetape {
+
+Tensor bce_with_logits(Operand logits, Operand targets, Reduction reduction) {
+  auto [x, t] = ops::require_alike("bce_with_logits", logits, targets);
+  const Tensor losses = core::record_one(ops::bce_logits_op, {std::move(x), std::move(t)},
+                                         core::Attrs::of(core::NoAttrs{}), logits.at());
+  return ops::reduced(losses, reduction, logits.at());
+}
+
+Tensor mse_loss(Operand prediction, Operand target, Reduction reduction) {
+  const Location at = prediction.at();
+  const auto [y, t] = ops::require_alike("mse_loss", prediction, target);
+  const Operand difference(sub(Operand(y, at), Operand(t, at)), at);
+  return ops::reduced(mul(difference, difference), reduction, at);
+}
+
+}  // namespace fusetape

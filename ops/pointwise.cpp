@@ -1,0 +1,224 @@
+// Arithmetic, element by element, with NumPy broadcasting.
+#include <cmath>
+
+#include "ops/helpers.hpp"
+#include "ops/ops.hpp"
+
+namespace fusetape::ops {
+
+using core::Attrs;
+using core::bit;
+using core::ClampAttrs;
+using core::GradContext;
+using core::InferContext;
+
+namespace {
+
+// ---- gradients ----
+
+/// Sets the gradient of input i, which may have been broadcast.
+void set_summed(GradContext& ctx, int i, const Tensor& g) { ctx.set(i, sum_to(g, ctx.input_shape(i))); }
+
+void gradient_add(GradContext& ctx) {
+  if (ctx.needs(0)) set_summed(ctx, 0, ctx.incoming());
+  if (ctx.needs(1)) set_summed(ctx, 1, ctx.incoming());
+}
+
+void gradient_sub(GradContext& ctx) {
+  if (ctx.needs(0)) set_summed(ctx, 0, ctx.incoming());
+  if (ctx.needs(1)) ctx.set(1, -sum_to(ctx.incoming(), ctx.input_shape(1)));
+}
+
+void gradient_mul(GradContext& ctx) {
+  if (ctx.needs(0)) set_summed(ctx, 0, ctx.incoming() * ctx.input(1));
+  if (ctx.needs(1)) set_summed(ctx, 1, ctx.incoming() * ctx.input(0));
+}
+
+/// y = a/b: da = g/b, db = −g·y/b.
+void gradient_div(GradContext& ctx) {
+  const Tensor over_b = ctx.incoming() / ctx.input(1);
+  if (ctx.needs(0)) set_summed(ctx, 0, over_b);
+  if (ctx.needs(1)) ctx.set(1, -sum_to(over_b * ctx.output(0), ctx.input_shape(1)));
+}
+
+/// da = g·b·a^(b−1), 0 where b is 0; db = g·a^b·ln a, 0 where a is 0. The replaced exponent and base keep 0·∞
+/// out of it.
+void gradient_pow(GradContext& ctx) {
+  const Tensor g = ctx.incoming(), a = ctx.input(0), b = ctx.input(1);
+  if (ctx.needs(0)) set_summed(ctx, 0, g * b * pow(a, where(equal(b, 0), 1, b - 1)));
+  if (ctx.needs(1)) set_summed(ctx, 1, g * pow(a, b) * log(where(equal(a, 0), 1, a)));
+}
+
+/// Equal elements: the first operand's gradient.
+void gradient_of_chosen(GradContext& ctx, const Tensor& first_chosen) {
+  if (ctx.needs(0)) set_summed(ctx, 0, where(first_chosen, ctx.incoming(), 0));
+  if (ctx.needs(1)) set_summed(ctx, 1, where(first_chosen, 0, ctx.incoming()));
+}
+
+void gradient_minimum(GradContext& ctx) { gradient_of_chosen(ctx, less_equal(ctx.input(0), ctx.input(1))); }
+void gradient_maximum(GradContext& ctx) {
+  gradient_of_chosen(ctx, greater_equal(ctx.input(0), ctx.input(1)));
+}
+
+void gradient_neg(GradContext& ctx) { ctx.set(0, -ctx.incoming()); }
+void gradient_exp(GradContext& ctx) { ctx.set(0, ctx.incoming() * ctx.output(0)); }
+void gradient_log(GradContext& ctx) { ctx.set(0, ctx.incoming() / ctx.input(0)); }
+void gradient_sqrt(GradContext& ctx) { ctx.set(0, ctx.incoming() * 0.5 / ctx.output(0)); }
+
+void gradient_abs(GradContext& ctx) { ctx.set(0, record_here(abs_grad_op, {ctx.incoming(), ctx.input(0)})); }
+/// Linear in g; flat in x almost everywhere.
+void gradient_abs_grad(GradContext& ctx) {
+  if (ctx.needs(0)) ctx.set(0, record_here(abs_grad_op, {ctx.incoming(), ctx.input(1)}));
+}
+
+void gradient_clamp(GradContext& ctx) {
+  ctx.set(0, record_here(clamp_grad_op, {ctx.incoming(), ctx.input(0)}, ctx.raw_attrs()));
+}
+void gradient_clamp_grad(GradContext& ctx) {
+  if (ctx.needs(0)) ctx.set(0, record_here(clamp_grad_op, {ctx.incoming(), ctx.input(1)}, ctx.raw_attrs()));
+}
+
+// ---- meanings ----
+
+double add_element(const double* in, const Attrs&) { return in[0] + in[1]; }
+double sub_element(const double* in, const Attrs&) { return in[0] - in[1]; }
+double mul_element(const double* in, const Attrs&) { return in[0] * in[1]; }
+double div_element(const double* in, const Attrs&) { return in[0] / in[1]; }
+double pow_element(const double* in, const Attrs&) { return std::pow(in[0], in[1]); }
+
+double minimum_element(const double* in, const Attrs&) {
+  if (std::isnan(in[0]) || std::isnan(in[1])) return nan;
+  return in[1] < in[0] ? in[1] : in[0];
+}
+double maximum_element(const double* in, const Attrs&) {
+  if (std::isnan(in[0]) || std::isnan(in[1])) return nan;
+  return in[1] > in[0] ? in[1] : in[0];
+}
+
+double neg_element(const double* in, const Attrs&) { return -in[0]; }
+double abs_element(const double* in, const Attrs&) { return std::abs(in[0]); }
+double exp_element(const double* in, const Attrs&) { return std::exp(in[0]); }
+double log_element(const double* in, const Attrs&) { return std::log(in[0]); }
+double sqrt_element(const double* in, const Attrs&) { return std::sqrt(in[0]); }
+
+double abs_grad_element(const double* in, const Attrs&) {
+  const double g = in[0], x = in[1];
+  if (x == 0) return 0;
+  return x < 0 ? -g : g;
+}
+
+double clamp_element(const double* in, const Attrs& attrs) {
+  const auto [low, high] = attrs.as<ClampAttrs>();
+  if (in[0] < low) return low;
+  return in[0] > high ? high : in[0];
+}
+double clamp_grad_element(const double* in, const Attrs& attrs) {
+  const auto [low, high] = attrs.as<ClampAttrs>();
+  return in[1] >= low && in[1] <= high ? in[0] : 0;
+}
+
+}  // namespace
+
+// ---- ops ----
+
+constinit const OpDef add_op{
+    .name = "add", .infer = infer_arithmetic, .gradient = gradient_add, .pointwise = add_element};
+constinit const OpDef sub_op{
+    .name = "sub", .infer = infer_arithmetic, .gradient = gradient_sub, .pointwise = sub_element};
+constinit const OpDef mul_op{.name = "mul",
+                             .infer = infer_arithmetic,
+                             .gradient = gradient_mul,
+                             .saves_inputs = bit(0) | bit(1),
+                             .pointwise = mul_element};
+constinit const OpDef div_op{.name = "div",
+                             .infer = infer_floating,
+                             .gradient = gradient_div,
+                             .saves_inputs = bit(1),
+                             .saves_outputs = bit(0),
+                             .pointwise = div_element};
+constinit const OpDef pow_op{.name = "pow",
+                             .infer = infer_floating,
+                             .gradient = gradient_pow,
+                             .saves_inputs = bit(0) | bit(1),
+                             .pointwise = pow_element};
+constinit const OpDef minimum_op{.name = "minimum",
+                                 .infer = infer_arithmetic,
+                                 .gradient = gradient_minimum,
+                                 .saves_inputs = bit(0) | bit(1),
+                                 .pointwise = minimum_element};
+constinit const OpDef maximum_op{.name = "maximum",
+                                 .infer = infer_arithmetic,
+                                 .gradient = gradient_maximum,
+                                 .saves_inputs = bit(0) | bit(1),
+                                 .pointwise = maximum_element};
+
+constinit const OpDef neg_op{
+    .name = "neg", .infer = infer_arithmetic, .gradient = gradient_neg, .pointwise = neg_element};
+constinit const OpDef exp_op{.name = "exp",
+                             .infer = infer_floating,
+                             .gradient = gradient_exp,
+                             .saves_outputs = bit(0),
+                             .pointwise = exp_element};
+constinit const OpDef log_op{.name = "log",
+                             .infer = infer_floating,
+                             .gradient = gradient_log,
+                             .saves_inputs = bit(0),
+                             .pointwise = log_element};
+constinit const OpDef sqrt_op{.name = "sqrt",
+                              .infer = infer_floating,
+                              .gradient = gradient_sqrt,
+                              .saves_outputs = bit(0),
+                              .pointwise = sqrt_element};
+constinit const OpDef abs_op{.name = "abs",
+                             .infer = infer_arithmetic,
+                             .gradient = gradient_abs,
+                             .saves_inputs = bit(0),
+                             .pointwise = abs_element};
+constinit const OpDef abs_grad_op{.name = "abs_grad",
+                                  .infer = infer_like_first,
+                                  .gradient = gradient_abs_grad,
+                                  .saves_inputs = bit(1),
+                                  .pointwise = abs_grad_element};
+constinit const OpDef clamp_op{.name = "clamp",
+                               .infer = infer_like_first,
+                               .gradient = gradient_clamp,
+                               .saves_inputs = bit(0),
+                               .pointwise = clamp_element};
+constinit const OpDef clamp_grad_op{.name = "clamp_grad",
+                                    .infer = infer_like_first,
+                                    .gradient = gradient_clamp_grad,
+                                    .saves_inputs = bit(1),
+                                    .pointwise = clamp_grad_element};
+
+}  // namespace fusetape::ops
+
+namespace fusetape {
+
+Tensor add(Operand a, Operand b) { return ops::record_binary(ops::add_op, a, b); }
+Tensor sub(Operand a, Operand b) { return ops::record_binary(ops::sub_op, a, b); }
+Tensor mul(Operand a, Operand b) { return ops::record_binary(ops::mul_op, a, b); }
+Tensor div(Operand a, Operand b) { return ops::record_binary(ops::div_op, a, b); }
+Tensor pow(Operand base, Operand exponent) { return ops::record_binary(ops::pow_op, base, exponent); }
+Tensor minimum(Operand a, Operand b) { return ops::record_binary(ops::minimum_op, a, b); }
+Tensor maximum(Operand a, Operand b) { return ops::record_binary(ops::maximum_op, a, b); }
+
+Tensor operator+(Operand a, Operand b) { return add(std::move(a), std::move(b)); }
+Tensor operator-(Operand a, Operand b) { return sub(std::move(a), std::move(b)); }
+Tensor operator*(Operand a, Operand b) { return mul(std::move(a), std::move(b)); }
+Tensor operator/(Operand a, Operand b) { return div(std::move(a), std::move(b)); }
+Tensor operator-(Operand x) { return neg(std::move(x)); }
+
+Tensor neg(Operand x) { return ops::record_unary(ops::neg_op, x); }
+Tensor abs(Operand x) { return ops::record_unary(ops::abs_op, x); }
+Tensor exp(Operand x) { return ops::record_unary(ops::exp_op, x); }
+Tensor log(Operand x) { return ops::record_unary(ops::log_op, x); }
+Tensor sqrt(Operand x) { return ops::record_unary(ops::sqrt_op, x); }
+
+Tensor clamp(Operand x, double low, double high) {
+  if (!(low <= high)) {
+    ops::fail("clamp", "low ≤ high", std::to_string(low) + " and " + std::to_string(high), x.at());
+  }
+  return ops::record_unary(ops::clamp_op, x, core::Attrs::of(core::ClampAttrs{low, high}));
+}
+
+}  // namespace fusetape

@@ -1,0 +1,168 @@
+// The calls of the ops in shape.cpp: negative axes, -1 extents and indices from the end become plain
+// attributes here.
+#include <numeric>
+
+#include "ops/helpers.hpp"
+#include "ops/ops.hpp"
+
+namespace fusetape {
+
+using core::Attrs;
+using ops::fail;
+using ops::normalize_axis;
+using ops::require_tensor;
+
+namespace {
+
+Attrs shape_attrs(const Shape& shape) {
+  core::ShapeAttrs attrs;
+  ops::set_shape(attrs, shape);
+  return Attrs::of(attrs);
+}
+
+/// Replaces the one extent of -1.
+Shape resolved(Shape to, const Shape& from, Location at) {
+  int open = -1;
+  std::int64_t others = 1;
+  for (int axis = 0; axis < to.rank(); ++axis) {
+    if (to[axis] < -1 || (to[axis] == -1 && open >= 0)) {
+      fail("reshape", "extents of at least 0, at most one of them -1", to_string(to), at);
+    }
+    if (to[axis] == -1) {
+      open = axis;
+    } else {
+      others *= to[axis];
+    }
+  }
+  if (open < 0) return to;
+  if (others == 0 || from.elements() % others != 0) {
+    fail("reshape", "a shape that " + std::to_string(from.elements()) + " elements fill", to_string(to), at);
+  }
+  to[open] = from.elements() / others;
+  return to;
+}
+
+Tensor permuted(const Tensor& x, const std::vector<int>& permutation, Location at) {
+  const int rank = x.rank();
+  core::TransposeAttrs attrs;
+  std::uint32_t seen = 0;
+  bool moves = false;
+  bool valid = static_cast<int>(permutation.size()) == rank;
+  for (std::size_t i = 0; valid && i < permutation.size(); ++i) {
+    const int axis = permutation[i] < 0 ? permutation[i] + rank : permutation[i];
+    valid = axis >= 0 && axis < rank && (seen & core::bit(axis)) == 0;
+    if (!valid) break;
+    seen |= core::bit(axis);
+    moves = moves || axis != static_cast<int>(i);
+    attrs.permutation[i] = axis;
+  }
+  if (!valid) {
+    std::string got;
+    for (int axis : permutation) got += (got.empty() ? "" : ", ") + std::to_string(axis);
+    fail("transpose", "a permutation of the axes of x " + to_string(x.shape()), "{" + got + "}", at);
+  }
+  return moves ? core::record_one(ops::transpose_op, {x}, Attrs::of(attrs), at) : x;
+}
+
+Tensor require_images(const char* op, const Tensor& x, const char* layout, Location at) {
+  const Tensor images = require_tensor(op, Operand(x, at));
+  if (images.rank() != 4) fail(op, std::string("images ") + layout, to_string(images.shape()), at);
+  return images;
+}
+
+}  // namespace
+
+Tensor reshape(Operand x, Shape shape) {
+  Tensor from = require_tensor("reshape", x);
+  const Shape to = resolved(shape, from.shape(), x.at());
+  if (to == from.shape()) return from;
+  return core::record_one(ops::reshape_op, {std::move(from)}, shape_attrs(to), x.at());
+}
+
+Tensor flatten(Operand x, int from_axis) {
+  const Tensor from = require_tensor("flatten", x);
+  if (from.rank() == 0) return reshape(Operand(from, x.at()), {1});
+  const int first = normalize_axis("flatten", from_axis, from.rank(), x.at());
+  Shape to;
+  for (int axis = 0; axis < first; ++axis) to.push_back(from.shape()[axis]);
+  std::int64_t joined = 1;
+  for (int axis = first; axis < from.rank(); ++axis) joined *= from.shape()[axis];
+  to.push_back(joined);
+  return reshape(Operand(from, x.at()), to);
+}
+
+Tensor transpose(Operand x, std::vector<int> permutation) {
+  return permuted(require_tensor("transpose", x), permutation, x.at());
+}
+
+Tensor transpose(Operand x) {
+  const Tensor from = require_tensor("transpose", x);
+  if (from.rank() < 2) fail("transpose", "a matrix, or more axes", to_string(from.shape()), x.at());
+  std::vector<int> permutation(static_cast<std::size_t>(from.rank()));
+  std::iota(permutation.begin(), permutation.end(), 0);
+  std::swap(permutation.end()[-1], permutation.end()[-2]);
+  return permuted(from, permutation, x.at());
+}
+
+Tensor from_nchw(const Tensor& x, Location at) {
+  return permuted(require_images("from_nchw", x, "{N, C, H, W}", at), {0, 2, 3, 1}, at);
+}
+
+Tensor to_nchw(const Tensor& x, Location at) {
+  return permuted(require_images("to_nchw", x, "{N, H, W, C}", at), {0, 3, 1, 2}, at);
+}
+
+Tensor broadcast_to(Operand x, Shape shape) {
+  Tensor from = require_tensor("broadcast_to", x);
+  if (from.shape() == shape) return from;
+  return core::record_one(ops::broadcast_to_op, {std::move(from)}, shape_attrs(shape), x.at());
+}
+
+Tensor concat(const std::vector<Tensor>& parts, int axis, Location at) {
+  if (parts.empty()) fail("concat", "at least one tensor", "none", at);
+  const Tensor first = require_tensor("concat", Operand(parts[0], at));
+  const core::ConcatAttrs attrs{normalize_axis("concat", axis, first.rank(), at)};
+  if (parts.size() == 1) return first;
+  return std::move(core::record(ops::concat_op, parts, Attrs::of(attrs), at)[0]);
+}
+
+Tensor slice(Operand x, int axis, std::int64_t start, std::int64_t stop, std::int64_t step) {
+  Tensor from = require_tensor("slice", x);
+  const int along = normalize_axis("slice", axis, from.rank(), x.at());
+  const std::int64_t extent = from.shape()[along];
+  const std::int64_t first = start < 0 ? start + extent : start, end = stop < 0 ? stop + extent : stop;
+  if (first < 0 || end > extent || first > end || step < 1) {
+    fail("slice",
+         "0 ≤ start ≤ stop ≤ " + std::to_string(extent) + " and step ≥ 1 on axis " + std::to_string(along),
+         std::to_string(start) + ":" + std::to_string(stop) + ":" + std::to_string(step) + " of " +
+             to_string(from.shape()),
+         x.at());
+  }
+  if (first == 0 && end == extent && step == 1) return from;
+  const core::SliceAttrs attrs{along, first, end, step, extent};
+  return core::record_one(ops::slice_op, {std::move(from)}, Attrs::of(attrs), x.at());
+}
+
+Tensor pad(Operand x, std::vector<std::array<std::int64_t, 2>> before_after, double value) {
+  Tensor from = require_tensor("pad", x);
+  if (static_cast<int>(before_after.size()) != from.rank()) {
+    fail("pad", "{before, after} for each axis of x " + to_string(from.shape()),
+         std::to_string(before_after.size()) + " of them", x.at());
+  }
+  core::PadAttrs attrs;
+  attrs.value = value;
+  bool grows = false;
+  for (std::size_t axis = 0; axis < before_after.size(); ++axis) {
+    const auto [before, after] = before_after[axis];
+    if (before < 0 || after < 0) {
+      fail("pad", "no negative padding (slice cuts)",
+           std::to_string(before) + " and " + std::to_string(after), x.at());
+    }
+    attrs.before[axis] = before;
+    attrs.after[axis] = after;
+    grows = grows || before + after > 0;
+  }
+  return grows ? core::record_one(ops::pad_op, {std::move(from)}, Attrs::of(attrs), x.at()) : from;
+}
+
+}  // namespace fusetape

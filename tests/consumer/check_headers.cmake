@@ -1,0 +1,27 @@
+# The public headers bring in no other library's headers, and each of them compiles when it is included alone.
+file(MAKE_DIRECTORY ${SCRATCH})
+set(compile ${CXX} -std=c++20 -Wall -Wextra -Werror -I${INCLUDE_DIR})
+
+function(run out)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "${output}")
+  endif()
+  set(${out} "${output}" PARENT_SCOPE)
+endfunction()
+
+file(WRITE ${SCRATCH}/umbrella.cpp "#include <fusetape/fusetape.hpp>\n")
+run(included ${compile} -M ${SCRATCH}/umbrella.cpp)
+string(REGEX MATCH "[^ \n]*(dnnl|hwy/|nlohmann|cblas|CLI11|CLI/|/omp\\.h|immintrin)[^ \n]*" foreign "${included}")
+if(foreign)
+  message(FATAL_ERROR "<fusetape/fusetape.hpp> includes ${foreign}")
+endif()
+
+file(GLOB headers RELATIVE ${INCLUDE_DIR} ${INCLUDE_DIR}/fusetape/*.hpp)
+foreach(header IN LISTS headers)
+  if(NOT header STREQUAL "fusetape/fusetape.hpp" AND NOT included MATCHES "${header}")
+    message(FATAL_ERROR "<fusetape/fusetape.hpp> does not include <${header}>")
+  endif()
+  file(WRITE ${SCRATCH}/alone.cpp "#include <${header}>\n")
+  run(ignored ${compile} -fsyntax-only ${SCRATCH}/alone.cpp)
+endforeach()

@@ -1,0 +1,298 @@
+// CIFAR files and everything that can be wrong with one, the generated images, and the loader.
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "fusetape/fusetape.hpp"
+
+namespace ft = fusetape;
+namespace fs = std::filesystem;
+using ft::data::DataLoader;
+using ft::data::Dataset;
+
+namespace {
+
+struct Folder {
+  fs::path path = fs::temp_directory_path() / ("fusetape_data_test." + std::to_string(::getpid()));
+  Folder() { fs::create_directories(path); }
+  ~Folder() { fs::remove_all(path); }
+  std::string file(const std::string& name, const std::vector<std::uint8_t>& bytes) const {
+    std::ofstream(path / name, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    return (path / name).string();
+  }
+};
+
+/// CIFAR records whose pixel bytes tell record, channel and place apart.
+std::vector<std::uint8_t> records(std::size_t count, std::size_t label_bytes) {
+  std::vector<std::uint8_t> bytes;
+  for (std::size_t r = 0; r < count; ++r) {
+    for (std::size_t l = 0; l < label_bytes; ++l) bytes.push_back(static_cast<std::uint8_t>(r % 10));
+    for (std::size_t i = 0; i < 3072; ++i) bytes.push_back(static_cast<std::uint8_t>((r * 7 + i * 13) % 251));
+  }
+  return bytes;
+}
+
+template <class Body>
+std::string message_of(Body&& body) {
+  try {
+    body();
+  } catch (const ft::Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// Images of 6x5 pixels in two channels; the first byte of image i is i.
+Dataset numbered(std::int64_t count) {
+  Dataset set;
+  set.height = 6;
+  set.width = 5;
+  set.channels = 2;
+  for (std::int64_t i = 0; i < count; ++i) {
+    set.labels.push_back(static_cast<std::uint8_t>(i % 10));
+    for (std::int64_t b = 0; b < set.image_bytes(); ++b) {
+      set.images.push_back(static_cast<std::uint8_t>((i + b * 11) % 256));
+    }
+  }
+  return set;
+}
+
+std::vector<float> numbers_of_epoch(DataLoader& loader) {
+  std::vector<float> all;
+  for (const auto& [images, labels] : loader) {
+    const std::vector<float> pixels = images.to_vector();
+    all.insert(all.end(), pixels.begin(), pixels.end());
+    for (std::int64_t label : labels.to_vector<std::int64_t>()) all.push_back(static_cast<float>(label));
+  }
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("CIFAR records become NHWC images") {
+  const Folder folder;
+  const std::vector<std::uint8_t> bytes = records(3, 1);
+  const Dataset set = ft::data::cifar10_file(folder.file("three.bin", bytes), 3);
+  CHECK(set.count() == 3);
+  CHECK(set.classes == 10);
+  CHECK(set.labels == std::vector<std::uint8_t>{0, 1, 2});
+  for (std::size_t r : {0u, 2u}) {
+    for (std::size_t c : {0u, 1u, 2u}) {
+      for (std::size_t p : {0u, 33u, 1023u}) {
+        CHECK(set.images[r * 3072 + p * 3 + c] == bytes[r * 3073 + 1 + c * 1024 + p]);
+      }
+    }
+  }
+  const Dataset fine = ft::data::cifar100_file(folder.file("hundred.bin", records(2, 2)));
+  CHECK(fine.count() == 2);
+  CHECK(fine.classes == 100);
+}
+
+TEST_CASE("a bad CIFAR file is named, with the place and what was expected") {
+  const Folder folder;
+  const auto error = [](const std::string& path, std::int64_t expected) {
+    return message_of([&] { ft::data::cifar10_file(path, expected); });
+  };
+  std::vector<std::uint8_t> bytes = records(4, 1);
+
+  const std::string none = error((folder.path / "none.bin").string(), 0);
+  CHECK(contains(none, "none.bin"));
+  CHECK(contains(none, "found nothing"));
+  CHECK(contains(error(folder.path.string(), 0), "no regular file"));
+  CHECK(contains(error(folder.file("empty.bin", {}), 0), "got 0 bytes"));
+
+  const std::string four = folder.file("four.bin", bytes);
+  const std::string shorter = error(four, 5);
+  CHECK(contains(shorter, "expected 15365 bytes (5 records of 3073), got 12292"));
+  CHECK(contains(shorter, "cut off at byte 12292, in record 4"));
+  CHECK(contains(error(four, 3), "goes on after byte 9219"));
+
+  bytes.resize(10'000);
+  const std::string part = error(folder.file("part.bin", bytes), 0);
+  CHECK(contains(part, "part.bin"));
+  CHECK(contains(part, "record 3, at byte 9219, is cut off"));
+
+  bytes = records(4, 1);
+  bytes[2 * 3073] = 10;
+  const std::string label = error(folder.file("label.bin", bytes), 4);
+  CHECK(contains(label, "label.bin, byte 6146 (record 2): expected a label from 0 to 9, got 10"));
+
+  bytes = records(2, 2);
+  bytes[3074 + 1] = 100;
+  const std::string fine = folder.file("fine.bin", bytes);
+  CHECK(contains(message_of([&] { ft::data::cifar100_file(fine); }), "byte 3075 (record 1)"));
+
+  CHECK(contains(message_of([&] { ft::data::cifar10(folder.path.string()); }), "data_batch_1.bin"));
+  folder.file("test_batch.bin", records(2, 1));
+  CHECK(contains(message_of([&] { ft::data::cifar10(folder.path.string(), ft::data::Split::test); }),
+                 "expected 30730000 bytes"));
+}
+
+TEST_CASE("generated images: equal classes, the same for a seed, another for another") {
+  const Dataset set = ft::data::synthetic_images({.count = 200, .size = 16, .seed = 5});
+  CHECK(set.count() == 200);
+  CHECK(set.images.size() == 200u * 16 * 16 * 3);
+  for (int label = 0; label < 10; ++label)
+    CHECK(std::count(set.labels.begin(), set.labels.end(), label) == 20);
+  CHECK(ft::data::synthetic_images({.count = 200, .size = 16, .seed = 5}).images == set.images);
+  CHECK(ft::data::synthetic_images({.count = 200, .size = 16, .seed = 6}).images != set.images);
+  CHECK_THROWS_AS(ft::data::synthetic_images({.classes = 1}), ft::Error);
+  CHECK_THROWS_AS(ft::data::synthetic_images({.count = 0}), ft::Error);
+}
+
+TEST_CASE("an epoch hands out every image once") {
+  DataLoader loader(numbered(23),
+                    {.batch = 5, .drop_last = false, .mean = {0, 0}, .stddev = {1, 1}, .seed = 3});
+  CHECK(loader.batches() == 5);
+  std::multiset<int> seen;
+  std::vector<std::int64_t> sizes;
+  for (const auto& [images, labels] : loader) {
+    CHECK(images.dtype() == ft::DType::f32);
+    CHECK(labels.dtype() == ft::DType::i64);
+    sizes.push_back(images.size(0));
+    const std::vector<float> pixels = images.to_vector();
+    const std::vector<std::int64_t> classes = labels.to_vector<std::int64_t>();
+    for (std::size_t i = 0; i < classes.size(); ++i) {
+      const int number = static_cast<int>(pixels[i * 60] * 255 + 0.5f);
+      seen.insert(number);
+      CHECK(classes[i] == number % 10);
+    }
+  }
+  CHECK(sizes == std::vector<std::int64_t>{5, 5, 5, 5, 3});
+  CHECK(seen.size() == 23);
+  CHECK(std::set<int>(seen.begin(), seen.end()).size() == 23);
+  CHECK(loader.epoch() == 1);
+
+  DataLoader full(numbered(23), {.batch = 5});
+  CHECK(full.batches() == 4);
+}
+
+TEST_CASE("order and augmentation depend on seed and epoch, not on threads") {
+  const auto epochs = [](bool prefetch, std::uint64_t seed) {
+    DataLoader loader(numbered(40),
+                      {.batch = 8, .crop = 2, .flip = true, .prefetch = prefetch, .seed = seed});
+    return std::pair(numbers_of_epoch(loader), numbers_of_epoch(loader));
+  };
+  const auto ahead = epochs(true, 1), direct = epochs(false, 1), other = epochs(true, 2);
+  CHECK(ahead == direct);
+  CHECK(ahead.first != ahead.second);
+  CHECK(ahead.first != other.first);
+}
+
+TEST_CASE("a loader goes on where its state says") {
+  const ft::data::DataLoaderOptions options{.batch = 8, .crop = 2, .flip = true, .seed = 9};
+  DataLoader whole(numbered(50), options);
+  numbers_of_epoch(whole);
+  std::vector<std::vector<float>> batches;
+  for (const auto& [images, labels] : whole) batches.push_back(images.to_vector());
+
+  DataLoader first(numbered(50), options);
+  numbers_of_epoch(first);
+  int taken = 0;
+  for ([[maybe_unused]] const auto& batch : first) {
+    if (++taken == 2) break;
+  }
+  const DataLoader::State state = first.state();
+  CHECK(state == DataLoader::State{9, 1, 2});
+
+  DataLoader resumed(numbered(50), {.batch = 8, .crop = 2, .flip = true, .seed = 1});
+  resumed.set_state(state);
+  for (DataLoader* loader : {&first, &resumed}) {  // after a break, and from a state
+    std::size_t next = 2;
+    for (const auto& [images, labels] : *loader) CHECK(images.to_vector() == batches.at(next++));
+    CHECK(next == batches.size());
+    CHECK(loader->epoch() == 2);
+  }
+
+  resumed.set_state({9, 1, 6});  // saved in the last batch's turn
+  CHECK(resumed.begin() == resumed.end());
+  CHECK(resumed.epoch() == 2);
+  CHECK_THROWS_AS(resumed.set_state({9, 1, 7}), ft::Error);
+  CHECK_THROWS_AS(resumed.set_state({9, -1, 0}), ft::Error);
+}
+
+TEST_CASE("an augmented image is a shifted, perhaps mirrored window of its source") {
+  const Dataset set = numbered(30);
+  DataLoader loader(
+      set, {.batch = 30, .shuffle = false, .crop = 2, .flip = true, .mean = {0, 0}, .stddev = {1, 1}});
+  const std::vector<float> pixels = (*loader.begin()).images.to_vector();
+  const auto source = [&](std::int64_t n, std::int64_t y, std::int64_t x, std::int64_t c) {
+    if (y < 0 || y >= 6 || x < 0 || x >= 5) return 0;
+    return static_cast<int>(set.images[static_cast<std::size_t>(n * 60 + (y * 5 + x) * 2 + c)]);
+  };
+  std::set<std::array<std::int64_t, 3>> variants;
+  for (std::int64_t n = 0; n < 30; ++n) {
+    int matches = 0;
+    for (std::int64_t dy = -2; dy <= 2; ++dy) {
+      for (std::int64_t dx = -2; dx <= 2; ++dx) {
+        for (std::int64_t mirror : {0, 1}) {
+          bool same = true;
+          for (std::int64_t i = 0; i < 60 && same; ++i) {
+            const std::int64_t y = i / 10, x = i / 2 % 5, c = i % 2;
+            const int got = static_cast<int>(pixels[static_cast<std::size_t>(n * 60 + i)] * 255 + 0.5f);
+            same = got == source(n, y + dy, (mirror != 0 ? 4 - x : x) + dx, c);
+          }
+          if (same) variants.insert({dy, dx, mirror});
+          matches += same ? 1 : 0;
+        }
+      }
+    }
+    CHECK(matches == 1);
+  }
+  CHECK(variants.size() > 10);
+}
+
+TEST_CASE("pixels are normalised per channel") {
+  Dataset set;
+  set.height = set.width = 1;
+  set.images = {0, 255, 51};
+  set.labels = {3};
+  DataLoader loader(set, {.batch = 1, .mean = {0.5, 0.25, 0}, .stddev = {0.5, 0.25, 2}});
+  const std::vector<float> pixels = (*loader.begin()).images.to_vector();
+  CHECK(pixels[0] == doctest::Approx(-1));
+  CHECK(pixels[1] == doctest::Approx(3));
+  CHECK(pixels[2] == doctest::Approx(0.1));
+  DataLoader usual(set, {.batch = 1});
+  CHECK((*usual.begin()).images.to_vector()[0] == doctest::Approx(-0.4914 / 0.2470));
+}
+
+TEST_CASE("a loader refuses what it cannot load") {
+  const auto error = [](Dataset set, ft::data::DataLoaderOptions options) {
+    return message_of([&] { DataLoader(std::move(set), options); });
+  };
+  CHECK(contains(error(Dataset{}, {}), "at least one image"));
+  CHECK(contains(error(numbered(5), {.batch = 0}), "batch ≥ 1"));
+  CHECK(contains(error(numbered(5), {.batch = 6}), "drop_last"));
+  CHECK(contains(error(numbered(5), {.batch = 5, .crop = -1}), "crop"));
+  CHECK(contains(error(numbered(5), {.batch = 5, .mean = {1}}), "mean for 2 channels"));
+  CHECK(contains(error(numbered(5), {.batch = 5, .stddev = {1, 0}}), "stddev > 0"));
+  Dataset set = numbered(5);
+  set.labels[3] = 10;
+  CHECK(contains(error(set, {.batch = 5}), "10 at image 3"));
+  set.labels.pop_back();
+  CHECK(contains(error(set, {.batch = 2}), "240 bytes of images"));
+  CHECK_THROWS_AS(DataLoader(std::shared_ptr<const Dataset>(), {}), ft::Error);
+}
+
+TEST_CASE("a loader may go away in the middle of an epoch") {
+  const auto set = std::make_shared<const Dataset>(numbered(64));
+  for (int round = 0; round < 20; ++round) {
+    DataLoader loader(set, {.batch = 2});
+    int taken = 0;
+    for ([[maybe_unused]] const auto& batch : loader) {
+      if (++taken > round) break;
+    }
+  }
+}

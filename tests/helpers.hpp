@@ -1,0 +1,45 @@
+#pragma once
+#include <string>
+#include <string_view>
+
+#include "fusetape/runtime.hpp"
+
+namespace fusetape::tests {
+
+/// A backend for a scope.
+class OnBackend {
+ public:
+  explicit OnBackend(std::string_view name) : before_(backend_name()) { set_backend(name); }
+  ~OnBackend() { set_backend(before_); }
+  OnBackend(const OnBackend&) = delete;
+  OnBackend& operator=(const OnBackend&) = delete;
+
+ private:
+  std::string before_;
+};
+
+/// Fusion on or off for a scope.
+class Fusion {
+ public:
+  explicit Fusion(bool on) : before_(fusion_enabled()) { set_fusion(on); }
+  ~Fusion() { set_fusion(before_); }
+  Fusion(const Fusion&) = delete;
+  Fusion& operator=(const Fusion&) = delete;
+
+ private:
+  bool before_;
+};
+
+/// Eager mode on or off for a scope.
+class Eager {
+ public:
+  explicit Eager(bool on) : before_(eager_enabled()) { set_eager(on); }
+  ~Eager() { set_eager(before_); }
+  Eager(const Eager&) = delete;
+  Eager& operator=(const Eager&) = delete;
+
+ private:
+  bool before_;
+};
+
+}  // namespace fusetape::tests

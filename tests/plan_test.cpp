@@ -1,0 +1,194 @@
+// What the planner makes of small graphs: the groups' names, what they keep, what they refuse.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <memory>
+
+#include "fusetape/fusetape.hpp"
+#include "helpers.hpp"
+
+namespace ft = fusetape;
+using ft::Tensor;
+using fusetape::tests::Fusion;
+using fusetape::tests::OnBackend;
+
+namespace {
+
+constexpr std::int64_t batch = 2, size = 8, channels = 4;
+
+Tensor image() { return ft::variable(ft::ones({batch, size, size, channels})); }
+Tensor channel_values(double value) { return ft::variable(ft::full({channels}, value)); }
+Tensor filters() { return ft::variable(ft::full({channels, 3, 3, channels}, 0.1)); }
+constexpr ft::Conv2dOptions same{.padding = {1, 1}};
+
+std::vector<std::string> groups(const std::string& phase) {
+  std::vector<std::string> names;
+  for (const ft::GroupReport& group : ft::explain().groups) {
+    if (group.phase == phase) names.push_back(group.name);
+  }
+  return names;
+}
+
+std::int64_t count(const std::string& name) {
+  const auto& all = ft::explain().groups;
+  return std::count_if(all.begin(), all.end(), [&](const ft::GroupReport& group) { return group.name == name; });
+}
+
+/// Records the gradients of y by everything in `inputs` and runs, all on the null backend.
+void plan_step(const Tensor& y, const std::vector<Tensor>& inputs) {
+  const std::vector<Tensor> gradients = ft::grad({y}, inputs, {ft::ones(y.shape())});
+  ft::materialize();
+}
+
+}  // namespace
+
+TEST_CASE("conv+bias+relu, forward and backward") {
+  const OnBackend backend("null");
+  const Tensor x = image(), w = filters(), b = channel_values(0);
+  plan_step(ft::relu(ft::conv2d(x, w, b, same)), {x, w, b});
+  CHECK(groups("forward") == std::vector<std::string>{"conv2d+bias+relu"});
+  CHECK(groups("backward") ==
+        std::vector<std::string>{"relu_grad+bias_grad", "conv2d_grad_weight", "conv2d_grad_input"});
+}
+
+TEST_CASE("bn+relu, bn+add+relu and bn+bn+add+relu, forward and backward") {
+  const OnBackend backend("null");
+  const Tensor x = image(), z = image(), gamma = channel_values(1), beta = channel_values(0);
+  const Tensor gamma2 = channel_values(1), beta2 = channel_values(0);
+  struct Case {
+    const char* forward;
+    const char* backward;
+    double passes;  ///< of both kernels, as in the design page's table
+    std::function<Tensor()> y;
+  };
+  const Case cases[] = {
+      {"batch_norm+relu", "relu_grad+batch_norm_grad", 3 + 5,
+       [&] { return ft::relu(ft::batch_norm(x, gamma, beta)); }},
+      {"batch_norm+add+relu", "relu_grad+batch_norm_grad", 4 + 7,
+       [&] { return ft::relu(ft::batch_norm(x, gamma, beta) + z); }},
+      {"batch_norm+add+relu", "relu_grad+batch_norm_grad", 4 + 7,
+       [&] { return ft::relu(z + ft::batch_norm(x, gamma, beta)); }},
+      {"batch_norm+batch_norm+add+relu", "relu_grad+batch_norm_grad+batch_norm_grad", 5 + 10,
+       [&] { return ft::relu(ft::batch_norm(x, gamma, beta) + ft::batch_norm(z, gamma2, beta2)); }},
+  };
+  for (const Case& c : cases) {
+    CAPTURE(c.forward);
+    const bool two = std::string(c.forward).rfind("batch_norm+batch_norm", 0) == 0;
+    std::vector<Tensor> inputs = {x, z, gamma, beta};
+    if (two) inputs.insert(inputs.end(), {gamma2, beta2});
+    plan_step(c.y(), inputs);
+    CHECK(count(c.forward) == 1);
+    CHECK(count(c.backward) == 1);
+    CHECK(ft::explain().kernels == 2);
+    CHECK(ft::explain().tensor_passes == c.passes);
+  }
+}
+
+TEST_CASE("a residual's two gradients are added inside the batch norm's gradient") {
+  const OnBackend backend("null");
+  const Tensor x = image(), w = filters(), gamma = channel_values(1), beta = channel_values(0);
+  const Tensor trunk = ft::relu(ft::batch_norm(ft::conv2d(x, w, same), gamma, beta));
+  const Tensor y = ft::relu(ft::conv2d(trunk, w, same) + trunk);
+  plan_step(y, {x, w, gamma, beta});
+  CHECK(count("add+relu_grad+batch_norm_grad") == 1);
+  CHECK(count("add") == 1);  // of w's two gradients
+}
+
+TEST_CASE("temporaries of one expression are no handles on what is inside a group") {
+  const OnBackend backend("cpu");
+  CHECK(ft::sum(ft::relu(ft::conv2d(image(), filters(), channel_values(0), same) * 2.0)).item() > 0);
+  CHECK(ft::explain().refusals.empty());
+  CHECK(count("conv2d+bias") == 1);
+  CHECK(count("mul+relu") == 1);
+}
+
+TEST_CASE("pointwise chains, and one kernel for all updates") {
+  const OnBackend backend("null");
+  const Tensor a = ft::ones({4, 5}), b = ft::ones({5});
+  const Tensor y = ft::exp(a * b + 1.0) * 0.5;
+  ft::materialize({y});
+  CHECK(groups("forward") == std::vector<std::string>{"mul+add+exp+mul"});
+
+  ft::nn::Linear fc{3, 2};
+  for (const bool adam : {false, true}) {
+    std::unique_ptr<ft::optim::Optimizer> optimizer;
+    if (adam) {
+      optimizer = std::make_unique<ft::optim::AdamW>(fc.parameters(), ft::optim::AdamWOptions{});
+    } else {
+      optimizer = std::make_unique<ft::optim::SGD>(fc.parameters(), ft::optim::SGDOptions{.lr = 0.1, .momentum = 0.9});
+    }
+    optimizer->zero_grad();
+    ft::sum(fc(ft::ones({4, 3}))).backward();
+    optimizer->step();
+    CHECK(groups("update") == std::vector<std::string>{adam ? "adam_update" : "sgd_update"});
+  }
+}
+
+TEST_CASE("fusion off: one op a kernel, and the switch makes its own plans") {
+  const OnBackend backend("null");
+  const auto run = [] {
+    const Tensor x = image(), gamma = channel_values(1), beta = channel_values(0);
+    plan_step(ft::relu(ft::batch_norm(x, gamma, beta) + x), {x, gamma, beta});
+    return ft::explain().kernels;
+  };
+  {
+    const Fusion off(false);
+    CHECK(run() == 6);  // batch_norm, add, relu; relu_grad, batch_norm_grad, add
+    for (const ft::GroupReport& group : ft::explain().groups) CHECK(group.ops == 1);
+  }
+  CHECK(run() < 6);
+}
+
+TEST_CASE("kept for backward: the conv's output, y and the statistics, never the pre-activation") {
+  const OnBackend backend("null");
+  const Tensor x = image(), w = filters(), gamma = channel_values(1), beta = channel_values(0);
+  const std::int64_t tensor = 4 * batch * size * size * channels, statistics = 2 * 4 * channels;
+  plan_step(ft::relu(ft::batch_norm(ft::conv2d(x, w, same), gamma, beta) + x), {x, w, gamma, beta});
+  CHECK(ft::explain().kept_bytes == 2 * tensor + statistics);
+
+  plan_step(ft::relu(ft::conv2d(x, w, channel_values(0), same)), {x, w});
+  CHECK(ft::explain().kept_bytes == tensor);
+}
+
+TEST_CASE("a live handle on a value inside a group is a refusal with a reason and a line") {
+  const OnBackend backend("null");
+  const Tensor x = image(), normal = ft::batch_norm(x, channel_values(1), channel_values(0));
+  const Tensor y = ft::relu(normal);
+  ft::materialize({y});
+  CHECK(count("batch_norm+relu") == 0);
+  const auto& refusals = ft::explain().refusals;
+  const auto refusal = std::find_if(refusals.begin(), refusals.end(), [](const ft::RefusalReport& r) {
+    return r.rule == "batch_norm+relu";
+  });
+  REQUIRE(refusal != refusals.end());
+  CHECK(refusal->reason.find("live handle") != std::string::npos);
+  CHECK(refusal->source.rfind("plan_test.cpp:", 0) == 0);
+  CHECK(ft::explain().to_string().find("not fused: batch_norm+relu") != std::string::npos);
+}
+
+TEST_CASE("equal ops are computed once, dead ones not at all") {
+  const OnBackend backend("null");
+  const Tensor x = ft::ones({3});
+  const Fusion off(false);
+  const Tensor y = ft::exp(x) + ft::exp(x);
+  { const Tensor unused = ft::log(x); }
+  ft::materialize({y});
+  CHECK(groups("forward") == std::vector<std::string>{"exp", "add"});
+}
+
+TEST_CASE("a group that would wait for its own result is not made") {
+  const OnBackend backend("cpu");
+  // z depends on the batch norm's output by way of a sum: batch_norm+add+relu cannot be one kernel.
+  const Tensor x = image(), gamma = channel_values(1), beta = channel_values(0.5);
+  const Tensor mask = ft::exp(x), scaled = mask * ft::sum(mask);  // exp → sum → mul: the chain must not close over the sum
+  CHECK(scaled.to_vector()[0] == doctest::Approx(std::exp(1.0) * std::exp(1.0) * batch * size * size * channels));
+  const Tensor normal = ft::batch_norm(x, gamma, beta);
+  CHECK(ft::relu(normal + ft::mean(normal)).to_vector()[0] == doctest::Approx(1.0));
+}
+
+TEST_CASE("the null backend plans and computes nothing") {
+  const OnBackend backend("null");
+  CHECK_THROWS_WITH_AS((ft::ones({2}) + 1.0).to_vector(), doctest::Contains("null"), ft::Error);
+}
