@@ -9,6 +9,8 @@ namespace fusetape::core {
 namespace {
 
 constexpr int pooled_outputs = 6;
+/// More than a step of a large model records; past it, a thread that only frees would hoard.
+constexpr std::size_t longest_list = 16'384;
 
 /// Freed nodes by output count. Thread-local: a node freed on another thread joins that thread's list.
 struct NodeLists {
@@ -33,7 +35,7 @@ void free_node(Node* node) {
   const int count = node->output_count;
   for (int i = 0; i < count; ++i) node->outputs[i].~Value();
   node->~Node();
-  if (count <= pooled_outputs && !NodeLists::gone) {
+  if (count <= pooled_outputs && !NodeLists::gone && node_lists().lists[count].size() < longest_list) {
     node_lists().lists[count].push_back(node);
   } else {
     ::operator delete(node);

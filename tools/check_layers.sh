@@ -16,6 +16,6 @@ forbid core 'backends/[^/]*/|nn/'   # the interface, backends/backend.hpp, is fi
 forbid core/plan 'ops/|nn/'
 forbid ops 'backends/|nn/'
 forbid backends 'nn/'
-forbid nn 'core/|ops/|backends/'
+forbid nn 'core/plan/|backends/'
 forbid examples 'core/|ops/|backends/|nn/'
 exit $found

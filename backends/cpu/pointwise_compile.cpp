@@ -93,8 +93,7 @@ class Builder {
     if (code == Code::copy && !direct) {
       found_[result] = instruction.in[0];
     } else if (code == Code::copy && brought_last(instruction.in[0])) {
-      found_[result] = found_[node.inputs[0]] =
-          program_.instructions.back().out = {Operand::Kind::memory, result};
+      bring_to(result);
     } else {
       set_parameters(node, instruction);
       instruction.out = direct ? Operand{Operand::Kind::memory, result} : new_block();
@@ -113,6 +112,17 @@ class Builder {
     const Instruction& last = program_.instructions.back();
     const bool brings = last.kind == Instruction::Kind::load || last.kind == Instruction::Kind::gather;
     return brings && last.out.kind == Operand::Kind::block && last.out.index == operand.index;
+  }
+
+  /// Makes the last instruction leave its block in the memory of a result, for all values that are the same.
+  void bring_to(int result) {
+    Operand& out = program_.instructions.back().out;
+    const int block = out.index;
+    out = {Operand::Kind::memory, result};
+    for (auto& [value, operand] : found_) {
+      if (operand.kind == Operand::Kind::block && operand.index == block) operand = out;
+    }
+    found_[result] = out;
   }
 
   /// What a cast does to a block of floats; copy: nothing.

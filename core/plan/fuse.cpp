@@ -18,7 +18,11 @@ std::string place_of(const GraphNode& node) {
 class Fuser {
  public:
   Fuser(const Graph& graph, const backends::Backend& backend, std::vector<RefusalReport>& refusals)
-      : graph_(graph), backend_(backend), refusals_(refusals), group_of_(graph.nodes.size(), -1) {}
+      : graph_(graph),
+        backend_(backend),
+        refusals_(refusals),
+        group_of_(graph.nodes.size(), -1),
+        spanned_(graph.nodes.size(), 0) {}
 
   void apply_rules() {
     for (const Rule& rule : fusion_rules()) {
@@ -78,6 +82,7 @@ class Fuser {
   void take(Group group) {
     const int id = static_cast<int>(groups_.size());
     for (int node : group.nodes) group_of_[static_cast<std::size_t>(node)] = id;
+    for (int n = group.nodes.front(); n < group.nodes.back(); ++n) ++spanned_[static_cast<std::size_t>(n)];
     groups_.push_back(std::move(group));
   }
 
@@ -98,7 +103,10 @@ class Fuser {
       }
       for (int other : neighbours) {
         const bool taken = std::binary_search(chain.nodes.begin(), chain.nodes.end(), other);
-        if (taken || !chainable(other) || !(graph_.value(graph_.node(other).outputs[0]).shape == shape)) continue;
+        if (taken || !chainable(other) || graph_.node(other).phase != member.phase ||
+            !(graph_.value(graph_.node(other).outputs[0]).shape == shape)) {
+          continue;
+        }
         Group longer = chain;
         longer.nodes.insert(std::upper_bound(longer.nodes.begin(), longer.nodes.end(), other), other);
         if (longer.nodes.size() > longest_chain || !refusal(longer).empty()) continue;
@@ -109,9 +117,12 @@ class Fuser {
   }
 
   /// Whether a path leaves the group and comes back: then its members cannot run as one. Paths run through whole
-  /// groups, since those run as one, too.
+  /// groups, since those run as one, too. Edges lead to later nodes, so a path beyond the last member is lost, unless a group
+  /// that spans the last member can bring it back.
   bool leads_back(const Group& group) {
     ++epoch_;
+    const bool bounded = spanned_[static_cast<std::size_t>(group.nodes.back())] == 0;
+    last_ = bounded ? group.nodes.back() : static_cast<int>(graph_.nodes.size());
     group_seen_.resize(groups_.size(), 0);
     node_seen_.resize(graph_.nodes.size(), 0);
     in_group_.resize(graph_.nodes.size(), 0);
@@ -135,6 +146,7 @@ class Fuser {
   void push_readers(int node, bool outside, std::vector<int>& stack) const {
     for (int output : graph_.node(node).outputs) {
       for (int reader : graph_.value(output).consumers) {
+        if (reader > last_) continue;
         if (outside || in_group_[static_cast<std::size_t>(reader)] != epoch_) stack.push_back(reader);
       }
     }
@@ -145,8 +157,10 @@ class Fuser {
   std::vector<RefusalReport>& refusals_;
   std::vector<int> group_of_;
   std::vector<Group> groups_;
+  std::vector<int> spanned_;  ///< by node: how many groups have members both up to it and after it
   // Scratch of leads_back: marked with the number of the search.
   std::uint32_t epoch_ = 0;
+  int last_ = 0;
   std::vector<std::uint32_t> group_seen_, node_seen_, in_group_;
 };
 

@@ -20,6 +20,7 @@ struct Block {
   bool keep = false;
   int external = -1;  ///< slice input whose buffer it is
   bool written = false;  ///< by a kernel, or an input
+  int shared_with = -1;  ///< the block that took its values over
 };
 
 class Placer {
@@ -91,7 +92,7 @@ class Placer {
     for (std::size_t s = 0; s < plan_.steps.size(); ++s) {
       for (const auto& [in, out] : plan_.steps[s].kernel->in_place()) {
         if (in < 0 || out < 0) continue;
-        const int from = block_of_[static_cast<std::size_t>(in)], to = block_of_[static_cast<std::size_t>(out)];
+        const int from = block_id(in), to = block_id(out);
         if (from < 0 || to < 0 || from == to) continue;
         Block& source = blocks_[static_cast<std::size_t>(from)];
         Block& result = blocks_[static_cast<std::size_t>(to)];
@@ -104,10 +105,7 @@ class Placer {
         if (read_through_a_view(group_of_step(s), in)) continue;
         source.last = std::max(source.last, result.last);
         source.keep = result.keep;
-        result = Block{};
-        for (int& block : block_of_) {
-          if (block == to) block = from;
-        }
+        result = Block{.shared_with = from};
       }
     }
   }
@@ -123,7 +121,7 @@ class Placer {
     plan_.storage.resize(graph_.values.size());
     plan_.pointers.assign(graph_.values.size(), nullptr);
     for (std::size_t v = 0; v < graph_.values.size(); ++v) {
-      const int b = block_of_[v];
+      const int b = block_id(static_cast<int>(v));
       if (b < 0 || !blocks_[static_cast<std::size_t>(b)].written) continue;
       const Block& block = blocks_[static_cast<std::size_t>(b)];
       Storage& storage = plan_.storage[v];
@@ -177,15 +175,22 @@ class Placer {
     b.last = std::max(b.last, step);
   }
   Block& block(int value) {
-    const int b = block_of_[static_cast<std::size_t>(value)];
+    const int b = block_id(value);
     FUSETAPE_ASSERT(b >= 0);
     return blocks_[static_cast<std::size_t>(b)];
   }
+  /// Follows blocks that were taken over, and shortens the way for the next.
+  int block_id(int value) {
+    int& b = block_of_[static_cast<std::size_t>(value)];
+    while (b >= 0 && blocks_[static_cast<std::size_t>(b)].shared_with >= 0) {
+      b = blocks_[static_cast<std::size_t>(b)].shared_with;
+    }
+    return b;
+  }
   /// Whether the group also reads the bytes of `in` under another value, and so perhaps in another order.
-  bool read_through_a_view(const Group& group, int in) const {
+  bool read_through_a_view(const Group& group, int in) {
     return std::any_of(group.inputs.begin(), group.inputs.end(), [&](int other) {
-      return other != in &&
-             block_of_[static_cast<std::size_t>(other)] == block_of_[static_cast<std::size_t>(in)];
+      return other != in && block_id(other) == block_id(in);
     });
   }
   const Group& group_of_step(std::size_t s) const {
