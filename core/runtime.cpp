@@ -71,6 +71,8 @@ void set_eager(bool on) {
 }
 bool eager_enabled() { return Tape::current().settings.eager; }
 
+void set_profiling(bool on) { Tape::current().settings.profiling = on; }
+
 void set_threads(int threads, Location at) {
   if (threads < 1) throw Error("set_threads", "expected at least 1, got " + std::to_string(threads), at);
   Tape::current().flush(at);

@@ -1,7 +1,7 @@
 #include "core/slice.hpp"
 
 #include <algorithm>
-#include <bit>
+#include <chrono>
 #include <cstring>
 
 #include "core/check.hpp"
@@ -189,7 +189,15 @@ void Slice::execute(plan::Plan& plan) {
   const backends::KernelArgs args{plan.pointers.data(), tape_.scratch_};
   for (plan::Step& step : plan.steps) {
     try {
-      step.kernel->run(args);
+      if (tape_.settings.profiling) {
+        const auto start = std::chrono::steady_clock::now();
+        step.kernel->run(args);
+        tape_.settings.backend->synchronize();
+        const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
+        plan.report->groups[static_cast<std::size_t>(step.group)].milliseconds = spent.count();
+      } else {
+        step.kernel->run(args);
+      }
     } catch (const Error& error) {
       const Node& node = *nodes_[static_cast<std::size_t>(step.node)];
       const std::string path = node.module_path != nullptr ? *node.module_path : "";

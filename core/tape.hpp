@@ -14,6 +14,7 @@ struct Settings {
   bool fusion = true;
   bool eager = false;
   bool grad = true;
+  bool profiling = false;
   int threads = 1;
   backends::Backend* backend = nullptr;
 };

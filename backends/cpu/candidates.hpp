@@ -24,7 +24,8 @@ std::span<const Candidate> batch_norms();  ///< batch_norm and its gradient, alo
 std::span<const Candidate> pointwise_programs();   ///< every pointwise node, alone and in chains
 std::span<const Candidate> bias_relu_gradients();  ///< g·[y>0] and its sum over pixels
 std::span<const Candidate> reductions();           ///< sum, mean, max over axes; argmax
-std::span<const Candidate> softmaxes();            ///< softmax, log_softmax, cross_entropy, and gradients
+std::span<const Candidate> softmaxes();            ///< softmax, log_softmax, and gradients
+std::span<const Candidate> cross_entropies();      ///< cross_entropy and its gradient
 std::span<const Candidate> optimizers();           ///< sgd_update, adam_update, one or all
 std::span<const Candidate> movements();            ///< concat, slice, pad
 std::span<const Candidate> transposes();           ///< transpose

@@ -135,7 +135,12 @@ std::string Report::to_string() const {
   for (const GroupReport& group : groups) {
     std::snprintf(line, sizeof line, "  %-8s %-44s %-34s %3.0f passes %9.3f MB  kept %8.3f MB  ", group.phase.c_str(),
                   group.name.c_str(), group.kernel.c_str(), group.tensor_passes, mb(group.bytes), mb(group.kept_bytes));
-    out << line << group.module_path << (group.module_path.empty() ? "" : "  ") << group.source << '\n';
+    out << line;
+    if (group.milliseconds > 0) {
+      std::snprintf(line, sizeof line, "%8.3f ms  ", group.milliseconds);
+      out << line;
+    }
+    out << group.module_path << (group.module_path.empty() ? "" : "  ") << group.source << '\n';
   }
   for (const RefusalReport& refusal : refusals) {
     out << "  not fused: " << refusal.rule << " at " << refusal.source << ": " << refusal.reason << '\n';

@@ -27,6 +27,9 @@ bool fusion_enabled();
 void set_eager(bool on);
 bool eager_enabled();
 
+/// Times every kernel of every run, for explain(). Default: off.
+void set_profiling(bool on);
+
 /// Threads of the CPU backend (one OpenMP pool for our kernels, oneDNN and OpenBLAS). Default: all cores.
 void set_threads(int threads, Location at = Location::current());
 int threads();
@@ -51,6 +54,7 @@ struct GroupReport {
   double tensor_passes = 0;     ///< whole-tensor reads and writes
   std::int64_t bytes = 0;       ///< moved by those passes
   std::int64_t kept_bytes = 0;  ///< of its outputs, alive between forward and backward
+  double milliseconds = 0;      ///< of the last run; 0 unless set_profiling(true)
 };
 
 /// A group that a rule could not make, and why.

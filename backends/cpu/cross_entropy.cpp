@@ -1,0 +1,178 @@
+// Cross entropy of logits and labels, and its gradient: softmax inside, one pass.
+#include <cmath>
+
+#include "backends/cpu/candidates.hpp"
+#include "backends/cpu/softmax_rows.hpp"
+#include "core/op_attrs.hpp"
+
+namespace fusetape::backends::cpu {
+namespace {
+
+using core::CrossEntropyAttrs;
+using plan::Graph;
+using plan::GraphNode;
+using plan::Group;
+using plan::Pattern;
+using namespace softmax_rows;
+
+/// cross_entropy and cross_entropy_grad. A label out of range is noted inside the parallel loop and thrown
+/// behind it.
+class CrossEntropyKernel final : public Kernel {
+ public:
+  CrossEntropyKernel(const Graph& graph, const GraphNode& node)
+      : attrs_(node.attrs.as<CrossEntropyAttrs>()),
+        gradient_(node.op->is("cross_entropy_grad")),
+        logits_(node.inputs[gradient_ ? 1 : 0]),
+        labels_(node.inputs[gradient_ ? 2 : 1]),
+        g_(gradient_ ? node.inputs[0] : -1),
+        y_(node.outputs[0]),
+        label_type_(graph.value(labels_).dtype),
+        rows_(graph.value(logits_).shape),
+        at_(node.at),
+        module_path_(node.module_path != nullptr ? *node.module_path : std::string()) {}
+
+  std::vector<std::pair<int, int>> in_place() const override {
+    if (!gradient_) return {};
+    return {{logits_, y_}};
+  }
+
+  /// For each part: a block of powers, a sum and the first row with a bad label.
+  std::size_t scratch_bytes() const override { return carve(nullptr).bytes; }
+
+  void run(const KernelArgs& args) override {
+    const Scratch scratch = carve(args.scratch);
+    std::fill_n(scratch.losses, rows_.parts, 0.0);
+    std::fill_n(scratch.bad_rows, rows_.parts, std::int64_t{-1});
+    rows_.for_blocks([&](int part, std::int64_t first, std::int64_t rows) {
+      if (gradient_) {
+        gradient_block(args, scratch, part, first, rows);
+      } else {
+        loss_block(args, scratch, part, first, rows);
+      }
+    });
+    for (int part = 0; part < rows_.parts; ++part) {
+      if (scratch.bad_rows[part] >= 0) fail(args, scratch.bad_rows[part]);
+    }
+    if (!gradient_ && reduction() != Reduction::none) write_total(args, scratch);
+  }
+
+ private:
+  enum class Reduction : std::uint8_t { mean, sum, none };
+  struct Scratch {
+    float* powers = nullptr;
+    double* losses = nullptr;
+    std::int64_t* bad_rows = nullptr;
+    std::size_t bytes = 0;
+  };
+
+  Scratch carve(std::byte* base) const {
+    ScratchCarver carver(base);
+    Scratch scratch;
+    scratch.powers = carver.take<float>(rows_.parts * static_cast<std::int64_t>(rows_.block_floats()));
+    scratch.losses = carver.take<double>(rows_.parts);
+    scratch.bad_rows = carver.take<std::int64_t>(rows_.parts);
+    scratch.bytes = carver.used();
+    return scratch;
+  }
+
+  Reduction reduction() const { return static_cast<Reduction>(attrs_.reduction); }
+
+  std::int64_t label(const KernelArgs& args, std::int64_t row) const {
+    return label_type_ == DType::u8 ? args.in<std::uint8_t>(labels_)[row]
+                                    : args.in<std::int64_t>(labels_)[row];
+  }
+
+  /// The row's label, or 0 after noting that it is none.
+  std::int64_t checked_label(const KernelArgs& args, const Scratch& scratch, int part,
+                             std::int64_t row) const {
+    const std::int64_t found = label(args, row);
+    if (found >= 0 && found < rows_.length) return found;
+    if (scratch.bad_rows[part] < 0) scratch.bad_rows[part] = row;
+    return 0;
+  }
+
+  void loss_block(const KernelArgs& args, const Scratch& scratch, int part, std::int64_t first,
+                  std::int64_t rows) const {
+    const std::int64_t classes = rows_.length;
+    const float* x = args.in<float>(logits_) + first * classes;
+    float* const powers = scratch.powers + static_cast<std::size_t>(part) * rows_.block_floats();
+    exp_rows(x, powers, rows, classes);
+    for (std::int64_t row = 0; row < rows; ++row, x += classes) {
+      const std::int64_t target = checked_label(args, scratch, part, first + row);
+      const double normaliser = std::log(sum(powers + row * classes, classes)) + largest(x, classes);
+      double loss = normaliser - x[target];
+      if (attrs_.label_smoothing != 0) {
+        double all = 0;
+        for (std::int64_t i = 0; i < classes; ++i) all += normaliser - x[i];
+        loss =
+            (1 - attrs_.label_smoothing) * loss + attrs_.label_smoothing / static_cast<double>(classes) * all;
+      }
+      scratch.losses[part] += loss;
+      if (reduction() == Reduction::none) args.out<float>(y_)[first + row] = static_cast<float>(loss);
+    }
+  }
+
+  void write_total(const KernelArgs& args, const Scratch& scratch) const {
+    double total = 0;
+    for (int part = 0; part < rows_.parts; ++part) total += scratch.losses[part];
+    if (reduction() == Reduction::mean) total /= static_cast<double>(rows_.count);
+    *args.out<float>(y_) = static_cast<float>(total);
+  }
+
+  /// dx = g·(softmax(x) − target), over the number of rows for the mean.
+  void gradient_block(const KernelArgs& args, const Scratch& scratch, int part, std::int64_t first,
+                      std::int64_t rows) const {
+    const std::int64_t classes = rows_.length;
+    const double everywhere = attrs_.label_smoothing / static_cast<double>(classes);
+    float* dx = args.out<float>(y_) + first * classes;
+    exp_rows(args.in<float>(logits_) + first * classes, dx, rows, classes);
+    for (std::int64_t row = 0; row < rows; ++row, dx += classes) {
+      const std::int64_t target = checked_label(args, scratch, part, first + row);
+      double scale = args.in<float>(g_)[reduction() == Reduction::none ? first + row : 0];
+      if (reduction() == Reduction::mean) scale /= static_cast<double>(rows_.count);
+      const double to_probability = 1 / sum(dx, classes);
+      const double at_target = dx[target] * to_probability - (1 - attrs_.label_smoothing) - everywhere;
+      const auto factor = static_cast<float>(scale * to_probability),
+                 shift = static_cast<float>(scale * everywhere);
+      for (std::int64_t i = 0; i < classes; ++i) dx[i] = dx[i] * factor - shift;
+      dx[target] = static_cast<float>(scale * at_target);
+    }
+  }
+
+  [[noreturn]] void fail(const KernelArgs& args, std::int64_t row) const {
+    throw Error("cross_entropy",
+                "expected labels in [0, " + std::to_string(rows_.length) + "), got labels[" +
+                    std::to_string(row) + "] = " + std::to_string(label(args, row)),
+                at_, module_path_);
+  }
+
+  CrossEntropyAttrs attrs_;
+  bool gradient_;
+  int logits_, labels_, g_, y_;
+  DType label_type_;
+  Rows rows_;
+  Location at_;
+  std::string module_path_;
+};
+
+bool is_cross_entropy(const GraphNode& node) {
+  return node.op->is("cross_entropy") || node.op->is("cross_entropy_grad");
+}
+
+Support supports_cross_entropy(const Graph& graph, const Group& group) {
+  const GraphNode& node = graph.node(group.nodes[0]);
+  if (group.pattern != Pattern::single || !is_cross_entropy(node)) return {.ok = false, .reason = {}};
+  return f32_only(graph, node);
+}
+
+std::unique_ptr<Kernel> make_cross_entropy(const Graph& graph, const Group& group) {
+  return std::make_unique<CrossEntropyKernel>(graph, graph.node(group.nodes[0]));
+}
+
+constexpr Candidate candidates[] = {{"highway:cross_entropy", supports_cross_entropy, make_cross_entropy}};
+
+}  // namespace
+
+std::span<const Candidate> cross_entropies() { return candidates; }
+
+}  // namespace fusetape::backends::cpu
