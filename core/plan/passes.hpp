@@ -7,8 +7,12 @@
 /// The planner's passes. planner.cpp calls them in order; each is named, timed and followed by a check of the graph.
 namespace fusetape::plan {
 
-/// Merges equal pure nodes and drops nodes whose values nobody reads.
-void simplify(Graph& graph);
+/// Computes equal nodes once.
+void merge_equal_nodes(Graph& graph);
+/// Marks the nodes whose values nobody reads.
+void drop_dead_nodes(Graph& graph);
+/// Who reads what, among the nodes that are left; every later pass stands on it.
+void find_consumers(Graph& graph);
 
 /// Covers every live node that needs a kernel with exactly one group, by the rules where they apply, singly elsewhere. Refusals are kept
 /// with their reasons.
@@ -19,8 +23,8 @@ std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, bo
 void schedule(const Graph& graph, std::vector<Group>& groups);
 
 /// Offsets from lifetimes: what is dead at the end shares one arena, what lives on gets pooled buffers, and a result takes over an operand's
-/// place where the operand's last reader writes it.
-void place_memory(Plan& plan);
+/// place where the operand's last reader writes it (`in_place`).
+void place_memory(Plan& plan, bool in_place);
 
 /// What explain() says of the plan.
 void describe(Plan& plan);

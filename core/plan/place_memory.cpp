@@ -28,10 +28,10 @@ class Placer {
   explicit Placer(Plan& plan)
       : plan_(plan), graph_(plan.graph), block_of_(graph_.values.size(), -1) {}
 
-  void run() {
+  void run(bool in_place) {
     make_blocks();
     find_lifetimes();
-    share_in_place();
+    if (in_place) share_in_place();
     assign();
   }
 
@@ -208,6 +208,6 @@ class Placer {
 
 }  // namespace
 
-void place_memory(Plan& plan) { Placer(plan).run(); }
+void place_memory(Plan& plan, bool in_place) { Placer(plan).run(in_place); }
 
 }  // namespace fusetape::plan

@@ -1,4 +1,7 @@
 #include <chrono>
+#include <cstdlib>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "core/check.hpp"
@@ -7,22 +10,49 @@
 namespace fusetape::plan {
 namespace {
 
-/// Runs a pass and notes its time under its name.
+/// FUSETAPE_SKIP_PASSES="fuse,share in place" leaves optional passes out, to find the one at fault.
+bool skipped(std::string_view pass) {
+  static const char* const list = std::getenv("FUSETAPE_SKIP_PASSES");
+  if (list == nullptr) return false;
+  const std::string padded = "," + std::string(list) + ",";
+  return padded.find("," + std::string(pass) + ",") != std::string::npos;
+}
+
+/// Every node reads what an earlier, living node wrote.
+[[maybe_unused]] void check_graph(const Graph& graph) {
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    if (graph.nodes[n].dead) continue;
+    for (int input : graph.nodes[n].inputs) {
+      const int producer = graph.value(input).producer;
+      FUSETAPE_ASSERT(producer < static_cast<int>(n));
+      FUSETAPE_ASSERT(producer < 0 || !graph.node(producer).dead);
+    }
+  }
+}
+
+/// Runs a pass and notes its time under its name; debug builds check the graph after it.
 class Passes {
  public:
-  explicit Passes(Report& report) : report_(report) {}
+  explicit Passes(Plan& plan) : plan_(plan) {}
 
   template <class Pass>
   void run(const char* name, Pass&& pass) {
     const auto start = std::chrono::steady_clock::now();
     pass();
     const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
-    report_.pass_ms.emplace_back(name, spent.count());
-    report_.planning_ms += spent.count();
+    plan_.report->pass_ms.emplace_back(name, spent.count());
+    plan_.report->planning_ms += spent.count();
+#ifdef FUSETAPE_DEBUG_CHECKS
+    check_graph(plan_.graph);
+#endif
+  }
+  template <class Pass>
+  void run_optional(const char* name, Pass&& pass) {
+    if (!skipped(name)) run(name, pass);
   }
 
  private:
-  Report& report_;
+  Plan& plan_;
 };
 
 /// One kernel per group, in order; the scratch is shared, as one kernel runs at a time.
@@ -47,14 +77,15 @@ std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
   plan->report->backend = options.backend->name();
   plan->report->fusion = options.fusion;
 
-  Passes passes(*plan->report);
-  passes.run("simplify", [&] { simplify(plan->graph); });
-  passes.run("fuse", [&] {
-    plan->groups = fuse(plan->graph, *options.backend, options.fusion, plan->report->refusals);
-  });
+  const bool fusion = options.fusion && !skipped("fuse");
+  Passes passes(*plan);
+  passes.run_optional("merge equal nodes", [&] { merge_equal_nodes(plan->graph); });
+  passes.run_optional("drop dead nodes", [&] { drop_dead_nodes(plan->graph); });
+  passes.run("find consumers", [&] { find_consumers(plan->graph); });
+  passes.run("fuse", [&] { plan->groups = fuse(plan->graph, *options.backend, fusion, plan->report->refusals); });
   passes.run("schedule", [&] { schedule(plan->graph, plan->groups); });
   passes.run("choose kernels", [&] { choose_kernels(*plan, *options.backend); });
-  passes.run("place memory", [&] { place_memory(*plan); });
+  passes.run("place memory", [&] { place_memory(*plan, !skipped("share in place")); });
   passes.run("describe", [&] { describe(*plan); });
   passes.run("verify", [&] { verify(*plan); });
   return plan;

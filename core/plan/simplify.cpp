@@ -6,6 +6,16 @@
 namespace fusetape::plan {
 namespace {
 
+std::size_t hash_of(const GraphNode& node) {
+  std::size_t hash = std::hash<const void*>{}(node.op);
+  const auto mix = [&](std::size_t word) { hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL; };
+  for (int input : node.inputs) mix(static_cast<std::size_t>(input));
+  for (std::int64_t word : node.attrs.words()) mix(static_cast<std::size_t>(word));
+  return hash;
+}
+
+}  // namespace
+
 void find_consumers(Graph& graph) {
   for (GraphValue& value : graph.values) value.consumers.clear();
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
@@ -14,14 +24,6 @@ void find_consumers(Graph& graph) {
       graph.values[static_cast<std::size_t>(input)].consumers.push_back(static_cast<int>(n));
     }
   }
-}
-
-std::size_t hash_of(const GraphNode& node) {
-  std::size_t hash = std::hash<const void*>{}(node.op);
-  const auto mix = [&](std::size_t word) { hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL; };
-  for (int input : node.inputs) mix(static_cast<std::size_t>(input));
-  for (std::int64_t word : node.attrs.words()) mix(static_cast<std::size_t>(word));
-  return hash;
 }
 
 /// Ops are functions of their inputs: random counters, running statistics and optimizer state are inputs too, so equal
@@ -70,14 +72,6 @@ void drop_dead_nodes(Graph& graph) {
     node.dead = true;
     for (int input : node.inputs) --readers[static_cast<std::size_t>(input)];
   }
-}
-
-}  // namespace
-
-void simplify(Graph& graph) {
-  merge_equal_nodes(graph);
-  drop_dead_nodes(graph);
-  find_consumers(graph);
 }
 
 int root_of(const Graph& graph, int value) {
