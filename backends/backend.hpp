@@ -36,6 +36,7 @@ class Kernel {
 
   std::string name;          ///< "onednn:…", "highway:batch_norm_relu", "reference"
   double tensor_passes = 0;  ///< whole-tensor reads and writes
+  std::string why;           ///< why no faster one: the refusals of the candidates before it
 };
 
 struct Support {
@@ -52,6 +53,8 @@ class Backend {
   virtual void free(void* data, std::size_t bytes) = 0;
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void synchronize() = 0;
+  /// Threads that kernels compiled from now on by this thread may use.
+  virtual void set_threads(int threads) { static_cast<void>(threads); }
   /// Whether a fused group can run as one kernel. Single nodes always can.
   virtual Support supports(const plan::Graph& graph, const plan::Group& group) const = 0;
   virtual std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) = 0;

@@ -1,7 +1,5 @@
 #include "fusetape/runtime.hpp"
 
-#include <omp.h>
-
 #include <array>
 #include <mutex>
 
@@ -76,8 +74,8 @@ void set_profiling(bool on) { Tape::current().settings.profiling = on; }
 void set_threads(int threads, Location at) {
   if (threads < 1) throw Error("set_threads", "expected at least 1, got " + std::to_string(threads), at);
   Tape::current().flush(at);
-  omp_set_num_threads(threads);  // oneDNN and OpenBLAS run in the same pool
   Tape::current().settings.threads = threads;
+  Tape::current().settings.backend->set_threads(threads);
 }
 int threads() { return Tape::current().settings.threads; }
 

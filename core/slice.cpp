@@ -23,8 +23,7 @@ Slice::Slice(Tape& tape, std::span<Node* const> nodes) : tape_(tape), nodes_(nod
 void Slice::run(Location at) {
   number_values();
   mark_live_history();
-  plan::Plan& plan = find_or_make_plan();
-  bind(plan);
+  plan::Plan& plan = prepare(at);
   // From here on the slice is used up, whether it succeeds or not.
   try {
     execute(plan);
@@ -36,6 +35,17 @@ void Slice::run(Location at) {
     throw Error("run", error.what(), at);
   }
   settle(plan);
+}
+
+/// Plan and memory. An error here changes nothing: the ops stay recorded.
+plan::Plan& Slice::prepare(Location at) {
+  try {
+    plan::Plan& plan = find_or_make_plan();
+    bind(plan);
+    return plan;
+  } catch (const Error& error) {
+    throw Error(error.op(), error.message(), at);  // the line that asked for the run, not ours
+  }
 }
 
 /// Dense ids in order of first appearance, and how often the slice itself reads each value.

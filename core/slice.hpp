@@ -20,6 +20,7 @@ class Slice {
   bool keeps(const Value& value) const;
   void write_key();
   plan::Graph build_graph() const;
+  plan::Plan& prepare(Location at);
   plan::Plan& find_or_make_plan();
 
   void bind(plan::Plan& plan);

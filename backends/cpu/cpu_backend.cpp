@@ -1,3 +1,5 @@
+#include <cblas.h>
+#include <omp.h>
 #include <sys/mman.h>
 
 #include <array>
@@ -50,6 +52,16 @@ Choice choose(const Graph& graph, const Group& group) {
 
 class CpuBackend final : public Backend {
  public:
+  CpuBackend() {
+    // One pool for everybody: a second one would fight the first for the cores.
+    constexpr int openmp_build = 2;
+    if (openblas_get_parallel() != openmp_build) {
+      throw Error("cpu", std::string("expected OpenBLAS built with OpenMP (libopenblas-openmp-dev), got ") +
+                             openblas_get_config());
+    }
+    openblas_set_num_threads(omp_get_max_threads());
+  }
+
   std::string_view name() const override { return "cpu"; }
 
   void* allocate(std::size_t bytes) override {
@@ -71,6 +83,11 @@ class CpuBackend final : public Backend {
   }
   void synchronize() override {}
 
+  void set_threads(int threads) override {
+    omp_set_num_threads(threads);  // oneDNN's and our own
+    openblas_set_num_threads(threads);
+  }
+
   Support supports(const Graph& graph, const Group& group) const override {
     if (group.pattern == Pattern::single) return {};
     const Choice choice = choose(graph, group);
@@ -85,6 +102,7 @@ class CpuBackend final : public Backend {
                                                                  : make_reference_kernel(graph, group);
     if (kernel->name.empty())
       kernel->name = choice.candidate != nullptr ? choice.candidate->name : "reference";
+    if (choice.candidate == nullptr) kernel->why = choice.refusals.empty() ? "no CPU kernel" : choice.refusals;
     if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
     return kernel;
   }

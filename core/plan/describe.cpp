@@ -81,6 +81,7 @@ void describe(Plan& plan) {
     GroupReport out;
     out.name = group.name;
     out.kernel = kernel.name;
+    out.why = kernel.why;
     out.module_path = node.module_path != nullptr ? *node.module_path : "";
     out.source = place_of(node);
     out.phase = name_of(node.phase);
@@ -125,22 +126,38 @@ void verify(const Plan& plan) {
 
 namespace fusetape {
 
+namespace {
+
+/// At least `width` wide, longer where the text is; then two spaces.
+std::string column(std::string text, std::size_t width) {
+  if (text.size() < width) text.append(width - text.size(), ' ');
+  return text + "  ";
+}
+
+std::string number(double value, const char* format) {
+  char text[64];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+std::string megabytes(std::int64_t bytes) { return number(static_cast<double>(bytes) / 1e6, "%.3f MB"); }
+
+}  // namespace
+
 std::string Report::to_string() const {
   std::ostringstream out;
-  char line[256];
-  const auto mb = [](std::int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
-  std::snprintf(line, sizeof line, "plan on %s, fusion %s: %d kernels, %.0f tensor passes, kept %.1f MB, peak %.1f MB\n",
-                backend.c_str(), fusion ? "on" : "off", kernels, tensor_passes, mb(kept_bytes), mb(peak_bytes));
-  out << line;
+  out << "plan on " << backend << ", fusion " << (fusion ? "on" : "off") << ": " << kernels << " kernels, "
+      << number(tensor_passes, "%.0f") << " tensor passes, kept " << megabytes(kept_bytes) << ", peak "
+      << megabytes(peak_bytes) << '\n';
   for (const GroupReport& group : groups) {
-    std::snprintf(line, sizeof line, "  %-8s %-44s %-34s %3.0f passes %9.3f MB  kept %8.3f MB  ", group.phase.c_str(),
-                  group.name.c_str(), group.kernel.c_str(), group.tensor_passes, mb(group.bytes), mb(group.kept_bytes));
-    out << line;
-    if (group.milliseconds > 0) {
-      std::snprintf(line, sizeof line, "%8.3f ms  ", group.milliseconds);
-      out << line;
-    }
-    out << group.module_path << (group.module_path.empty() ? "" : "  ") << group.source << '\n';
+    out << "  " << column(group.phase, 8) << column(group.name, 40) << column(group.kernel, 32)
+        << column(number(group.tensor_passes, "%.0f passes"), 9) << column(megabytes(group.bytes), 11)
+        << column("kept " + megabytes(group.kept_bytes), 16);
+    if (group.milliseconds > 0) out << column(number(group.milliseconds, "%.3f ms"), 10);
+    if (!group.module_path.empty()) out << group.module_path << "  ";
+    out << group.source;
+    if (!group.why.empty()) out << "  (" << group.why << ')';
+    out << '\n';
   }
   for (const RefusalReport& refusal : refusals) {
     out << "  not fused: " << refusal.rule << " at " << refusal.source << ": " << refusal.reason << '\n';

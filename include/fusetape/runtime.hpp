@@ -47,6 +47,7 @@ void set_generator_state(GeneratorState state);
 struct GroupReport {
   std::string name;         ///< "batch_norm+add+relu"
   std::string kernel;       ///< what runs it: "onednn:brgconv:avx512_core"
+  std::string why;          ///< where the reference's loops have to: why no faster kernel could
   std::string module_path;  ///< of its last op
   std::string source;       ///< "model.cpp:42" of its last op
   std::string phase;        ///< "forward", "backward" or "update"
