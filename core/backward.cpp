@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <atomic>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "core/module_scope.hpp"
 #include "core/tape.hpp"
@@ -23,10 +24,24 @@ class ReversePass {
     if (options_.create_graph) options_.retain_graph = true;
   }
 
-  /// Gradients flow to these and no further; everything else is left out. Without targets: to every leaf.
-  void stop_at(Value* target) { gradients_[target]; targets_.push_back(target); }
+  ~ReversePass() {
+    for (Node* node : held_) dereference(node);
+  }
+  ReversePass(const ReversePass&) = delete;
+  ReversePass& operator=(const ReversePass&) = delete;
+
+  /// Only what leads to a target is differentiated. Without targets: all that leads to leaves.
+  void aim_at(const Value* target) {
+    oldest_ = targets_.empty() ? target->node->sequence : std::min(oldest_, target->node->sequence);
+    targets_.insert(target);
+  }
 
   void seed(const Tensor& output, Tensor gradient) {
+    const Node& node = *output.value()->node;
+    if (output.value()->state == State::lost) throw Error("backward", "the value was lost: " + *node.failure, at_);
+    if (output.pending() && node.tape != &Tape::current()) {
+      throw Error("backward", "the tensor is still pending on another thread; call backward() there", at_);
+    }
     accumulate(*output.value(), std::move(gradient));
     visit(*output.value()->node);
   }
@@ -46,51 +61,54 @@ class ReversePass {
   const std::vector<Value*>& leaves() const { return leaves_; }
 
  private:
-  bool is_target(const Value* value) const {
-    return std::find(targets_.begin(), targets_.end(), value) != targets_.end();
+  bool everything() const { return targets_.empty(); }
+
+  /// Whether gradients are wanted of the value, or of what it was made from.
+  bool leads(const Value& value) const {
+    if (!value.requires_grad) return false;
+    const Node& node = *value.node;
+    return everything() || targets_.count(&value) != 0 || (node.visit == number_ && node.leads);
+  }
+
+  void hold_node(Node& node) {
+    reference(&node);  // a release lets go of the way to it
+    held_.push_back(&node);
   }
 
   void visit(Node& node) {
-    if (node.visit == number_) return;
-    node.visit = number_;
-    if (node.op == nullptr) return;
     if (node.released) {
       throw Error("backward",
                   "the graph of " + std::string(node.op->name) +
                       " was released by an earlier backward(); pass {.retain_graph = true} to that one to keep it",
                   at_);
     }
-    if (node.history) order_.push_back(&node);
+    if (!node.history || node.visit == number_) return;
+    node.visit = number_;
+    hold_node(node);
+    order_.push_back(&node);
   }
 
-  /// All history nodes that the seeds depend on, latest first.
+  /// The history nodes that the seeds depend on, latest first. What is older than every target leads to none.
   void collect() {
     for (std::size_t i = 0; i < order_.size(); ++i) {
-      Node& node = *order_[i];
-      if (only_targets(node)) continue;
-      for (Value* input : node.inputs) {
-        if (input->requires_grad && !is_target(input)) visit(*input->node);
+      for (Value* input : order_[i]->inputs) {
+        const bool older_wanted = input->node->sequence > oldest_ || targets_.count(input) == 0;
+        if (input->requires_grad && input->node->sequence >= oldest_ && older_wanted) visit(*input->node);
       }
     }
     std::sort(order_.begin(), order_.end(), [](const Node* a, const Node* b) { return a->sequence > b->sequence; });
-  }
-
-  /// Whether every output of the node that anybody differentiates is a target: the flow ends there.
-  bool only_targets(Node& node) const {
-    if (targets_.empty()) return false;
-    for (int i = 0; i < node.output_count; ++i) {
-      if (node.output(i).requires_grad && !is_target(&node.output(i))) return false;
+    for (std::size_t i = order_.size(); i-- > 0;) {
+      Node& node = *order_[i];
+      node.leads = std::any_of(node.inputs.begin(), node.inputs.end(), [&](const Value* input) { return leads(*input); });
     }
-    return true;
   }
 
   void differentiate(Node& node) {
-    if (only_targets(node)) return;
+    if (!node.leads) return;
     InlineVector<Tensor, 6> incoming;
     bool any = false;
     for (int i = 0; i < node.output_count; ++i) {
-      const bool flows = !is_target(&node.output(i));
-      incoming.push_back(flows ? gradient_of(&node.output(i)) : Tensor());
+      incoming.push_back(gradient_of(&node.output(i)));
       any = any || incoming[static_cast<std::size_t>(i)].defined();
     }
     if (!any) return;
@@ -99,7 +117,7 @@ class ReversePass {
     node.op->gradient(context);
     std::vector<Tensor>& gradients = context.gradients();
     for (std::size_t i = 0; i < gradients.size(); ++i) {
-      if (gradients[i].defined() && node.inputs[i]->requires_grad) {
+      if (gradients[i].defined() && leads(*node.inputs[i])) {
         accumulate(*node.inputs[i], std::move(gradients[i]));
       }
     }
@@ -113,7 +131,10 @@ class ReversePass {
     Tensor& sum = gradients_[&value];
     if (!sum.defined()) {
       sum = std::move(gradient);
-      if (!value.node->history) leaves_.push_back(&value);
+      if (!value.node->history && everything()) {
+        leaves_.push_back(&value);
+        hold_node(*value.node);
+      }
     } else {
       sum = add(sum, gradient);
     }
@@ -121,6 +142,7 @@ class ReversePass {
 
   void release() {
     for (Node* node : order_) {
+      if (!node->leads) continue;
       node->released = true;
       forget_history(*node);
     }
@@ -129,8 +151,10 @@ class ReversePass {
   BackwardOptions options_;
   Location at_;
   const std::uint64_t number_ = next_visit();
-  std::vector<Node*> order_;
-  std::vector<Value*> targets_, leaves_;
+  std::uint64_t oldest_ = 0;
+  std::vector<Node*> order_, held_;
+  std::unordered_set<const Value*> targets_;
+  std::vector<Value*> leaves_;
   std::unordered_map<const Value*, Tensor> gradients_;
 };
 
@@ -182,7 +206,7 @@ std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<T
     if (!input.defined() || !input.requires_grad()) {
       throw Error("grad", "expected inputs that require a gradient (a Parameter's value or variable(x))", at);
     }
-    pass.stop_at(input.value());
+    pass.aim_at(input.value());
   }
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (!outputs[i].defined()) throw Error("grad", "an output is undefined", at);

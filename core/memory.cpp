@@ -1,5 +1,6 @@
 #include "core/memory.hpp"
 
+#include <algorithm>
 #include <bit>
 
 #include "backends/backend.hpp"
@@ -10,7 +11,7 @@ namespace {
 /// Eight classes per power of two: at most an eighth is wasted, and buffers of nearly equal sizes are reused.
 std::size_t size_class(std::size_t bytes) {
   if (bytes <= 512) return (bytes + 63) / 64 * 64 + (bytes == 0 ? 64 : 0);
-  const std::size_t step = std::bit_floor(bytes - 1) / 8;
+  const std::size_t step = std::max<std::size_t>(64, std::bit_floor(bytes - 1) / 8);
   return (bytes + step - 1) / step * step;
 }
 
@@ -24,11 +25,30 @@ void BufferRef::reset() {
 }
 
 Pool::~Pool() {
-  for (auto& [bytes, buffers] : free_) {
-    for (Buffer* buffer : buffers) {
-      backend_.free(buffer->data, bytes);
-      delete buffer;
-    }
+  for (auto& [bytes, buffers] : free_) free_all(buffers);
+}
+
+void Pool::free_all(std::vector<Buffer*>& buffers) {
+  for (Buffer* buffer : buffers) {
+    backend_.free(buffer->data, buffer->bytes);
+    stats_.cached_bytes -= static_cast<std::int64_t>(buffer->bytes);
+    delete buffer;
+  }
+  buffers.clear();
+}
+
+void Pool::trim(std::size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  free_all(free_[size_class(bytes)]);
+}
+
+/// With what waits for reuse given up, where there is too little otherwise.
+void* Pool::allocate_from_system(std::size_t bytes) {
+  try {
+    return backend_.allocate(bytes);
+  } catch (const Error&) {
+    for (auto& [size, buffers] : free_) free_all(buffers);
+    return backend_.allocate(bytes);
   }
 }
 
@@ -45,7 +65,7 @@ BufferRef Pool::allocate(std::size_t bytes) {
   }
   auto* buffer = new Buffer;
   try {
-    buffer->data = backend_.allocate(size);
+    buffer->data = allocate_from_system(size);
   } catch (...) {
     delete buffer;
     throw;

@@ -61,12 +61,16 @@ class Pool {
   Pool& operator=(const Pool&) = delete;
 
   BufferRef allocate(std::size_t bytes);
+  /// Gives the buffers of this size that wait for reuse back to the system.
+  void trim(std::size_t bytes);
   PoolStats stats() const;
   backends::Backend& backend() const { return backend_; }
 
  private:
   friend class BufferRef;
   void give_back(Buffer* buffer);
+  void* allocate_from_system(std::size_t bytes);
+  void free_all(std::vector<Buffer*>& buffers);
 
   backends::Backend& backend_;
   mutable std::mutex mutex_;

@@ -16,6 +16,9 @@ namespace fusetape::core {
 
 struct Node;
 
+/// Whether no extent is negative and the elements' bytes can be counted.
+bool countable(const Shape& shape);
+
 struct TensorInfo {
   Shape shape;
   DType dtype = DType::f32;

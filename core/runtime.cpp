@@ -57,6 +57,7 @@ void set_backend(std::string_view name, Location at) {
   Tape& tape = Tape::current();
   tape.flush(at);
   tape.settings.backend = backend;
+  backend->set_threads(tape.settings.threads);
 }
 
 std::string_view backend_name() { return Tape::current().settings.backend->name(); }

@@ -1,5 +1,6 @@
 #include "fusetape/shape.hpp"
 
+#include "core/op.hpp"
 #include "fusetape/error.hpp"
 
 namespace fusetape {
@@ -16,6 +17,16 @@ void Shape::push_back(std::int64_t extent) {
     throw Error("shape", "expected at most " + std::to_string(max_rank) + " axes, got more");
   }
   extents_[static_cast<std::size_t>(rank_++)] = extent;
+}
+
+bool core::countable(const Shape& shape) {
+  constexpr std::int64_t most = std::int64_t{1} << 56;
+  std::int64_t count = 1;
+  for (std::int64_t extent : shape) {
+    if (extent < 0) return false;
+    if (extent > 0 && (__builtin_mul_overflow(count, extent, &count) || count > most)) return false;
+  }
+  return true;
 }
 
 std::string to_string(const Shape& shape) {

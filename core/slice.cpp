@@ -23,15 +23,16 @@ Slice::Slice(Tape& tape, std::span<Node* const> nodes) : tape_(tape), nodes_(nod
 void Slice::run(Location at) {
   number_values();
   mark_live_history();
+  decide_what_lives_on();
   plan::Plan& plan = prepare(at);
   // From here on the slice is used up, whether it succeeds or not.
   try {
     execute(plan);
   } catch (const Error& error) {
-    lose_everything(error.what());
+    tape_.lose_pending(error.what());
     throw;
   } catch (const std::exception& error) {
-    lose_everything(error.what());
+    tape_.lose_pending(error.what());
     throw Error("run", error.what(), at);
   }
   settle(plan);
@@ -45,18 +46,23 @@ plan::Plan& Slice::prepare(Location at) {
     return plan;
   } catch (const Error& error) {
     throw Error(error.op(), error.message(), at);  // the line that asked for the run, not ours
+  } catch (const std::exception& error) {
+    throw Error("plan", error.what(), at);
   }
+}
+
+/// A value of this thread has room for them; two threads may flush readers of one value at the same time.
+FlushNotes& Slice::notes(Value& value) const {
+  return value.node->tape == &tape_ ? value.notes : foreign_[&value];
 }
 
 /// Dense ids in order of first appearance, and how often the slice itself reads each value.
 void Slice::number_values() {
   const std::uint64_t epoch = next_epoch();
   const auto enter = [&](Value& value) {
-    if (value.epoch == epoch) return false;
-    value.epoch = epoch;
-    value.id = static_cast<std::int32_t>(values_.size());
-    value.uses = 0;
-    value.saved = false;
+    FlushNotes& entry = notes(value);
+    if (entry.epoch == epoch) return false;
+    entry = {.epoch = epoch, .id = static_cast<std::int32_t>(values_.size())};
     values_.push_back(&value);
     return true;
   };
@@ -64,7 +70,7 @@ void Slice::number_values() {
     node->live = false;
     for (Value* input : node->inputs) {
       if (enter(*input)) externals_.push_back(input);
-      ++input->uses;
+      ++notes(*input).uses;
     }
     for (int i = 0; i < node->output_count; ++i) enter(node->output(i));
   }
@@ -74,8 +80,8 @@ void Slice::number_values() {
 void Slice::mark_live_history() {
   for (Node* node : nodes_) {
     for (int i = 0; i < node->output_count; ++i) {
-      const Value& value = node->output(i);
-      if (value.requires_grad && value.holds.load(std::memory_order_acquire) > value.uses) mark_live(*node);
+      Value& value = node->output(i);
+      if (value.requires_grad && value.holds.load(std::memory_order_acquire) > notes(value).uses) mark_live(*node);
     }
   }
 }
@@ -89,20 +95,30 @@ void Slice::mark_live(Node& root) {
     node.live = true;
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       Value& input = *node.inputs[i];
-      if (node.saves_input(i)) input.saved = true;
+      if (node.saves_input(i)) notes(input).saved = true;
       if (input.node->op != nullptr && input.requires_grad && input.state == State::pending) {
         stack.push_back(input.node);
       }
     }
     for (int i = 0; i < node.output_count; ++i) {
-      if (node.saves_output(i)) node.output(i).saved = true;
+      if (node.saves_output(i)) notes(node.output(i)).saved = true;
     }
   }
 }
 
 /// Whether anybody beside this slice's own nodes can still name the value.
-bool Slice::keeps(const Value& value) const {
-  return value.saved || value.holds.load(std::memory_order_acquire) > value.uses;
+bool Slice::keeps(Value& value) const {
+  const FlushNotes& entry = notes(value);
+  return entry.saved || value.holds.load(std::memory_order_acquire) > entry.uses;
+}
+
+/// Once, for key and graph alike: another thread may drop its handles at any time.
+void Slice::decide_what_lives_on() {
+  for (Value* value : values_) notes(*value).kept = keeps(*value);
+  for (Value* value : externals_) {
+    FlushNotes& entry = notes(*value);
+    entry.donated = !entry.kept && !value->scalar && value->buffer.exclusive();
+  }
 }
 
 void Slice::write_key() {
@@ -112,20 +128,20 @@ void Slice::write_key() {
   key.push_back(word_of(settings.backend));
   key.push_back(static_cast<std::uint64_t>(settings.fusion) | static_cast<std::uint64_t>(settings.threads) << 1);
   key.push_back(externals_.size());
-  for (const Value* value : externals_) {
-    const bool donated = !keeps(*value) && !value->scalar && value->buffer.exclusive();
-    key.push_back(static_cast<std::uint64_t>(value->id) << 32 | static_cast<std::uint64_t>(value->dtype) << 16 |
-                  static_cast<std::uint64_t>(value->shape.rank()) << 8 | (donated ? 1u : 0u) |
+  for (Value* value : externals_) {
+    const FlushNotes& entry = notes(*value);
+    key.push_back(static_cast<std::uint64_t>(entry.id) << 32 | static_cast<std::uint64_t>(value->dtype) << 16 |
+                  static_cast<std::uint64_t>(value->shape.rank()) << 8 | (entry.donated ? 1u : 0u) |
                   (value->scalar ? 2u : 0u));
     for (std::int64_t extent : value->shape) key.push_back(static_cast<std::uint64_t>(extent));
   }
   for (const Node* node : nodes_) {
     // Shapes and dtypes of outputs follow from the inputs and attributes.
     std::uint64_t kept = 0;
-    for (int i = 0; i < node->output_count; ++i) kept |= static_cast<std::uint64_t>(keeps(node->outputs[i])) << i;
+    for (int i = 0; i < node->output_count; ++i) kept |= static_cast<std::uint64_t>(notes(node->outputs[i]).kept) << i;
     key.push_back(word_of(node->op));
     key.push_back(static_cast<std::uint64_t>(node->phase) << 56 | node->inputs.size() << 32 | kept);
-    for (const Value* input : node->inputs) key.push_back(static_cast<std::uint64_t>(input->id));
+    for (Value* input : node->inputs) key.push_back(static_cast<std::uint64_t>(notes(*input).id));
     for (std::int64_t word : node->attrs.words()) key.push_back(static_cast<std::uint64_t>(word));
   }
 }
@@ -133,17 +149,17 @@ void Slice::write_key() {
 plan::Graph Slice::build_graph() const {
   plan::Graph graph;
   graph.values.resize(values_.size());
-  for (const Value* value : values_) {
-    plan::GraphValue& out = graph.values[static_cast<std::size_t>(value->id)];
+  for (Value* value : values_) {
+    plan::GraphValue& out = graph.values[static_cast<std::size_t>(notes(*value).id)];
     out.shape = value->shape;
     out.dtype = value->dtype;
-    out.keep = keeps(*value);
+    out.keep = notes(*value).kept;
     out.scalar = value->scalar;
   }
-  for (const Value* value : externals_) {
-    graph.inputs.push_back(value->id);
-    plan::GraphValue& out = graph.values[static_cast<std::size_t>(value->id)];
-    out.donated = !out.keep && !value->scalar && value->buffer.exclusive();
+  for (Value* value : externals_) {
+    const FlushNotes& entry = notes(*value);
+    graph.inputs.push_back(entry.id);
+    graph.values[static_cast<std::size_t>(entry.id)].donated = entry.donated;
   }
   graph.nodes.reserve(nodes_.size());
   for (const Node* node : nodes_) {
@@ -154,9 +170,9 @@ plan::Graph Slice::build_graph() const {
     out.at = node->at;
     out.module_path = node->module_path;
     const int id = static_cast<int>(graph.nodes.size());
-    for (const Value* input : node->inputs) out.inputs.push_back(input->id);
+    for (Value* input : node->inputs) out.inputs.push_back(notes(*input).id);
     for (int i = 0; i < node->output_count; ++i) {
-      const int value = node->outputs[i].id;
+      const int value = notes(node->outputs[i]).id;
       graph.values[static_cast<std::size_t>(value)].producer = id;
       graph.values[static_cast<std::size_t>(value)].output = i;
       out.outputs.push_back(value);
@@ -222,31 +238,22 @@ void Slice::settle(plan::Plan& plan) {
   tape_.last_report = plan.report;
   for (Value* value : values_) {
     if (value->state != State::pending) continue;
-    const plan::Storage& storage = plan.storage[static_cast<std::size_t>(value->id)];
+    const plan::Storage& storage = plan.storage[static_cast<std::size_t>(notes(*value).id)];
     if (!keeps(*value)) {
       value->state = State::dropped;
       continue;
     }
-    value->state = State::ready;
     if (storage.kind == plan::Storage::Kind::pooled) {
       value->buffer = pooled_[static_cast<std::size_t>(storage.index)];
-      continue;
+    } else {
+      FUSETAPE_ASSERT(storage.kind == plan::Storage::Kind::external);
+      const Value& source = *externals_[static_cast<std::size_t>(storage.index)];
+      value->scalar = source.scalar;
+      std::memcpy(value->inline_data, source.inline_data, sizeof(value->inline_data));
+      value->buffer = source.buffer;
     }
-    FUSETAPE_ASSERT(storage.kind == plan::Storage::Kind::external);
-    const Value& source = *externals_[static_cast<std::size_t>(storage.index)];
-    value->scalar = source.scalar;
-    std::memcpy(value->inline_data, source.inline_data, sizeof(value->inline_data));
-    value->buffer = source.buffer;
-  }
-  tape_.finish_slice();
-}
-
-void Slice::lose_everything(const std::string& message) {
-  const auto failure = std::make_shared<const std::string>(message);
-  for (Node* node : nodes_) {
-    node->failure = failure;
-    for (int i = 0; i < node->output_count; ++i) node->output(i).state = State::lost;
-    node->history = false;
+    value->planned_only = !tape_.settings.backend->executes();
+    value->state = State::ready;  // last: another thread that holds a handle may look
   }
   tape_.finish_slice();
 }

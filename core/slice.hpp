@@ -1,4 +1,5 @@
 #pragma once
+#include <unordered_map>
 #include <vector>
 
 #include "core/tape.hpp"
@@ -17,7 +18,9 @@ class Slice {
   void number_values();
   void mark_live_history();
   void mark_live(Node& root);
-  bool keeps(const Value& value) const;
+  FlushNotes& notes(Value& value) const;
+  bool keeps(Value& value) const;
+  void decide_what_lives_on();
   void write_key();
   plan::Graph build_graph() const;
   plan::Plan& prepare(Location at);
@@ -26,12 +29,12 @@ class Slice {
   void bind(plan::Plan& plan);
   void execute(plan::Plan& plan);
   void settle(plan::Plan& plan);
-  void lose_everything(const std::string& message);
 
   Tape& tape_;
   std::span<Node* const> nodes_;
   std::vector<Value*> values_;     ///< by id
   std::vector<Value*> externals_;  ///< the slice's inputs, in order of first use
+  mutable std::unordered_map<const Value*, FlushNotes> foreign_;  ///< of inputs that another thread made
   std::vector<BufferRef> pooled_;
 };
 

@@ -41,10 +41,17 @@ Tape::Tape() {
 }
 
 Tape::~Tape() {
+  if (!pending_.empty()) lose_pending("the thread that recorded it ended before anything ran it");
+}
+
+void Tape::lose_pending(const std::string& why) {
+  const auto failure = std::make_shared<const std::string>(why);
   for (Node* node : pending_) {
-    for (Value* input : node->inputs) unhold(*input);
-    dereference(node);
+    node->failure = failure;
+    for (int i = 0; i < node->output_count; ++i) node->output(i).state = State::lost;
+    node->history = false;
   }
+  finish_slice();
 }
 
 void Tape::check_input(const OpDef& op, const Tensor& input, std::size_t index, Location at) const {
@@ -75,6 +82,10 @@ Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attr
   }
   InferContext infer(op.name, {infos.begin(), infos.size()}, attrs, at);
   op.infer(infer);
+  for (const TensorInfo& output : infer.outputs) {
+    if (!countable(output.shape))
+      infer.fail("extents of at least 0 and at most 2^56 elements", to_string(output.shape));
+  }
 
   Node* node = make_node(static_cast<int>(infer.outputs.size()));
   node->op = &op;
@@ -165,7 +176,8 @@ void Tape::finish_slice() {
 
 std::byte* Tape::arena(std::size_t bytes) {
   if (bytes > arena_bytes_ || !arena_buffer_) {
-    arena_buffer_.reset();  // first: the two together may not fit
+    arena_buffer_.reset();           // first: the two together may not fit
+    host_pool().trim(arena_bytes_);  // too small for every later run; few values are as large
     arena_bytes_ = 0;
     arena_buffer_ = host_pool().allocate(bytes);
     arena_bytes_ = bytes;

@@ -51,6 +51,8 @@ class Tape {
   void append(Node* node);
   /// Lets go of the nodes that ran: what history still needs holds its saves from now on.
   void finish_slice();
+  /// Poisons what is pending.
+  void lose_pending(const std::string& why);
   std::byte* arena(std::size_t bytes);
 
   std::vector<Node*> pending_;  ///< referenced

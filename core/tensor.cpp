@@ -19,6 +19,10 @@ namespace {
   throw Error(what, "the tensor is undefined", at);
 }
 
+[[noreturn]] void nothing_computed(const char* what, Location at) {
+  throw Error(what, "the null backend plans but computes nothing", at);
+}
+
 }  // namespace
 
 namespace core {
@@ -26,11 +30,13 @@ namespace core {
 /// A leaf that shows the bytes of a value that has them.
 static Tensor share_leaf(const Value& value) {
   Node* node = make_node(1);
+  node->tape = &Tape::current();
   Value& leaf = node->output(0);
   leaf.shape = value.shape;
   leaf.dtype = value.dtype;
   leaf.state = State::ready;
   leaf.scalar = value.scalar;
+  leaf.planned_only = value.planned_only;
   std::memcpy(leaf.inline_data, value.inline_data, sizeof(leaf.inline_data));
   leaf.buffer = value.buffer;
   return Tensor(&leaf);
@@ -50,20 +56,22 @@ const core::Value& ready(const Tensor& tensor, const char* what, Location at) {
       throw Error(what, "the tensor is still pending on another thread; materialize it there before handing it over",
                   at);
     }
-    if (!tape.settings.backend->executes()) {
-      throw Error(what, "the null backend plans but computes nothing", at);
-    }
+    if (!tape.settings.backend->executes()) nothing_computed(what, at);
     tape.flush(at);
   }
+  if (value.planned_only) nothing_computed(what, at);
   if (value.state == core::State::lost) throw Error(what, "the value was lost: " + *value.node->failure, at);
   FUSETAPE_ASSERT(value.state == core::State::ready);
   return value;
 }
 
+void check_extents(const char* what, const Shape& shape, Location at) {
+  if (core::countable(shape)) return;
+  throw Error(what, "expected extents of at least 0 and at most 2^56 elements, got " + to_string(shape), at);
+}
+
 void check_count(const char* what, const Shape& shape, std::size_t count, Location at) {
-  for (std::int64_t extent : shape) {
-    if (extent < 0) throw Error(what, "expected extents of at least 0, got " + to_string(shape), at);
-  }
+  check_extents(what, shape, at);
   if (static_cast<std::size_t>(shape.elements()) != count) {
     throw Error(what,
                 "expected " + std::to_string(shape.elements()) + " elements for " + to_string(shape) + ", got " +
@@ -177,6 +185,7 @@ namespace core {
 
 Tensor make_leaf(const Shape& shape, DType dtype, void** data, Location) {
   Node* node = make_node(1);
+  node->tape = &Tape::current();
   Value& value = node->output(0);
   value.shape = shape;
   value.dtype = dtype;
@@ -223,7 +232,7 @@ Tensor from_doubles(std::span<const double> data, Shape shape, DType dtype, Loca
 }
 
 Tensor full(Shape shape, double value, DType dtype, Location at) {
-  check_count("full", shape, static_cast<std::size_t>(std::max<std::int64_t>(shape.elements(), 0)), at);
+  check_extents("full", shape, at);
   void* to = nullptr;
   Tensor leaf = core::make_leaf(shape, dtype, &to, at);
   const std::size_t bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
@@ -244,6 +253,7 @@ Tensor scalar(double value, DType dtype, Location at) { return full({}, value, d
 
 Tensor arange(std::int64_t n, DType dtype, Location at) {
   if (n < 0) throw Error("arange", "expected n of at least 0, got " + std::to_string(n), at);
+  check_extents("arange", {n}, at);
   std::vector<double> numbers(static_cast<std::size_t>(n));
   for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<double>(i);
   return from_doubles(numbers, {n}, dtype, at);
@@ -305,8 +315,9 @@ Tensor Parameter::grad() const { return state_of(state_.get(), "grad").gradient;
 
 void Parameter::set_grad(Tensor grad) {
   core::Cell& cell = state_of(state_.get(), "set_grad");
-  if (grad.defined() && !(grad.shape() == cell.value.shape())) {
-    throw Error("set_grad", "expected " + to_string(cell.value.shape()) + ", got " + to_string(grad.shape()));
+  if (grad.defined() && (!(grad.shape() == cell.value.shape()) || grad.dtype() != cell.value.dtype())) {
+    throw Error("set_grad", "expected " + std::string(name_of(cell.value.dtype())) + " " + to_string(cell.value.shape()) +
+                                ", got " + std::string(name_of(grad.dtype())) + " " + to_string(grad.shape()));
   }
   cell.gradient = std::move(grad);
 }

@@ -26,23 +26,30 @@ enum class State : std::uint8_t {
   lost,     ///< a run failed before it was written
 };
 
+/// What a flush notes about a value that it meets; valid while `epoch` is the flush's number.
+struct FlushNotes {
+  std::uint64_t epoch = 0;
+  std::int32_t id = -1;
+  std::int32_t uses = 0;
+  bool saved = false;
+  bool kept = false;     ///< somebody beside the slice's own nodes can name the value
+  bool donated = false;  ///< an input that nobody can name after the run
+};
+
 struct Value {
   Node* node = nullptr;
   std::atomic<std::int32_t> holds{0};
-  State state = State::pending;
+  std::atomic<State> state{State::pending};
   DType dtype = DType::f32;
   bool requires_grad = false;
   bool scalar = false;  ///< data is `inline_data`
+  bool planned_only = false;  ///< by a backend that computes nothing: the data means nothing
   std::uint8_t index = 0;
   Shape shape;
   BufferRef buffer;
   alignas(8) std::byte inline_data[8];
 
-  // Scratch of the flush that is going on; valid while `epoch` is its number.
-  std::uint64_t epoch = 0;
-  std::int32_t id = -1;
-  std::int32_t uses = 0;
-  bool saved = false;
+  FlushNotes notes;  ///< only for the thread of `node->tape`: others may read the value in flushes of their own
 
   const void* data() const { return scalar ? static_cast<const void*>(inline_data) : buffer.data(); }
 };
@@ -56,10 +63,10 @@ struct Node {
   bool live = false;      ///< scratch of a flush: reachable from a differentiable handle
   plan::Phase phase = plan::Phase::forward;
   const OpDef* op = nullptr;  ///< nullptr: a leaf
-  Tape* tape = nullptr;       ///< of the thread that recorded it
+  Tape* tape = nullptr;       ///< of the thread that recorded or made it
   std::uint64_t sequence = 0;
   std::uint64_t visit = 0;  ///< scratch of a backward traversal
-  std::int32_t visit_index = -1;
+  bool leads = false;  ///< scratch of a backward traversal: to what the gradients are wanted of
   Value* outputs = nullptr;
   InlineVector<Value*, 6> inputs;  ///< referenced; each holds data while pending
   Attrs attrs;

@@ -252,8 +252,44 @@ const core::OpDef conv2d_grad_weight_op{
 namespace {
 
 /// The recorded op would speak of a gradient; these are what a user of the layer gets wrong.
-void check_transposed(const Shape& x, const Shape& w, const ConvTranspose2dOptions& options, Location at) {
+void check_dtypes(const char* op, const Tensor& x, const Tensor& other, Location at) {
+  const std::string first(name_of(x.dtype())), second(name_of(other.dtype()));
+  if (!is_floating(x.dtype())) fail(op, "a floating dtype", first + "; use cast", at);
+  if (first != second) fail(op, "equal dtypes", first + " and " + second + "; use cast", at);
+}
+
+/// Checked before the convolution is recorded: the bias is added by an op of its own.
+void check_bias(const Tensor& x, const Tensor& w, const Tensor& b, Location at) {
+  if (w.rank() != 4) return;  // the convolution says so
+  if (!(b.shape() == Shape{w.shape()[0]})) {
+    fail("conv2d", "bias {" + std::to_string(w.shape()[0]) + "} for weights {out, kh, kw, in/groups}",
+         "bias " + to_string(b.shape()) + " for " + to_string(w.shape()), at);
+  }
+  check_dtypes("conv2d", x, b, at);
+}
+
+void check_transposed_options(const Shape& w, const ConvTranspose2dOptions& options, Location at) {
   const char* op = "conv_transpose2d";
+  const auto require = [&](bool ok, const char* expected, std::int64_t got) {
+    if (!ok) fail(op, expected, std::to_string(got), at);
+  };
+  require(options.groups >= 1, "groups of at least 1", options.groups);
+  require(w[0] % options.groups == 0, "groups that divide w's first axis", options.groups);
+  for (std::size_t i : {0u, 1u}) {
+    require(options.stride[i] >= 1, "stride of at least 1", options.stride[i]);
+    require(options.padding[i] >= 0, "padding of at least 0", options.padding[i]);
+    require(options.dilation[i] >= 1, "dilation of at least 1", options.dilation[i]);
+    // An output padding of a whole stride would be another pixel of x.
+    require(options.output_padding[i] >= 0 && options.output_padding[i] < options.stride[i],
+            "output_padding in [0, stride)", options.output_padding[i]);
+  }
+}
+
+/// Everything is checked here, so that no message speaks of the gradient that the op is made of.
+void check_transposed(const Tensor& input, const Tensor& weight, const ConvTranspose2dOptions& options,
+                      Location at) {
+  const char* op = "conv_transpose2d";
+  const Shape &x = input.shape(), &w = weight.shape();
   const auto shapes = [&] { return "x " + to_string(x) + " and w " + to_string(w); };
   if (x.rank() != 4 || w.rank() != 4) fail(op, "x {N, H, W, C} and w {C, kh, kw, out/groups}", shapes(), at);
   if (x[3] != w[0]) {
@@ -261,13 +297,21 @@ void check_transposed(const Shape& x, const Shape& w, const ConvTranspose2dOptio
     fail(op, "x {N, H, W, " + std::to_string(w[0]) + "} for w {C, kh, kw, out/groups}",
          shapes() + (nchw ? "; x looks like NCHW; use from_nchw" : ""), at);
   }
-  for (std::size_t i : {0u, 1u}) {
-    if (options.stride[i] < 1) fail(op, "stride of at least 1", std::to_string(options.stride[i]), at);
-    // An output padding of a whole stride would be another pixel of x.
-    if (options.output_padding[i] < 0 || options.output_padding[i] >= options.stride[i]) {
-      fail(op, "output_padding in [0, stride)", std::to_string(options.output_padding[i]), at);
-    }
+  if (x[1] < 1 || x[2] < 1 || w.elements() == 0) fail(op, "x and w with no empty axis but N", shapes(), at);
+  check_dtypes(op, input, weight, at);
+  check_transposed_options(w, options, at);
+}
+
+/// The height (i = 0) or width of a transposed convolution's output.
+std::int64_t transposed_extent(const Shape& x, const Shape& w, const ConvTranspose2dOptions& options,
+                               std::size_t i, Location at) {
+  const int axis = static_cast<int>(i) + 1;
+  const std::int64_t extent = (x[axis] - 1) * options.stride[i] - 2 * options.padding[i] +
+                              reach(w[axis], options.dilation[i]) + options.output_padding[i];
+  if (extent < 1) {
+    fail("conv_transpose2d", "padding that leaves an output of at least 1", std::to_string(extent), at);
   }
+  return extent;
 }
 
 }  // namespace
@@ -298,17 +342,19 @@ Tensor conv2d(Operand x, Operand w, Conv2dOptions options) {
 
 Tensor conv2d(Operand x, Operand w, Operand b, Conv2dOptions options) {
   const Location at = x.at();
-  return bias_add(Operand(conv2d(std::move(x), std::move(w), options), at), std::move(b));
+  Tensor input = ops::require_tensor("conv2d", x), weight = ops::require_tensor("conv2d", w),
+         bias = ops::require_tensor("conv2d", b);
+  ops::check_bias(input, weight, bias, at);
+  Tensor y = conv2d(Operand(std::move(input), at), Operand(std::move(weight), at), options);
+  return bias_add(Operand(std::move(y), at), Operand(std::move(bias), at));
 }
 
 Tensor conv_transpose2d(Operand x, Operand w, ConvTranspose2dOptions options) {
   const char* op = "conv_transpose2d";
   const Tensor input = ops::require_tensor(op, x), weight = ops::require_tensor(op, w);
-  ops::check_transposed(input.shape(), weight.shape(), options, x.at());
+  ops::check_transposed(input, weight, options, x.at());
   const auto extent = [&](std::size_t i) {
-    const int axis = static_cast<int>(i) + 1;
-    return (input.shape()[axis] - 1) * options.stride[i] - 2 * options.padding[i] +
-           options.dilation[i] * (weight.shape()[axis] - 1) + options.output_padding[i] + 1;
+    return ops::transposed_extent(input.shape(), weight.shape(), options, i, x.at());
   };
   const core::ConvAttrs attrs{
       .stride_h = options.stride[0],

@@ -129,11 +129,11 @@ std::int64_t checked_label(const RefContext& ctx, const RefTensor& labels, std::
 }
 
 double row_loss(const double* x, std::int64_t classes, std::int64_t label, double smoothing) {
-  const double normaliser = log_sum_exp(x, {0, 1, classes});
-  const double hard = normaliser - x[label];
+  const LogSoftmax log_softmax(x, {0, 1, classes});
+  const double hard = -log_softmax(x[label]);
   if (smoothing == 0) return hard;  // a logit of −∞ elsewhere is then no NaN
   double all = 0;
-  for (std::int64_t c = 0; c < classes; ++c) all += normaliser - x[c];
+  for (std::int64_t c = 0; c < classes; ++c) all -= log_softmax(x[c]);
   return (1 - smoothing) * hard + smoothing / static_cast<double>(classes) * all;
 }
 
@@ -161,13 +161,13 @@ void reference_cross_entropy_grad(RefContext& ctx) {
   for (std::int64_t row = 0; row < n; ++row) {
     const std::int64_t label = checked_label(ctx, labels, row, classes);
     const double* x = logits.data + row * classes;
-    const double normaliser = log_sum_exp(x, {0, 1, classes});
+    const LogSoftmax log_softmax(x, {0, 1, classes});
     double scale = g.data[reduction_of(a) == Reduction::none ? row : 0];
     if (reduction_of(a) == Reduction::mean) scale /= static_cast<double>(n);
     for (std::int64_t c = 0; c < classes; ++c) {
       const double target =
           (c == label ? 1 - a.label_smoothing : 0) + a.label_smoothing / static_cast<double>(classes);
-      dx.data[row * classes + c] = scale * (std::exp(x[c] - normaliser) - target);
+      dx.data[row * classes + c] = scale * (std::exp(log_softmax(x[c])) - target);
     }
   }
 }

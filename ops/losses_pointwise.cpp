@@ -1,6 +1,7 @@
 // Losses that are compared element by element: binary cross entropy and the squared error.
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
@@ -48,6 +49,9 @@ Compared require_alike(std::string_view op, const Operand& prediction, const Ope
   if (!(left.shape() == right.shape())) {
     fail(op, "a target of shape " + to_string(left.shape()), to_string(right.shape()), prediction.at());
   }
+  const std::string first(name_of(left.dtype())), second(name_of(right.dtype()));
+  if (!is_floating(left.dtype())) fail(op, "a floating dtype", first + "; use cast", prediction.at());
+  if (first != second) fail(op, "equal dtypes", first + " and " + second + "; use cast", prediction.at());
   return {std::move(left), std::move(right)};
 }
 

@@ -162,6 +162,10 @@ Tensor linear(Operand x, Operand w, Operand b) {
     ops::fail("linear", "bias {out} for weights {out, in}",
               to_string(bias.shape()) + " for " + to_string(weight.shape()), x.at());
   }
+  if (bias.dtype() != weight.dtype()) {  // before the product is recorded
+    ops::fail("linear", "a bias of the weights' dtype " + std::string(name_of(weight.dtype())),
+              std::string(name_of(bias.dtype())) + "; use cast", x.at());
+  }
   const Location at = x.at();
   return bias_add(Operand(linear(Operand(input, at), Operand(weight, at)), at), Operand(bias, at));
 }

@@ -15,12 +15,20 @@ struct Line {
   std::int64_t operator[](std::int64_t i) const { return start + i * stride; }
 };
 
-/// log Σ eˣ about the largest element, so that nothing overflows; a NaN stays one.
-inline double log_sum_exp(const double* x, const Line& line) {
-  double largest = -HUGE_VAL, sum = 0;
-  for (std::int64_t i = 0; i < line.length; ++i) largest = std::max(largest, x[line[i]]);
-  for (std::int64_t i = 0; i < line.length; ++i) sum += std::exp(x[line[i]] - largest);
-  return largest + std::log(sum);
-}
+/// x − log Σ eˣ for the elements of a line. The largest is taken off first: nothing overflows, and a sum beside
+/// a large element is not rounded away. A NaN stays one.
+class LogSoftmax {
+ public:
+  LogSoftmax(const double* x, const Line& line) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < line.length; ++i) largest_ = std::max(largest_, x[line[i]]);
+    for (std::int64_t i = 0; i < line.length; ++i) sum += std::exp(x[line[i]] - largest_);
+    log_sum_ = std::log(sum);
+  }
+  double operator()(double x) const { return (x - largest_) - log_sum_; }
+
+ private:
+  double largest_ = -HUGE_VAL, log_sum_ = 0;
+};
 
 }  // namespace fusetape::ops

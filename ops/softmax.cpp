@@ -81,8 +81,8 @@ void for_each_line(const Shape& shape, int axis, Body&& body) {
 void reference_log_softmax(RefContext& ctx) {
   const double* x = ctx.in[0].data;
   for_each_line(ctx.in[0].shape, axis_of(ctx.attrs), [&](const Line& line) {
-    const double normaliser = log_sum_exp(x, line);
-    for (std::int64_t i = 0; i < line.length; ++i) ctx.out[0].data[line[i]] = x[line[i]] - normaliser;
+    const LogSoftmax log_softmax(x, line);
+    for (std::int64_t i = 0; i < line.length; ++i) ctx.out[0].data[line[i]] = log_softmax(x[line[i]]);
   });
 }
 

@@ -133,7 +133,15 @@ TEST_CASE("grad() of intermediate values, detach, no_grad, variable") {
   const OnBackend backend("cpu");
   Parameter p(ft::from_vector({2}, {1}));
   const Tensor middle = p * p, y = ft::sum(middle * middle);
-  CHECK(ft::grad({y}, {middle, p.value()})[0].to_vector() == Floats{8});
+  const std::vector<Tensor> both = ft::grad({y}, {middle, p.value(), middle});  // p's goes through middle
+  CHECK(both[0].to_vector() == Floats{8});
+  CHECK(both[1].to_vector() == Floats{32});
+  CHECK(both[2].to_vector() == Floats{8});
+
+  const Tensor early = p * p, late = ft::sum(early * 3.0);
+  ft::sum(early).backward();  // releases what made `early`; nothing flows there
+  CHECK(ft::grad({late}, {early})[0].to_vector() == Floats{3});
+  p.zero_grad();
   CHECK_FALSE(p.grad().defined());
 
   const Tensor cut = ft::sum((p * p).detach() * p);
@@ -338,4 +346,102 @@ TEST_CASE("threads: materialised tensors may be handed over and shared, pending 
   });
   maker.join();
   CHECK((made_there + 1.0).to_vector() == Floats(3, 6));
+}
+
+TEST_CASE("threads: what a thread left pending is lost with it, also for a later thread") {
+  const OnBackend backend("cpu");
+  const auto record_and_end = [](Tensor& orphan) {
+    std::thread([&] { orphan = ft::sum(ft::variable(ft::ones({3})) * 5.0); }).join();
+  };
+  Tensor orphan;
+  record_and_end(orphan);
+  CHECK_THROWS_WITH_AS(orphan.item(), doctest::Contains("ended"), ft::Error);
+  CHECK_THROWS_WITH_AS(orphan.backward(), doctest::Contains("ended"), ft::Error);
+  std::string message;
+  std::thread later([&] {  // its tape may well lie where the first one's was
+    try {
+      orphan + 1.0;
+    } catch (const ft::Error& error) {
+      message = error.what();
+    }
+  });
+  later.join();
+  CHECK(message.find("lost") != std::string::npos);
+}
+
+TEST_CASE("threads: backward() over another's pending graph is refused and leaves it alone") {
+  const OnBackend backend("cpu");
+  Parameter p(ft::ones({2}));
+  const Tensor loss = ft::sum(p + 1.0);  // its gradient reads nothing pending
+  std::string message;
+  std::thread other([&] {
+    try {
+      loss.backward();
+    } catch (const ft::Error& error) {
+      message = error.what();
+    }
+  });
+  other.join();
+  CHECK(message.find("another thread") != std::string::npos);
+  CHECK_FALSE(p.grad().defined());
+  loss.backward();
+  CHECK(p.grad().to_vector() == Floats{1, 1});
+}
+
+TEST_CASE("threads: two may run readers of the same values at the same time") {
+  std::vector<Tensor> shared;
+  for (int i = 0; i < 32; ++i) shared.push_back(ft::full({8}, i));
+  const auto count_wrong = [&](int stride, int terms, int& wrong) {
+    const OnBackend backend("cpu");
+    ft::set_threads(1);
+    for (int round = 0; round < 2000; ++round) {
+      Tensor sum = ft::zeros({8});
+      float expected = 0;
+      for (int i = 0; i < terms; ++i) {
+        sum = sum + shared[static_cast<std::size_t>(i * stride % 32)];
+        expected += static_cast<float>(i * stride % 32);
+      }
+      if (sum.to_vector() != Floats(8, expected)) ++wrong;
+    }
+  };
+  int wrong_there = 0, wrong_here = 0;
+  std::thread other([&] { count_wrong(3, 30, wrong_there); });
+  std::thread another([&] { count_wrong(5, 17, wrong_here); });
+  other.join(), another.join();
+  CHECK(wrong_there + wrong_here == 0);
+}
+
+TEST_CASE("a value between loss and leaves may be freed while its graph is released") {
+  const OnBackend backend("cpu");
+  Parameter p(ft::ones({2})), q(ft::ones({2}));
+  const Tensor loss = ft::sum(((p + q) + 2.0).reshape({2, 1}) + 3.0);  // no gradient reads any of these
+  CHECK(loss.item() == 14);
+  p.set_data(ft::zeros({2})), q.set_data(ft::zeros({2}));  // only the graph names the old versions now
+  loss.backward();
+  CHECK(p.grad().to_vector() == Floats{1, 1});
+  CHECK(q.grad().to_vector() == Floats{1, 1});
+}
+
+TEST_CASE("shapes whose elements cannot be counted are refused") {
+  const OnBackend backend("cpu");
+  const std::int64_t huge = std::int64_t{1} << 32;
+  CHECK_THROWS_AS(ft::full({huge, huge}, 1), ft::Error);
+  CHECK_THROWS_AS(ft::from_vector(Floats{}, {huge, huge}), ft::Error);
+  CHECK_THROWS_AS(ft::broadcast_to(ft::ones({1}), {huge, huge}), ft::Error);
+  CHECK_THROWS_AS(ft::rand({huge, huge}), ft::Error);
+  CHECK_THROWS_AS(ft::randn({-3}), ft::Error);
+  CHECK_THROWS_AS(ft::arange(std::int64_t{1} << 61), ft::Error);
+  CHECK(pending() == 0);
+}
+
+TEST_CASE("an arena that grows leaves no smaller ones behind") {
+  const OnBackend backend("cpu");
+  const ft::MemoryStats before = ft::memory_stats();
+  for (std::int64_t rows = 1; rows <= 24; ++rows) {
+    const Tensor x = ft::ones({rows, 1 << 18});
+    ft::sum(ft::exp(ft::transpose(x, {1, 0}))).item();
+  }
+  const ft::MemoryStats after = ft::memory_stats();
+  // The x of each size wait for reuse, the arenas do not.
+  CHECK(after.cached_bytes - before.cached_bytes < 16 * after.arena_bytes);
 }

@@ -163,9 +163,9 @@ dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Descri
 /// The weights as `wanted`: their own bytes, or packed into scratch by a first step.
 memory packed_weights(OnednnKernel& kernel, const Convolution& conv, const Descriptions& d,
                       const memory::desc& wanted) {
-  const memory plain = kernel.value(conv.w, d.plain_w);
+  memory plain = kernel.value(conv.w, d.plain_w);
   if (wanted == d.plain_w) return plain;
-  const memory packed = kernel.scratch(wanted);
+  memory packed = kernel.scratch(wanted);
   kernel.add_reorder(plain, packed);
   return packed;
 }

@@ -99,11 +99,11 @@ class CrossEntropyKernel final : public Kernel {
     exp_rows(x, powers, rows, classes);
     for (std::int64_t row = 0; row < rows; ++row, x += classes) {
       const std::int64_t target = checked_label(args, scratch, part, first + row);
-      const double normaliser = std::log(sum(powers + row * classes, classes)) + largest(x, classes);
-      double loss = normaliser - x[target];
+      const double log_sum = std::log(sum(powers + row * classes, classes)), most = largest(x, classes);
+      double loss = log_sum - (x[target] - most);
       if (attrs_.label_smoothing != 0) {
         double all = 0;
-        for (std::int64_t i = 0; i < classes; ++i) all += normaliser - x[i];
+        for (std::int64_t i = 0; i < classes; ++i) all += log_sum - (x[i] - most);
         loss =
             (1 - attrs_.label_smoothing) * loss + attrs_.label_smoothing / static_cast<double>(classes) * all;
       }

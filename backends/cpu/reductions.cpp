@@ -104,7 +104,7 @@ class SumKernel final : public Kernel {
   std::int64_t share(std::int64_t of, int part) const { return of * part / parts_; }
 
   void sum_outer(const RowSource& x, double* sums, std::byte* y) const {
-    const auto [outer, reduce, inner] = extents_;
+    const std::int64_t outer = extents_.outer, reduce = extents_.reduce, inner = extents_.inner;
     for_parts(parts_, [&](int part) {
       double* const mine = sums + part * inner;
       for (std::int64_t o = share(outer, part); o < share(outer, part + 1); ++o) {
@@ -116,7 +116,7 @@ class SumKernel final : public Kernel {
   }
 
   void sum_rows(const RowSource& x, double* sums, std::byte* y) const {
-    const auto [outer, reduce, inner] = extents_;
+    const std::int64_t outer = extents_.outer, reduce = extents_.reduce, inner = extents_.inner;
     const std::int64_t results = extents_.results();
     for_parts(parts_, [&](int part) {
       double* const mine = sums + part * results;
@@ -134,7 +134,7 @@ class SumKernel final : public Kernel {
   }
 
   void sum_columns(const RowSource& x, double* sums, std::byte* y) const {
-    const auto [outer, reduce, inner] = extents_;
+    const std::int64_t outer = extents_.outer, reduce = extents_.reduce, inner = extents_.inner;
     for_parts(parts_, [&](int part) {
       const std::int64_t first = share(inner, part), width = share(inner, part + 1) - first;
       for (std::int64_t o = 0; o < outer; ++o) {
@@ -228,8 +228,8 @@ class LargestKernel final : public Kernel {
 
   void run(const KernelArgs& args) override {
     const auto* const x = args.in<float>(x_);
-    const auto [outer, reduce, inner] = extents_;
-    for_parts(parts_, [&, reduce = reduce, inner = inner](int part) {
+    const std::int64_t reduce = extents_.reduce, inner = extents_.inner;
+    for_parts(parts_, [&](int part) {
       const std::int64_t end = extents_.results() * (part + 1) / parts_;
       for (std::int64_t result = extents_.results() * part / parts_; result < end; ++result) {
         const std::int64_t first = result / inner * reduce * inner + result % inner;

@@ -241,7 +241,7 @@ std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, std:
   const GraphNode& mask = graph.node(node);
   const int masked = mask.outputs[0];
   const int rank = graph.value(masked).shape.rank();
-  if (!same_shape(graph, mask.inputs[0], mask.inputs[1])) return std::nullopt;
+  if (rank == 0 || !same_shape(graph, mask.inputs[0], mask.inputs[1])) return std::nullopt;
   for (int consumer : graph.value(masked).consumers) {
     const GraphNode& sum = graph.node(consumer);
     if (!sum.op->is("sum") || !cover.free(consumer)) continue;

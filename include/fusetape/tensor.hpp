@@ -54,7 +54,7 @@ class Tensor {
   /// All elements in row-major order, converted to T. Runs what is pending.
   template <class T = float>
   std::vector<T> to_vector(Location at = Location::current()) const {
-    std::vector<T> out(static_cast<std::size_t>(elements()));
+    std::vector<T> out(defined() ? static_cast<std::size_t>(elements()) : 0);
     if constexpr (std::is_same_v<T, bool>) {
       std::vector<std::uint8_t> raw(out.size());
       copy_to(raw.data(), DType::boolean, at);
