@@ -10,7 +10,8 @@
 
 namespace fusetape::backends {
 
-/// The pointers of one run, by graph value id: what the group reads, what it writes, and the plan's shared scratch.
+/// The pointers of one run, by graph value id: what the group reads, what it writes, and the plan's shared
+/// scratch.
 struct KernelArgs {
   void* const* values = nullptr;  ///< indexed by value id; the group's inputs and outputs are set
   std::byte* scratch = nullptr;   ///< scratch_bytes() of it, 64-byte aligned; contents undefined
@@ -66,7 +67,8 @@ std::unique_ptr<Backend> make_reference_backend();
 std::unique_ptr<Backend> make_cpu_backend();
 std::unique_ptr<Backend> make_null_backend();
 
-/// Runs the group's nodes one by one through their reference loops. The oracle, and every backend's last candidate.
+/// Runs the group's nodes one by one through their reference loops. The oracle, and every backend's last
+/// candidate.
 std::unique_ptr<Kernel> make_reference_kernel(const plan::Graph& graph, const plan::Group& group);
 
 }  // namespace fusetape::backends

@@ -8,8 +8,9 @@
 
 namespace fusetape::core {
 
-/// An op's compile-time attributes as plain words, so that they can be part of a plan's key and be compared in full. Each op
-/// defines a struct of std::int64_t and double fields only (no padding) and packs it: `Attrs::of(ConvAttrs{…})`.
+/// An op's compile-time attributes as plain words, so that they can be part of a plan's key and be compared
+/// in full. Each op defines a struct of std::int64_t and double fields only (no padding) and packs it:
+/// `Attrs::of(ConvAttrs{…})`.
 class Attrs {
  public:
   static constexpr std::size_t max_words = 26;

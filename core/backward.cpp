@@ -38,7 +38,8 @@ class ReversePass {
 
   void seed(const Tensor& output, Tensor gradient) {
     const Node& node = *output.value()->node;
-    if (output.value()->state == State::lost) throw Error("backward", "the value was lost: " + *node.failure, at_);
+    if (output.value()->state == State::lost)
+      throw Error("backward", "the value was lost: " + *node.failure, at_);
     if (output.pending() && node.tape != &Tape::current()) {
       throw Error("backward", "the tensor is still pending on another thread; call backward() there", at_);
     }
@@ -77,10 +78,11 @@ class ReversePass {
 
   void visit(Node& node) {
     if (node.released) {
-      throw Error("backward",
-                  "the graph of " + std::string(node.op->name) +
-                      " was released by an earlier backward(); pass {.retain_graph = true} to that one to keep it",
-                  at_);
+      throw Error(
+          "backward",
+          "the graph of " + std::string(node.op->name) +
+              " was released by an earlier backward(); pass {.retain_graph = true} to that one to keep it",
+          at_);
     }
     if (!node.history || node.visit == number_) return;
     node.visit = number_;
@@ -96,10 +98,12 @@ class ReversePass {
         if (input->requires_grad && input->node->sequence >= oldest_ && older_wanted) visit(*input->node);
       }
     }
-    std::sort(order_.begin(), order_.end(), [](const Node* a, const Node* b) { return a->sequence > b->sequence; });
+    std::sort(order_.begin(), order_.end(),
+              [](const Node* a, const Node* b) { return a->sequence > b->sequence; });
     for (std::size_t i = order_.size(); i-- > 0;) {
       Node& node = *order_[i];
-      node.leads = std::any_of(node.inputs.begin(), node.inputs.end(), [&](const Value* input) { return leads(*input); });
+      node.leads = std::any_of(node.inputs.begin(), node.inputs.end(),
+                               [&](const Value* input) { return leads(*input); });
     }
   }
 
@@ -125,8 +129,10 @@ class ReversePass {
 
   void accumulate(Value& value, Tensor gradient) {
     if (!(gradient.shape() == value.shape)) {
-      throw Error("backward",
-                  "expected a gradient of shape " + to_string(value.shape) + ", got " + to_string(gradient.shape()), at_);
+      throw Error(
+          "backward",
+          "expected a gradient of shape " + to_string(value.shape) + ", got " + to_string(gradient.shape()),
+          at_);
     }
     Tensor& sum = gradients_[&value];
     if (!sum.defined()) {
@@ -160,7 +166,8 @@ class ReversePass {
 
 Tensor seed_for(const Tensor& output, Location at) {
   if (output.elements() != 1) {
-    throw Error("backward", "expected a scalar (or a gradient of its shape), got " + to_string(output.shape()), at);
+    throw Error("backward",
+                "expected a scalar (or a gradient of its shape), got " + to_string(output.shape()), at);
   }
   return full(output.shape(), 1.0, output.dtype(), at);
 }
@@ -179,7 +186,8 @@ void Tensor::backward(BackwardOptions options, Location at) const {
   if (!requires_grad()) {
     const bool released = value_->node->released;
     throw Error("backward",
-                released ? "the graph was released by an earlier backward(); pass {.retain_graph = true} to that one to keep it"
+                released ? "the graph was released by an earlier backward(); pass {.retain_graph = true} to "
+                           "that one to keep it"
                          : "no parameter leads to this tensor (or it was recorded under no_grad)",
                 at);
   }
@@ -200,7 +208,8 @@ std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<T
                 at);
   }
   const core::SourceContext source = core::source_context();  // inside a gradient function: that op's place
-  const core::PhaseScope scope(plan::Phase::backward, source.override_location ? source.at : at, source.module_path);
+  const core::PhaseScope scope(plan::Phase::backward, source.override_location ? source.at : at,
+                               source.module_path);
   core::ReversePass pass(options, at);
   for (const Tensor& input : inputs) {
     if (!input.defined() || !input.requires_grad()) {
@@ -222,7 +231,9 @@ std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<T
   return gradients;
 }
 
-NoGrad::NoGrad() : before_(core::Tape::current().settings.grad) { core::Tape::current().settings.grad = false; }
+NoGrad::NoGrad() : before_(core::Tape::current().settings.grad) {
+  core::Tape::current().settings.grad = false;
+}
 NoGrad::~NoGrad() { core::Tape::current().settings.grad = before_; }
 
 bool grad_enabled() { return core::Tape::current().settings.grad; }

@@ -20,9 +20,10 @@ void convert(const void* from, DType from_dtype, void* to, DType to_dtype, std::
   double doubles[block];
   for (std::int64_t done = 0; done < count; done += block) {
     const std::int64_t n = std::min(block, count - done);
-    to_doubles(static_cast<const std::byte*>(from) + static_cast<std::size_t>(done) * size_of(from_dtype), from_dtype, n,
-               doubles);
-    from_doubles(doubles, to_dtype, n, static_cast<std::byte*>(to) + static_cast<std::size_t>(done) * size_of(to_dtype));
+    to_doubles(static_cast<const std::byte*>(from) + static_cast<std::size_t>(done) * size_of(from_dtype),
+               from_dtype, n, doubles);
+    from_doubles(doubles, to_dtype, n,
+                 static_cast<std::byte*>(to) + static_cast<std::size_t>(done) * size_of(to_dtype));
   }
 }
 

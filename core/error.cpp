@@ -20,10 +20,14 @@ std::string place(Location at, const std::string& module_path) {
 
 }  // namespace
 
-Error::Error(const std::string& op, const std::string& what, Location at) : Error(op, what, at, std::string()) {}
+Error::Error(const std::string& op, const std::string& what, Location at)
+    : Error(op, what, at, std::string()) {}
 
 Error::Error(const std::string& op, const std::string& what, Location at, const std::string& module_path)
-    : std::runtime_error("[" + op + "] " + what + place(at, module_path)), op_(op), message_(what), location_(at) {}
+    : std::runtime_error("[" + op + "] " + what + place(at, module_path)),
+      op_(op),
+      message_(what),
+      location_(at) {}
 
 namespace core {
 

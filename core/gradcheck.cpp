@@ -30,13 +30,16 @@ class OnReference {
 /// A fixed, irregular weighting, so that every element of an output matters differently.
 Tensor weighted_sum(const Tensor& output) {
   std::vector<double> weights(static_cast<std::size_t>(output.elements()));
-  for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = 0.5 + std::fmod(0.754877666 * static_cast<double>(i + 1), 1.0);
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    weights[i] = 0.5 + std::fmod(0.754877666 * static_cast<double>(i + 1), 1.0);
   return sum(mul(output, from_doubles(weights, output.shape(), DType::f64)));
 }
 
-[[noreturn]] void differs(std::size_t input, std::size_t element, double analytic, double numeric, Location at) {
+[[noreturn]] void differs(std::size_t input, std::size_t element, double analytic, double numeric,
+                          Location at) {
   char text[160];
-  std::snprintf(text, sizeof text, "input %zu, element %zu: the gradient is %.12g, central differences give %.12g", input,
+  std::snprintf(text, sizeof text,
+                "input %zu, element %zu: the gradient is %.12g, central differences give %.12g", input,
                 element, analytic, numeric);
   throw Error("gradcheck", text, at);
 }
@@ -68,7 +71,8 @@ void gradcheck(const std::function<Tensor(const std::vector<Tensor>&)>& fn, cons
       const double x = data[i][e];
       const double numeric =
           (evaluate(i, e, x + options.step) - evaluate(i, e, x - options.step)) / (2 * options.step);
-      const bool close = std::abs(analytic[e] - numeric) <= options.tolerance * std::max(1.0, std::abs(numeric));
+      const bool close =
+          std::abs(analytic[e] - numeric) <= options.tolerance * std::max(1.0, std::abs(numeric));
       if (!close) differs(i, e, analytic[e], numeric, at);  // a NaN is never close
     }
   }

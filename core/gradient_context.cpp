@@ -9,7 +9,8 @@ namespace fusetape::core {
 
 void InferContext::fail(const std::string& expected, const std::string& got) const {
   const std::string* path = source_context().module_path;
-  throw Error(std::string(op_), "expected " + expected + ", got " + got, at_, path != nullptr ? *path : std::string());
+  throw Error(std::string(op_), "expected " + expected + ", got " + got, at_,
+              path != nullptr ? *path : std::string());
 }
 
 DType InferContext::same_floating_dtype() const {
@@ -17,7 +18,8 @@ DType InferContext::same_floating_dtype() const {
   if (!is_floating(first)) fail("a floating dtype", std::string(name_of(first)) + "; use cast");
   for (const TensorInfo& input : inputs) {
     if (input.dtype != first) {
-      fail("equal dtypes", std::string(name_of(first)) + " and " + std::string(name_of(input.dtype)) + "; use cast");
+      fail("equal dtypes",
+           std::string(name_of(first)) + " and " + std::string(name_of(input.dtype)) + "; use cast");
     }
   }
   return first;
@@ -35,7 +37,9 @@ Tensor GradContext::output(int i) const {
   return Tensor(&node_.output(i));
 }
 
-const Shape& GradContext::input_shape(int i) const { return node_.inputs[static_cast<std::size_t>(i)]->shape; }
+const Shape& GradContext::input_shape(int i) const {
+  return node_.inputs[static_cast<std::size_t>(i)]->shape;
+}
 DType GradContext::input_dtype(int i) const { return node_.inputs[static_cast<std::size_t>(i)]->dtype; }
 const Shape& GradContext::output_shape(int i) const { return node_.output(i).shape; }
 int GradContext::input_count() const { return static_cast<int>(node_.inputs.size()); }
@@ -59,8 +63,8 @@ void GradContext::through(const std::function<std::vector<Tensor>(const std::vec
   std::vector<Tensor> variables, wanted, outputs, gradients;
   for (int i = 0; i < input_count(); ++i) {
     // A view of its own for each input: one value may come in twice, and the history goes on behind it.
-    variables.push_back(needs(i) ? record_one(ops::copy_variable_op, {input(i)}, Attrs::of(NoAttrs{}), node_.at)
-                                 : input(i));
+    variables.push_back(
+        needs(i) ? record_one(ops::copy_variable_op, {input(i)}, Attrs::of(NoAttrs{}), node_.at) : input(i));
     if (needs(i)) wanted.push_back(variables.back());
   }
   const std::vector<Tensor> results = meaning(variables);
@@ -69,7 +73,8 @@ void GradContext::through(const std::function<std::vector<Tensor>(const std::vec
     outputs.push_back(results[i]);
     gradients.push_back(incoming_[i]);
   }
-  const std::vector<Tensor> found = grad(outputs, wanted, gradients, {.retain_graph = true, .create_graph = differentiable});
+  const std::vector<Tensor> found =
+      grad(outputs, wanted, gradients, {.retain_graph = true, .create_graph = differentiable});
   std::size_t next = 0;
   for (int i = 0; i < input_count(); ++i) {
     if (needs(i)) set(i, found[next++]);

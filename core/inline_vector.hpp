@@ -6,7 +6,8 @@
 
 namespace fusetape::core {
 
-/// A vector whose first N elements need no allocation. For the short lists of recording: inputs, outputs, infos.
+/// A vector whose first N elements need no allocation. For the short lists of recording: inputs, outputs,
+/// infos.
 template <class T, std::size_t N>
 class InlineVector {
  public:

@@ -15,7 +15,8 @@ namespace fusetape::core {
 
 class Pool;
 
-/// Storage of values that outlive a run. Shared by a value and its views; goes back to its pool with the last reference.
+/// Storage of values that outlive a run. Shared by a value and its views; goes back to its pool with the last
+/// reference.
 struct Buffer {
   std::atomic<std::uint32_t> refs{0};
   void* data = nullptr;

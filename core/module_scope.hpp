@@ -9,7 +9,7 @@ namespace fusetape::core {
 
 struct SourceContext {
   const std::string* module_path = nullptr;
-  Location at;                 ///< of the user's call of the outermost library module
+  Location at;  ///< of the user's call of the outermost library module
   bool has_location = false;
   bool override_location = false;  ///< gradients and optimizers: `at` replaces the location of every op
   plan::Phase phase = plan::Phase::forward;

@@ -10,8 +10,8 @@
 #include "core/inline_vector.hpp"
 #include "fusetape/tensor.hpp"
 
-/// What an op is. An op is added in one place: a file in ops/ defines its OpDef (checks and shape rule, gradient, declared saves,
-/// reference loop) and its public function; ops/registry.cpp lists it.
+/// What an op is. An op is added in one place: a file in ops/ defines its OpDef (checks and shape rule,
+/// gradient, declared saves, reference loop) and its public function; ops/registry.cpp lists it.
 namespace fusetape::core {
 
 struct Node;
@@ -85,8 +85,9 @@ class GradContext {
   }
   const Attrs& raw_attrs() const;
 
-  /// The gradient of an op that is given by what it means: records `meaning(inputs)` from differentiable ops, and its gradients
-  /// by reverse mode. All inputs must be declared saves. For second derivatives of the `*_grad` ops.
+  /// The gradient of an op that is given by what it means: records `meaning(inputs)` from differentiable ops,
+  /// and its gradients by reverse mode. All inputs must be declared saves. For second derivatives of the
+  /// `*_grad` ops.
   void through(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& meaning);
 
   std::vector<Tensor>& gradients() { return gradients_; }
@@ -107,7 +108,8 @@ struct RefTensor {
 
 class RefContext {
  public:
-  RefContext(std::string_view op, const Attrs& attrs, std::span<const RefTensor> in, std::span<const RefTensor> out)
+  RefContext(std::string_view op, const Attrs& attrs, std::span<const RefTensor> in,
+             std::span<const RefTensor> out)
       : attrs(attrs), in(in), out(out), op_(op) {}
   const Attrs& attrs;
   std::span<const RefTensor> in;
@@ -139,7 +141,8 @@ struct OpDef {
   /// Bits of outputs that a gradient flows through.
   std::uint32_t differentiable_outputs = bit(0);
   /// Multiply-adds of a call times two; 0 where it does not matter.
-  double (*flops)(std::span<const TensorInfo> in, std::span<const TensorInfo> out, const Attrs& attrs) = nullptr;
+  double (*flops)(std::span<const TensorInfo> in, std::span<const TensorInfo> out,
+                  const Attrs& attrs) = nullptr;
 
   bool is(std::string_view other) const { return name == other; }
 };
@@ -151,7 +154,8 @@ const OpDef& find_op(std::string_view name);
 using Outputs = InlineVector<Tensor, 6>;
 /// Checks and records one call; all-or-nothing.
 Outputs record(const OpDef& op, std::span<const Tensor> inputs, const Attrs& attrs, Location at);
-inline Outputs record(const OpDef& op, std::initializer_list<Tensor> inputs, const Attrs& attrs, Location at) {
+inline Outputs record(const OpDef& op, std::initializer_list<Tensor> inputs, const Attrs& attrs,
+                      Location at) {
   return record(op, std::span<const Tensor>(inputs.begin(), inputs.size()), attrs, at);
 }
 /// For ops with one output.

@@ -4,8 +4,9 @@
 
 #include "fusetape/shape.hpp"
 
-/// The attributes of ops, as ops/ packs them and backends read them. Fields are std::int64_t or double only. Above each: the ops,
-/// their inputs → outputs. Values that may change each step (learning rate, counters) are scalar inputs, never attributes.
+/// The attributes of ops, as ops/ packs them and backends read them. Fields are std::int64_t or double only.
+/// Above each: the ops, their inputs → outputs. Values that may change each step (learning rate, counters)
+/// are scalar inputs, never attributes.
 namespace fusetape::core {
 
 struct NoAttrs {
@@ -26,21 +27,21 @@ struct MatmulAttrs {
   std::int64_t transpose_a = 0, transpose_b = 0;  ///< of the last two axes, before the product
 };
 
-/// batch_norm: x {…,C}, gamma, beta [, running_mean, running_var] → y, mean {C}, inv_std {C} [, new_mean, new_var]. gamma, beta and
-/// the statistics are f32 (f64 with f64 x). inv_std = 1/√(σ²+eps), σ² biased. new = (1−momentum)·running + momentum·batch, variance ·n/(n−1)
-/// (n = 1: the biased one).
-/// batch_norm_grad: g, x, gamma, mean, inv_std → dx, dgamma, dbeta.
-/// batch_norm_inference: x, gamma, beta, running_mean, running_var → y.
-/// In f32 forward kernels: a = γ·inv_std, s = fma(−a, mean, β), y = fma(a, x, s), each rounded to f32 — equal to the bit wherever a
-/// mask is recomputed.
+/// batch_norm: x {…,C}, gamma, beta [, running_mean, running_var] → y, mean {C}, inv_std {C} [, new_mean,
+/// new_var]. gamma, beta and the statistics are f32 (f64 with f64 x). inv_std = 1/√(σ²+eps), σ² biased. new =
+/// (1−momentum)·running + momentum·batch, variance ·n/(n−1) (n = 1: the biased one). batch_norm_grad: g, x,
+/// gamma, mean, inv_std → dx, dgamma, dbeta. batch_norm_inference: x, gamma, beta, running_mean, running_var
+/// → y. In f32 forward kernels: a = γ·inv_std, s = fma(−a, mean, β), y = fma(a, x, s), each rounded to f32 —
+/// equal to the bit wherever a mask is recomputed.
 struct BatchNormAttrs {
   double eps = 1e-5;
   double momentum = 0.1;
   std::int64_t track = 0;  ///< the running statistics are inputs
 };
 
-/// max_pool2d: x → y, index (u8, or i64 when the window has more than 256 places): the place in the window, row-major, of the first
-/// largest element; NaN wins. max_pool2d_grad: g, index → dx. avg_pool2d: x → y. avg_pool2d_grad: g → dx.
+/// max_pool2d: x → y, index (u8, or i64 when the window has more than 256 places): the place in the window,
+/// row-major, of the first largest element; NaN wins. max_pool2d_grad: g, index → dx. avg_pool2d: x → y.
+/// avg_pool2d_grad: g → dx.
 struct Pool2dAttrs {
   std::int64_t window_h = 2, window_w = 2, stride_h = 2, stride_w = 2, pad_h = 0, pad_w = 0;
   std::int64_t count_padding = 1;
@@ -103,7 +104,8 @@ struct AxisAttrs {
   std::int64_t keep_dims = 0;  ///< argmax only
 };
 
-/// cross_entropy: logits {N,C}, labels {N} → loss ({} or {N}). cross_entropy_grad: g, logits, labels → dlogits.
+/// cross_entropy: logits {N,C}, labels {N} → loss ({} or {N}). cross_entropy_grad: g, logits, labels →
+/// dlogits.
 struct CrossEntropyAttrs {
   double label_smoothing = 0;
   std::int64_t reduction = 0;  ///< as enum Reduction: mean, sum, none
@@ -116,20 +118,22 @@ struct RandomAttrs {
   std::array<std::int64_t, Shape::max_rank> extents{};
 };
 
-/// dropout: x, seed (i64 scalar), counter (i64 scalar) → y; its own gradient, applied to g. Element i is dropped where
-/// philox_uniform(seed, counter, i) < p.
+/// dropout: x, seed (i64 scalar), counter (i64 scalar) → y; its own gradient, applied to g. Element i is
+/// dropped where philox_uniform(seed, counter, i) < p.
 struct DropoutAttrs {
   double p = 0.5;
 };
 
 /// sgd_update: p, g, lr, weight_decay [, velocity, momentum] → p' [, velocity']
-///   d = g + weight_decay·p;  v' = momentum·v + d;  p' = p − lr·(nesterov ? d + momentum·v' : v')   (PyTorch's SGD; v starts at 0)
+///   d = g + weight_decay·p;  v' = momentum·v + d;  p' = p − lr·(nesterov ? d + momentum·v' : v') (PyTorch's
+///   SGD; v starts at 0)
 struct SgdAttrs {
   std::int64_t has_momentum = 0;
   std::int64_t nesterov = 0;
 };
 
-/// adam_update: p, g, m, v, lr, beta1, beta2, eps, weight_decay, correction1, correction2 → p', m', v'   (f32 scalars)
+/// adam_update: p, g, m, v, lr, beta1, beta2, eps, weight_decay, correction1, correction2 → p', m', v'   (f32
+/// scalars)
 ///   decoupled (AdamW): p ← p·(1 − lr·wd); else g ← g + wd·p.  m' = β₁m + (1−β₁)g;  v' = β₂v + (1−β₂)g²
 ///   p' = p − lr·(m'/c₁) / (√(v'/c₂) + eps), c_i = 1 − β_iᵗ
 struct AdamAttrs {
@@ -151,6 +155,6 @@ struct AdamAttrs {
 //   where                condition (bool), a, b
 //   cast broadcast_to    x
 //   bias_add             x {…,C}, b {C}
-//   mse bce_with_logits are compositions of these plus mean/sum; bce's elementwise part is the pointwise op `bce_logits`: x, t and
-//   `bce_logits_grad`: g, x, t → g·(sigmoid(x) − t).
-//   copy_variable        x        → x   (fusetape::variable; a view)
+//   mse bce_with_logits are compositions of these plus mean/sum; bce's elementwise part is the pointwise op
+//   `bce_logits`: x, t and `bce_logits_grad`: g, x, t → g·(sigmoid(x) − t). copy_variable        x        → x
+//   (fusetape::variable; a view)

@@ -41,7 +41,8 @@ inline Strides broadcast_strides(const Shape& from, const Shape& to) {
   const int missing = to.rank() - from.rank();
   for (int axis = 0; axis < from.rank(); ++axis) {
     if (from[axis] != 1)
-      strides[static_cast<std::size_t>(axis) + static_cast<std::size_t>(missing)] = dense[static_cast<std::size_t>(axis)];
+      strides[static_cast<std::size_t>(axis) + static_cast<std::size_t>(missing)] =
+          dense[static_cast<std::size_t>(axis)];
   }
   return strides;
 }

@@ -81,7 +81,8 @@ void Slice::mark_live_history() {
   for (Node* node : nodes_) {
     for (int i = 0; i < node->output_count; ++i) {
       Value& value = node->output(i);
-      if (value.requires_grad && value.holds.load(std::memory_order_acquire) > notes(value).uses) mark_live(*node);
+      if (value.requires_grad && value.holds.load(std::memory_order_acquire) > notes(value).uses)
+        mark_live(*node);
     }
   }
 }
@@ -126,11 +127,13 @@ void Slice::write_key() {
   key.clear();
   const Settings& settings = tape_.settings;
   key.push_back(word_of(settings.backend));
-  key.push_back(static_cast<std::uint64_t>(settings.fusion) | static_cast<std::uint64_t>(settings.threads) << 1);
+  key.push_back(static_cast<std::uint64_t>(settings.fusion) | static_cast<std::uint64_t>(settings.threads)
+                                                                  << 1);
   key.push_back(externals_.size());
   for (Value* value : externals_) {
     const FlushNotes& entry = notes(*value);
-    key.push_back(static_cast<std::uint64_t>(entry.id) << 32 | static_cast<std::uint64_t>(value->dtype) << 16 |
+    key.push_back(static_cast<std::uint64_t>(entry.id) << 32 |
+                  static_cast<std::uint64_t>(value->dtype) << 16 |
                   static_cast<std::uint64_t>(value->shape.rank()) << 8 | (entry.donated ? 1u : 0u) |
                   (value->scalar ? 2u : 0u));
     for (std::int64_t extent : value->shape) key.push_back(static_cast<std::uint64_t>(extent));
@@ -138,7 +141,8 @@ void Slice::write_key() {
   for (const Node* node : nodes_) {
     // Shapes and dtypes of outputs follow from the inputs and attributes.
     std::uint64_t kept = 0;
-    for (int i = 0; i < node->output_count; ++i) kept |= static_cast<std::uint64_t>(notes(node->outputs[i]).kept) << i;
+    for (int i = 0; i < node->output_count; ++i)
+      kept |= static_cast<std::uint64_t>(notes(node->outputs[i]).kept) << i;
     key.push_back(word_of(node->op));
     key.push_back(static_cast<std::uint64_t>(node->phase) << 56 | node->inputs.size() << 32 | kept);
     for (Value* input : node->inputs) key.push_back(static_cast<std::uint64_t>(notes(*input).id));
@@ -199,12 +203,18 @@ void Slice::bind(plan::Plan& plan) {
     const plan::Storage& storage = plan.storage[id];
     void*& pointer = plan.pointers[id];
     switch (storage.kind) {
-      case plan::Storage::Kind::none: pointer = nullptr; break;
+      case plan::Storage::Kind::none:
+        pointer = nullptr;
+        break;
       case plan::Storage::Kind::external:
         pointer = const_cast<void*>(externals_[static_cast<std::size_t>(storage.index)]->data());
         break;
-      case plan::Storage::Kind::arena: pointer = arena + storage.offset; break;
-      case plan::Storage::Kind::pooled: pointer = pooled_[static_cast<std::size_t>(storage.index)].data(); break;
+      case plan::Storage::Kind::arena:
+        pointer = arena + storage.offset;
+        break;
+      case plan::Storage::Kind::pooled:
+        pointer = pooled_[static_cast<std::size_t>(storage.index)].data();
+        break;
     }
   }
   tape_.scratch_ = arena + plan.arena_bytes;

@@ -6,8 +6,8 @@
 
 namespace fusetape::core {
 
-/// One flush: turns the pending nodes into a graph with dense ids and a structural key, finds or makes the plan, binds
-/// buffers, runs, and settles what becomes of every value.
+/// One flush: turns the pending nodes into a graph with dense ids and a structural key, finds or makes the
+/// plan, binds buffers, runs, and settles what becomes of every value.
 class Slice {
  public:
   Slice(Tape& tape, std::span<Node* const> nodes);

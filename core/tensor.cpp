@@ -53,8 +53,9 @@ const core::Value& ready(const Tensor& tensor, const char* what, Location at) {
   if (value.state == core::State::pending) {
     core::Tape& tape = core::Tape::current();
     if (value.node->tape != &tape) {
-      throw Error(what, "the tensor is still pending on another thread; materialize it there before handing it over",
-                  at);
+      throw Error(
+          what, "the tensor is still pending on another thread; materialize it there before handing it over",
+          at);
     }
     if (!tape.settings.backend->executes()) nothing_computed(what, at);
     tape.flush(at);
@@ -74,8 +75,8 @@ void check_count(const char* what, const Shape& shape, std::size_t count, Locati
   check_extents(what, shape, at);
   if (static_cast<std::size_t>(shape.elements()) != count) {
     throw Error(what,
-                "expected " + std::to_string(shape.elements()) + " elements for " + to_string(shape) + ", got " +
-                    std::to_string(count),
+                "expected " + std::to_string(shape.elements()) + " elements for " + to_string(shape) +
+                    ", got " + std::to_string(count),
                 at);
   }
 }
@@ -144,7 +145,8 @@ void Tensor::copy_to(void* out, DType as, Location at) const {
 const void* Tensor::data(DType as, Location at) const {
   const core::Value& value = ready(*this, "span", at);
   if (value.dtype != as) {
-    throw Error("span", "the elements are " + std::string(name_of(value.dtype)) + ", not " + std::string(name_of(as)),
+    throw Error("span",
+                "the elements are " + std::string(name_of(value.dtype)) + ", not " + std::string(name_of(as)),
                 at);
   }
   return value.data();
@@ -157,7 +159,9 @@ Tensor Tensor::detach(Location at) const {
   return core::record_one(ops::copy_variable_op, {*this}, core::Attrs::of(core::NoAttrs{}), at);
 }
 
-Tensor Tensor::reshape(Shape shape, Location at) const { return fusetape::reshape(Operand(*this, at), shape); }
+Tensor Tensor::reshape(Shape shape, Location at) const {
+  return fusetape::reshape(Operand(*this, at), shape);
+}
 
 Tensor variable(const Tensor& x, Location at) {
   if (!x.defined()) undefined("variable", at);
@@ -179,7 +183,8 @@ std::ostream& operator<<(std::ostream& out, const Tensor& tensor) {
   return out << ']';
 }
 
-// ---- data in ---------------------------------------------------------------------------------------------------------
+// ---- data in
+// ---------------------------------------------------------------------------------------------------------
 
 namespace core {
 
@@ -259,7 +264,8 @@ Tensor arange(std::int64_t n, DType dtype, Location at) {
   return from_doubles(numbers, {n}, dtype, at);
 }
 
-// ---- cells -----------------------------------------------------------------------------------------------------------
+// ---- cells
+// -----------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -296,8 +302,8 @@ void Cell::set_data(const Tensor& value, Location at) {
   core::Cell& cell = state_of(state_.get(), "set_data");
   if (!value.defined() || !(value.shape() == cell.value.shape()) || value.dtype() != cell.value.dtype()) {
     throw Error("set_data",
-                "expected " + std::string(name_of(cell.value.dtype())) + " " + to_string(cell.value.shape()) + " for '" +
-                    cell.name + "', got " +
+                "expected " + std::string(name_of(cell.value.dtype())) + " " + to_string(cell.value.shape()) +
+                    " for '" + cell.name + "', got " +
                     (value.defined() ? std::string(name_of(value.dtype())) + " " + to_string(value.shape())
                                      : std::string("an undefined tensor")),
                 at);
@@ -316,8 +322,9 @@ Tensor Parameter::grad() const { return state_of(state_.get(), "grad").gradient;
 void Parameter::set_grad(Tensor grad) {
   core::Cell& cell = state_of(state_.get(), "set_grad");
   if (grad.defined() && (!(grad.shape() == cell.value.shape()) || grad.dtype() != cell.value.dtype())) {
-    throw Error("set_grad", "expected " + std::string(name_of(cell.value.dtype())) + " " + to_string(cell.value.shape()) +
-                                ", got " + std::string(name_of(grad.dtype())) + " " + to_string(grad.shape()));
+    throw Error("set_grad", "expected " + std::string(name_of(cell.value.dtype())) + " " +
+                                to_string(cell.value.shape()) + ", got " +
+                                std::string(name_of(grad.dtype())) + " " + to_string(grad.shape()));
   }
   cell.gradient = std::move(grad);
 }

@@ -10,10 +10,10 @@
 
 /// Nodes and their values: the tape's memory model.
 ///
-/// A node and its output values are one object with one reference count, so a node may save its own outputs without a cycle.
-/// Beside that, every value counts who still needs its *data* (`holds`): handles in users' hands, pending nodes that will
-/// read it, and executed nodes that saved it for backward. When the last of them goes, so does the buffer, although the node may live
-/// on as a link of the history.
+/// A node and its output values are one object with one reference count, so a node may save its own outputs
+/// without a cycle. Beside that, every value counts who still needs its *data* (`holds`): handles in users'
+/// hands, pending nodes that will read it, and executed nodes that saved it for backward. When the last of
+/// them goes, so does the buffer, although the node may live on as a link of the history.
 namespace fusetape::core {
 
 class Tape;
@@ -42,14 +42,15 @@ struct Value {
   std::atomic<State> state{State::pending};
   DType dtype = DType::f32;
   bool requires_grad = false;
-  bool scalar = false;  ///< data is `inline_data`
+  bool scalar = false;        ///< data is `inline_data`
   bool planned_only = false;  ///< by a backend that computes nothing: the data means nothing
   std::uint8_t index = 0;
   Shape shape;
   BufferRef buffer;
   alignas(8) std::byte inline_data[8];
 
-  FlushNotes notes;  ///< only for the thread of `node->tape`: others may read the value in flushes of their own
+  FlushNotes
+      notes;  ///< only for the thread of `node->tape`: others may read the value in flushes of their own
 
   const void* data() const { return scalar ? static_cast<const void*>(inline_data) : buffer.data(); }
 };
@@ -66,7 +67,7 @@ struct Node {
   Tape* tape = nullptr;       ///< of the thread that recorded or made it
   std::uint64_t sequence = 0;
   std::uint64_t visit = 0;  ///< scratch of a backward traversal
-  bool leads = false;  ///< scratch of a backward traversal: to what the gradients are wanted of
+  bool leads = false;       ///< scratch of a backward traversal: to what the gradients are wanted of
   Value* outputs = nullptr;
   InlineVector<Value*, 6> inputs;  ///< referenced; each holds data while pending
   Attrs attrs;

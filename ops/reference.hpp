@@ -15,8 +15,8 @@ struct Line {
   std::int64_t operator[](std::int64_t i) const { return start + i * stride; }
 };
 
-/// x − log Σ eˣ for the elements of a line. The largest is taken off first: nothing overflows, and a sum beside
-/// a large element is not rounded away. A NaN stays one.
+/// x − log Σ eˣ for the elements of a line. The largest is taken off first: nothing overflows, and a sum
+/// beside a large element is not rounded away. A NaN stays one.
 class LogSoftmax {
  public:
   LogSoftmax(const double* x, const Line& line) {

@@ -33,7 +33,8 @@ std::vector<std::string> groups(const std::string& phase) {
 
 std::int64_t count(const std::string& name) {
   const auto& all = ft::explain().groups;
-  return std::count_if(all.begin(), all.end(), [&](const ft::GroupReport& group) { return group.name == name; });
+  return std::count_if(all.begin(), all.end(),
+                       [&](const ft::GroupReport& group) { return group.name == name; });
 }
 
 /// Records the gradients of y by everything in `inputs` and runs, all on the null backend.
@@ -117,7 +118,8 @@ TEST_CASE("pointwise chains, and one kernel for all updates") {
     if (adam) {
       optimizer = std::make_unique<ft::optim::AdamW>(fc.parameters(), ft::optim::AdamWOptions{});
     } else {
-      optimizer = std::make_unique<ft::optim::SGD>(fc.parameters(), ft::optim::SGDOptions{.lr = 0.1, .momentum = 0.9});
+      optimizer = std::make_unique<ft::optim::SGD>(fc.parameters(),
+                                                   ft::optim::SGDOptions{.lr = 0.1, .momentum = 0.9});
     }
     optimizer->zero_grad();
     ft::sum(fc(ft::ones({4, 3}))).backward();
@@ -159,9 +161,8 @@ TEST_CASE("a live handle on a value inside a group is a refusal with a reason an
   ft::materialize({y});
   CHECK(count("batch_norm+relu") == 0);
   const auto& refusals = ft::explain().refusals;
-  const auto refusal = std::find_if(refusals.begin(), refusals.end(), [](const ft::RefusalReport& r) {
-    return r.rule == "batch_norm+relu";
-  });
+  const auto refusal = std::find_if(refusals.begin(), refusals.end(),
+                                    [](const ft::RefusalReport& r) { return r.rule == "batch_norm+relu"; });
   REQUIRE(refusal != refusals.end());
   CHECK(refusal->reason.find("live handle") != std::string::npos);
   CHECK(refusal->source.rfind("plan_test.cpp:", 0) == 0);
@@ -182,8 +183,10 @@ TEST_CASE("a group that would wait for its own result is not made") {
   const OnBackend backend("cpu");
   // z depends on the batch norm's output by way of a sum: batch_norm+add+relu cannot be one kernel.
   const Tensor x = image(), gamma = channel_values(1), beta = channel_values(0.5);
-  const Tensor mask = ft::exp(x), scaled = mask * ft::sum(mask);  // exp → sum → mul: the chain must not close over the sum
-  CHECK(scaled.to_vector()[0] == doctest::Approx(std::exp(1.0) * std::exp(1.0) * batch * size * size * channels));
+  const Tensor mask = ft::exp(x),
+               scaled = mask * ft::sum(mask);  // exp → sum → mul: the chain must not close over the sum
+  CHECK(scaled.to_vector()[0] ==
+        doctest::Approx(std::exp(1.0) * std::exp(1.0) * batch * size * size * channels));
   const Tensor normal = ft::batch_norm(x, gamma, beta);
   CHECK(ft::relu(normal + ft::mean(normal)).to_vector()[0] == doctest::Approx(1.0));
 }

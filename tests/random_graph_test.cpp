@@ -30,8 +30,12 @@ class Dice {
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
     return z ^ (z >> 31);
   }
-  std::int64_t below(std::int64_t n) { return static_cast<std::int64_t>(next() % static_cast<std::uint64_t>(n)); }
-  std::int64_t pick(std::initializer_list<std::int64_t> from) { return from.begin()[below(std::ssize(from))]; }
+  std::int64_t below(std::int64_t n) {
+    return static_cast<std::int64_t>(next() % static_cast<std::uint64_t>(n));
+  }
+  std::int64_t pick(std::initializer_list<std::int64_t> from) {
+    return from.begin()[below(std::ssize(from))];
+  }
   bool chance(int percent) { return below(100) < percent; }
 
  private:
@@ -40,7 +44,8 @@ class Dice {
 
 using Numbers = std::vector<double>;
 
-/// One run of the program of a seed. Every decision comes from the dice, none from a value, so all modes do the same.
+/// One run of the program of a seed. Every decision comes from the dice, none from a value, so all modes do
+/// the same.
 class Program {
  public:
   Program(std::uint64_t seed, std::uint64_t data_seed) : dice_(seed), data_(data_seed) {}
@@ -72,7 +77,8 @@ class Program {
   /// Small multiples of 1/8: sums of their products are exact in f32, and their ReLUs have no doubtful kinks.
   Tensor grid(const Shape& shape, double centre = 0) {
     std::vector<float> data(static_cast<std::size_t>(shape.elements()));
-    for (float& element : data) element = static_cast<float>(centre + static_cast<double>(data_.below(13) - 6) / 8);
+    for (float& element : data)
+      element = static_cast<float>(centre + static_cast<double>(data_.below(13) - 6) / 8);
     return ft::from_vector(data, shape);
   }
 
@@ -81,7 +87,8 @@ class Program {
     pointwise_weight_ = Parameter(grid({c, 1, 1, c}));
     bias_ = Parameter(grid({c}));
     gamma_ = Parameter(grid({c}, 1));
-    beta_ = Parameter(grid({c}, 1.0 / 16));  // never 0: a lone pixel normalises to β, and ReLU would have its kink there
+    beta_ = Parameter(
+        grid({c}, 1.0 / 16));  // never 0: a lone pixel normalises to β, and ReLU would have its kink there
     matrix_ = Parameter(grid({c, c}));
     running_mean_ = ft::Cell(ft::zeros({c}));
     running_var_ = ft::Cell(ft::ones({c}));
@@ -94,7 +101,8 @@ class Program {
       return std::make_unique<ft::optim::AdamW>(all_, ft::optim::AdamWOptions{.lr = 0.01, .eps = 1e-2});
     }
     return std::make_unique<ft::optim::SGD>(
-        all_, ft::optim::SGDOptions{.lr = 0.01, .momentum = dice_.chance(50) ? 0.9 : 0.0, .weight_decay = 1e-3});
+        all_,
+        ft::optim::SGDOptions{.lr = 0.01, .momentum = dice_.chance(50) ? 0.9 : 0.0, .weight_decay = 1e-3});
   }
 
   void train_step(ft::optim::Optimizer& optimizer, std::int64_t channels) {
@@ -104,7 +112,8 @@ class Program {
     for (std::int64_t i = 0; i < length; ++i) {
       pool_.push_back(next_value());
       if (dice_.chance(15)) kept.push_back(pool_.back());
-      if (dice_.chance(30) && pool_.size() > 3) pool_.erase(pool_.begin() + dice_.below(std::ssize(pool_) - 1));
+      if (dice_.chance(30) && pool_.size() > 3)
+        pool_.erase(pool_.begin() + dice_.below(std::ssize(pool_) - 1));
       if (dice_.chance(5)) {
         say("materialize");
         ft::materialize();
@@ -141,26 +150,46 @@ class Program {
   Tensor next_value() {
     const Tensor &a = take(), &b = take();
     switch (dice_.below(20)) {
-      case 0: return say("add"), a + b;
-      case 1: return say("mul"), a * b * 0.5;
-      case 2: return say("sub, clamp"), ft::clamp(a - b, -2, 2);
-      case 3: return say("relu"), ft::relu(a);
-      case 4: return say("leaky_relu, scalars"), ft::leaky_relu(a * 0.5 + 0.25);
-      case 5: return say("sigmoid"), ft::sigmoid(a);
-      case 6: return say("tanh of a broadcast sum"), ft::tanh(a + bias_);
-      case 7: return say("gelu"), ft::gelu(a);
-      case 8: return say("exp of −|x|, where"), ft::where(ft::less(a, b), ft::exp(-ft::abs(a)), b);
-      case 9: return say("conv+bias+relu"), scaled(ft::relu(ft::conv2d(a, weight_, bias_, {.padding = {1, 1}})));
-      case 10: return say("conv+bias"), scaled(ft::conv2d(a, pointwise_weight_, bias_));
-      case 11: return say("conv"), scaled(ft::conv2d(a, weight_, {.padding = {1, 1}}));
-      case 12: return say("bn+relu"), ft::relu(norm(a));
-      case 13: return say("bn+add+relu"), ft::relu(norm(a) + b);
-      case 14: return say("bn+bn+add+relu"), ft::relu(norm(a) + norm(b));
-      case 15: return say("matmul"), scaled(ft::matmul(a.reshape({-1, a.size(3)}), matrix_)).reshape(a.shape());
-      case 16: return say("max_pool"), ft::max_pool2d(a, {.window = {3, 3}, .stride = {1, 1}, .padding = {1, 1}});
-      case 17: return say("concat, slice"), ft::slice(ft::concat({a, b}, 3), 3, 1, 1 + a.size(3));
-      case 18: return say("mean, broadcast"), a - ft::mean(b, {1, 2}, {.keep_dims = true});
-      default: return say("softmax, log_softmax"), ft::softmax(a) + 0.25 * ft::log_softmax(b);
+      case 0:
+        return say("add"), a + b;
+      case 1:
+        return say("mul"), a * b * 0.5;
+      case 2:
+        return say("sub, clamp"), ft::clamp(a - b, -2, 2);
+      case 3:
+        return say("relu"), ft::relu(a);
+      case 4:
+        return say("leaky_relu, scalars"), ft::leaky_relu(a * 0.5 + 0.25);
+      case 5:
+        return say("sigmoid"), ft::sigmoid(a);
+      case 6:
+        return say("tanh of a broadcast sum"), ft::tanh(a + bias_);
+      case 7:
+        return say("gelu"), ft::gelu(a);
+      case 8:
+        return say("exp of −|x|, where"), ft::where(ft::less(a, b), ft::exp(-ft::abs(a)), b);
+      case 9:
+        return say("conv+bias+relu"), scaled(ft::relu(ft::conv2d(a, weight_, bias_, {.padding = {1, 1}})));
+      case 10:
+        return say("conv+bias"), scaled(ft::conv2d(a, pointwise_weight_, bias_));
+      case 11:
+        return say("conv"), scaled(ft::conv2d(a, weight_, {.padding = {1, 1}}));
+      case 12:
+        return say("bn+relu"), ft::relu(norm(a));
+      case 13:
+        return say("bn+add+relu"), ft::relu(norm(a) + b);
+      case 14:
+        return say("bn+bn+add+relu"), ft::relu(norm(a) + norm(b));
+      case 15:
+        return say("matmul"), scaled(ft::matmul(a.reshape({-1, a.size(3)}), matrix_)).reshape(a.shape());
+      case 16:
+        return say("max_pool"), ft::max_pool2d(a, {.window = {3, 3}, .stride = {1, 1}, .padding = {1, 1}});
+      case 17:
+        return say("concat, slice"), ft::slice(ft::concat({a, b}, 3), 3, 1, 1 + a.size(3));
+      case 18:
+        return say("mean, broadcast"), a - ft::mean(b, {1, 2}, {.keep_dims = true});
+      default:
+        return say("softmax, log_softmax"), ft::softmax(a) + 0.25 * ft::log_softmax(b);
     }
   }
 
@@ -168,7 +197,8 @@ class Program {
 
   Tensor norm(const Tensor& x) {
     const ft::BatchNormOptions options{.eps = 0.25};  // tiny batches: their variances may vanish
-    if (dice_.chance(20)) return ft::batch_norm_inference(x, gamma_, beta_, running_mean_.value(), running_var_.value(), options);
+    if (dice_.chance(20))
+      return ft::batch_norm_inference(x, gamma_, beta_, running_mean_.value(), running_var_.value(), options);
     const ft::BatchNormResult result =
         ft::batch_norm(x, gamma_, beta_, running_mean_.value(), running_var_.value(), options);
     running_mean_.set_data(result.running_mean);
@@ -189,8 +219,8 @@ class Program {
   std::string listing_;
 };
 
-/// The largest difference over the largest number (0.1 at least: a gradient that vanishes is a difference of larger numbers),
-/// over all results; infinite where they differ in kind.
+/// The largest difference over the largest number (0.1 at least: a gradient that vanishes is a difference of
+/// larger numbers), over all results; infinite where they differ in kind.
 double difference(const std::vector<Numbers>& a, const std::vector<Numbers>& b) {
   if (a.size() != b.size()) return HUGE_VAL;
   double worst = 0;
@@ -214,7 +244,8 @@ struct Mode {
   bool fusion, eager;
 };
 
-std::vector<Numbers> run(const Mode& mode, std::uint64_t seed, std::uint64_t data_seed, std::string* listing = nullptr) {
+std::vector<Numbers> run(const Mode& mode, std::uint64_t seed, std::uint64_t data_seed,
+                         std::string* listing = nullptr) {
   const OnBackend backend(mode.backend);
   const Fusion fusion(mode.fusion);
   const Eager eager(mode.eager);
@@ -230,8 +261,8 @@ constexpr Mode others[] = {{"fused", "cpu", true, false},
                            {"reference", "reference", true, false},
                            {"reference, unfused", "reference", false, false}};
 
-/// Against the reference, a normalised value may lie on either side of a ReLU's kink. Other data for the same program has no
-/// such value in the same place: a program only fails if it fails on both.
+/// Against the reference, a normalised value may lie on either side of a ReLU's kink. Other data for the same
+/// program has no such value in the same place: a program only fails if it fails on both.
 bool agrees(const Mode& mode, std::uint64_t seed, double tolerance, double& worst) {
   for (const std::uint64_t data_seed : {seed, seed + 1'000'003}) {
     worst = difference(run(mode, seed, data_seed), run(unfused, seed, data_seed));
@@ -252,8 +283,8 @@ TEST_CASE("random programs: fused, unfused, eager and reference agree") {
       const bool agree = agrees(mode, seed, tolerance, worst);
       std::string listing;
       if (!agree) run(unfused, seed, seed, &listing);
-      CHECK_MESSAGE(agree, "seed " << seed << ", " << std::string(mode.name) << " is " << worst << " away from unfused: "
-                                   << listing);
+      CHECK_MESSAGE(agree, "seed " << seed << ", " << std::string(mode.name) << " is " << worst
+                                   << " away from unfused: " << listing);
     }
   }
 }

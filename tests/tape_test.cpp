@@ -1,4 +1,5 @@
-// Values, cells, liveness, effects, failure: the contracts of docs/design.md on the smallest programs that show them.
+// Values, cells, liveness, effects, failure: the contracts of docs/design.md on the smallest programs that
+// show them.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -35,7 +36,8 @@ struct SmallNet : ft::nn::Module {
 
 Tensor some_images(int batch, float shift = 0) {
   Floats data(static_cast<std::size_t>(batch) * 12 * 12 * 3);
-  for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<float>((i * 7919) % 97) / 48.5f - 1 + shift;
+  for (std::size_t i = 0; i < data.size(); ++i)
+    data[i] = static_cast<float>((i * 7919) % 97) / 48.5f - 1 + shift;
   return ft::from_vector(data, {batch, 12, 12, 3});
 }
 
@@ -256,7 +258,8 @@ TEST_CASE("NaN goes through fused groups as through single ops") {
   const auto unfused = run(false);
   CHECK(run(true) == unfused);
   const auto& y_nans = unfused[5];
-  CHECK(std::count(y_nans.begin(), y_nans.end(), true) == 2 * 3 * 4);  // the 3×3 neighbourhood of a pixel in row 0
+  CHECK(std::count(y_nans.begin(), y_nans.end(), true) ==
+        2 * 3 * 4);  // the 3×3 neighbourhood of a pixel in row 0
 }
 
 TEST_CASE("eager mode runs each op at its call and gives the same") {
@@ -293,7 +296,8 @@ TEST_CASE("a failed recording leaves the tape as it was") {
 TEST_CASE("a run that fails poisons what it would have written, and says so") {
   for (const char* name : backends) {
     const OnBackend backend(name);
-    const Tensor labels = ft::cast(ft::from_vector({1, 9}, {2}), ft::DType::i64);  // pending: only the run can see the 9
+    const Tensor labels =
+        ft::cast(ft::from_vector({1, 9}, {2}), ft::DType::i64);  // pending: only the run can see the 9
     const Tensor loss = ft::cross_entropy(ft::zeros({2, 4}), labels), other = ft::ones({1}) * 2.0;
     CHECK_THROWS_WITH_AS(loss.item(), doctest::Contains("cross_entropy"), ft::Error);
     CHECK_THROWS_WITH_AS(loss.item(), doctest::Contains("lost"), ft::Error);
@@ -306,7 +310,8 @@ TEST_CASE("an error before the first kernel changes nothing") {
   const OnBackend backend("cpu");
   const Tensor x = ft::ones({2}) * 2.0;
   // 4 TiB: the slice is cut at once, and cannot be allocated.
-  CHECK_THROWS_WITH_AS(ft::broadcast_to(ft::ones({1}), {1 << 20, 1 << 20}), doctest::Contains("tape_test.cpp"), ft::Error);
+  CHECK_THROWS_WITH_AS(ft::broadcast_to(ft::ones({1}), {1 << 20, 1 << 20}),
+                       doctest::Contains("tape_test.cpp"), ft::Error);
   CHECK(x.pending());
   CHECK(x.to_vector() == Floats{2, 2});
 }

@@ -102,7 +102,8 @@ class CpuBackend final : public Backend {
                                                                  : make_reference_kernel(graph, group);
     if (kernel->name.empty())
       kernel->name = choice.candidate != nullptr ? choice.candidate->name : "reference";
-    if (choice.candidate == nullptr) kernel->why = choice.refusals.empty() ? "no CPU kernel" : choice.refusals;
+    if (choice.candidate == nullptr)
+      kernel->why = choice.refusals.empty() ? "no CPU kernel" : choice.refusals;
     if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
     return kernel;
   }

@@ -16,8 +16,9 @@ std::string versions() {
   std::string openblas = openblas_get_config();  // "OpenBLAS 0.3.21 NO_LAPACKE …"
   openblas = openblas.substr(0, openblas.find(' ', openblas.find(' ') + 1));
   char text[256];
-  std::snprintf(text, sizeof text, "fusetape 0.1.0, oneDNN %d.%d.%d, %s, Highway %d.%d.%d, %s %s", onednn->major,
-                onednn->minor, onednn->patch, openblas.c_str(), HWY_MAJOR, HWY_MINOR, HWY_PATCH,
+  std::snprintf(text, sizeof text, "fusetape 0.1.0, oneDNN %d.%d.%d, %s, Highway %d.%d.%d, %s %s",
+                onednn->major, onednn->minor, onednn->patch, openblas.c_str(), HWY_MAJOR, HWY_MINOR,
+                HWY_PATCH,
 #ifdef __clang__
                 "clang", __clang_version__
 #else
@@ -36,7 +37,8 @@ std::string cpu_name() {
       break;
     }
   }
-  const std::int64_t best = hwy::SupportedTargets() & -hwy::SupportedTargets();  // the lowest bit is the best target
+  const std::int64_t best =
+      hwy::SupportedTargets() & -hwy::SupportedTargets();  // the lowest bit is the best target
   return model + ", " + hwy::TargetName(best);
 }
 

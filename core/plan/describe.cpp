@@ -10,9 +10,12 @@ namespace {
 
 const char* name_of(Phase phase) {
   switch (phase) {
-    case Phase::forward: return "forward";
-    case Phase::backward: return "backward";
-    case Phase::update: return "update";
+    case Phase::forward:
+      return "forward";
+    case Phase::backward:
+      return "backward";
+    case Phase::update:
+      return "update";
   }
   return "?";
 }
@@ -48,7 +51,8 @@ std::vector<int> last_uses(const Plan& plan) {
     at = std::max(at, step);
   };
   for (std::size_t s = 0; s < plan.steps.size(); ++s) {
-    for (int input : plan.groups[static_cast<std::size_t>(plan.steps[s].group)].inputs) use(input, static_cast<int>(s));
+    for (int input : plan.groups[static_cast<std::size_t>(plan.steps[s].group)].inputs)
+      use(input, static_cast<int>(s));
   }
   for (std::size_t v = 0; v < graph.values.size(); ++v) {
     const GraphValue& value = graph.values[v];
@@ -63,7 +67,8 @@ std::int64_t kept_by(const Plan& plan, const Group& group, const std::vector<int
   std::int64_t bytes = 0;
   for (int output : group.outputs) {
     const int root = root_of(plan.graph, output);
-    if (root == output && last[static_cast<std::size_t>(root)] >= boundary) bytes += plan.graph.value(output).bytes();
+    if (root == output && last[static_cast<std::size_t>(root)] >= boundary)
+      bytes += plan.graph.value(output).bytes();
   }
   return bytes;
 }

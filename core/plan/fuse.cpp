@@ -51,7 +51,8 @@ class Fuser {
       grow(chain);
       if (chain.nodes.size() < 2) continue;
       chain.name.clear();
-      for (int node : chain.nodes) chain.name += (chain.name.empty() ? "" : "+") + std::string(graph_.node(node).op->name);
+      for (int node : chain.nodes)
+        chain.name += (chain.name.empty() ? "" : "+") + std::string(graph_.node(node).op->name);
       take(std::move(chain));
     }
   }
@@ -88,7 +89,8 @@ class Fuser {
 
   bool chainable(int id) const {
     const GraphNode& node = graph_.node(id);
-    return !node.dead && !node.op->view && node.op->pointwise != nullptr && group_of_[static_cast<std::size_t>(id)] < 0;
+    return !node.dead && !node.op->view && node.op->pointwise != nullptr &&
+           group_of_[static_cast<std::size_t>(id)] < 0;
   }
 
   /// Adds readers and producers of the members, breadth first, as long as they fit.
@@ -116,9 +118,9 @@ class Fuser {
     }
   }
 
-  /// Whether a path leaves the group and comes back: then its members cannot run as one. Paths run through whole
-  /// groups, since those run as one, too. Edges lead to later nodes, so a path beyond the last member is lost, unless a group
-  /// that spans the last member can bring it back.
+  /// Whether a path leaves the group and comes back: then its members cannot run as one. Paths run through
+  /// whole groups, since those run as one, too. Edges lead to later nodes, so a path beyond the last member
+  /// is lost, unless a group that spans the last member can bring it back.
   bool leads_back(const Group& group) {
     ++epoch_;
     const bool bounded = spanned_[static_cast<std::size_t>(group.nodes.back())] == 0;
@@ -135,7 +137,8 @@ class Fuser {
       if (in_group_[static_cast<std::size_t>(node)] == epoch_) return true;
       const int other = group_of_[static_cast<std::size_t>(node)];
       if (other < 0) {
-        if (std::exchange(node_seen_[static_cast<std::size_t>(node)], epoch_) != epoch_) push_readers(node, true, stack);
+        if (std::exchange(node_seen_[static_cast<std::size_t>(node)], epoch_) != epoch_)
+          push_readers(node, true, stack);
       } else if (std::exchange(group_seen_[static_cast<std::size_t>(other)], epoch_) != epoch_) {
         for (int member : groups_[static_cast<std::size_t>(other)].nodes) push_readers(member, true, stack);
       }
@@ -216,7 +219,8 @@ void schedule(const Graph& graph, std::vector<Group>& groups) {
     for (int input : groups[g].inputs) {
       const int producer = graph.value(root_of(graph, input)).producer;
       if (producer < 0) continue;
-      readers[static_cast<std::size_t>(group_of[static_cast<std::size_t>(producer)])].push_back(static_cast<int>(g));
+      readers[static_cast<std::size_t>(group_of[static_cast<std::size_t>(producer)])].push_back(
+          static_cast<int>(g));
       ++waits_for[g];
     }
   }

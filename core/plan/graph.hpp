@@ -6,7 +6,8 @@
 
 #include "core/op.hpp"
 
-/// What the planner works on: one slice of the tape with dense ids, and the groups it makes of it. Names no backend.
+/// What the planner works on: one slice of the tape with dense ids, and the groups it makes of it. Names no
+/// backend.
 namespace fusetape::plan {
 
 using core::Attrs;
@@ -39,9 +40,9 @@ struct GraphNode {
 };
 
 struct Graph {
-  std::vector<GraphNode> nodes;    ///< in recorded order, which is topological
+  std::vector<GraphNode> nodes;  ///< in recorded order, which is topological
   std::vector<GraphValue> values;
-  std::vector<int> inputs;         ///< values that come from outside, in order of first use
+  std::vector<int> inputs;  ///< values that come from outside, in order of first use
 
   const GraphValue& value(int id) const { return values[static_cast<std::size_t>(id)]; }
   const GraphNode& node(int id) const { return nodes[static_cast<std::size_t>(id)]; }
@@ -52,7 +53,8 @@ struct Graph {
   }
 };
 
-/// The kinds of group that a kernel is made for. `single` is one plain node. In every other, `roles` names the group's values.
+/// The kinds of group that a kernel is made for. `single` is one plain node. In every other, `roles` names
+/// the group's values.
 enum class Pattern : std::uint8_t {
   single,
   pointwise,             ///< a chain of pointwise nodes of one output shape; kernels read the nodes
@@ -78,9 +80,11 @@ struct BiasReluGrad {
   int bias_grad = -1;
 };
 
-/// One normalisation inside a group. Training: mean and inv_std are outputs; inference: running_mean, running_var are inputs.
+/// One normalisation inside a group. Training: mean and inv_std are outputs; inference: running_mean,
+/// running_var are inputs.
 struct NormRoles {
-  int node = -1;  ///< the batch_norm / batch_norm_inference / batch_norm_grad node: its attributes hold eps, momentum
+  int node = -1;  ///< the batch_norm / batch_norm_inference / batch_norm_grad node: its attributes hold eps,
+                  ///< momentum
   int x = -1, gamma = -1, beta = -1;
   int running_mean = -1, running_var = -1;          ///< inputs; -1 when not tracked
   int mean = -1, inv_std = -1;                      ///< outputs forward (training), inputs backward
@@ -102,17 +106,19 @@ struct BatchNormReluGrad {
   NormRoles norm[2];
   int norms = 1;
   int g = -1;
-  int g2 = -1;             ///< the other branch of a fork, added first; -1: none
-  int y = -1;              ///< mask from y: !(y ≤ 0); -1 when it is recomputed
-  bool recompute = false;  ///< mask from x: !(fma(a, x, s) ≤ 0), a = γ·inv_std, s = β − a·mean as forward; norms == 1
-  int masked = -1;         ///< g', written when the residual branch reads it; else -1
+  int g2 = -1;  ///< the other branch of a fork, added first; -1: none
+  int y = -1;   ///< mask from y: !(y ≤ 0); -1 when it is recomputed
+  bool recompute =
+      false;  ///< mask from x: !(fma(a, x, s) ≤ 0), a = γ·inv_std, s = β − a·mean as forward; norms == 1
+  int masked = -1;  ///< g', written when the residual branch reads it; else -1
 };
 
 struct Group {
   Pattern pattern = Pattern::single;
-  std::string name;                  ///< full op names: "batch_norm+add+relu"
-  std::vector<int> nodes;            ///< in recorded order; run one by one they are the group's meaning
-  std::vector<int> inputs, outputs;  ///< values read from and written for the outside, each once, no order of meaning
+  std::string name;        ///< full op names: "batch_norm+add+relu"
+  std::vector<int> nodes;  ///< in recorded order; run one by one they are the group's meaning
+  std::vector<int> inputs,
+      outputs;  ///< values read from and written for the outside, each once, no order of meaning
 
   ConvBiasRelu conv;
   BiasReluGrad bias_grad;

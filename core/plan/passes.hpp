@@ -4,7 +4,8 @@
 
 #include "core/plan/plan.hpp"
 
-/// The planner's passes. planner.cpp calls them in order; each is named, timed and followed by a check of the graph.
+/// The planner's passes. planner.cpp calls them in order; each is named, timed and followed by a check of the
+/// graph.
 namespace fusetape::plan {
 
 /// Computes equal nodes once.
@@ -14,22 +15,23 @@ void drop_dead_nodes(Graph& graph);
 /// Who reads what, among the nodes that are left; every later pass stands on it.
 void find_consumers(Graph& graph);
 
-/// Covers every live node that needs a kernel with exactly one group, by the rules where they apply, singly elsewhere. Refusals are kept
-/// with their reasons.
+/// Covers every live node that needs a kernel with exactly one group, by the rules where they apply, singly
+/// elsewhere. Refusals are kept with their reasons.
 std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, bool fusion,
                         std::vector<RefusalReport>& refusals);
 
 /// An order in which every group runs after those that it reads from, close to the recorded one.
 void schedule(const Graph& graph, std::vector<Group>& groups);
 
-/// Offsets from lifetimes: what is dead at the end shares one arena, what lives on gets pooled buffers, and a result takes over an operand's
-/// place where the operand's last reader writes it (`in_place`).
+/// Offsets from lifetimes: what is dead at the end shares one arena, what lives on gets pooled buffers, and a
+/// result takes over an operand's place where the operand's last reader writes it (`in_place`).
 void place_memory(Plan& plan, bool in_place);
 
 /// What explain() says of the plan.
 void describe(Plan& plan);
 
-/// Throws (an internal assertion) where a group reads what no earlier one wrote, or two live values share bytes.
+/// Throws (an internal assertion) where a group reads what no earlier one wrote, or two live values share
+/// bytes.
 void verify(const Plan& plan);
 
 /// The value whose bytes a chain of views shows.

@@ -13,20 +13,20 @@ std::size_t aligned(std::int64_t bytes) {
   return (static_cast<std::size_t>(std::max<std::int64_t>(bytes, 1)) + alignment - 1) / alignment * alignment;
 }
 
-/// One stretch of memory: the values that share it (views, and results written in place) and when it is in use.
+/// One stretch of memory: the values that share it (views, and results written in place) and when it is in
+/// use.
 struct Block {
   std::size_t bytes = 0;
   int first = forever, last = -1;  ///< steps
   bool keep = false;
-  int external = -1;  ///< slice input whose buffer it is
+  int external = -1;     ///< slice input whose buffer it is
   bool written = false;  ///< by a kernel, or an input
   int shared_with = -1;  ///< the block that took its values over
 };
 
 class Placer {
  public:
-  explicit Placer(Plan& plan)
-      : plan_(plan), graph_(plan.graph), block_of_(graph_.values.size(), -1) {}
+  explicit Placer(Plan& plan) : plan_(plan), graph_(plan.graph), block_of_(graph_.values.size(), -1) {}
 
   void run(bool in_place) {
     make_blocks();
@@ -63,7 +63,8 @@ class Placer {
       const int step = static_cast<int>(s);
       for (int value : group.inputs) touch(value, step);
       for (int value : group.outputs) write(value, step);
-      // A kernel may write values that nobody reads (statistics without a backward): they need a place for one step.
+      // A kernel may write values that nobody reads (statistics without a backward): they need a place for
+      // one step.
       for (int node : group.nodes) {
         for (int value : graph_.node(node).outputs) {
           if (group.pattern == Pattern::single || is_role_output(group, value)) write(value, step);
@@ -81,7 +82,8 @@ class Placer {
       return of_norm(group.norm.norm[0]) || (group.norm.norms == 2 && of_norm(group.norm.norm[1]));
     }
     if (group.pattern == Pattern::batch_norm_relu_grad) {
-      return of_norm(group.norm_grad.norm[0]) || (group.norm_grad.norms == 2 && of_norm(group.norm_grad.norm[1]));
+      return of_norm(group.norm_grad.norm[0]) ||
+             (group.norm_grad.norms == 2 && of_norm(group.norm_grad.norm[1]));
     }
     return group.pattern == Pattern::optimizer ||
            (group.pattern == Pattern::bias_relu_grad && value == group.bias_grad.masked);
@@ -159,9 +161,9 @@ class Placer {
       }
       offsets[static_cast<std::size_t>(b)] = offset;
       plan_.arena_bytes = std::max(plan_.arena_bytes, offset + block.bytes);
-      const auto place = std::upper_bound(placed.begin(), placed.end(), offset, [&](std::size_t at, int other) {
-        return at < offsets[static_cast<std::size_t>(other)];
-      });
+      const auto place = std::upper_bound(
+          placed.begin(), placed.end(), offset,
+          [&](std::size_t at, int other) { return at < offsets[static_cast<std::size_t>(other)]; });
       placed.insert(place, b);
     }
     return offsets;
@@ -189,9 +191,8 @@ class Placer {
   }
   /// Whether the group also reads the bytes of `in` under another value, and so perhaps in another order.
   bool read_through_a_view(const Group& group, int in) {
-    return std::any_of(group.inputs.begin(), group.inputs.end(), [&](int other) {
-      return other != in && block_id(other) == block_id(in);
-    });
+    return std::any_of(group.inputs.begin(), group.inputs.end(),
+                       [&](int other) { return other != in && block_id(other) == block_id(in); });
   }
   const Group& group_of_step(std::size_t s) const {
     return plan_.groups[static_cast<std::size_t>(plan_.steps[s].group)];

@@ -33,12 +33,12 @@ struct Plan {
   Graph graph;
   std::vector<Group> groups;
   std::vector<Step> steps;
-  std::vector<Storage> storage;             ///< by value
-  std::vector<std::int64_t> pooled_bytes;   ///< by pooled buffer
+  std::vector<Storage> storage;            ///< by value
+  std::vector<std::int64_t> pooled_bytes;  ///< by pooled buffer
   std::size_t arena_bytes = 0;
-  std::size_t scratch_bytes = 0;            ///< at the arena's end
+  std::size_t scratch_bytes = 0;  ///< at the arena's end
   std::shared_ptr<Report> report;
-  std::vector<void*> pointers;              ///< by value; set by each run
+  std::vector<void*> pointers;  ///< by value; set by each run
 };
 
 struct Options {

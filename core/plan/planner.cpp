@@ -82,7 +82,8 @@ std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
   passes.run_optional("merge equal nodes", [&] { merge_equal_nodes(plan->graph); });
   passes.run_optional("drop dead nodes", [&] { drop_dead_nodes(plan->graph); });
   passes.run("find consumers", [&] { find_consumers(plan->graph); });
-  passes.run("fuse", [&] { plan->groups = fuse(plan->graph, *options.backend, fusion, plan->report->refusals); });
+  passes.run("fuse",
+             [&] { plan->groups = fuse(plan->graph, *options.backend, fusion, plan->report->refusals); });
   passes.run("schedule", [&] { schedule(plan->graph, plan->groups); });
   passes.run("choose kernels", [&] { choose_kernels(*plan, *options.backend); });
   passes.run("place memory", [&] { place_memory(*plan, !skipped("share in place")); });

@@ -7,7 +7,8 @@
 namespace fusetape::plan {
 namespace {
 
-/// The free node that makes `value` for this one reader only; nullptr otherwise. A value that somebody can name is a near miss.
+/// The free node that makes `value` for this one reader only; nullptr otherwise. A value that somebody can
+/// name is a near miss.
 const GraphNode* private_producer(const Cover& cover, int value, std::string_view op, std::string& why) {
   const GraphNode* node = cover.graph.producer_if(value, op);
   if (node == nullptr || !cover.free(cover.graph.value(value).producer)) return nullptr;
@@ -32,7 +33,8 @@ int only_if_used(const Graph& graph, int value) {
   return graph.value(value).keep || !graph.value(value).consumers.empty() ? value : -1;
 }
 
-// ---- forward ---------------------------------------------------------------------------------------------------------
+// ---- forward
+// ---------------------------------------------------------------------------------------------------------
 
 /// A batch_norm or batch_norm_inference whose y only the group reads.
 const GraphNode* private_norm(const Cover& cover, int value, std::string& why) {
@@ -151,7 +153,8 @@ std::optional<Group> match_conv_bias(const Cover& cover, int node, std::string& 
   return group;
 }
 
-// ---- backward --------------------------------------------------------------------------------------------------------
+// ---- backward
+// --------------------------------------------------------------------------------------------------------
 
 NormRoles backward_roles(const Cover& cover, int node) {
   const GraphNode& norm = cover.graph.node(node);
@@ -167,7 +170,8 @@ NormRoles backward_roles(const Cover& cover, int node) {
   return roles;
 }
 
-/// The forward batch_norm whose ReLU made `y` directly from the x, γ and statistics of `roles`; nullptr: the mask has to be read from y.
+/// The forward batch_norm whose ReLU made `y` directly from the x, γ and statistics of `roles`; nullptr: the
+/// mask has to be read from y.
 const GraphNode* forward_norm_of_mask(const Graph& graph, int y, const NormRoles& roles) {
   const GraphNode* relu = graph.producer_if(y, "relu");
   const GraphNode* norm = relu != nullptr ? graph.producer_if(relu->inputs[0], "batch_norm") : nullptr;
@@ -188,8 +192,8 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, std::stri
   bool read_elsewhere = graph.value(masked).keep;
   for (int consumer : graph.value(masked).consumers) {
     const GraphNode& reader = graph.node(consumer);
-    const bool norm = reader.op->is("batch_norm_grad") && reader.inputs[0] == masked && cover.free(consumer) &&
-                      reader.inputs[1] != masked && roles.norms < 2;
+    const bool norm = reader.op->is("batch_norm_grad") && reader.inputs[0] == masked &&
+                      cover.free(consumer) && reader.inputs[1] != masked && roles.norms < 2;
     if (norm) {
       roles.norm[roles.norms++] = backward_roles(cover, consumer);
       group.nodes.push_back(consumer);
@@ -235,7 +239,8 @@ std::optional<Group> match_norm_gradient_from_y(const Cover& cover, int node, st
   return match_norm_gradient(cover, node, why, false);
 }
 
-/// g' = g·[!(y ≤ 0)] and db = Σ g' over all but the last axis, for the convolution's (or linear layer's) own gradients.
+/// g' = g·[!(y ≤ 0)] and db = Σ g' over all but the last axis, for the convolution's (or linear layer's) own
+/// gradients.
 std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, std::string&) {
   const Graph& graph = cover.graph;
   const GraphNode& mask = graph.node(node);
@@ -251,13 +256,15 @@ std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, std:
     group.pattern = Pattern::bias_relu_grad;
     group.name = "relu_grad+bias_grad";
     group.nodes = {node, consumer};
-    group.bias_grad = {.g = mask.inputs[0], .y = mask.inputs[1], .masked = masked, .bias_grad = sum.outputs[0]};
+    group.bias_grad = {
+        .g = mask.inputs[0], .y = mask.inputs[1], .masked = masked, .bias_grad = sum.outputs[0]};
     return group;
   }
   return std::nullopt;
 }
 
-// ---- update ----------------------------------------------------------------------------------------------------------
+// ---- update
+// ----------------------------------------------------------------------------------------------------------
 
 /// Every update of the slice with the same attributes and the same scalars (learning rate, momentum, …).
 std::optional<Group> match_updates(const Cover& cover, int node, std::span<const int> scalar_inputs) {
@@ -267,8 +274,8 @@ std::optional<Group> match_updates(const Cover& cover, int node, std::span<const
   group.name = std::string(first.op->name);
   for (std::size_t n = static_cast<std::size_t>(node); n < cover.graph.nodes.size(); ++n) {
     const GraphNode& other = cover.graph.nodes[n];
-    if (other.dead || other.op != first.op || !cover.free(static_cast<int>(n)) || !(other.attrs == first.attrs) ||
-        other.inputs.size() != first.inputs.size()) {
+    if (other.dead || other.op != first.op || !cover.free(static_cast<int>(n)) ||
+        !(other.attrs == first.attrs) || other.inputs.size() != first.inputs.size()) {
       continue;
     }
     const bool same_scalars = std::all_of(scalar_inputs.begin(), scalar_inputs.end(), [&](int i) {

@@ -20,7 +20,8 @@ struct Rule {
   std::string_view name;
   /// The op at which the rule is tried.
   std::string_view anchor;
-  /// Fills pattern, name, nodes and roles. nullopt with `why` set: a near miss, worth telling; with `why` empty: no match at all.
+  /// Fills pattern, name, nodes and roles. nullopt with `why` set: a near miss, worth telling; with `why`
+  /// empty: no match at all.
   std::optional<Group> (*match)(const Cover& cover, int node, std::string& why);
 };
 

@@ -26,8 +26,8 @@ void find_consumers(Graph& graph) {
   }
 }
 
-/// Ops are functions of their inputs: random counters, running statistics and optimizer state are inputs too, so equal
-/// nodes compute equal values. A node whose values somebody can name keeps its own.
+/// Ops are functions of their inputs: random counters, running statistics and optimizer state are inputs too,
+/// so equal nodes compute equal values. A node whose values somebody can name keeps its own.
 void merge_equal_nodes(Graph& graph) {
   std::unordered_multimap<std::size_t, int> seen;
   std::vector<int> replaced_by(graph.values.size());

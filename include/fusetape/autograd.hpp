@@ -28,8 +28,8 @@ auto no_grad(Body&& body) {
 
 bool grad_enabled();
 
-/// The gradients of `outputs` (scalars, or with `grad_outputs` of their shapes) with respect to `inputs`, in their order.
-/// Binds no Parameter's grad(). An input that no output depends on gets zeros.
+/// The gradients of `outputs` (scalars, or with `grad_outputs` of their shapes) with respect to `inputs`, in
+/// their order. Binds no Parameter's grad(). An input that no output depends on gets zeros.
 std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs,
                          const std::vector<Tensor>& grad_outputs = {}, BackwardOptions options = {},
                          Location at = Location::current());
@@ -42,8 +42,9 @@ struct GradcheckOptions {
   double tolerance = 1e-6;  ///< |analytic − numeric| ≤ tolerance · max(1, |numeric|)
 };
 
-/// Compares the gradient of `fn` with central differences, element by element, in f64 on the reference backend. Throws an
-/// Error naming the input, the element and both numbers at the first that differs. `inputs` must be f64.
+/// Compares the gradient of `fn` with central differences, element by element, in f64 on the reference
+/// backend. Throws an Error naming the input, the element and both numbers at the first that differs.
+/// `inputs` must be f64.
 void gradcheck(const std::function<Tensor(const std::vector<Tensor>&)>& fn, const std::vector<Tensor>& inputs,
                GradcheckOptions options = {}, Location at = Location::current());
 

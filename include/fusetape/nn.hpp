@@ -293,7 +293,7 @@ class Sequential : public Module {
     return static_cast<T&>(append(std::make_unique<T>(std::forward<Arguments>(arguments)...)));
   }
   template <std::derived_from<Module> T>
-  requires requires { typename T::Options; }
+    requires requires { typename T::Options; }
   T& emplace(typename T::Options options) {
     return static_cast<T&>(append(std::make_unique<T>(std::move(options))));
   }

@@ -8,19 +8,22 @@
 
 #include "fusetape/tensor.hpp"
 
-/// Recorded, differentiable ops. Each checks shapes and dtypes at its call and throws an Error there that names the op, what
-/// was expected, what came, and the caller's line. Images are {N, H, W, C}; convolution weights {out, kh, kw, in}.
+/// Recorded, differentiable ops. Each checks shapes and dtypes at its call and throws an Error there that
+/// names the op, what was expected, what came, and the caller's line. Images are {N, H, W, C}; convolution
+/// weights {out, kh, kw, in}.
 namespace fusetape {
 
-/// A tensor, parameter or number handed to an op, with the caller's source line. A number takes the other operand's dtype
-/// and is a run-time input: changing it makes no new plan.
+/// A tensor, parameter or number handed to an op, with the caller's source line. A number takes the other
+/// operand's dtype and is a run-time input: changing it makes no new plan.
 class Operand {
  public:
   Operand(const Tensor& tensor, Location at = Location::current()) : tensor_(tensor), at_(at) {}
-  /// A temporary is used up by the op: inside one expression, `relu(conv2d(x, w))`, no handle keeps the inner value alive.
+  /// A temporary is used up by the op: inside one expression, `relu(conv2d(x, w))`, no handle keeps the inner
+  /// value alive.
   Operand(Tensor&& tensor, Location at = Location::current())
       : tensor_(std::move(tensor)), temporary_(true), at_(at) {}
-  Operand(const Parameter& parameter, Location at = Location::current()) : tensor_(parameter.value()), at_(at) {}
+  Operand(const Parameter& parameter, Location at = Location::current())
+      : tensor_(parameter.value()), at_(at) {}
   template <class Number>
     requires std::is_arithmetic_v<Number>
   Operand(Number number, Location at = Location::current())
@@ -41,7 +44,8 @@ class Operand {
   Location at_;
 };
 
-// ---- pointwise, with NumPy broadcasting -------------------------------------------------------------------------------
+// ---- pointwise, with NumPy broadcasting
+// -------------------------------------------------------------------------------
 Tensor add(Operand a, Operand b);
 Tensor sub(Operand a, Operand b);
 Tensor mul(Operand a, Operand b);
@@ -60,8 +64,9 @@ Tensor abs(Operand x);
 Tensor exp(Operand x);
 Tensor log(Operand x);
 Tensor sqrt(Operand x);
-Tensor clamp(Operand x, double low, double high);  ///< the gradient passes where low ≤ x ≤ high; NaN stays NaN
-Tensor relu(Operand x);                            ///< NaN stays NaN; gradient from y: g where !(y ≤ 0)
+Tensor clamp(Operand x, double low,
+             double high);  ///< the gradient passes where low ≤ x ≤ high; NaN stays NaN
+Tensor relu(Operand x);     ///< NaN stays NaN; gradient from y: g where !(y ≤ 0)
 Tensor leaky_relu(Operand x, double slope = 0.01);
 Tensor sigmoid(Operand x);
 Tensor tanh(Operand x);
@@ -81,7 +86,8 @@ Tensor cast(Operand x, DType dtype);
 /// x + b with b {C} along the last axis.
 Tensor bias_add(Operand x, Operand b);
 
-// ---- linear algebra ---------------------------------------------------------------------------------------------------
+// ---- linear algebra
+// ---------------------------------------------------------------------------------------------------
 struct MatmulOptions {
   bool transpose_a = false;  ///< of the last two axes
   bool transpose_b = false;
@@ -92,14 +98,16 @@ Tensor matmul(Operand a, Operand b, MatmulOptions options = {});
 Tensor linear(Operand x, Operand w);
 Tensor linear(Operand x, Operand w, Operand b);
 
-// ---- convolution ------------------------------------------------------------------------------------------------------
+// ---- convolution
+// ------------------------------------------------------------------------------------------------------
 struct Conv2dOptions {
   std::array<std::int64_t, 2> stride{1, 1};
   std::array<std::int64_t, 2> padding{0, 0};  ///< on both sides of height and width
   std::array<std::int64_t, 2> dilation{1, 1};
   std::int64_t groups = 1;
 };
-/// Cross-correlation. x {N, H, W, C}, w {O, kh, kw, C/groups} → {N, OH, OW, O}, OH = (H + 2p − d(kh−1) − 1)/s + 1.
+/// Cross-correlation. x {N, H, W, C}, w {O, kh, kw, C/groups} → {N, OH, OW, O}, OH = (H + 2p − d(kh−1) − 1)/s
+/// + 1.
 Tensor conv2d(Operand x, Operand w, Conv2dOptions options = {});
 Tensor conv2d(Operand x, Operand w, Operand b, Conv2dOptions options = {});
 
@@ -114,24 +122,27 @@ struct ConvTranspose2dOptions {
 /// {N, OH, OW, O}, OH = (H−1)s − 2p + d(kh−1) + output_padding + 1.
 Tensor conv_transpose2d(Operand x, Operand w, ConvTranspose2dOptions options = {});
 
-// ---- normalisation ----------------------------------------------------------------------------------------------------
+// ---- normalisation
+// ----------------------------------------------------------------------------------------------------
 struct BatchNormOptions {
   double eps = 1e-5;
-  double momentum = 0.1;  ///< running = (1 − momentum)·running + momentum·batch; the variance enters unbiased (n/(n−1))
+  double momentum =
+      0.1;  ///< running = (1 − momentum)·running + momentum·batch; the variance enters unbiased (n/(n−1))
 };
 struct BatchNormResult {
   Tensor y;                          ///< γ(x−μ)/√(σ²+ε) + β
   Tensor running_mean, running_var;  ///< the new versions; undefined when none were given
 };
 /// Training mode: statistics of this batch over all axes but the last. x {…, C}; gamma, beta {C}.
-BatchNormResult batch_norm(Operand x, Operand gamma, Operand beta, const Tensor& running_mean, const Tensor& running_var,
-                           BatchNormOptions options = {});
+BatchNormResult batch_norm(Operand x, Operand gamma, Operand beta, const Tensor& running_mean,
+                           const Tensor& running_var, BatchNormOptions options = {});
 Tensor batch_norm(Operand x, Operand gamma, Operand beta, BatchNormOptions options = {});
 /// Evaluation mode: the given statistics.
 Tensor batch_norm_inference(Operand x, Operand gamma, Operand beta, Operand running_mean, Operand running_var,
                             BatchNormOptions options = {});
 
-// ---- pooling ----------------------------------------------------------------------------------------------------------
+// ---- pooling
+// ----------------------------------------------------------------------------------------------------------
 struct Pool2dOptions {
   std::array<std::int64_t, 2> window{2, 2};
   std::array<std::int64_t, 2> stride{0, 0};  ///< {0, 0}: the window
@@ -143,19 +154,22 @@ Tensor avg_pool2d(Operand x, Pool2dOptions options = {});
 /// {N, H, W, C} → {N, C}.
 Tensor global_avg_pool(Operand x);
 
-// ---- shape ------------------------------------------------------------------------------------------------------------
-Tensor reshape(Operand x, Shape shape);           ///< one extent may be -1
-Tensor flatten(Operand x, int from_axis = 1);     ///< joins the axes from `from_axis` on
+// ---- shape
+// ------------------------------------------------------------------------------------------------------------
+Tensor reshape(Operand x, Shape shape);        ///< one extent may be -1
+Tensor flatten(Operand x, int from_axis = 1);  ///< joins the axes from `from_axis` on
 Tensor transpose(Operand x, std::vector<int> permutation);
-Tensor transpose(Operand x);                      ///< of a matrix, or of the last two axes
+Tensor transpose(Operand x);  ///< of a matrix, or of the last two axes
 Tensor broadcast_to(Operand x, Shape shape);
 Tensor concat(const std::vector<Tensor>& parts, int axis, Location at = Location::current());
-/// x[…, start:stop:step, …] on one axis; negative start and stop count from the end; stop is exclusive. step ≥ 1.
+/// x[…, start:stop:step, …] on one axis; negative start and stop count from the end; stop is exclusive. step
+/// ≥ 1.
 Tensor slice(Operand x, int axis, std::int64_t start, std::int64_t stop, std::int64_t step = 1);
 /// before/after elements of `value` on each axis.
 Tensor pad(Operand x, std::vector<std::array<std::int64_t, 2>> before_after, double value = 0);
 
-// ---- reductions; axes empty: all ---------------------------------------------------------------------------------------
+// ---- reductions; axes empty: all
+// ---------------------------------------------------------------------------------------
 struct ReduceOptions {
   bool keep_dims = false;
 };
@@ -166,7 +180,8 @@ Tensor max(Operand x, std::vector<int> axes = {}, ReduceOptions options = {});
 /// The index (i64) of the first largest element along one axis.
 Tensor argmax(Operand x, int axis = -1, ReduceOptions options = {});
 
-// ---- losses -----------------------------------------------------------------------------------------------------------
+// ---- losses
+// -----------------------------------------------------------------------------------------------------------
 enum class Reduction : std::uint8_t { mean, sum, none };
 Tensor softmax(Operand x, int axis = -1);
 Tensor log_softmax(Operand x, int axis = -1);
@@ -180,8 +195,9 @@ Tensor cross_entropy(Operand logits, Operand labels, CrossEntropyOptions options
 Tensor bce_with_logits(Operand logits, Operand targets, Reduction reduction = Reduction::mean);
 Tensor mse_loss(Operand prediction, Operand target, Reduction reduction = Reduction::mean);
 
-// ---- random (counter-based Philox 4x32-10; the counter is drawn when recorded) -----------------------------------------
-Tensor rand(Shape shape, DType dtype = DType::f32, Location at = Location::current());   ///< uniform in [0, 1)
+// ---- random (counter-based Philox 4x32-10; the counter is drawn when recorded)
+// -----------------------------------------
+Tensor rand(Shape shape, DType dtype = DType::f32, Location at = Location::current());  ///< uniform in [0, 1)
 Tensor randn(Shape shape, DType dtype = DType::f32, Location at = Location::current());  ///< standard normal
 /// Zeroes elements with probability p and scales the others by 1/(1−p). p in [0, 1).
 Tensor dropout(Operand x, double p = 0.5);

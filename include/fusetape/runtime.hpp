@@ -11,11 +11,13 @@
 
 namespace fusetape {
 
-/// Runs everything pending on this thread, and so computes these values (an empty list: whatever is recorded).
+/// Runs everything pending on this thread, and so computes these values (an empty list: whatever is
+/// recorded).
 void materialize(std::initializer_list<Tensor> values = {}, Location at = Location::current());
 
-/// The backend of this thread: "cpu" (default), "reference" (plain loops, double accumulation), "null" (plans, runs
-/// nothing). FUSETAPE_BACKEND sets the default. Runs what is pending first. Throws for an unknown name.
+/// The backend of this thread: "cpu" (default), "reference" (plain loops, double accumulation), "null"
+/// (plans, runs nothing). FUSETAPE_BACKEND sets the default. Runs what is pending first. Throws for an
+/// unknown name.
 void set_backend(std::string_view name, Location at = Location::current());
 std::string_view backend_name();
 
@@ -71,8 +73,10 @@ struct Report {
   bool fusion = true;
   int kernels = 0;
   double tensor_passes = 0;
-  std::int64_t kept_bytes = 0;   ///< alive between the last forward and the first backward kernel, beside parameters, inputs
-  std::int64_t peak_bytes = 0;   ///< arena plus pool at the worst moment, beside parameters and optimizer state
+  std::int64_t kept_bytes =
+      0;  ///< alive between the last forward and the first backward kernel, beside parameters, inputs
+  std::int64_t peak_bytes =
+      0;  ///< arena plus pool at the worst moment, beside parameters and optimizer state
   std::int64_t arena_bytes = 0;  ///< one allocation for everything that is dead at the end of the run
   double planning_ms = 0;        ///< all passes and kernel creation
   std::vector<std::pair<std::string, double>> pass_ms;  ///< each planner pass by name

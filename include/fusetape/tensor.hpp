@@ -65,14 +65,15 @@ class Tensor {
     return out;
   }
 
-  /// The elements in place, valid while this handle lives. T must be the dtype's own type. Runs what is pending.
+  /// The elements in place, valid while this handle lives. T must be the dtype's own type. Runs what is
+  /// pending.
   template <class T>
   std::span<const T> span(Location at = Location::current()) const {
     return {static_cast<const T*>(data(dtype_for<T>::value, at)), static_cast<std::size_t>(elements())};
   }
 
-  /// Records the gradients of this scalar into the `grad()` of every Parameter it depends on, adding to what is
-  /// there. Releases the graph unless told to retain it: a second backward() over it throws.
+  /// Records the gradients of this scalar into the `grad()` of every Parameter it depends on, adding to what
+  /// is there. Releases the graph unless told to retain it: a second backward() over it throws.
   void backward(BackwardOptions options = {}, Location at = Location::current()) const;
 
   /// The same value without its history: no gradient flows through it.
@@ -123,9 +124,9 @@ Tensor arange(std::int64_t n, DType dtype = DType::f32, Location at = Location::
 Tensor from_nchw(const Tensor& x, Location at = Location::current());
 Tensor to_nchw(const Tensor& x, Location at = Location::current());
 
-/// A named mutable binding to a value. An update binds a new version: values recorded earlier keep the version
-/// that they read. Running statistics and optimizer state are cells; a Parameter is a cell with a gradient.
-/// Copies share the binding.
+/// A named mutable binding to a value. An update binds a new version: values recorded earlier keep the
+/// version that they read. Running statistics and optimizer state are cells; a Parameter is a cell with a
+/// gradient. Copies share the binding.
 class Cell {
  public:
   Cell() = default;
