@@ -11,11 +11,15 @@
 #include <vector>
 
 #include "fusetape/fusetape.hpp"
+#include "helpers.hpp"
 
 namespace ft = fusetape;
 namespace fs = std::filesystem;
 using ft::data::DataLoader;
 using ft::data::Dataset;
+
+using fusetape::tests::contains;
+using fusetape::tests::message_of;
 
 namespace {
 
@@ -38,20 +42,6 @@ std::vector<std::uint8_t> records(std::size_t count, std::size_t label_bytes) {
     for (std::size_t i = 0; i < 3072; ++i) bytes.push_back(static_cast<std::uint8_t>((r * 7 + i * 13) % 251));
   }
   return bytes;
-}
-
-template <class Body>
-std::string message_of(Body&& body) {
-  try {
-    body();
-  } catch (const ft::Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 /// Images of 6x5 pixels in two channels; the first byte of image i is i.

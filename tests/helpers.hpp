@@ -2,6 +2,7 @@
 #include <string>
 #include <string_view>
 
+#include "fusetape/error.hpp"
 #include "fusetape/runtime.hpp"
 
 namespace fusetape::tests {
@@ -41,5 +42,20 @@ class Eager {
  private:
   bool before_;
 };
+
+/// What the Error that `body` throws says; empty where it throws none.
+template <class Body>
+std::string message_of(Body&& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace fusetape::tests

@@ -12,12 +12,16 @@
 #include <vector>
 
 #include "fusetape/fusetape.hpp"
+#include "helpers.hpp"
 
 namespace ft = fusetape;
 namespace fs = std::filesystem;
 using ft::DType;
 using ft::Tensor;
 using ft::io::TensorFile;
+
+using fusetape::tests::contains;
+using fusetape::tests::message_of;
 
 namespace {
 
@@ -48,20 +52,6 @@ std::string with_header(const std::string& header, const std::string& data) {
   std::string bytes(8, '\0');
   std::memcpy(bytes.data(), &length, 8);
   return bytes + header + data;
-}
-
-template <class Body>
-std::string message_of(Body&& body) {
-  try {
-    body();
-  } catch (const ft::Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 template <class T>

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "fusetape/fusetape.hpp"
+#include "helpers.hpp"
 
 namespace ft = fusetape;
 namespace nn = fusetape::nn;
@@ -15,21 +16,10 @@ namespace optim = fusetape::optim;
 using ft::Parameter;
 using ft::Tensor;
 
+using fusetape::tests::contains;
+using fusetape::tests::message_of;
+
 namespace {
-
-template <class Body>
-std::string message_of(Body&& body) {
-  try {
-    body();
-  } catch (const ft::Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 void check_near(const Tensor& got, const std::vector<double>& expected, double tolerance = 1e-6) {
   const std::vector<double> values = got.to_vector<double>();
@@ -411,34 +401,4 @@ TEST_CASE("a schedule goes on from an index and refuses impossible options") {
   CHECK_THROWS_AS(optim::OneCycleLR(sgd, {.max_lr = 0.1}), ft::Error);
   CHECK_THROWS_AS(optim::OneCycleLR(sgd, {.total_steps = 10}), ft::Error);
   CHECK_THROWS_AS(optim::LinearWarmup(sgd, schedule, {}), ft::Error);
-}
-
-// ---- a whole step
-// -----------------------------------------------------------------------------------------------------
-
-TEST_CASE("one training step of a ResNet-8 gives PyTorch's numbers") {
-  const ft::io::TensorFile file = ft::io::load_tensors(FUSETAPE_TESTS_DIR "/data/resnet8_step.safetensors");
-  const auto& expected = file.tensors;
-  nn::ResNet model({.blocks = {1, 1, 1}, .width = 4});
-  for (auto& [name, cell] : model.named_parameters()) cell.set_data(expected.at("param." + name));
-  for (auto& [name, cell] : model.named_buffers()) cell.set_data(expected.at("param." + name));
-  optim::SGD sgd(model.parameters(), {.lr = 0.1, .momentum = 0.9, .weight_decay = 5e-4});
-
-  const Tensor logits = model(expected.at("images"));
-  const Tensor loss = ft::cross_entropy(logits, expected.at("labels"));
-  sgd.zero_grad();
-  loss.backward();
-  sgd.step();
-
-  const auto check = [&](const std::string& name, const Tensor& got) {
-    CAPTURE(name);
-    check_near(got, expected.at(name).to_vector<double>(), 2e-5);
-  };
-  check("loss", loss);
-  check("logits", logits);
-  for (auto& [name, parameter] : model.named_parameters()) {
-    check("grad." + name, parameter.grad());
-    check("after." + name, parameter.value());
-  }
-  for (auto& [name, buffer] : model.named_buffers()) check("after." + name, buffer.value());
 }
