@@ -8,6 +8,7 @@
 namespace fusetape::core {
 
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, std::int64_t count) {
+  if (count == 0) return;  // an empty span may be null
   if (from_dtype == to_dtype) {
     std::memcpy(to, from, static_cast<std::size_t>(count) * size_of(to_dtype));
     return;
