@@ -69,7 +69,8 @@ void check_floating(const OpDef& op, DType dtype, Location at) {
 
 Tensor record_random(const OpDef& op, const Shape& shape, DType dtype, Location at) {
   check_floating(op, dtype, at);
-  if (!core::countable(shape)) fail(op.name, "extents of at least 0 and at most 2^56 elements", to_string(shape), at);
+  if (!core::countable(shape))
+    fail(op.name, "extents of at least 0 and at most 2^56 elements", to_string(shape), at);
   RandomAttrs attrs{.dtype = static_cast<std::int64_t>(dtype)};
   set_shape(attrs, shape);
   const core::Draw draw = core::draw(shape.elements());
