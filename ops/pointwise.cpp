@@ -10,7 +10,6 @@ using core::Attrs;
 using core::bit;
 using core::ClampAttrs;
 using core::GradContext;
-using core::InferContext;
 
 namespace {
 

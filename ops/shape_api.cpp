@@ -65,7 +65,7 @@ Tensor permuted(const Tensor& x, const std::vector<int>& permutation, Location a
 }
 
 Tensor require_images(const char* op, const Tensor& x, const char* layout, Location at) {
-  const Tensor images = require_tensor(op, Operand(x, at));
+  Tensor images = require_tensor(op, Operand(x, at));
   if (images.rank() != 4) fail(op, std::string("images ") + layout, to_string(images.shape()), at);
   return images;
 }
@@ -120,7 +120,7 @@ Tensor broadcast_to(Operand x, Shape shape) {
 
 Tensor concat(const std::vector<Tensor>& parts, int axis, Location at) {
   if (parts.empty()) fail("concat", "at least one tensor", "none", at);
-  const Tensor first = require_tensor("concat", Operand(parts[0], at));
+  Tensor first = require_tensor("concat", Operand(parts[0], at));
   const core::ConcatAttrs attrs{normalize_axis("concat", axis, first.rank(), at)};
   if (parts.size() == 1) return first;
   return std::move(core::record(ops::concat_op, parts, Attrs::of(attrs), at)[0]);

@@ -22,7 +22,7 @@ struct Look {
 Look look_of(std::int64_t label, std::int64_t classes) {
   constexpr std::int64_t slopes = 5;
   return {std::numbers::pi / 2 * static_cast<double>(label % slopes) / (slopes - 1),
-          3.0 * std::pow(1.8, static_cast<double>(label / slopes)),
+          3.0 * std::pow(1.8, std::floor(static_cast<double>(label) / static_cast<double>(slopes))),
           static_cast<double>(label * 3 % classes) / static_cast<double>(classes)};
 }
 

@@ -249,6 +249,7 @@ TensorFile load_tensors(const std::string& path, Location at) { return Reader(pa
 void save_tensors(const std::string& path, const TensorFile& file, Location at) {
   const auto order = in_file_order(path, file, at);
   std::vector<const std::byte*> data;
+  data.reserve(order.size());
   for (const auto& [name, tensor] : order) data.push_back(bytes_of(tensor, at));
 
   nlohmann::ordered_json header = nlohmann::ordered_json::object();

@@ -119,7 +119,7 @@ Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm,
     squares.push_back(reshape({sum({mul({wide, at}, {wide, at}), at}), at}, {1}));
   }
   if (squares.empty()) return scalar(0, DType::f32, at);
-  const Tensor norm = sqrt({sum({concat(squares, 0, at), at}), at});
+  Tensor norm = sqrt({sum({concat(squares, 0, at), at}), at});
   const Tensor scale = minimum({div({max_norm, at}, {add({norm, at}, {1e-6, at}), at}), at}, {1.0, at});
   for (Parameter parameter : parameters) {
     const Tensor g = parameter.grad();

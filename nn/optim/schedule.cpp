@@ -26,7 +26,8 @@ std::function<double(std::int64_t)> step_rate(double base, StepLROptions options
   require_steps("StepLR", "step_size", options.step_size, at);
   require(options.gamma > 0, "StepLR", "gamma > 0", options.gamma, at);
   return [=](std::int64_t step) {
-    return base * std::pow(options.gamma, static_cast<double>(step / options.step_size));
+    const std::int64_t drops = step / options.step_size;
+    return base * std::pow(options.gamma, static_cast<double>(drops));
   };
 }
 
