@@ -20,11 +20,6 @@ const char* name_of(Phase phase) {
   return "?";
 }
 
-std::string place_of(const GraphNode& node) {
-  const std::string_view file = node.at.file_name();
-  return std::string(file.substr(file.find_last_of('/') + 1)) + ":" + std::to_string(node.at.line());
-}
-
 /// Bytes that a kernel's passes move: the mean size of its whole-tensor operands times their number.
 std::int64_t bytes_moved(const Graph& graph, const Group& group, double passes) {
   std::int64_t largest = 0;
@@ -74,6 +69,11 @@ std::int64_t kept_by(const Plan& plan, const Group& group, const std::vector<int
 }
 
 }  // namespace
+
+std::string place_of(const GraphNode& node) {
+  const std::string_view file = node.at.file_name();
+  return std::string(file.substr(file.find_last_of('/') + 1)) + ":" + std::to_string(node.at.line());
+}
 
 void describe(Plan& plan) {
   Report& report = *plan.report;

@@ -10,11 +10,6 @@ namespace {
 
 constexpr std::size_t longest_chain = 24;
 
-std::string place_of(const GraphNode& node) {
-  const std::string_view file = node.at.file_name();
-  return std::string(file.substr(file.find_last_of('/') + 1)) + ":" + std::to_string(node.at.line());
-}
-
 class Fuser {
  public:
   Fuser(const Graph& graph, const backends::Backend& backend, std::vector<RefusalReport>& refusals)

@@ -27,6 +27,9 @@ void schedule(const Graph& graph, std::vector<Group>& groups);
 /// result takes over an operand's place where the operand's last reader writes it (`in_place`).
 void place_memory(Plan& plan, bool in_place);
 
+/// "model.cpp:42": where the node was recorded.
+std::string place_of(const GraphNode& node);
+
 /// What explain() says of the plan.
 void describe(Plan& plan);
 
