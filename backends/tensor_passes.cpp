@@ -35,7 +35,7 @@ double count_whole(const Graph& graph, const std::vector<int>& inputs, const std
 }
 
 double passes_of(const plan::BatchNormRelu& roles) {
-  return roles.norms * (roles.training ? 2 : 1) + (roles.z >= 0 ? 1 : 0) + 1;
+  return roles.norms * (roles.statistics == plan::Statistics::batch ? 2 : 1) + (roles.z >= 0 ? 1 : 0) + 1;
 }
 
 /// Two passes: the sums, then dx. Where g' is more than g and a mask from x, the first leaves it for the
@@ -62,9 +62,13 @@ double tensor_passes(const Graph& graph, const Group& group) {
     case Pattern::single:
       return tensor_passes(graph, graph.node(group.nodes[0]));
     case Pattern::pointwise:
+    case Pattern::matrix_product:
+    case Pattern::max_pool_relu_grad:
       return count_whole(graph, group.inputs, group.outputs);
-    case Pattern::conv_bias_relu:
-      return 2;
+    case Pattern::convolution:
+      return group.conv.z >= 0 ? 3 : 2;
+    case Pattern::conv_grad_input_add:
+      return 3;
     case Pattern::bias_relu_grad:
       return 3;
     case Pattern::batch_norm_relu:

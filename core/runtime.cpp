@@ -64,6 +64,32 @@ std::string_view backend_name() { return Tape::current().settings.backend->name(
 void set_fusion(bool on) { Tape::current().settings.fusion = on; }
 bool fusion_enabled() { return Tape::current().settings.fusion; }
 
+std::vector<FusionRule> fusion_rules() {
+  std::vector<FusionRule> rules;
+  for (const plan::Rule& rule : plan::fusion_rules()) {
+    rules.push_back({std::string(rule.name), std::string(plan::name_of(rule.family))});
+  }
+  return rules;
+}
+
+void set_fusion_rules(const std::vector<std::string>& names, Location at) {
+  plan::RuleSet set = 0;
+  for (const std::string& name : names) {
+    const plan::RuleSet found = name == "all" ? plan::all_rules : plan::rules_named(name);
+    if (found == 0) {
+      throw Error("set_fusion_rules", "expected a rule's or a family's name, got '" + name + "'", at);
+    }
+    set |= found;
+  }
+  Tape::current().settings.rules = set;
+}
+
+void set_retention(Retention retention) { Tape::current().settings.retention = retention; }
+Retention retention() { return Tape::current().settings.retention; }
+
+void set_deterministic(bool on) { Tape::current().settings.deterministic = on; }
+bool deterministic() { return Tape::current().settings.deterministic; }
+
 void set_eager(bool on) {
   if (on) Tape::current().flush(Location::current());
   Tape::current().settings.eager = on;

@@ -127,8 +127,11 @@ void Slice::write_key() {
   key.clear();
   const Settings& settings = tape_.settings;
   key.push_back(word_of(settings.backend));
-  key.push_back(static_cast<std::uint64_t>(settings.fusion) | static_cast<std::uint64_t>(settings.threads)
-                                                                  << 1);
+  key.push_back(settings.rules);
+  key.push_back(static_cast<std::uint64_t>(settings.fusion) |
+                static_cast<std::uint64_t>(settings.deterministic) << 1 |
+                static_cast<std::uint64_t>(settings.retention) << 2 |
+                static_cast<std::uint64_t>(settings.threads) << 8);
   key.push_back(externals_.size());
   for (Value* value : externals_) {
     const FlushNotes& entry = notes(*value);
@@ -189,7 +192,11 @@ plan::Graph Slice::build_graph() const {
 plan::Plan& Slice::find_or_make_plan() {
   write_key();
   if (plan::Plan* plan = tape_.cache.find(tape_.key_)) return *plan;
-  const plan::Options options{.fusion = tape_.settings.fusion, .backend = tape_.settings.backend};
+  const Settings& settings = tape_.settings;
+  const plan::Options options{.rules = settings.fusion ? settings.rules : plan::in_place_only(),
+                              .retention = settings.retention,
+                              .deterministic = settings.deterministic,
+                              .backend = settings.backend};
   return *tape_.cache.insert(tape_.key_, plan::make_plan(build_graph(), options));
 }
 

@@ -15,6 +15,16 @@ namespace {
 
 std::atomic<std::uint64_t> next_sequence{1};
 
+Retention retention_of_environment() {
+  const char* set = std::getenv("FUSETAPE_RETENTION");
+  const std::string_view name = set != nullptr ? set : "fastest";
+  if (name == "fastest") return Retention::fastest;
+  if (name == "balanced") return Retention::balanced;
+  if (name == "smallest") return Retention::smallest;
+  throw Error("FUSETAPE_RETENTION",
+              "expected fastest, balanced or smallest, got '" + std::string(name) + "'");
+}
+
 bool environment_says(const char* name, const char* value) {
   const char* set = std::getenv(name);
   return set != nullptr && std::strcmp(set, value) == 0;
@@ -31,6 +41,8 @@ Tape::Tape() {
   host_pool();  // outlives every tape
   settings.eager = environment_says("FUSETAPE_EAGER", "1");
   settings.fusion = !environment_says("FUSETAPE_FUSE", "off") && !environment_says("FUSETAPE_FUSE", "0");
+  settings.retention = retention_of_environment();
+  settings.deterministic = environment_says("FUSETAPE_DETERMINISTIC", "1");
   settings.threads = omp_get_max_threads();
   const char* set = std::getenv("FUSETAPE_BACKEND");
   const char* name = set != nullptr ? set : "cpu";

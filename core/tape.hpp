@@ -12,6 +12,9 @@ namespace fusetape::core {
 
 struct Settings {
   bool fusion = true;
+  plan::RuleSet rules = plan::all_rules;  ///< where fusion is on
+  Retention retention = Retention::fastest;
+  bool deterministic = false;
   bool eager = false;
   bool grad = true;
   bool profiling = false;

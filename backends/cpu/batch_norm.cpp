@@ -89,7 +89,7 @@ NormForwardRoles norm_forward_roles(const Graph& graph, const Group& group) {
     NormForwardRoles roles{.norm = group.norm, .relu = true};
     for (NormRoles& norm : roles.norm.norm) {
       drop_unwritten(group, norm);
-      if (!roles.norm.training) continue;
+      if (roles.norm.statistics != plan::Statistics::batch) continue;
       norm.mean = if_written(group, norm.mean);
       norm.inv_std = if_written(group, norm.inv_std);
     }
@@ -97,7 +97,7 @@ NormForwardRoles norm_forward_roles(const Graph& graph, const Group& group) {
   }
   const plan::GraphNode& node = graph.node(group.nodes[0]);
   NormForwardRoles roles{.norm = {}, .relu = false};
-  roles.norm.training = node.op->is("batch_norm");
+  roles.norm.statistics = node.op->is("batch_norm") ? plan::Statistics::batch : plan::Statistics::running;
   roles.norm.y = if_written(group, node.outputs[0]);
   NormRoles& norm = roles.norm.norm[0];
   norm.node = group.nodes[0];
@@ -108,7 +108,7 @@ NormForwardRoles norm_forward_roles(const Graph& graph, const Group& group) {
     norm.running_mean = node.inputs[3];
     norm.running_var = node.inputs[4];
   }
-  if (roles.norm.training) {
+  if (roles.norm.statistics == plan::Statistics::batch) {
     norm.mean = if_written(group, node.outputs[1]);
     norm.inv_std = if_written(group, node.outputs[2]);
   }

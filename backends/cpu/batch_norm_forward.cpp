@@ -38,7 +38,7 @@ class NormForwardKernel final : public Kernel {
 
   void run(const KernelArgs& args) override {
     const Scratch scratch = carve(args.scratch);
-    if (roles_.training) {
+    if (roles_.statistics == plan::Statistics::batch) {
       measure(args, scratch);
       for (int i = 0; i < roles_.norms; ++i) finish_statistics(args, scratch, i);
     } else {
@@ -67,7 +67,7 @@ class NormForwardKernel final : public Kernel {
     for (int i = 0; i < roles_.norms; ++i) {
       attrs_[i] = graph.node(roles_.norm[i].node).attrs.as<core::BatchNormAttrs>();
     }
-    const int statistics = roles_.training ? roles_.norms : 0;
+    const int statistics = roles_.statistics == plan::Statistics::batch ? roles_.norms : 0;
     tensor_passes = statistics + (roles_.y >= 0 ? roles_.norms + (roles_.z >= 0 ? 1 : 0) + 1 : 0);
     name = relu_ ? "highway:batch_norm_relu" : "highway:batch_norm";
   }
@@ -84,7 +84,7 @@ class NormForwardKernel final : public Kernel {
     for (int i = 0; i < roles_.norms; ++i) {
       scratch.a[i] = carver.take<float>(row);
       scratch.s[i] = carver.take<float>(row);
-      if (!roles_.training) continue;
+      if (roles_.statistics != plan::Statistics::batch) continue;
       Moments& moments = scratch.moments[i];
       moments.origin = carver.take<float>(row);
       for (float** each : {&moments.shift, &moments.block_sum, &moments.block_square}) {
@@ -201,7 +201,8 @@ class NormForwardKernel final : public Kernel {
     norm.y = args.out<float>(roles_.y);
     // From the end: what the statistics read last may still be in a cache.
     for_parts(rows_.parts(), [&](int part) {
-      rows_.for_blocks(part, roles_.training, [&](const RowBlock& block) { apply_norm(block, norm); });
+      rows_.for_blocks(part, roles_.statistics == plan::Statistics::batch,
+                       [&](const RowBlock& block) { apply_norm(block, norm); });
     });
   }
 

@@ -29,8 +29,8 @@ struct Convolution {
 };
 
 std::optional<Convolution> convolution_of(const Graph& graph, const Group& group) {
-  if (group.pattern == Pattern::conv_bias_relu) {
-    const plan::ConvBiasRelu& roles = group.conv;
+  if (group.pattern == Pattern::convolution) {
+    const plan::Convolution& roles = group.conv;
     return Convolution{.node = roles.conv_node,
                        .x = roles.x,
                        .w = roles.w,

@@ -19,18 +19,21 @@ class Fuser {
         group_of_(graph.nodes.size(), -1),
         spanned_(graph.nodes.size(), 0) {}
 
-  void apply_rules() {
-    for (const Rule& rule : fusion_rules()) {
+  void apply_rules(RuleSet rules) {
+    const std::span<const Rule> table = fusion_rules();
+    for (std::size_t r = 0; r < table.size(); ++r) {
+      const Rule& rule = table[r];
+      if (rule.match == nullptr || (rules >> r & 1) == 0) continue;
       for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
         const GraphNode& node = graph_.nodes[n];
         if (node.dead || !node.op->is(rule.anchor) || group_of_[n] >= 0) continue;
-        std::string why;
-        std::optional<Group> group = rule.match({graph_, group_of_}, static_cast<int>(n), why);
-        if (group.has_value()) why = refusal(*group);
-        if (group.has_value() && why.empty()) {
+        NearMiss miss;
+        std::optional<Group> group = rule.match({graph_, group_of_}, static_cast<int>(n), miss);
+        if (group.has_value()) miss = {refusal(*group), -1};
+        if (group.has_value() && miss.reason.empty()) {
           take(std::move(*group));
-        } else if (!why.empty()) {
-          refusals_.push_back({std::string(rule.name), why, place_of(node)});
+        } else if (!miss.reason.empty()) {
+          note_refusal(rule, node, miss);
         }
       }
     }
@@ -67,6 +70,12 @@ class Fuser {
   std::vector<Group> groups() && { return std::move(groups_); }
 
  private:
+  void note_refusal(const Rule& rule, const GraphNode& node, const NearMiss& miss) {
+    const int producer = miss.value >= 0 ? graph_.value(miss.value).producer : -1;
+    const std::string where = producer >= 0 ? " (" + place_of(graph_.node(producer)) + ")" : "";
+    refusals_.push_back({std::string(rule.name), miss.reason + where, place_of(node)});
+  }
+
   /// Why the group cannot be; empty: it can.
   std::string refusal(Group& group) {
     find_boundary(graph_, group);
@@ -191,13 +200,11 @@ void find_boundary(const Graph& graph, Group& group) {
   if (recomputes) add_once(group.inputs, group.norm_grad.norm[0].beta);
 }
 
-std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, bool fusion,
+std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, RuleSet rules,
                         std::vector<RefusalReport>& refusals) {
   Fuser fuser(graph, backend, refusals);
-  if (fusion) {
-    fuser.apply_rules();
-    fuser.chain_pointwise();
-  }
+  fuser.apply_rules(rules);
+  if (has_rule(rules, "pointwise")) fuser.chain_pointwise();
   fuser.cover_rest();
   return std::move(fuser).groups();
 }

@@ -36,6 +36,7 @@ struct GraphNode {
   Phase phase = Phase::forward;
   Location at;
   const std::string* module_path = nullptr;
+  bool recomputed = false;  ///< computes again what an earlier node did, to save memory: never merged with it
   bool dead = false;
 };
 
@@ -57,20 +58,65 @@ struct Graph {
 /// the group's values.
 enum class Pattern : std::uint8_t {
   single,
-  pointwise,             ///< a chain of pointwise nodes of one output shape; kernels read the nodes
-  conv_bias_relu,        ///< roles: ConvBiasRelu
+  pointwise,    ///< a chain of pointwise nodes of one output shape; kernels read the nodes; roles: Chain
+  convolution,  ///< roles: Convolution
+  conv_grad_input_add,   ///< roles: ConvGradInputAdd
+  matrix_product,        ///< roles: MatrixProduct
   bias_relu_grad,        ///< roles: BiasReluGrad (backward of conv+bias+relu: g' and db in one pass)
   batch_norm_relu,       ///< roles: BatchNormRelu
   batch_norm_relu_grad,  ///< roles: BatchNormReluGrad
-  optimizer,             ///< every sgd_update / adam_update node of a slice with the same scalars
+  max_pool_relu_grad,    ///< roles: MaxPoolReluGrad
+  optimizer,  ///< every sgd_update / adam_update node of a slice with the same scalars; roles: Updates
 };
 
-/// Value ids; -1: absent. conv2d [+ bias_add] [+ relu]; attributes are the conv node's.
-struct ConvBiasRelu {
+// Of all roles: value ids, -1 where absent; `…node` are node ids.
+
+/// y = relu(norm(conv2d(x, w)) + bias + z), every part but conv2d optional; attributes are the conv node's.
+/// The norm is a batch_norm_inference, folded into the weights: ŵ = a·w, b̂ = a·(b − mean) + β, a = γ/√(var +
+/// eps).
+struct Convolution {
   int x = -1, w = -1, bias = -1;
+  int z = -1;  ///< of y's shape
+  int norm_node = -1;
+  int gamma = -1, beta = -1, running_mean = -1, running_var = -1;
   int y = -1;
   bool relu = false;
   int conv_node = -1;
+};
+
+/// dx = conv2d_grad_input(g, w) + other: the gradient of a fork, accumulated in place where `other` dies
+/// here.
+struct ConvGradInputAdd {
+  int g = -1, w = -1, other = -1;
+  int dx = -1;
+  int conv_node = -1;
+};
+
+enum class Activation : std::uint8_t { none, relu, gelu };
+
+/// y = activation(matmul(a, b) + bias); attributes are the matmul node's.
+struct MatrixProduct {
+  int a = -1, b = -1, bias = -1;
+  int y = -1;
+  Activation activation = Activation::none;
+  int matmul_node = -1;
+};
+
+/// dx = max_pool2d_grad(g, index)·[!(y ≤ 0)]; attributes are the pool node's.
+struct MaxPoolReluGrad {
+  int g = -1, index = -1, y = -1;
+  int dx = -1;
+  int pool_node = -1;
+};
+
+/// A pointwise chain may end in one sum or mean of its last member's output.
+struct Chain {
+  int reduction_node = -1;
+};
+
+/// Updates with clipping inside: every gradient is multiplied by `scale` (a scalar) first.
+struct Updates {
+  int scale = -1;  ///< -1: no clipping
 };
 
 /// g' = g·[!(y ≤ 0)] (with y absent: g' = g), db = Σ g' over all but the last axis.
@@ -80,25 +126,34 @@ struct BiasReluGrad {
   int bias_grad = -1;
 };
 
-/// One normalisation inside a group. Training: mean and inv_std are outputs; inference: running_mean,
-/// running_var are inputs.
+/// Where a normalisation's mean and deviation come from.
+enum class Statistics : std::uint8_t {
+  batch,    ///< batch_norm: of x itself; mean and inv_std are outputs
+  running,  ///< batch_norm_inference: running_mean, running_var are inputs
+  given,    ///< batch_norm_apply: mean and inv_std are inputs (a recomputation)
+};
+
+/// One normalisation inside a group.
 struct NormRoles {
-  int node = -1;  ///< the batch_norm / batch_norm_inference / batch_norm_grad node: its attributes hold eps,
-                  ///< momentum
+  int node = -1;  ///< the batch_norm / batch_norm_inference / batch_norm_apply / batch_norm_grad node: its
+                  ///< attributes hold eps, momentum
   int x = -1, gamma = -1, beta = -1;
   int running_mean = -1, running_var = -1;          ///< inputs; -1 when not tracked
-  int mean = -1, inv_std = -1;                      ///< outputs forward (training), inputs backward
+  int mean = -1, inv_std = -1;                      ///< outputs of Statistics::batch, else inputs
   int new_running_mean = -1, new_running_var = -1;  ///< outputs
-  int dx = -1, dgamma = -1, dbeta = -1;             ///< outputs backward; dx may be -1 when nobody wants it
+  int normed = -1;                       ///< output: norm(x) itself, where somebody beside the group reads it
+  int dx = -1, dgamma = -1, dbeta = -1;  ///< outputs backward; dx may be -1 when nobody wants it
 };
 
 /// y = max(0, norm₁(x₁) [+ norm₂(x₂)] [+ z])
 struct BatchNormRelu {
   NormRoles norm[2];
   int norms = 1;
-  bool training = true;
+  Statistics statistics = Statistics::batch;
   int z = -1;
-  int y = -1;
+  int sum = -1;   ///< output: what the ReLU reads, where somebody beside the group reads it, too
+  int y = -1;     ///< -1 where only the mask is wanted
+  int mask = -1;  ///< output: relu_mask(y), one bit an element
 };
 
 /// g' = (g [+ g2]) · mask, then the gradients of one or two normalisations from g'.
@@ -106,8 +161,9 @@ struct BatchNormReluGrad {
   NormRoles norm[2];
   int norms = 1;
   int g = -1;
-  int g2 = -1;  ///< the other branch of a fork, added first; -1: none
-  int y = -1;   ///< mask from y: !(y ≤ 0); -1 when it is recomputed
+  int g2 = -1;    ///< the other branch of a fork, added first; -1: none
+  int y = -1;     ///< mask from y: !(y ≤ 0); -1 when it is recomputed, or comes as bits
+  int mask = -1;  ///< mask as bits (relu_mask's)
   bool recompute =
       false;  ///< mask from x: !(fma(a, x, s) ≤ 0), a = γ·inv_std, s = β − a·mean as forward; norms == 1
   int masked = -1;  ///< g', written when the residual branch reads it; else -1
@@ -120,7 +176,12 @@ struct Group {
   std::vector<int> inputs,
       outputs;  ///< values read from and written for the outside, each once, no order of meaning
 
-  ConvBiasRelu conv;
+  Convolution conv;
+  ConvGradInputAdd conv_grad_add;
+  MatrixProduct product;
+  MaxPoolReluGrad pool_grad;
+  Chain chain;
+  Updates updates;
   BiasReluGrad bias_grad;
   BatchNormRelu norm;
   BatchNormReluGrad norm_grad;

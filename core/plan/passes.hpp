@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/plan/plan.hpp"
+#include "core/plan/rules.hpp"
 
 /// The planner's passes. planner.cpp calls them in order; each is named, timed and followed by a check of the
 /// graph.
@@ -17,7 +18,7 @@ void find_consumers(Graph& graph);
 
 /// Covers every live node that needs a kernel with exactly one group, by the rules where they apply, singly
 /// elsewhere. Refusals are kept with their reasons.
-std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, bool fusion,
+std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, RuleSet rules,
                         std::vector<RefusalReport>& refusals);
 
 /// An order in which every group runs after those that it reads from, close to the recorded one.

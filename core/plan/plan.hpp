@@ -5,6 +5,7 @@
 
 #include "backends/backend.hpp"
 #include "core/plan/graph.hpp"
+#include "core/plan/rules.hpp"
 #include "fusetape/runtime.hpp"
 
 namespace fusetape::plan {
@@ -42,7 +43,9 @@ struct Plan {
 };
 
 struct Options {
-  bool fusion = true;
+  RuleSet rules = all_rules;
+  Retention retention = Retention::fastest;
+  bool deterministic = false;
   backends::Backend* backend = nullptr;
 };
 

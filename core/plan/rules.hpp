@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -16,16 +17,34 @@ struct Cover {
   bool free(int node) const { return group_of[static_cast<std::size_t>(node)] < 0; }
 };
 
-struct Rule {
-  std::string_view name;
-  /// The op at which the rule is tried.
-  std::string_view anchor;
-  /// Fills pattern, name, nodes and roles. nullopt with `why` set: a near miss, worth telling; with `why`
-  /// empty: no match at all.
-  std::optional<Group> (*match)(const Cover& cover, int node, std::string& why);
+/// Why a rule that nearly matched does not: worth telling where `reason` is set.
+struct NearMiss {
+  std::string reason;
+  int value = -1;  ///< that stands in the way: its source line is shown
 };
 
-/// In order: the first rule that matches and is supported takes the nodes.
+/// The steps of the ladder (`compare_fusion --ladder`).
+enum class Family : std::uint8_t { pointwise, convolution, batch_norm, residual, optimizer, memory };
+
+struct Rule {
+  std::string_view name;
+  Family family = Family::pointwise;
+  /// The op at which the rule is tried.
+  std::string_view anchor;
+  /// Fills pattern, name, nodes and roles. nullopt with a near miss, or with an empty one: no match at all.
+  std::optional<Group> (*match)(const Cover& cover, int node, NearMiss& miss) = nullptr;
+};
+
 std::span<const Rule> fusion_rules();
+
+/// Which rows of the table are on, as bits by row.
+using RuleSet = std::uint64_t;
+constexpr RuleSet all_rules = ~RuleSet{0};
+const char* name_of(Family family);
+/// The rows of this name or family; 0: none.
+RuleSet rules_named(std::string_view name);
+bool has_rule(RuleSet set, std::string_view name);
+/// The best of every op by itself: what "unfused" means.
+RuleSet in_place_only();
 
 }  // namespace fusetape::plan

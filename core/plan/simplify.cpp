@@ -38,6 +38,7 @@ void merge_equal_nodes(Graph& graph) {
     for (int& input : node.inputs) input = replaced_by[static_cast<std::size_t>(input)];
     const bool kept = std::any_of(node.outputs.begin(), node.outputs.end(),
                                   [&](int output) { return graph.value(output).keep; });
+    if (node.recomputed) continue;
     const std::size_t hash = hash_of(node);
     const auto [first, last] = seen.equal_range(hash);
     const auto twin = std::find_if(first, last, [&](const auto& entry) {

@@ -25,6 +25,33 @@ std::string_view backend_name();
 void set_fusion(bool on);
 bool fusion_enabled();
 
+/// A row of the fusion table, or of the passes that are switched with it.
+struct FusionRule {
+  std::string name;    ///< "batch_norm+add+relu"
+  std::string family;  ///< "pointwise", "convolution", "batch_norm", "residual", "optimizer" or "memory"
+};
+/// All of them, in the planner's order.
+std::vector<FusionRule> fusion_rules();
+/// Only these rules (by name or family) for plans made from now on by this thread; {"all"}: every one, the
+/// default. Throws for a name that no rule and no family has.
+void set_fusion_rules(const std::vector<std::string>& names, Location at = Location::current());
+
+/// How backward gets what it needs of forward's intermediate values, where there is a choice: keep the value,
+/// keep one bit of it (a ReLU's sign), or compute it again.
+enum class Retention : std::uint8_t {
+  fastest,   ///< whatever moves the fewest bytes
+  balanced,  ///< may spend 3 % of a step's estimated time on keeping less
+  smallest,  ///< keeps as little as possible
+};
+/// Default: fastest. FUSETAPE_RETENTION=fastest|balanced|smallest sets the default.
+void set_retention(Retention retention);
+Retention retention();
+
+/// The same bits in every run of one build with one number of threads, on every machine of this kind: no
+/// kernel is chosen by timing. Default: off; FUSETAPE_DETERMINISTIC=1 turns it on.
+void set_deterministic(bool on);
+bool deterministic();
+
 /// One op at a time, each run at its call. Default: off; FUSETAPE_EAGER=1 turns it on.
 void set_eager(bool on);
 bool eager_enabled();

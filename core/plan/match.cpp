@@ -1,0 +1,31 @@
+#include "core/plan/match.hpp"
+
+namespace fusetape::plan {
+
+/// The free node that makes `value` for this one reader only; nullptr otherwise. A value that somebody can
+/// name is a near miss.
+const GraphNode* private_producer(const Cover& cover, int value, std::string_view op, NearMiss& miss) {
+  const GraphNode* node = cover.graph.producer_if(value, op);
+  if (node == nullptr || !cover.free(cover.graph.value(value).producer)) return nullptr;
+  if (cover.graph.value(value).keep) {
+    miss = {"the output of " + std::string(op) + " is kept by a live handle", value};
+    return nullptr;
+  }
+  if (cover.graph.value(value).consumers.size() != 1) {
+    miss = {"the output of " + std::string(op) + " has another reader", value};
+    return nullptr;
+  }
+  return node;
+}
+
+int id_of(const Cover& cover, const GraphNode& node) {
+  return static_cast<int>(&node - cover.graph.nodes.data());
+}
+
+bool same_shape(const Graph& graph, int a, int b) { return graph.value(a).shape == graph.value(b).shape; }
+
+int only_if_used(const Graph& graph, int value) {
+  return graph.value(value).keep || !graph.value(value).consumers.empty() ? value : -1;
+}
+
+}  // namespace fusetape::plan

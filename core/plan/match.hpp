@@ -1,0 +1,28 @@
+#pragma once
+#include <optional>
+#include <string_view>
+
+#include "core/plan/rules.hpp"
+
+/// What the rules share, and the rules themselves, by file.
+namespace fusetape::plan {
+
+/// The free node that makes `value` for this one reader only; nullptr otherwise. A value that somebody can
+/// name, or with other readers, is a near miss.
+const GraphNode* private_producer(const Cover& cover, int value, std::string_view op, NearMiss& miss);
+int id_of(const Cover& cover, const GraphNode& node);
+bool same_shape(const Graph& graph, int a, int b);
+int only_if_used(const Graph& graph, int value);
+
+using Match = std::optional<Group>(const Cover& cover, int node, NearMiss& miss);
+
+// norm_rules.cpp
+Match match_batch_norm_add_relu, match_batch_norm_relu;
+Match match_norm_gradient_recomputed, match_norm_gradient_from_y;
+// conv_rules.cpp
+Match match_conv_bias_relu, match_conv_bias;
+Match match_bias_relu_gradient;
+// update_rules.cpp
+Match match_sgd, match_adam;
+
+}  // namespace fusetape::plan
