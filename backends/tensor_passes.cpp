@@ -1,6 +1,7 @@
 #include "backends/tensor_passes.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 namespace fusetape::backends {
 namespace {
@@ -34,11 +35,15 @@ double count_whole(const Graph& graph, const std::vector<int>& inputs, const std
                              std::count_if(outputs.begin(), outputs.end(), whole));
 }
 
+/// A mask of bits is no whole tensor.
 double passes_of(const plan::BatchNormRelu& roles) {
-  return roles.norms * (roles.statistics == plan::Statistics::batch ? 2 : 1) + (roles.z >= 0 ? 1 : 0) + 1;
+  const int outputs[] = {roles.y, roles.sum, roles.norm[0].normed, roles.norm[1].normed};
+  return roles.norms * (roles.statistics == plan::Statistics::batch ? 2 : 1) + (roles.z >= 0 ? 1 : 0) +
+         static_cast<double>(
+             std::count_if(std::begin(outputs), std::end(outputs), [](int id) { return id >= 0; }));
 }
 
-/// Two passes: the sums, then dx. Where g' is more than g and a mask from x, the first leaves it for the
+/// Two passes: the sums, then dx. Where g' takes y to make, or is written anyway, the first leaves it for the
 /// second.
 double passes_of(const plan::BatchNormReluGrad& roles) {
   const int incoming = roles.g2 >= 0 ? 2 : 1;

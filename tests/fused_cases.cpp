@@ -96,14 +96,14 @@ void add_norms(Cases& cases) {
     cases.push_back({named("bn+relu", x),
                      one,
                      [](In in) { return relu(batch_norm(in[0], in[1], in[2])); },
-                     {.groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
+                     {.same_bits_bf16 = true, .groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
     cases.push_back({named("bn+relu, running statistics", x),
                      one,
                      [](In in) {
                        BatchNormResult n = norm(in);
                        return Results{relu(std::move(n.y)), n.running_mean, n.running_var};
                      },
-                     {.groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
+                     {.same_bits_bf16 = true, .groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
     cases.push_back({named("bn+add+relu", x),
                      with_z,
                      [](In in) { return relu(norm(in).y + in[5]); },
@@ -123,7 +123,7 @@ void add_norms(Cases& cases) {
     cases.push_back({named("bn inference+relu", x),
                      one,
                      [](In in) { return relu(inference(in)); },
-                     {.groups = {"batch_norm_inference+relu"}}});
+                     {.same_bits_bf16 = true, .groups = {"batch_norm_inference+relu"}}});
     cases.push_back({named("bn inference+add+relu", x),
                      with_z,
                      [](In in) { return relu(inference(in) + in[5]); },
@@ -145,10 +145,6 @@ void add_odd_norms(Cases& cases) {
                    {constant(real(x)), scale(5), shift(5)},
                    [](In in) { return relu(batch_norm(in[0], in[1], in[2])); },
                    {.groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
-  cases.push_back({"bn+relu, the normalised value is read elsewhere", norm_inputs(x), [](In in) {
-                     const Tensor y = norm(in).y;
-                     return Results{relu(y), y * 0.5};
-                   }});
   cases.push_back({"bn+add+relu, z broadcast", norm_inputs(x) + std::vector{real({5})},
                    [](In in) { return relu(norm(in).y + in[5]); }});
   cases.push_back({"bn added to itself, relu", norm_inputs(x), [](In in) {
@@ -193,6 +189,53 @@ void add_odd_norms(Cases& cases) {
              batch_norm(in[5], in[1], in[2], first.running_mean, first.running_var);
          return Results{relu(first.y) + relu(second.y), second.running_mean, second.running_var};
        }});
+}
+
+/// What lies inside a group and is wanted outside, too: one more output.
+void add_norms_with_readers(Cases& cases) {
+  for (const Shape& x : image_shapes) {
+    const std::vector<Input> with_z = norm_inputs(x) + std::vector{real(x)},
+                             two = norm_inputs(x) + norm_inputs(x);
+    cases.push_back({named("bn+relu, the normalised value is read elsewhere", x),
+                     norm_inputs(x),
+                     [](In in) {
+                       const Tensor y = norm(in).y;
+                       return Results{relu(y), y * 0.5};
+                     },
+                     {.same_bits_bf16 = true, .groups = {"batch_norm+relu"}}});
+    cases.push_back({named("bn inference+relu, a handle on the normalised value", x),
+                     norm_inputs(x),
+                     [](In in) {
+                       const Tensor y = inference(in);
+                       return Results{relu(y), y};
+                     },
+                     {.same_bits_bf16 = true, .groups = {"batch_norm_inference+relu"}}});
+    cases.push_back({named("bn+add+relu, a handle on the normalised value", x),
+                     with_z,
+                     [](In in) {
+                       const Tensor y = norm(in).y;
+                       return Results{y, relu(y + in[5])};
+                     },
+                     {.groups = {"batch_norm+add+relu"}}});
+    cases.push_back({named("bn+add+relu, the sum is read elsewhere", x),
+                     with_z,
+                     [](In in) {
+                       const Tensor sum = in[5] + norm(in).y;
+                       return Results{relu(sum), sum * 0.5};
+                     },
+                     {.groups = {"batch_norm+add+relu"}}});
+    cases.push_back({named("bn+bn+add+relu, all inside is read elsewhere", x),
+                     two,
+                     [](In in) {
+                       const Tensor a = norm(in).y, b = norm(in, 5).y, sum = a + b;
+                       return Results{relu(sum), sum * 0.5, a * 0.25, b};
+                     },
+                     {.groups = {"batch_norm+batch_norm+add+relu"}}});
+  }
+  cases.push_back({"bn+add+relu, z is made from the normalised value", norm_inputs({2, 4, 3, 5}), [](In in) {
+                     const Tensor y = norm(in).y;
+                     return relu(y + exp(y));
+                   }});
 }
 
 // ---- blocks ----
@@ -354,7 +397,8 @@ void add_updates(Cases& cases) {
 
 std::vector<OpCase> fused_cases() {
   Cases cases;
-  for (const auto add : {add_convolutions, add_norms, add_odd_norms, add_blocks, add_chains, add_updates})
+  for (const auto add : {add_convolutions, add_norms, add_odd_norms, add_norms_with_readers, add_blocks,
+                         add_chains, add_updates})
     add(cases);
   return cases;
 }

@@ -64,6 +64,9 @@ struct Flags {
   bool smooth = true;
   /// Fused kernels give the very bits of the single ones.
   bool same_bits = true;
+  /// In bf16, too: what is rounded between the single kernels is rounded inside the fused one, or is not
+  /// changed by it.
+  bool same_bits_bf16 = false;
   /// For f32, of the largest number of a result.
   double tolerance = 1e-5;
   /// Only f32 (and f64): 16 bits would say nothing about it.
@@ -89,6 +92,8 @@ std::vector<OpCase> layer_cases();   ///< matrix products, convolutions, normali
 std::vector<OpCase> tensor_cases();  ///< shapes, reductions, losses, random numbers; large tensors
 /// Compositions that the rules of core/plan/rules.cpp make one kernel of.
 std::vector<OpCase> fused_cases();
+/// The ops that only plans contain, alone and in groups.
+std::vector<OpCase> retention_cases();
 /// NaN, infinities, numbers near the ends of f32, and where rounding is worst.
 std::vector<OpCase> extreme_cases();
 

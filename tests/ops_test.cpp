@@ -20,7 +20,8 @@ namespace {
 
 std::vector<OpCase> all_cases() {
   std::vector<OpCase> cases;
-  for (const auto family : {pointwise_cases, layer_cases, tensor_cases, fused_cases, extreme_cases}) {
+  for (const auto family :
+       {pointwise_cases, layer_cases, tensor_cases, fused_cases, retention_cases, extreme_cases}) {
     for (OpCase& op_case : family()) cases.push_back(std::move(op_case));
   }
   return cases;
@@ -271,10 +272,13 @@ TEST_CASE("f64, bf16, f16: the CPU agrees with the reference") {
       if (op_case.flags.wide_only && dtype != DType::f64) continue;
       expect_no_error(op_case, [&] {
         const Outcome expected = run(op_case, dtype, oracle);
-        compare(op_case, std::string(name_of(dtype)) + ", unfused", run(op_case, dtype, unfused), expected,
-                tolerance);
-        compare(op_case, std::string(name_of(dtype)) + ", fused", run(op_case, dtype, fused), expected,
-                tolerance);
+        const Outcome plain = run(op_case, dtype, unfused), together = run(op_case, dtype, fused);
+        const std::string name(name_of(dtype));
+        compare(op_case, name + ", unfused", plain, expected, tolerance);
+        compare(op_case, name + ", fused", together, expected, tolerance);
+        if (dtype == DType::bf16 && op_case.flags.same_bits_bf16) {
+          compare(op_case, "bf16, fused beside unfused", together, plain, 0);
+        }
       });
     }
   }

@@ -154,19 +154,35 @@ TEST_CASE("kept for backward: the conv's output, y and the statistics, never the
   CHECK(ft::explain().kept_bytes == tensor);
 }
 
-TEST_CASE("a live handle on a value inside a group is a refusal with a reason and a line") {
+TEST_CASE("a live handle on a value inside a group is one more output, and priced") {
   const OnBackend backend("null");
-  const Tensor x = image(), normal = ft::batch_norm(x, channel_values(1), channel_values(0));
-  const Tensor y = ft::relu(normal);
+  const Tensor x = image(), z = image(), normal = ft::batch_norm(x, channel_values(1), channel_values(0));
+  ft::Tensor y = ft::relu(normal);
+  ft::materialize();
+  CHECK(count("batch_norm+relu") == 1);
+  CHECK(ft::explain().refusals.empty());
+  CHECK(ft::explain().tensor_passes == 3 + 1);
+
+  const Tensor sum = ft::batch_norm(x, channel_values(1), channel_values(0)) + z;
+  y = ft::relu(sum);
+  ft::materialize();
+  CHECK(count("batch_norm+add+relu") == 1);
+  CHECK(ft::explain().tensor_passes == 4 + 1);
+}
+
+TEST_CASE("a live handle on a value that a kernel cannot write is a refusal with a reason and a line") {
+  const OnBackend backend("null");
+  const Tensor x = image(), before = ft::conv2d(x, filters(), same);
+  const Tensor y = ft::relu(ft::bias_add(before, channel_values(0)));
   ft::materialize({y});
-  CHECK(count("batch_norm+relu") == 0);
+  CHECK(count("conv2d+bias+relu") == 0);
   const auto& refusals = ft::explain().refusals;
   const auto refusal = std::find_if(refusals.begin(), refusals.end(),
-                                    [](const ft::RefusalReport& r) { return r.rule == "batch_norm+relu"; });
+                                    [](const ft::RefusalReport& r) { return r.rule == "conv2d+bias+relu"; });
   REQUIRE(refusal != refusals.end());
   CHECK(refusal->reason.find("live handle") != std::string::npos);
   CHECK(refusal->source.rfind("plan_test.cpp:", 0) == 0);
-  CHECK(ft::explain().to_string().find("not fused: batch_norm+relu") != std::string::npos);
+  CHECK(ft::explain().to_string().find("not fused: conv2d+bias+relu") != std::string::npos);
 }
 
 TEST_CASE("equal ops are computed once, dead ones not at all") {

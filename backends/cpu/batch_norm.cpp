@@ -3,6 +3,7 @@
 
 #include "backends/cpu/batch_norm_kernels.hpp"
 #include "backends/cpu/candidates.hpp"
+#include "backends/cpu/channel_rows.hpp"
 
 /// Which groups the batch norm kernels take, and their roles.
 namespace fusetape::backends::cpu {
@@ -31,41 +32,57 @@ bool single_op(const Graph& graph, const Group& group, std::string_view name) {
 
 Support refuse(std::string reason) { return {.ok = false, .reason = std::move(reason)}; }
 
-/// All present values f32 with as many elements as expected.
-Support check(const Graph& graph, std::initializer_list<int> values, std::int64_t elements) {
+/// All present values of this dtype with as many elements as expected.
+Support check(const Graph& graph, std::initializer_list<int> values, DType dtype, std::int64_t elements) {
   for (int value : values) {
     if (value < 0) continue;
-    if (graph.value(value).dtype != DType::f32) {
-      return refuse("expected f32, got " + std::string(name_of(graph.value(value).dtype)));
+    if (graph.value(value).dtype != dtype) {
+      return refuse("expected " + std::string(name_of(dtype)) + ", got " +
+                    std::string(name_of(graph.value(value).dtype)));
     }
     if (graph.value(value).elements() != elements) return refuse("operands broadcast");
   }
   return {};
 }
 
+/// `tensors` are those beside each norm's own.
 Support check_norms(const Graph& graph, const NormRoles* norms, int count,
                     std::initializer_list<int> tensors) {
   const Shape& shape = graph.value(norms[0].x).shape;
+  const DType dtype = graph.value(norms[0].x).dtype;
   if (shape.rank() == 0 || shape.elements() == 0) return refuse("no rows of channels");
-  Support support = check(graph, tensors, shape.elements());
+  if (dtype != DType::f32 && dtype != DType::bf16) {
+    return refuse("expected f32 or bf16, got " + std::string(name_of(dtype)));
+  }
+  Support support = check(graph, tensors, dtype, shape.elements());
   for (int i = 0; i < count && support.ok; ++i) {
     const NormRoles& n = norms[i];
-    support = check(graph, {n.x, n.dx}, shape.elements());
+    support = check(graph, {n.x, n.dx, n.normed}, dtype, shape.elements());
     if (!support.ok) break;
     support = check(graph,
                     {n.gamma, n.beta, n.running_mean, n.running_var, n.mean, n.inv_std, n.new_running_mean,
                      n.new_running_var, n.dgamma, n.dbeta},
-                    shape.back());
+                    DType::f32, shape.back());
   }
   return support;
 }
 
+/// A block of rows writes whole bytes of a mask.
+Support check_mask(const Graph& graph, int mask, int x) {
+  if (mask < 0) return {};
+  const Shape& shape = graph.value(x).shape;
+  if (ChannelRows(shape.elements() / shape.back(), shape.back(), 1).width() % 8 == 0) return {};
+  return refuse("rows of " + std::to_string(shape.back()) + " channels share bytes of the mask");
+}
+
 Support supports_forward(const Graph& graph, const Group& group) {
   const bool ours = group.pattern == Pattern::batch_norm_relu || single_op(graph, group, "batch_norm") ||
-                    single_op(graph, group, "batch_norm_inference");
+                    single_op(graph, group, "batch_norm_inference") ||
+                    single_op(graph, group, "batch_norm_apply");
   if (!ours) return refuse("");
   const plan::BatchNormRelu roles = norm_forward_roles(graph, group).norm;
-  return check_norms(graph, roles.norm, roles.norms, {roles.z, roles.y});
+  const Support support = check_norms(graph, roles.norm, roles.norms, {roles.z, roles.sum, roles.y});
+  return support.ok ? check_mask(graph, roles.mask, roles.norm[0].x) : support;
 }
 
 Support supports_backward(const Graph& graph, const Group& group) {
@@ -74,7 +91,9 @@ Support supports_backward(const Graph& graph, const Group& group) {
   if (!ours) return refuse("");
   const plan::BatchNormReluGrad roles = norm_backward_roles(graph, group);
   if (roles.recompute && roles.norms != 1) return refuse("two normalisations need their ReLU's output");
-  return check_norms(graph, roles.norm, roles.norms, {roles.g, roles.g2, roles.y, roles.masked});
+  const Support support =
+      check_norms(graph, roles.norm, roles.norms, {roles.g, roles.g2, roles.y, roles.masked});
+  return support.ok ? check_mask(graph, roles.mask, roles.norm[0].x) : support;
 }
 
 constexpr Candidate candidates[] = {
@@ -97,21 +116,28 @@ NormForwardRoles norm_forward_roles(const Graph& graph, const Group& group) {
   }
   const plan::GraphNode& node = graph.node(group.nodes[0]);
   NormForwardRoles roles{.norm = {}, .relu = false};
-  roles.norm.statistics = node.op->is("batch_norm") ? plan::Statistics::batch : plan::Statistics::running;
   roles.norm.y = if_written(group, node.outputs[0]);
   NormRoles& norm = roles.norm.norm[0];
   norm.node = group.nodes[0];
   norm.x = node.inputs[0];
   norm.gamma = node.inputs[1];
   norm.beta = node.inputs[2];
+  if (node.op->is("batch_norm_apply")) {
+    roles.norm.statistics = plan::Statistics::given;
+    norm.mean = node.inputs[3];
+    norm.inv_std = node.inputs[4];
+    return roles;
+  }
   if (node.inputs.size() > 3) {
     norm.running_mean = node.inputs[3];
     norm.running_var = node.inputs[4];
   }
-  if (roles.norm.statistics == plan::Statistics::batch) {
-    norm.mean = if_written(group, node.outputs[1]);
-    norm.inv_std = if_written(group, node.outputs[2]);
+  if (node.op->is("batch_norm_inference")) {
+    roles.norm.statistics = plan::Statistics::running;
+    return roles;
   }
+  norm.mean = if_written(group, node.outputs[1]);
+  norm.inv_std = if_written(group, node.outputs[2]);
   if (node.outputs.size() > 3) {
     norm.new_running_mean = if_written(group, node.outputs[3]);
     norm.new_running_var = if_written(group, node.outputs[4]);

@@ -22,12 +22,14 @@ struct Scratch {
   std::size_t bytes = 0;
 };
 
+template <class T>
 class NormBackwardKernel final : public Kernel {
  public:
-  NormBackwardKernel(const Graph& graph, const Group& group)
-      : roles_(norm_backward_roles(graph, group)), rows_(rows_of(graph, roles_.norm[0].x)) {
+  NormBackwardKernel(const Graph& graph, const plan::BatchNormReluGrad& roles)
+      : roles_(roles), rows_(rows_of(graph, roles_.norm[0].x)) {
     if (roles_.recompute) mask_ = MaskFrom::input;
     if (!roles_.recompute && roles_.y >= 0) mask_ = MaskFrom::output;
+    if (roles_.mask >= 0) mask_ = MaskFrom::bits;
     for (int i = 0; i < roles_.norms; ++i) {
       if (roles_.norm[i].dx >= 0) wanted_[wanted_count_++] = i;
     }
@@ -43,7 +45,7 @@ class NormBackwardKernel final : public Kernel {
 
   void run(const KernelArgs& args) override {
     const Scratch scratch = carve(args.scratch);
-    NormBackward norm = tensors(args, scratch);
+    NormBackward<T> norm = tensors(args, scratch);
     sum(norm, scratch);
     for (int i = 0; i < roles_.norms; ++i) finish_sums(args, scratch, i);
     if (wanted_count_ > 0) differentiate(args, scratch, norm);
@@ -99,14 +101,15 @@ class NormBackwardKernel final : public Kernel {
     return scratch;
   }
 
-  NormBackward tensors(const KernelArgs& args, const Scratch& scratch) const {
-    NormBackward norm{.norms = roles_.norms, .mask = mask_};
-    norm.g = args.in<float>(roles_.g);
-    if (roles_.g2 >= 0) norm.g2 = args.in<float>(roles_.g2);
-    if (mask_ == MaskFrom::output) norm.y = args.in<float>(roles_.y);
-    if (staged_ >= 0) norm.masked = args.out<float>(staged_);
+  NormBackward<T> tensors(const KernelArgs& args, const Scratch& scratch) const {
+    NormBackward<T> norm{.norms = roles_.norms, .mask = mask_};
+    norm.g = args.in<T>(roles_.g);
+    if (roles_.g2 >= 0) norm.g2 = args.in<T>(roles_.g2);
+    if (mask_ == MaskFrom::output) norm.y = args.in<T>(roles_.y);
+    if (mask_ == MaskFrom::bits) norm.bits = args.in<std::uint8_t>(roles_.mask);
+    if (staged_ >= 0) norm.masked = args.out<T>(staged_);
     for (int i = 0; i < roles_.norms; ++i) {
-      norm.x[i] = args.in<float>(roles_.norm[i].x);
+      norm.x[i] = args.in<T>(roles_.norm[i].x);
       const float* mean = args.in<float>(roles_.norm[i].mean);
       rows_.fill(scratch.mean[i], [&](std::int64_t c) { return mean[c]; });
       norm.mean[i] = scratch.mean[i];
@@ -124,10 +127,10 @@ class NormBackwardKernel final : public Kernel {
     return norm;
   }
 
-  void sum(const NormBackward& tensors, const Scratch& scratch) const {
+  void sum(const NormBackward<T>& tensors, const Scratch& scratch) const {
     for_parts(rows_.parts(), [&](int part) {
       const std::int64_t row = rows_.padded_width(), at = part * row;
-      NormBackward norm = tensors;
+      NormBackward<T> norm = tensors;
       norm.sum_g = scratch.block_g + at;
       std::fill_n(scratch.sum_g + at, row, 0.0);
       for (int i = 0; i < roles_.norms; ++i) {
@@ -166,8 +169,8 @@ class NormBackwardKernel final : public Kernel {
     }
   }
 
-  void differentiate(const KernelArgs& args, const Scratch& scratch, const NormBackward& tensors) const {
-    NormBackward norm = tensors;
+  void differentiate(const KernelArgs& args, const Scratch& scratch, const NormBackward<T>& tensors) const {
+    NormBackward<T> norm = tensors;
     if (staged_ >= 0) {
       norm.g = tensors.masked;
       norm.g2 = nullptr;
@@ -181,7 +184,7 @@ class NormBackwardKernel final : public Kernel {
       norm.a[k] = scratch.a[i];
       norm.b[k] = scratch.b[i];
       norm.c[k] = scratch.c[i];
-      norm.dx[k] = args.out<float>(roles_.norm[i].dx);
+      norm.dx[k] = args.out<T>(roles_.norm[i].dx);
     }
     // From the end: what the first pass touched last may still be in a cache.
     for_parts(rows_.parts(), [&](int part) {
@@ -200,7 +203,11 @@ class NormBackwardKernel final : public Kernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_norm_backward(const Graph& graph, const Group& group) {
-  return std::make_unique<NormBackwardKernel>(graph, group);
+  const plan::BatchNormReluGrad roles = norm_backward_roles(graph, group);
+  if (graph.value(roles.g).dtype == DType::bf16) {
+    return std::make_unique<NormBackwardKernel<Bf16>>(graph, roles);
+  }
+  return std::make_unique<NormBackwardKernel<float>>(graph, roles);
 }
 
 }  // namespace fusetape::backends::cpu

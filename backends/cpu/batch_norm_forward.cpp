@@ -7,7 +7,7 @@
 #include "core/op_attrs.hpp"
 
 /// y = [relu] (norm₁(x₁) [+ norm₂(x₂)] [+ z]): a pass for the statistics, if they are not given, and one for
-/// y.
+/// y and what else somebody reads of it.
 namespace fusetape::backends::cpu {
 namespace {
 
@@ -31,10 +31,21 @@ struct Scratch {
   std::size_t bytes = 0;
 };
 
+template <class T>
 class NormForwardKernel final : public Kernel {
  public:
-  NormForwardKernel(const Graph& graph, const Group& group)
-      : NormForwardKernel(norm_forward_roles(graph, group), graph) {}
+  NormForwardKernel(const NormForwardRoles& roles, const Graph& graph)
+      : roles_(roles.norm), relu_(roles.relu), rows_(rows_of(graph, roles.norm.norm[0].x)) {
+    for (int i = 0; i < roles_.norms; ++i) {
+      attrs_[i] = graph.node(roles_.norm[i].node).attrs.as<core::BatchNormAttrs>();
+    }
+    for (int output : {roles_.y, roles_.sum, roles_.norm[0].normed, roles_.norm[1].normed}) {
+      if (output >= 0) written_.push_back(output);
+    }
+    applies_ = !written_.empty() || roles_.mask >= 0;
+    tensor_passes = count_passes();
+    name = relu_ ? "highway:batch_norm_relu" : "highway:batch_norm";
+  }
 
   void run(const KernelArgs& args) override {
     const Scratch scratch = carve(args.scratch);
@@ -42,19 +53,21 @@ class NormForwardKernel final : public Kernel {
       measure(args, scratch);
       for (int i = 0; i < roles_.norms; ++i) finish_statistics(args, scratch, i);
     } else {
-      for (int i = 0; i < roles_.norms; ++i) take_running_statistics(args, scratch, i);
+      for (int i = 0; i < roles_.norms; ++i) take_statistics(args, scratch, i);
     }
-    if (roles_.y >= 0) apply(args, scratch);
+    if (applies_) apply(args, scratch);
   }
 
   std::size_t scratch_bytes() const override { return carve(nullptr).bytes; }
 
   std::vector<std::pair<int, int>> in_place() const override {
     std::vector<std::pair<int, int>> pairs;
-    if (roles_.z >= 0) pairs.emplace_back(roles_.z, roles_.y);
+    for (int output : written_) {
+      if (roles_.z >= 0) pairs.emplace_back(roles_.z, output);
+      for (int i = 0; i < roles_.norms; ++i) pairs.emplace_back(roles_.norm[i].x, output);
+    }
     for (int i = 0; i < roles_.norms; ++i) {
       const NormRoles& norm = roles_.norm[i];
-      if (roles_.y >= 0) pairs.emplace_back(norm.x, roles_.y);
       if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
       if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
     }
@@ -62,14 +75,10 @@ class NormForwardKernel final : public Kernel {
   }
 
  private:
-  NormForwardKernel(const NormForwardRoles& roles, const Graph& graph)
-      : roles_(roles.norm), relu_(roles.relu), rows_(rows_of(graph, roles.norm.norm[0].x)) {
-    for (int i = 0; i < roles_.norms; ++i) {
-      attrs_[i] = graph.node(roles_.norm[i].node).attrs.as<core::BatchNormAttrs>();
-    }
+  double count_passes() const {
     const int statistics = roles_.statistics == plan::Statistics::batch ? roles_.norms : 0;
-    tensor_passes = statistics + (roles_.y >= 0 ? roles_.norms + (roles_.z >= 0 ? 1 : 0) + 1 : 0);
-    name = relu_ ? "highway:batch_norm_relu" : "highway:batch_norm";
+    const int sources = applies_ ? roles_.norms + (roles_.z >= 0 ? 1 : 0) : 0;
+    return statistics + sources + static_cast<double>(written_.size());
   }
 
   static ChannelRows rows_of(const Graph& graph, int x) {
@@ -99,24 +108,24 @@ class NormForwardKernel final : public Kernel {
 
   void measure(const KernelArgs& args, const Scratch& scratch) const {
     for (int i = 0; i < roles_.norms; ++i) {
-      const float* x = args.in<float>(roles_.norm[i].x);
+      const T* x = args.in<T>(roles_.norm[i].x);
       rows_.fill(scratch.moments[i].origin, [&](std::int64_t c) { return mean_of_first_rows(x + c); });
     }
     for_parts(rows_.parts(), [&](int part) {
       for (int i = 0; i < roles_.norms; ++i) {
-        measure_part(args.in<float>(roles_.norm[i].x), scratch.moments[i], part);
+        measure_part(args.in<T>(roles_.norm[i].x), scratch.moments[i], part);
       }
     });
   }
 
-  float mean_of_first_rows(const float* column) const {
+  float mean_of_first_rows(const T* column) const {
     const std::int64_t count = std::min<std::int64_t>(16, rows_.rows());
     double sum = 0;
-    for (std::int64_t row = 0; row < count; ++row) sum += column[row * rows_.channels()];
+    for (std::int64_t row = 0; row < count; ++row) sum += to_float(column[row * rows_.channels()]);
     return static_cast<float>(sum / static_cast<double>(count));
   }
 
-  void measure_part(const float* x, const Moments& moments, int part) const {
+  void measure_part(const T* x, const Moments& moments, int part) const {
     const std::int64_t row = rows_.padded_width(), at = part * row;
     float* shift = moments.shift + at;
     float *block_sum = moments.block_sum + at, *block_square = moments.block_square + at;
@@ -172,12 +181,16 @@ class NormForwardKernel final : public Kernel {
     args.out<float>(after)[c] = static_cast<float>((1 - momentum) * old + momentum * value);
   }
 
-  void take_running_statistics(const KernelArgs& args, const Scratch& scratch, int i) const {
+  /// From inputs: the running mean and variance, or a batch's mean and inverse deviation.
+  void take_statistics(const KernelArgs& args, const Scratch& scratch, int i) const {
     const NormRoles& norm = roles_.norm[i];
+    const bool running = roles_.statistics == plan::Statistics::running;
     const float *gamma = args.in<float>(norm.gamma), *beta = args.in<float>(norm.beta);
-    const float *mean = args.in<float>(norm.running_mean), *variance = args.in<float>(norm.running_var);
+    const float* mean = args.in<float>(running ? norm.running_mean : norm.mean);
+    const float* spread = args.in<float>(running ? norm.running_var : norm.inv_std);
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
-      scratch.a[i][c] = norm_scale(gamma[c], inverse_deviation(variance[c], attrs_[i].eps));
+      const float inv_std = running ? inverse_deviation(spread[c], attrs_[i].eps) : spread[c];
+      scratch.a[i][c] = norm_scale(gamma[c], inv_std);
       scratch.s[i][c] = norm_shift(scratch.a[i][c], mean[c], beta[c]);
     }
     replicate(scratch, i);
@@ -191,14 +204,18 @@ class NormForwardKernel final : public Kernel {
   }
 
   void apply(const KernelArgs& args, const Scratch& scratch) const {
-    NormForward norm{.norms = roles_.norms, .relu = relu_};
+    const auto out = [&](int value) { return value >= 0 ? args.out<T>(value) : nullptr; };
+    NormForward<T> norm{.norms = roles_.norms, .relu = relu_};
     for (int i = 0; i < roles_.norms; ++i) {
-      norm.x[i] = args.in<float>(roles_.norm[i].x);
+      norm.x[i] = args.in<T>(roles_.norm[i].x);
       norm.a[i] = scratch.a[i];
       norm.s[i] = scratch.s[i];
+      norm.normed[i] = out(roles_.norm[i].normed);
     }
-    if (roles_.z >= 0) norm.z = args.in<float>(roles_.z);
-    norm.y = args.out<float>(roles_.y);
+    if (roles_.z >= 0) norm.z = args.in<T>(roles_.z);
+    norm.y = out(roles_.y);
+    norm.sum = out(roles_.sum);
+    if (roles_.mask >= 0) norm.mask = args.out<std::uint8_t>(roles_.mask);
     // From the end: what the statistics read last may still be in a cache.
     for_parts(rows_.parts(), [&](int part) {
       rows_.for_blocks(part, roles_.statistics == plan::Statistics::batch,
@@ -210,12 +227,18 @@ class NormForwardKernel final : public Kernel {
   bool relu_;
   ChannelRows rows_;
   core::BatchNormAttrs attrs_[2];
+  std::vector<int> written_;  ///< whole tensors
+  bool applies_ = false;      ///< more than the statistics is wanted
 };
 
 }  // namespace
 
 std::unique_ptr<Kernel> make_norm_forward(const Graph& graph, const Group& group) {
-  return std::make_unique<NormForwardKernel>(graph, group);
+  const NormForwardRoles roles = norm_forward_roles(graph, group);
+  if (graph.value(roles.norm.norm[0].x).dtype == DType::bf16) {
+    return std::make_unique<NormForwardKernel<Bf16>>(roles, graph);
+  }
+  return std::make_unique<NormForwardKernel<float>>(roles, graph);
 }
 
 }  // namespace fusetape::backends::cpu

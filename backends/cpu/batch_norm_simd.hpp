@@ -3,10 +3,11 @@
 #include <cstdint>
 
 #include "backends/cpu/channel_rows.hpp"
+#include "backends/cpu/storage.hpp"
 
 /// The inner loops of batch norm and its kin. Each call handles one block of wide rows; tensor pointers are
-/// whole tensors, pattern and sum pointers one wide row, with room for whole vectors behind it. Vectors are
-/// the machine's widest.
+/// whole tensors of T (float or Bf16), pattern and sum pointers one wide row of f32, with room for whole
+/// vectors behind it. Vectors are the machine's widest.
 namespace fusetape::backends::cpu {
 
 /// The scale and shift of a normalisation, y = fma(a, x, s). The only place where they are computed: a mask
@@ -20,35 +21,48 @@ inline float inverse_deviation(double variance, double eps) {
 /// sum += x − shift, square += (x − shift)².
 void add_shifted_moments(const RowBlock& block, const float* x, const float* shift, float* sum,
                          float* square);
+void add_shifted_moments(const RowBlock& block, const Bf16* x, const float* shift, float* sum, float* square);
 
 /// y = [relu] (a₀x₀ + s₀ [+ a₁x₁ + s₁] [+ z]).
+template <class T>
 struct NormForward {
   int norms = 1;
   bool relu = false;
-  const float* x[2] = {};
+  const T* x[2] = {};
   const float* a[2] = {};
   const float* s[2] = {};
-  const float* z = nullptr;
-  float* y = nullptr;
+  const T* z = nullptr;
+  T* y = nullptr;
+
+  // What may be written beside y, or without it; only with the ReLU.
+  T* normed[2] = {};             ///< each aᵢxᵢ + sᵢ
+  T* sum = nullptr;              ///< what the ReLU reads
+  std::uint8_t* mask = nullptr;  ///< where y is not 0, one bit an element
+  bool only_y() const {
+    return normed[0] == nullptr && normed[1] == nullptr && sum == nullptr && mask == nullptr && y != nullptr;
+  }
 };
-void apply_norm(const RowBlock& block, const NormForward& norm);
+void apply_norm(const RowBlock& block, const NormForward<float>& norm);
+void apply_norm(const RowBlock& block, const NormForward<Bf16>& norm);
 
-enum class MaskFrom : std::uint8_t { nothing, output, input };
+enum class MaskFrom : std::uint8_t { nothing, output, input, bits };
 
-/// g' = (g [+ g2]) where the mask lets it pass, and what is made of it.
+/// g' = (g [+ g2]) where the mask lets it pass, and what is made of it. As stored: g + g2 is rounded to T.
+template <class T>
 struct NormBackward {
   int norms = 1;  ///< 0: only g' and its sum
   MaskFrom mask = MaskFrom::nothing;
-  const float* g = nullptr;
-  const float* g2 = nullptr;     ///< or null
-  const float* y = nullptr;      ///< with MaskFrom::output
-  const float* scale = nullptr;  ///< a and s of the forward pass, with MaskFrom::input
+  const T* g = nullptr;
+  const T* g2 = nullptr;               ///< or null
+  const T* y = nullptr;                ///< with MaskFrom::output
+  const std::uint8_t* bits = nullptr;  ///< with MaskFrom::bits
+  const float* scale = nullptr;        ///< a and s of the forward pass, with MaskFrom::input
   const float* shift = nullptr;
-  const float* x[2] = {};
+  const T* x[2] = {};
   const float* mean[2] = {};
 
   // The first pass: sum_g += g', sum_gx += g'(x − mean); g' is written where `masked` is not null.
-  float* masked = nullptr;
+  T* masked = nullptr;
   float* sum_g = nullptr;
   float* sum_gx[2] = {};
 
@@ -56,9 +70,11 @@ struct NormBackward {
   const float* a[2] = {};
   const float* b[2] = {};
   const float* c[2] = {};
-  float* dx[2] = {};
+  T* dx[2] = {};
 };
-void add_gradient_sums(const RowBlock& block, const NormBackward& norm);
-void apply_norm_gradient(const RowBlock& block, const NormBackward& norm);
+void add_gradient_sums(const RowBlock& block, const NormBackward<float>& norm);
+void add_gradient_sums(const RowBlock& block, const NormBackward<Bf16>& norm);
+void apply_norm_gradient(const RowBlock& block, const NormBackward<float>& norm);
+void apply_norm_gradient(const RowBlock& block, const NormBackward<Bf16>& norm);
 
 }  // namespace fusetape::backends::cpu

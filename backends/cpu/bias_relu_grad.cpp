@@ -10,10 +10,13 @@ namespace {
 using plan::Graph;
 using plan::Group;
 
+template <class T>
 class BiasReluGradKernel final : public Kernel {
  public:
   BiasReluGradKernel(const Graph& graph, const Group& group)
-      : roles_(group.bias_grad), rows_(rows_of(graph.value(roles_.g).shape)) {
+      : roles_(group.bias_grad),
+        rows_(rows_of(graph.value(roles_.g).shape)),
+        narrow_bias_(graph.value(roles_.bias_grad).dtype == DType::bf16) {
     name = "highway:bias_relu_grad";
     tensor_passes = 3;
   }
@@ -23,13 +26,13 @@ class BiasReluGradKernel final : public Kernel {
     ScratchCarver carver(args.scratch);
     float* block_sums = carver.take<float>(row * rows_.parts());
     double* sums = carver.take<double>(row * rows_.parts());
-    const NormBackward tensors{.norms = 0,
-                               .mask = MaskFrom::output,
-                               .g = args.in<float>(roles_.g),
-                               .y = args.in<float>(roles_.y),
-                               .masked = args.out<float>(roles_.masked)};
+    const NormBackward<T> tensors{.norms = 0,
+                                  .mask = MaskFrom::output,
+                                  .g = args.in<T>(roles_.g),
+                                  .y = args.in<T>(roles_.y),
+                                  .masked = args.out<T>(roles_.masked)};
     for_parts(rows_.parts(), [&](int part) {
-      NormBackward norm = tensors;
+      NormBackward<T> norm = tensors;
       norm.sum_g = block_sums + part * row;
       double* sum = sums + part * row;
       std::fill_n(sum, row, 0.0);
@@ -39,9 +42,14 @@ class BiasReluGradKernel final : public Kernel {
         for (std::int64_t j = 0; j < block.width; ++j) sum[j] += norm.sum_g[j];
       });
     });
-    float* bias_grad = args.out<float>(roles_.bias_grad);
-    for (std::int64_t c = 0; c < rows_.channels(); ++c)
-      bias_grad[c] = static_cast<float>(rows_.total(sums, c));
+    for (std::int64_t c = 0; c < rows_.channels(); ++c) {
+      const auto total = static_cast<float>(rows_.total(sums, c));
+      if (narrow_bias_) {
+        args.out<std::uint16_t>(roles_.bias_grad)[c] = core::to_bf16(total);
+      } else {
+        args.out<float>(roles_.bias_grad)[c] = total;
+      }
+    }
   }
 
   std::size_t scratch_bytes() const override {
@@ -63,6 +71,7 @@ class BiasReluGradKernel final : public Kernel {
 
   plan::BiasReluGrad roles_;
   ChannelRows rows_;
+  bool narrow_bias_;  ///< db is bf16
 };
 
 Support supports(const Graph& graph, const Group& group) {
@@ -71,17 +80,26 @@ Support supports(const Graph& graph, const Group& group) {
   if (roles.y < 0) return {.ok = false, .reason = "no ReLU"};
   const Shape& shape = graph.value(roles.g).shape;
   if (shape.rank() == 0 || shape.elements() == 0) return {.ok = false, .reason = "no rows of channels"};
-  for (int value : {roles.g, roles.y, roles.masked, roles.bias_grad}) {
-    const DType dtype = graph.value(value).dtype;
-    if (dtype != DType::f32)
-      return {.ok = false, .reason = "expected f32, got " + std::string(name_of(dtype))};
+  const DType dtype = graph.value(roles.g).dtype;
+  for (int value : {roles.g, roles.y, roles.masked}) {
+    const DType other = graph.value(value).dtype;
+    if (other != dtype || (other != DType::f32 && other != DType::bf16)) {
+      return {.ok = false, .reason = "expected f32 or bf16, got " + std::string(name_of(other))};
+    }
+  }
+  const DType bias = graph.value(roles.bias_grad).dtype;
+  if (bias != DType::f32 && bias != DType::bf16) {
+    return {.ok = false, .reason = "expected a bias of f32 or bf16, got " + std::string(name_of(bias))};
   }
   if (!(graph.value(roles.y).shape == shape)) return {.ok = false, .reason = "operands broadcast"};
   return {};
 }
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
-  return std::make_unique<BiasReluGradKernel>(graph, group);
+  if (graph.value(group.bias_grad.g).dtype == DType::bf16) {
+    return std::make_unique<BiasReluGradKernel<Bf16>>(graph, group);
+  }
+  return std::make_unique<BiasReluGradKernel<float>>(graph, group);
 }
 
 constexpr Candidate candidates[] = {{"highway:bias_relu_grad", supports, make}};

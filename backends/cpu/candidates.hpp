@@ -23,6 +23,7 @@ std::span<const Candidate> matrix_products();      ///< matmul: oneDNN f32, Open
 std::span<const Candidate> batch_norms();  ///< batch_norm and its gradient, alone and with add and ReLU
 std::span<const Candidate> pointwise_programs();   ///< every pointwise node, alone and in chains
 std::span<const Candidate> bias_relu_gradients();  ///< g·[y>0] and its sum over pixels
+std::span<const Candidate> relu_masks();           ///< a ReLU's mask as bits, and its gradient
 std::span<const Candidate> reductions();           ///< sum, mean, max over axes; argmax
 std::span<const Candidate> softmaxes();            ///< softmax, log_softmax, and gradients
 std::span<const Candidate> cross_entropies();      ///< cross_entropy and its gradient

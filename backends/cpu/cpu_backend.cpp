@@ -23,11 +23,11 @@ constexpr std::size_t huge_page = std::size_t{2} << 20;
 std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
 
 /// Every kernel of the CPU in the order in which they are asked; the reference comes after all of them.
-std::array<std::span<const Candidate>, 13> candidate_lists() {
+std::array<std::span<const Candidate>, 14> candidate_lists() {
   return {cpu::onednn_convolutions(), cpu::onednn_pooling(),     cpu::matrix_products(), cpu::batch_norms(),
           cpu::bias_relu_gradients(), cpu::pointwise_programs(), cpu::reductions(),      cpu::softmaxes(),
           cpu::cross_entropies(),     cpu::optimizers(),         cpu::movements(),       cpu::transposes(),
-          cpu::random_draws()};
+          cpu::random_draws(),        cpu::relu_masks()};
 }
 
 struct Choice {

@@ -17,8 +17,8 @@ int only_if_used(const Graph& graph, int value);
 using Match = std::optional<Group>(const Cover& cover, int node, NearMiss& miss);
 
 // norm_rules.cpp
-Match match_batch_norm_add_relu, match_batch_norm_relu;
-Match match_norm_gradient_recomputed, match_norm_gradient_from_y;
+Match match_batch_norm_relu_mask, match_batch_norm_add_relu, match_batch_norm_relu;
+Match match_norm_gradient_recomputed, match_norm_gradient_from_y, match_norm_gradient_from_bits;
 // conv_rules.cpp
 Match match_conv_bias_relu, match_conv_bias;
 Match match_bias_relu_gradient;

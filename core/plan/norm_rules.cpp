@@ -6,19 +6,40 @@
 namespace fusetape::plan {
 namespace {
 
-/// A batch_norm or batch_norm_inference whose y only the group reads.
-const GraphNode* private_norm(const Cover& cover, int value, NearMiss& miss) {
-  const GraphNode* norm = private_producer(cover, value, "batch_norm", miss);
-  return norm != nullptr ? norm : private_producer(cover, value, "batch_norm_inference", miss);
+/// The free normalisation that makes `value`, else nullptr. Others may read it, too.
+const GraphNode* free_norm(const Cover& cover, int value) {
+  for (const char* op : {"batch_norm", "batch_norm_inference", "batch_norm_apply"}) {
+    const GraphNode* norm = cover.graph.producer_if(value, op);
+    if (norm != nullptr && cover.free(cover.graph.value(value).producer)) return norm;
+  }
+  return nullptr;
 }
 
-NormRoles forward_roles(const Cover& cover, const GraphNode& norm) {
+Statistics statistics_of(const GraphNode& norm) {
+  if (norm.op->is("batch_norm")) return Statistics::batch;
+  return norm.op->is("batch_norm_apply") ? Statistics::given : Statistics::running;
+}
+
+/// The value if anybody beside `reader` wants it, else -1.
+int if_wanted_beside(const Graph& graph, int value, int reader) {
+  const auto& consumers = graph.value(value).consumers;
+  const bool wanted = graph.value(value).keep || std::any_of(consumers.begin(), consumers.end(),
+                                                             [&](int other) { return other != reader; });
+  return wanted ? value : -1;
+}
+
+/// The roles of a normalisation whose y `reader`, of the same group, reads.
+NormRoles forward_roles(const Cover& cover, const GraphNode& norm, int reader) {
   NormRoles roles;
   roles.node = id_of(cover, norm);
   roles.x = norm.inputs[0];
   roles.gamma = norm.inputs[1];
   roles.beta = norm.inputs[2];
-  if (norm.inputs.size() > 3) {
+  roles.normed = if_wanted_beside(cover.graph, norm.outputs[0], reader);
+  if (norm.op->is("batch_norm_apply")) {
+    roles.mean = norm.inputs[3];
+    roles.inv_std = norm.inputs[4];
+  } else if (norm.inputs.size() > 3) {
     roles.running_mean = norm.inputs[3];
     roles.running_var = norm.inputs[4];
   }
@@ -49,18 +70,27 @@ NormRoles backward_roles(const Cover& cover, int node) {
   return roles;
 }
 
-/// The forward batch_norm whose ReLU made `y` directly from the x, γ and statistics of `roles`; nullptr: the
-/// mask has to be read from y.
+/// The batch_norm (or its repetition) whose ReLU made `y` directly from the x, γ and statistics of `roles`;
+/// nullptr: the mask has to be read from y.
 const GraphNode* forward_norm_of_mask(const Graph& graph, int y, const NormRoles& roles) {
   const GraphNode* relu = graph.producer_if(y, "relu");
-  const GraphNode* norm = relu != nullptr ? graph.producer_if(relu->inputs[0], "batch_norm") : nullptr;
-  const bool same = norm != nullptr && norm->inputs[0] == roles.x && norm->inputs[1] == roles.gamma &&
-                    norm->outputs[1] == roles.mean && norm->outputs[2] == roles.inv_std;
-  return same ? norm : nullptr;
+  if (relu == nullptr) return nullptr;
+  const GraphNode* norm = graph.producer_if(relu->inputs[0], "batch_norm");
+  const GraphNode* again = graph.producer_if(relu->inputs[0], "batch_norm_apply");
+  if (norm == nullptr && again == nullptr) return nullptr;
+  const GraphNode& made = norm != nullptr ? *norm : *again;
+  const int mean = norm != nullptr ? made.outputs[1] : made.inputs[3];
+  const int inv_std = norm != nullptr ? made.outputs[2] : made.inputs[4];
+  const bool same = made.inputs[0] == roles.x && made.inputs[1] == roles.gamma && mean == roles.mean &&
+                    inv_std == roles.inv_std;
+  return same ? &made : nullptr;
 }
 
+/// Where the gradient of a ReLU takes its mask from.
+enum class MaskSource : std::uint8_t { x, y, bits };
+
 /// g' = (g [+ g2])·[mask], and the gradients of the one or two batch norms that read g'.
-std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss& miss, bool recompute) {
+std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss& miss, MaskSource source) {
   const Graph& graph = cover.graph;
   const GraphNode& mask = graph.node(node);
   const int masked = mask.outputs[0];
@@ -83,9 +113,9 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
   if (roles.norms == 0) return std::nullopt;
 
   roles.g = mask.inputs[0];
-  roles.y = mask.inputs[1];
+  (source == MaskSource::bits ? roles.mask : roles.y) = mask.inputs[1];
   roles.masked = read_elsewhere ? masked : -1;
-  if (recompute) {
+  if (source == MaskSource::x) {
     const GraphNode* forward =
         roles.norms == 1 && !read_elsewhere ? forward_norm_of_mask(graph, roles.y, roles.norm[0]) : nullptr;
     if (forward == nullptr) return std::nullopt;
@@ -113,36 +143,37 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
 }  // namespace
 
 /// y = relu(norm(x))
-std::optional<Group> match_batch_norm_relu(const Cover& cover, int node, NearMiss& miss) {
+std::optional<Group> match_batch_norm_relu(const Cover& cover, int node, NearMiss&) {
   const GraphNode& relu = cover.graph.node(node);
-  const GraphNode* norm = private_norm(cover, relu.inputs[0], miss);
+  const GraphNode* norm = free_norm(cover, relu.inputs[0]);
   if (norm == nullptr) return std::nullopt;
   Group group;
   group.pattern = Pattern::batch_norm_relu;
   group.name = std::string(norm->op->name) + "+relu";
   group.nodes = {id_of(cover, *norm), node};
-  group.norm.norm[0] = forward_roles(cover, *norm);
-  group.norm.statistics = norm->op->is("batch_norm") ? Statistics::batch : Statistics::running;
+  group.norm.norm[0] = forward_roles(cover, *norm, node);
+  group.norm.statistics = statistics_of(*norm);
   group.norm.y = relu.outputs[0];
   return group;
 }
 
 /// y = relu(norm(x) + z), and with both summands normalised the same way: relu(norm₁(x₁) + norm₂(x₂)).
-std::optional<Group> match_batch_norm_add_relu(const Cover& cover, int node, NearMiss& miss) {
-  const GraphNode& relu = cover.graph.node(node);
-  const GraphNode* sum = private_producer(cover, relu.inputs[0], "add", miss);
+std::optional<Group> match_batch_norm_add_relu(const Cover& cover, int node, NearMiss&) {
+  const Graph& graph = cover.graph;
+  const GraphNode& relu = graph.node(node);
+  const GraphNode* sum = graph.producer_if(relu.inputs[0], "add");
   if (sum == nullptr) return std::nullopt;
-  const int a = sum->inputs[0], b = sum->inputs[1];
-  if (a == b || !same_shape(cover.graph, a, b)) return std::nullopt;
-  const GraphNode* first = private_norm(cover, a, miss);
-  const GraphNode* second = private_norm(cover, b, miss);
+  const int add = id_of(cover, *sum), a = sum->inputs[0], b = sum->inputs[1];
+  if (!cover.free(add) || a == b || !same_shape(graph, a, b)) return std::nullopt;
+  const GraphNode* first = free_norm(cover, a);
+  const GraphNode* second = free_norm(cover, b);
   if (first == nullptr && second == nullptr) return std::nullopt;
 
   Group group;
   group.pattern = Pattern::batch_norm_relu;
   if (first != nullptr && second != nullptr && first->op == second->op) {
     group.norm.norms = 2;
-    group.norm.norm[1] = forward_roles(cover, *second);
+    group.norm.norm[1] = forward_roles(cover, *second, add);
     group.nodes.push_back(id_of(cover, *second));
     group.name = std::string(second->op->name) + "+";
   } else if (first != nullptr) {
@@ -152,20 +183,43 @@ std::optional<Group> match_batch_norm_add_relu(const Cover& cover, int node, Nea
     group.norm.z = a;
   }
   group.name += std::string(first->op->name) + "+add+relu";
-  group.norm.norm[0] = forward_roles(cover, *first);
-  group.norm.statistics = first->op->is("batch_norm") ? Statistics::batch : Statistics::running;
+  group.norm.norm[0] = forward_roles(cover, *first, add);
+  group.norm.statistics = statistics_of(*first);
+  group.norm.sum = if_wanted_beside(graph, sum->outputs[0], node);
   group.norm.y = relu.outputs[0];
-  group.nodes.insert(group.nodes.end(), {id_of(cover, *first), id_of(cover, *sum), node});
+  group.nodes.insert(group.nodes.end(), {id_of(cover, *first), add, node});
   finish_norm_group(group);
   return group;
 }
 
+/// Either of them, and the mask of y as bits; y itself only where somebody else wants it.
+std::optional<Group> match_batch_norm_relu_mask(const Cover& cover, int node, NearMiss& miss) {
+  const Graph& graph = cover.graph;
+  const GraphNode& mask = graph.node(node);
+  const int y = mask.inputs[0], relu = graph.value(y).producer;
+  if (graph.producer_if(y, "relu") == nullptr || !cover.free(relu) || graph.node(relu).phase != mask.phase) {
+    return std::nullopt;
+  }
+  std::optional<Group> group = match_batch_norm_add_relu(cover, relu, miss);
+  if (!group.has_value()) group = match_batch_norm_relu(cover, relu, miss);
+  if (!group.has_value()) return std::nullopt;
+  group->norm.mask = mask.outputs[0];
+  group->norm.y = if_wanted_beside(graph, y, node);
+  group->nodes.push_back(node);
+  finish_norm_group(*group);
+  return group;
+}
+
 std::optional<Group> match_norm_gradient_recomputed(const Cover& cover, int node, NearMiss& miss) {
-  return match_norm_gradient(cover, node, miss, true);
+  return match_norm_gradient(cover, node, miss, MaskSource::x);
 }
 
 std::optional<Group> match_norm_gradient_from_y(const Cover& cover, int node, NearMiss& miss) {
-  return match_norm_gradient(cover, node, miss, false);
+  return match_norm_gradient(cover, node, miss, MaskSource::y);
+}
+
+std::optional<Group> match_norm_gradient_from_bits(const Cover& cover, int node, NearMiss& miss) {
+  return match_norm_gradient(cover, node, miss, MaskSource::bits);
 }
 
 }  // namespace fusetape::plan

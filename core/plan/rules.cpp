@@ -10,12 +10,14 @@ using enum Family;
 /// In order: the first row that matches and is supported takes the nodes. Rows without a match function are
 /// passes of their own that are switched here, too.
 constexpr Rule rules[] = {
+    {"batch_norm+relu, mask as bits", batch_norm, "relu_mask", match_batch_norm_relu_mask},
     {"batch_norm+add+relu", batch_norm, "relu", match_batch_norm_add_relu},
     {"batch_norm+relu", batch_norm, "relu", match_batch_norm_relu},
     {"conv2d+bias+relu", convolution, "relu", match_conv_bias_relu},
     {"conv2d+bias", convolution, "bias_add", match_conv_bias},
     {"relu_grad+batch_norm_grad, mask from x", batch_norm, "relu_grad", match_norm_gradient_recomputed},
     {"relu_grad+batch_norm_grad, mask from y", batch_norm, "relu_grad", match_norm_gradient_from_y},
+    {"relu_grad+batch_norm_grad, mask as bits", batch_norm, "relu_grad_mask", match_norm_gradient_from_bits},
     {"relu_grad+bias_grad", convolution, "relu_grad", match_bias_relu_gradient},
     {"sgd_update", optimizer, "sgd_update", match_sgd},
     {"adam_update", optimizer, "adam_update", match_adam},

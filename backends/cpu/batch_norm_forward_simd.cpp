@@ -1,0 +1,119 @@
+#include "backends/cpu/batch_norm_simd.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backends/cpu/batch_norm_forward_simd.cpp"
+#include "hwy/foreach_target.h"
+// After foreach_target.h:
+#include "backends/cpu/channel_vectors-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fusetape::backends::cpu::HWY_NAMESPACE {
+namespace {
+
+template <class T>
+struct Moments {
+  const T* x;
+  const float* shift;
+  float *sum, *square;
+};
+
+template <class T>
+struct MomentsColumn {
+  Vec shift, sum, square;
+  HWY_INLINE MomentsColumn(const Moments<T>& m, std::int64_t column)
+      : shift(pattern(m.shift, column)), sum(pattern(m.sum, column)), square(pattern(m.square, column)) {}
+  template <class Access>
+  HWY_INLINE void row(const Moments<T>& m, const Access& access, std::int64_t at) {
+    const Vec d = hn::Sub(access.load(m.x + at), shift);
+    sum = hn::Add(sum, d);
+    square = hn::MulAdd(d, d, square);
+  }
+  template <class Access>
+  HWY_INLINE void finish(const Moments<T>& m, const Access& access, std::int64_t column) const {
+    access.store(sum, m.sum + column);
+    access.store(square, m.square + column);
+  }
+};
+
+void MomentsF32(const RowBlock& block, const float* x, const float* shift, float* sum, float* square) {
+  run_block<MomentsColumn<float>>(block, Moments<float>{x, shift, sum, square});
+}
+void MomentsBf16(const RowBlock& block, const Bf16* x, const float* shift, float* sum, float* square) {
+  run_block<MomentsColumn<Bf16>>(block, Moments<Bf16>{x, shift, sum, square});
+}
+
+template <class T, int Norms, bool Relu, bool HasZ, bool OnlyY>
+struct ForwardColumn {
+  static constexpr int last = Norms - 1;
+  Vec a0, s0, a1, s1;
+  HWY_INLINE ForwardColumn(const NormForward<T>& n, std::int64_t column)
+      : a0(pattern(n.a[0], column)),
+        s0(pattern(n.s[0], column)),
+        a1(pattern(n.a[last], column)),
+        s1(pattern(n.s[last], column)) {}
+  template <class Access>
+  HWY_INLINE void row(const NormForward<T>& n, const Access& access, std::int64_t at) const {
+    // Everything is read before anything is written: outputs may share a buffer with any of it.
+    const Vec first = hn::MulAdd(a0, access.load(n.x[0] + at), s0);
+    const Vec second = Norms == 2 ? hn::MulAdd(a1, access.load(n.x[last] + at), s1) : first;
+    Vec v = Norms == 2 ? hn::Add(first, second) : first;
+    if constexpr (HasZ) v = hn::Add(v, access.load(n.z + at));
+    if constexpr (!OnlyY) {
+      if (n.normed[0] != nullptr) access.store(first, n.normed[0] + at);
+      if (n.normed[1] != nullptr) access.store(second, n.normed[1] + at);
+      if (n.sum != nullptr) access.store(v, n.sum + at);
+      if (n.mask != nullptr) access.store_bits(hn::Not(blocked<T>(v)), n.mask + at / 8);
+      if (n.y == nullptr) return;
+    }
+    access.store(Relu ? relu(v) : v, n.y + at);
+  }
+  template <class Access>
+  HWY_INLINE void finish(const NormForward<T>&, const Access&, std::int64_t) const {}
+};
+
+template <class T, int Norms, bool HasZ>
+void forward_relu(const RowBlock& block, const NormForward<T>& norm) {
+  norm.only_y() ? run_block<ForwardColumn<T, Norms, true, HasZ, true>>(block, norm)
+                : run_block<ForwardColumn<T, Norms, true, HasZ, false>>(block, norm);
+}
+
+template <class T>
+void forward(const RowBlock& block, const NormForward<T>& norm) {
+  if (!norm.relu) return run_block<ForwardColumn<T, 1, false, false, true>>(block, norm);
+  if (norm.norms == 2) return forward_relu<T, 2, false>(block, norm);
+  norm.z != nullptr ? forward_relu<T, 1, true>(block, norm) : forward_relu<T, 1, false>(block, norm);
+}
+
+void ForwardF32(const RowBlock& block, const NormForward<float>& norm) { forward(block, norm); }
+void ForwardBf16(const RowBlock& block, const NormForward<Bf16>& norm) { forward(block, norm); }
+
+}  // namespace
+}  // namespace fusetape::backends::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fusetape::backends::cpu {
+
+HWY_EXPORT(MomentsF32);
+HWY_EXPORT(MomentsBf16);
+HWY_EXPORT(ForwardF32);
+HWY_EXPORT(ForwardBf16);
+
+void add_shifted_moments(const RowBlock& block, const float* x, const float* shift, float* sum,
+                         float* square) {
+  HWY_DYNAMIC_DISPATCH(MomentsF32)(block, x, shift, sum, square);
+}
+void add_shifted_moments(const RowBlock& block, const Bf16* x, const float* shift, float* sum,
+                         float* square) {
+  HWY_DYNAMIC_DISPATCH(MomentsBf16)(block, x, shift, sum, square);
+}
+
+void apply_norm(const RowBlock& block, const NormForward<float>& norm) {
+  HWY_DYNAMIC_DISPATCH(ForwardF32)(block, norm);
+}
+void apply_norm(const RowBlock& block, const NormForward<Bf16>& norm) {
+  HWY_DYNAMIC_DISPATCH(ForwardBf16)(block, norm);
+}
+
+}  // namespace fusetape::backends::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,154 @@
+// Vectors over the rows of a ChannelRows tensor, once for every target that foreach_target.h goes through.
+#if defined(FUSETAPE_CHANNEL_VECTORS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FUSETAPE_CHANNEL_VECTORS_INL
+#undef FUSETAPE_CHANNEL_VECTORS_INL
+#else
+#define FUSETAPE_CHANNEL_VECTORS_INL
+#endif
+
+#include <cstring>
+
+#include "backends/cpu/channel_rows.hpp"
+#include "backends/cpu/storage.hpp"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fusetape::backends::cpu::HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using Floats = hn::ScalableTag<float>;
+using Words = hn::RebindToUnsigned<Floats>;
+using Halves = hn::Rebind<std::uint16_t, Floats>;
+using Vec = hn::Vec<Floats>;
+using Bits = hn::Mask<Floats>;
+constexpr std::int64_t lanes = static_cast<std::int64_t>(hn::MaxLanes(Floats()));
+static_assert(lanes % 8 == 0, "a vector's mask is whole bytes");
+
+// ---- bf16 in registers ----
+
+HWY_INLINE Vec widened(hn::Vec<Halves> bits) {
+  return hn::BitCast(Floats(), hn::ShiftLeft<16>(hn::PromoteTo(Words(), bits)));
+}
+
+/// The nearest bf16, ties to even, in the upper halves; a NaN stays one.
+HWY_INLINE hn::Vec<Words> nearest(Vec v) {
+  const Words words;
+  const auto bits = hn::BitCast(words, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(words, 1));
+  const auto quiet = hn::Or(bits, hn::Set(words, 0x00400000));
+  return hn::IfThenElse(hn::RebindMask(words, hn::IsNaN(v)), quiet,
+                        hn::Add(bits, hn::Add(odd, hn::Set(words, 0x7fff))));
+}
+HWY_INLINE hn::Vec<Halves> narrowed(Vec v) {
+  return hn::TruncateTo(Halves(), hn::ShiftRight<16>(nearest(v)));
+}
+
+/// v as it is once stored as T.
+template <class T>
+HWY_INLINE Vec rounded(Vec v) {
+  if constexpr (std::is_same_v<T, float>) return v;
+  return hn::BitCast(Floats(), hn::And(nearest(v), hn::Set(Words(), 0xffff0000)));
+}
+
+// ---- memory ----
+
+inline std::uint16_t* halves(Bf16* p) { return reinterpret_cast<std::uint16_t*>(p); }
+inline const std::uint16_t* halves(const Bf16* p) { return reinterpret_cast<const std::uint16_t*>(p); }
+
+/// Whole vectors.
+struct Whole {
+  static HWY_INLINE Vec load(const float* from) { return hn::LoadU(Floats(), from); }
+  static HWY_INLINE Vec load(const Bf16* from) { return widened(hn::LoadU(Halves(), halves(from))); }
+  static HWY_INLINE void store(Vec v, float* to) { hn::StoreU(v, Floats(), to); }
+  static HWY_INLINE void store(Vec v, Bf16* to) { hn::StoreU(narrowed(v), Halves(), halves(to)); }
+  static HWY_INLINE Bits load_bits(const std::uint8_t* from) { return hn::LoadMaskBits(Floats(), from); }
+  static HWY_INLINE void store_bits(Bits bits, std::uint8_t* to) { hn::StoreMaskBits(Floats(), bits, to); }
+};
+
+/// The short vector at the end of a row: reads zeros beyond it, writes nothing there.
+struct Tail {
+  std::size_t count;
+  Bits inside;
+  HWY_INLINE explicit Tail(std::int64_t elements)
+      : count(static_cast<std::size_t>(elements)), inside(hn::FirstN(Floats(), count)) {}
+
+  HWY_INLINE Vec load(const float* from) const { return hn::MaskedLoad(inside, Floats(), from); }
+  HWY_INLINE Vec load(const Bf16* from) const {
+    alignas(64) std::uint16_t buffer[lanes] = {};
+    std::memcpy(buffer, from, count * sizeof(Bf16));
+    return widened(hn::Load(Halves(), buffer));
+  }
+  HWY_INLINE void store(Vec v, float* to) const { hn::BlendedStore(v, inside, Floats(), to); }
+  HWY_INLINE void store(Vec v, Bf16* to) const {
+    alignas(64) std::uint16_t buffer[lanes];
+    hn::Store(narrowed(v), Halves(), buffer);
+    std::memcpy(to, buffer, count * sizeof(Bf16));
+  }
+  HWY_INLINE Bits load_bits(const std::uint8_t* from) const {
+    std::uint8_t bytes[8] = {};
+    std::memcpy(bytes, from, (count + 7) / 8);
+    return hn::LoadMaskBits(Floats(), bytes);
+  }
+  HWY_INLINE void store_bits(Bits bits, std::uint8_t* to) const {
+    std::uint8_t bytes[8] = {};
+    hn::StoreMaskBits(Floats(), hn::And(bits, inside), bytes);
+    std::memcpy(to, bytes, (count + 7) / 8);
+  }
+};
+
+// A pattern has room behind it: no tail needed.
+HWY_INLINE Vec pattern(const float* row, std::int64_t column) { return hn::LoadU(Floats(), row + column); }
+
+// ---- ReLU ----
+
+/// v where !(v ≤ 0), else 0: a NaN stays.
+HWY_INLINE Vec relu(Vec v) { return hn::IfThenZeroElse(hn::Le(v, hn::Zero(Floats())), v); }
+/// Where the ReLU of v, stored as T, lets no gradient pass.
+template <class T>
+HWY_INLINE Bits blocked(Vec v) {
+  return hn::Le(v, hn::Set(Floats(), largest_zero<T>));
+}
+
+// ---- blocks ----
+
+/// Runs a block, strictly in the order of memory: anything else costs half of the bandwidth. A `Column` is
+/// one vector of columns: it loads its patterns and sums when made, handles a row, and stores its sums at the
+/// end. Where four columns are a whole wide row, as for up to 64 channels, they stay in registers; else
+/// patterns and sums stay in L1.
+template <class Column, class Task>
+HWY_INLINE void run_block(const RowBlock block, const Task task) {
+  const std::int64_t end = block.offset + block.rows * block.width;
+  if (block.width == 4 * lanes) {
+    Column c0(task, 0), c1(task, lanes), c2(task, 2 * lanes), c3(task, 3 * lanes);
+    for (std::int64_t at = block.offset; at < end; at += 4 * lanes) {
+      c0.row(task, Whole{}, at);
+      c1.row(task, Whole{}, at + lanes);
+      c2.row(task, Whole{}, at + 2 * lanes);
+      c3.row(task, Whole{}, at + 3 * lanes);
+    }
+    c0.finish(task, Whole{}, 0);
+    c1.finish(task, Whole{}, lanes);
+    c2.finish(task, Whole{}, 2 * lanes);
+    c3.finish(task, Whole{}, 3 * lanes);
+    return;
+  }
+  const std::int64_t whole = block.width / lanes * lanes;
+  const Tail tail(block.width - whole);
+  for (std::int64_t row = block.offset; row < end; row += block.width) {
+    for (std::int64_t column = 0; column < whole; column += lanes) {
+      Column c(task, column);
+      c.row(task, Whole{}, row + column);
+      c.finish(task, Whole{}, column);
+    }
+    if (whole == block.width) continue;
+    Column c(task, whole);
+    c.row(task, tail, row + whole);
+    c.finish(task, tail, whole);
+  }
+}
+
+}  // namespace
+}  // namespace fusetape::backends::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // FUSETAPE_CHANNEL_VECTORS_INL
