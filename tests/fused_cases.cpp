@@ -96,14 +96,14 @@ void add_norms(Cases& cases) {
     cases.push_back({named("bn+relu", x),
                      one,
                      [](In in) { return relu(batch_norm(in[0], in[1], in[2])); },
-                     {.same_bits_bf16 = true, .groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
+                     {.groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
     cases.push_back({named("bn+relu, running statistics", x),
                      one,
                      [](In in) {
                        BatchNormResult n = norm(in);
                        return Results{relu(std::move(n.y)), n.running_mean, n.running_var};
                      },
-                     {.same_bits_bf16 = true, .groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
+                     {.groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
     cases.push_back({named("bn+add+relu", x),
                      with_z,
                      [](In in) { return relu(norm(in).y + in[5]); },
@@ -123,7 +123,7 @@ void add_norms(Cases& cases) {
     cases.push_back({named("bn inference+relu", x),
                      one,
                      [](In in) { return relu(inference(in)); },
-                     {.same_bits_bf16 = true, .groups = {"batch_norm_inference+relu"}}});
+                     {.groups = {"batch_norm_inference+relu"}}});
     cases.push_back({named("bn inference+add+relu", x),
                      with_z,
                      [](In in) { return relu(inference(in) + in[5]); },
@@ -202,14 +202,14 @@ void add_norms_with_readers(Cases& cases) {
                        const Tensor y = norm(in).y;
                        return Results{relu(y), y * 0.5};
                      },
-                     {.same_bits_bf16 = true, .groups = {"batch_norm+relu"}}});
+                     {.groups = {"batch_norm+relu"}}});
     cases.push_back({named("bn inference+relu, a handle on the normalised value", x),
                      norm_inputs(x),
                      [](In in) {
                        const Tensor y = inference(in);
                        return Results{relu(y), y};
                      },
-                     {.same_bits_bf16 = true, .groups = {"batch_norm_inference+relu"}}});
+                     {.groups = {"batch_norm_inference+relu"}}});
     cases.push_back({named("bn+add+relu, a handle on the normalised value", x),
                      with_z,
                      [](In in) {

@@ -64,9 +64,6 @@ struct Flags {
   bool smooth = true;
   /// Fused kernels give the very bits of the single ones.
   bool same_bits = true;
-  /// In bf16, too: what is rounded between the single kernels is rounded inside the fused one, or is not
-  /// changed by it.
-  bool same_bits_bf16 = false;
   /// For f32, of the largest number of a result.
   double tolerance = 1e-5;
   /// Only f32 (and f64): 16 bits would say nothing about it.

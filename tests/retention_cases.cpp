@@ -40,32 +40,27 @@ std::vector<Input> operator+(std::vector<Input> a, const std::vector<Input>& b) 
 /// With 129 channels no row of a kernel is whole bytes of a mask.
 const Shape shapes[] = {{1, 1, 1, 1},  {1, 1, 1, 8},  {2, 1, 1, 24}, {2, 7, 5, 1},  {2, 7, 5, 3},
                         {1, 7, 5, 17}, {1, 7, 5, 24}, {3, 4, 4, 32}, {2, 3, 3, 16}, {5, 33, 31, 9}};
-constexpr Flags exact{.differentiable = false, .same_bits_bf16 = true};
-/// A sum that is 0 in bf16 is none inside a fused kernel: its mask would differ.
-constexpr Flags wide{.differentiable = false, .wide_only = true};
 
-Flags in_group(Flags flags, const char* group) {
-  flags.groups = {group};
-  return flags;
-}
+const Flags forward_only{.differentiable = false};
+Flags in_group(const char* group) { return {.differentiable = false, .groups = {group}}; }
 
 void add_single(Cases& cases) {
   for (const Shape& x :
        {Shape{1}, Shape{7}, Shape{0, 3}, Shape{2, 7, 5, 3}, Shape{3, 8, 24}, Shape{9, 31, 33, 17}}) {
     for (const Kind kind : {Kind::real, Kind::special, Kind::integers}) {
       const Input y{.shape = x, .kind = kind};
-      cases.push_back({named("relu_mask", x), {y}, [](In in) { return relu_mask(in[0]); }, exact});
+      cases.push_back({named("relu_mask", x), {y}, [](In in) { return relu_mask(in[0]); }, forward_only});
       cases.push_back({named("relu_grad_mask", x),
                        {y, y},
                        [](In in) { return relu_grad_mask(in[1], relu_mask(in[0])); },
-                       exact});
+                       forward_only});
     }
   }
   for (const Shape& x : shapes) {
-    cases.push_back(
-        {named("batch_norm_apply", x), norm_inputs(real(x)), [](In in) { return applied(in); }, exact});
+    cases.push_back({named("batch_norm_apply", x), norm_inputs(real(x)), [](In in) { return applied(in); },
+                     forward_only});
     cases.push_back({named("batch_norm_apply of special numbers", x), norm_inputs(special(x)),
-                     [](In in) { return applied(in); }, exact});
+                     [](In in) { return applied(in); }, forward_only});
   }
 }
 
@@ -75,43 +70,42 @@ void add_forward(Cases& cases) {
     const auto trained = [](In in) { return batch_norm(in[0], in[1], in[2]); };
     const auto given = [](In in) { return applied(in); };
     cases.push_back({named("bn+relu, mask only", x), one, [=](In in) { return relu_mask(relu(trained(in))); },
-                     in_group(exact, "batch_norm+relu")});
+                     in_group("batch_norm+relu")});
     cases.push_back({named("bn apply+relu", x), one, [=](In in) { return relu(given(in)); },
-                     in_group(exact, "batch_norm_apply+relu")});
+                     in_group("batch_norm_apply+relu")});
     cases.push_back({named("bn apply+relu of special numbers, mask and the normalised value", x),
                      norm_inputs(special(x)),
                      [=](In in) {
                        const Tensor normal = given(in), y = relu(normal);
                        return Results{y, relu_mask(y), normal};
                      },
-                     in_group(exact, "batch_norm_apply+relu")});
+                     in_group("batch_norm_apply+relu")});
     cases.push_back({named("bn apply+add+relu", x), with_z, [=](In in) { return relu(given(in) + in[5]); },
-                     in_group({.differentiable = false}, "batch_norm_apply+add+relu")});
+                     in_group("batch_norm_apply+add+relu")});
     cases.push_back({named("bn apply twice+add+relu", x), two,
                      [](In in) { return relu(applied(in) + applied(in, 5)); },
-                     in_group({.differentiable = false}, "batch_norm_apply+batch_norm_apply+add+relu")});
+                     in_group("batch_norm_apply+batch_norm_apply+add+relu")});
     cases.push_back({named("bn inference+add+relu, mask only", x), with_z,
                      [](In in) {
                        return relu_mask(
                            relu(batch_norm_inference(in[0], in[1], in[2], in[3], in[4]) + in[5]));
                      },
-                     in_group(wide, "batch_norm_inference+add+relu")});
+                     in_group("batch_norm_inference+add+relu")});
     cases.push_back({named("bn+add+relu, mask and y", x), with_z,
                      [=](In in) {
                        const Tensor y = relu(in[5] + trained(in));
                        return Results{y, relu_mask(y)};
                      },
-                     in_group(wide, "batch_norm+add+relu")});
+                     in_group("batch_norm+add+relu")});
     cases.push_back({named("bn apply twice+add+relu, mask and all inside", x), two,
                      [](In in) {
                        const Tensor a = applied(in), b = applied(in, 5), sum = a + b;
                        return Results{relu_mask(relu(sum)), a, b, sum};
                      },
-                     in_group(wide, "batch_norm_apply+batch_norm_apply+add+relu")});
+                     in_group("batch_norm_apply+batch_norm_apply+add+relu")});
   }
   cases.push_back({"bn+relu, mask of rows that are no whole bytes", norm_inputs(real({3, 129})),
-                   [](In in) { return relu_mask(relu(applied(in))); },
-                   in_group(exact, "batch_norm_apply+relu")});
+                   [](In in) { return relu_mask(relu(applied(in))); }, in_group("batch_norm_apply+relu")});
 }
 
 void add_backward(Cases& cases) {
@@ -121,7 +115,7 @@ void add_backward(Cases& cases) {
                                two = norm_inputs(real(x)) + one;
       cases.push_back({named("gradient of bn+relu, mask as bits", x), one,
                        [](In in) { return norm_grad(relu_grad_mask(in[6], relu_mask(in[5])), in); },
-                       in_group(exact, "relu_grad+batch_norm_grad")});
+                       in_group("relu_grad+batch_norm_grad")});
       cases.push_back({named("gradient of bn+add+relu, mask as bits", x), one,
                        [](In in) {
                          const Tensor masked = relu_grad_mask(in[6], relu_mask(in[5]));
@@ -129,10 +123,10 @@ void add_backward(Cases& cases) {
                          results.push_back(masked);
                          return results;
                        },
-                       in_group(exact, "relu_grad+batch_norm_grad")});
+                       in_group("relu_grad+batch_norm_grad")});
       cases.push_back({named("gradient of a fork after bn+relu, mask as bits", x), one,
                        [](In in) { return norm_grad(relu_grad_mask(in[6] + in[7], relu_mask(in[5])), in); },
-                       in_group(exact, "add+relu_grad+batch_norm_grad")});
+                       in_group("add+relu_grad+batch_norm_grad")});
       cases.push_back({named("gradient of bn+bn+add+relu, mask as bits", x), two,
                        [](In in) {
                          const Tensor masked = relu_grad_mask(in[11], relu_mask(in[10]));
@@ -140,19 +134,20 @@ void add_backward(Cases& cases) {
                          results.insert(results.end(), second.begin(), second.end());
                          return results;
                        },
-                       in_group(exact, "relu_grad+batch_norm_grad+batch_norm_grad")});
+                       in_group("relu_grad+batch_norm_grad+batch_norm_grad")});
       cases.push_back({named("gradient of a fork after bn+bn+add+relu, one dx, mask as bits", x), two,
                        [](In in) {
                          const Tensor masked = relu_grad_mask(in[11] + in[12], relu_mask(in[10]));
                          const Results first = norm_grad(masked, in), second = norm_grad(masked, in, 5);
                          return Results{first[1], second[0], second[2], masked};
                        },
-                       in_group(exact, "add+relu_grad+batch_norm_grad+batch_norm_grad")});
+                       in_group("add+relu_grad+batch_norm_grad+batch_norm_grad")});
     }
   }
   cases.push_back({"gradient of bn+relu, mask of rows that are no whole bytes",
                    norm_inputs(real({3, 129})) + std::vector{real({3, 129}), real({3, 129})},
-                   [](In in) { return norm_grad(relu_grad_mask(in[6], relu_mask(in[5])), in); }, exact});
+                   [](In in) { return norm_grad(relu_grad_mask(in[6], relu_mask(in[5])), in); },
+                   forward_only});
 }
 
 }  // namespace

@@ -54,9 +54,12 @@ struct ForwardColumn {
   template <class Access>
   HWY_INLINE void row(const NormForward<T>& n, const Access& access, std::int64_t at) const {
     // Everything is read before anything is written: outputs may share a buffer with any of it.
-    const Vec first = hn::MulAdd(a0, access.load(n.x[0] + at), s0);
-    const Vec second = Norms == 2 ? hn::MulAdd(a1, access.load(n.x[last] + at), s1) : first;
-    Vec v = Norms == 2 ? hn::Add(first, second) : first;
+    // What is added is rounded to T first, as if it had been stored.
+    Vec first = hn::MulAdd(a0, access.load(n.x[0] + at), s0), second = first;
+    if constexpr (Norms == 2) second = rounded<T>(hn::MulAdd(a1, access.load(n.x[last] + at), s1));
+    if constexpr (Norms == 2 || HasZ) first = rounded<T>(first);
+    Vec v = first;
+    if constexpr (Norms == 2) v = hn::Add(v, second);
     if constexpr (HasZ) v = hn::Add(v, access.load(n.z + at));
     if constexpr (!OnlyY) {
       if (n.normed[0] != nullptr) access.store(first, n.normed[0] + at);

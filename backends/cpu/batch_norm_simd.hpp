@@ -23,7 +23,7 @@ void add_shifted_moments(const RowBlock& block, const float* x, const float* shi
                          float* square);
 void add_shifted_moments(const RowBlock& block, const Bf16* x, const float* shift, float* sum, float* square);
 
-/// y = [relu] (a₀x₀ + s₀ [+ a₁x₁ + s₁] [+ z]).
+/// y = [relu] (a₀x₀ + s₀ [+ a₁x₁ + s₁] [+ z]), each sum rounded to T as the single kernels would.
 template <class T>
 struct NormForward {
   int norms = 1;
@@ -47,7 +47,7 @@ void apply_norm(const RowBlock& block, const NormForward<Bf16>& norm);
 
 enum class MaskFrom : std::uint8_t { nothing, output, input, bits };
 
-/// g' = (g [+ g2]) where the mask lets it pass, and what is made of it. As stored: g + g2 is rounded to T.
+/// g' = (g [+ g2]) where the mask lets it pass, and what is made of it. g + g2 is rounded to T.
 template <class T>
 struct NormBackward {
   int norms = 1;  ///< 0: only g' and its sum
