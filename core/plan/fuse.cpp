@@ -35,6 +35,8 @@ class Fuser {
         } else {
           group->rule = rule.name;
           take(std::move(*group));
+          // A larger group was near, perhaps.
+          if (!miss.reason.empty()) refusals_.note(rule, static_cast<int>(n), std::move(miss));
         }
       }
     }

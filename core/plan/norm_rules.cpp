@@ -12,6 +12,13 @@ const GraphNode* private_norm(const Cover& cover, int value, NearMiss& miss) {
   return norm != nullptr ? norm : private_producer(cover, value, "batch_norm_inference", miss);
 }
 
+bool adds_a_norm(const Graph& graph, int value) {
+  const GraphNode* sum = graph.producer_if(value, "add");
+  return sum != nullptr && std::any_of(sum->inputs.begin(), sum->inputs.end(), [&](int input) {
+           return made_by(graph, input, {"batch_norm"}) || made_by(graph, input, {"batch_norm_inference"});
+         });
+}
+
 NormRoles forward_roles(const Cover& cover, const GraphNode& norm) {
   NormRoles roles;
   roles.node = id_of(cover, norm);
@@ -131,12 +138,19 @@ std::optional<Group> match_batch_norm_relu(const Cover& cover, int node, NearMis
 std::optional<Group> match_batch_norm_add_relu(const Cover& cover, int node, NearMiss& miss) {
   const GraphNode& relu = cover.graph.node(node);
   const GraphNode* sum = private_producer(cover, relu.inputs[0], "add", miss);
-  if (sum == nullptr) return std::nullopt;
+  if (sum == nullptr) {
+    if (!adds_a_norm(cover.graph, relu.inputs[0])) miss = {};
+    return std::nullopt;
+  }
   const int a = sum->inputs[0], b = sum->inputs[1];
-  if (a == b || !same_shape(cover.graph, a, b)) return std::nullopt;
   const GraphNode* first = private_norm(cover, a, miss);
   const GraphNode* second = private_norm(cover, b, miss);
-  if (first == nullptr && second == nullptr) return std::nullopt;
+  if (a == b || (first == nullptr && second == nullptr)) return std::nullopt;
+  if (!same_shape(cover.graph, a, b)) {
+    const GraphNode& norm = first != nullptr ? *first : *second;
+    miss = broadcast_operand(cover.graph, first != nullptr ? b : a, id_of(cover, norm));
+    return std::nullopt;
+  }
 
   Group group;
   group.pattern = Pattern::batch_norm_relu;

@@ -77,10 +77,10 @@ void write_head(std::ostream& out, const Report& report) {
       << "</p>\n<ul class=\"facts\">\n";
   write_fact(out, std::to_string(report.kernels), "kernels");
   write_fact(out, formatted(report.tensor_passes, "%.0f"),
-             "tensor passes (op by op " + formatted(report.unfused_passes, "%.0f") + ")");
-  write_fact(out, megabytes(report.bytes), "moved (op by op " + megabytes(report.unfused_bytes) + ")");
+             "tensor passes (unfused " + formatted(report.unfused_passes, "%.0f") + ")");
+  write_fact(out, megabytes(report.bytes), "moved (unfused " + megabytes(report.unfused_bytes) + ")");
   write_fact(out, megabytes(report.kept_bytes),
-             "kept for backward (op by op " + megabytes(report.unfused_kept_bytes) + ")");
+             "kept for backward (unfused " + megabytes(report.unfused_kept_bytes) + ")");
   write_fact(out, megabytes(report.peak_bytes), "peak beside parameters");
   out << "</ul>\n";
 }
@@ -126,7 +126,7 @@ void write_groups(std::ostream& out, const Report& report) {
 }
 
 void write_kept(std::ostream& out, const Report& report) {
-  out << "<h2>Kept for backward, by op</h2>\n<p>" << megabytes(report.kept_bytes) << "; op by op it would be "
+  out << "<h2>Kept for backward, by op</h2>\n<p>" << megabytes(report.kept_bytes) << "; unfused it would be "
       << megabytes(report.unfused_kept_bytes) << ".</p>\n";
   if (report.kept.empty()) return;
   out << "<table>\n<tr><th>op</th><th class=\"figure\">values</th><th class=\"figure\">bytes</th><th></th>"

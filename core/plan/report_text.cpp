@@ -28,7 +28,7 @@ Row row_of(const GroupReport& group) {
           formatted(group.unfused_passes, "%.0f"),
           megabytes(group.bytes),
           megabytes(group.unfused_bytes),
-          megabytes(group.kept_bytes),
+          group.kept_bytes > 0 ? megabytes(group.kept_bytes) : "",
           (group.milliseconds > 0 ? formatted(group.milliseconds, "%.3f ms") + "  " : "") + place};
 }
 
@@ -52,7 +52,7 @@ void print_totals(std::ostream& out, const Report& report) {
   out << "plan on " << report.backend << ", fusion " << (report.fusion ? "on" : "off") << ": "
       << report.kernels << " kernels, " << formatted(report.tensor_passes, "%.0f") << " tensor passes, kept "
       << megabytes(report.kept_bytes) << ", peak " << megabytes(report.peak_bytes) << '\n'
-      << "  op by op: " << formatted(report.unfused_passes, "%.0f") << " tensor passes, "
+      << "  unfused: " << formatted(report.unfused_passes, "%.0f") << " tensor passes, "
       << megabytes(report.unfused_bytes) << " moved (here " << megabytes(report.bytes) << "), kept "
       << megabytes(report.unfused_kept_bytes) << '\n'
       << "  arena: " << megabytes(report.arena_bytes - report.scratch_bytes) << " (at least "
@@ -80,7 +80,7 @@ std::string Report::to_string() const {
   std::ostringstream out;
   print_totals(out, *this);
   std::vector<Row> rows{
-      {"phase", "group", "kernel", "passes", "op by op", "moved", "op by op", "kept", "where"}};
+      {"phase", "group", "kernel", "passes", "unfused", "moved", "unfused", "kept", "where"}};
   for (const GroupReport& group : groups) rows.push_back(row_of(group));
   print_table(out, rows);
   print_kept(out, *this);
