@@ -379,6 +379,16 @@ TEST_CASE("require_fused: a plan as an expectation") {
   CHECK(contains(message_of([&] { report.require_fused("conv2d"); }), "got 0"));  // it runs, alone
 }
 
+TEST_CASE("a long chain is named by its first ops") {
+  const OnBackend backend("null");
+  Tensor y = ft::ones({4});
+  for (int i = 0; i < 20; ++i) y = ft::exp(y);
+  ft::materialize({y});
+  REQUIRE(ft::explain().kernels == 1);
+  CHECK(contains(ft::explain().to_string(), "exp+exp+... (20 ops)  "));
+  CHECK(ft::explain().groups[0].name.size() == 20 * 4 - 1);
+}
+
 TEST_CASE("FUSETAPE_EXPLAIN tells each new plan once, and never fails a run") {
   const std::string printed = stderr_of_child("1");
   CHECK(occurrences(printed, "plan on null") == 1);

@@ -32,7 +32,7 @@ std::string Report::to_dot() const {
       << "  edge [color=\"#888888\"];\n";
   for (std::size_t g = 0; g < groups.size(); ++g) {
     const GroupReport& group = groups[g];
-    out << "  g" << g << " [label=\"" << escaped(group.name) << "\\n";
+    out << "  g" << g << " [label=\"" << escaped(plan::short_name(group)) << "\\n";
     if (!group.module_path.empty()) out << escaped(group.module_path) << "\\n";
     out << escaped(group.kernel) << "\\n"
         << plan::formatted(group.tensor_passes, "%.0f") << " passes, " << plan::megabytes(group.bytes)

@@ -4,6 +4,13 @@
 
 namespace fusetape::plan {
 
+std::string short_name(const GroupReport& group) {
+  constexpr std::size_t longest = 60, shown = 40;
+  const std::size_t cut = group.name.rfind('+', shown);
+  if (group.name.size() <= longest || cut == std::string::npos) return group.name;
+  return group.name.substr(0, cut) + "+... (" + std::to_string(group.ops) + " ops)";
+}
+
 std::vector<CountedRefusal> count_refusals(const std::vector<RefusalReport>& refusals) {
   std::vector<CountedRefusal> counted;
   for (const RefusalReport& refusal : refusals) {

@@ -22,6 +22,9 @@ inline std::string counted(std::size_t n, const std::string& noun) {
   return std::to_string(n) + " " + noun + (n == 1 ? "" : "s");
 }
 
+/// A long chain's name by its first ops and their number.
+std::string short_name(const GroupReport& group);
+
 /// Near misses of one rule, reason and line are one, with how often it came.
 struct CountedRefusal {
   RefusalReport refusal;

@@ -25,14 +25,19 @@ td.figure, th.figure { text-align: right; font-variant-numeric: tabular-nums; wh
 .facts li { border: 1px solid #e3e3e3; border-radius: 6px; padding: .5rem .8rem; }
 .facts b { display: block; font-size: 1.15rem; font-weight: 600; }
 .phase { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .4em; }
-.forward { background: #6ea8dc; fill: #6ea8dc; } .backward { background: #eda36f; fill: #eda36f; }
-.update { background: #86c17c; fill: #86c17c; }
+.forward { background: #6ea8dc; } .backward { background: #eda36f; } .update { background: #86c17c; }
+td { overflow-wrap: anywhere; }
 .bars { min-width: 180px; }
 .bar { height: 6px; margin: 3px 0; border-radius: 2px; }
 .unfused { background: #d9d9d9; }
 svg { width: 100%; height: auto; background: #fafafa; border: 1px solid #e3e3e3; }
 svg rect { stroke: #fff; stroke-width: .5; }
 )";
+
+const char* colour_of(const std::string& phase) {
+  if (phase == "forward") return "#6ea8dc";
+  return phase == "backward" ? "#eda36f" : "#86c17c";
+}
 
 /// As text or the inside of a quoted attribute. Control characters may not stand in a page.
 std::string escaped(const std::string& text) {
@@ -110,8 +115,8 @@ void write_groups(std::ostream& out, const Report& report) {
   for (std::size_t g = 0; g < report.groups.size(); ++g) {
     const GroupReport& group = report.groups[g];
     out << "<tr><td class=\"figure\">" << g << "</td><td><span class=\"phase " << escaped(group.phase)
-        << "\" title=\"" << escaped(group.phase) << "\"></span>" << escaped(group.name) << "</td><td>"
-        << escaped(group.module_path) << " <span class=\"faint\">" << escaped(group.source)
+        << "\" title=\"" << escaped(group.phase) << "\"></span>" << escaped(plan::short_name(group))
+        << "</td><td>" << escaped(group.module_path) << " <span class=\"faint\">" << escaped(group.source)
         << "</span></td><td>" << escaped(group.kernel);
     if (!group.why.empty()) out << " <span class=\"faint\">" << escaped(group.why) << "</span>";
     out << "</td><td class=\"figure\">" << formatted(group.tensor_passes, "%.0f")
@@ -149,7 +154,8 @@ void write_arena(std::ostream& out, const Report& report) {
   out << "<h2>The arena, step by step</h2>\n<p>" << megabytes(size) << "; "
       << megabytes(report.arena_lower_bound)
       << " are in use at once, so no packing can need less. Scratch beside it: "
-      << megabytes(report.scratch_bytes) << ".</p>\n";
+      << megabytes(report.scratch_bytes)
+      << ". Steps run from left to right, offsets from the bottom up.</p>\n";
   if (size == 0) return;
   const double per_step = width / static_cast<double>(std::max<std::size_t>(report.groups.size(), 1));
   const double per_byte = height / static_cast<double>(size);
@@ -157,7 +163,7 @@ void write_arena(std::ostream& out, const Report& report) {
       << "\" role=\"img\" aria-label=\"arena timeline\">\n";
   for (const ArenaBlockReport& block : report.arena) {
     const double top = height - static_cast<double>(block.offset + block.bytes) * per_byte;
-    out << "<rect class=\"" << escaped(report.groups[static_cast<std::size_t>(block.first_step)].phase)
+    out << "<rect fill=\"" << colour_of(report.groups[static_cast<std::size_t>(block.first_step)].phase)
         << "\" x=\"" << formatted(block.first_step * per_step, "%.2f") << "\" y=\"" << formatted(top, "%.2f")
         << "\" width=\"" << formatted((block.last_step - block.first_step + 1) * per_step, "%.2f")
         << "\" height=\"" << formatted(static_cast<double>(block.bytes) * per_byte, "%.2f") << "\"><title>"

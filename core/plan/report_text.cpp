@@ -22,7 +22,7 @@ Row row_of(const GroupReport& group) {
   place += group.source;
   if (!group.why.empty()) place += "  (" + group.why + ")";
   return {group.phase,
-          group.name,
+          plan::short_name(group),
           group.kernel,
           formatted(group.tensor_passes, "%.0f"),
           formatted(group.unfused_passes, "%.0f"),
