@@ -86,4 +86,17 @@ double tensor_passes(const Graph& graph, const Group& group) {
   return 0;
 }
 
+std::int64_t bytes_moved(const Graph& graph, const std::vector<int>& inputs, const std::vector<int>& outputs,
+                         double passes) {
+  std::int64_t once = 0, largest = 0;
+  for (const std::vector<int>* values : {&inputs, &outputs}) {
+    for (int id : *values) {
+      once += graph.value(id).bytes();
+      largest = std::max(largest, graph.value(id).bytes());
+    }
+  }
+  const double again = std::max(0.0, passes - count_whole(graph, inputs, outputs));
+  return once + static_cast<std::int64_t>(again * static_cast<double>(largest));
+}
+
 }  // namespace fusetape::backends

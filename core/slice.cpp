@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/check.hpp"
+#include "core/explain.hpp"
 
 namespace fusetape::core {
 namespace {
@@ -196,8 +197,18 @@ plan::Plan& Slice::find_or_make_plan() {
   const plan::Options options{.rules = settings.fusion ? settings.rules : plan::in_place_only(),
                               .retention = settings.retention,
                               .deterministic = settings.deterministic,
+                              .threads = settings.threads,
                               .backend = settings.backend};
-  return *tape_.cache.insert(tape_.key_, plan::make_plan(build_graph(), options));
+  plan::Plan& plan = *tape_.cache.insert(tape_.key_, plan::make_plan(build_graph(), options));
+  note_cache(*plan.report);
+  explain_as_asked(*plan.report);
+  return plan;
+}
+
+void Slice::note_cache(Report& report) const {
+  const CacheStats cache = tape_.cache.stats();
+  report.cache_hits = cache.hits;
+  report.cache_misses = cache.misses;
 }
 
 /// Finds every value's bytes. All allocation is here, before the first kernel.
@@ -252,6 +263,7 @@ void Slice::execute(plan::Plan& plan) {
 
 /// Hands buffers to the values that live on and lets go of the rest.
 void Slice::settle(plan::Plan& plan) {
+  note_cache(*plan.report);
   tape_.last_report = plan.report;
   for (Value* value : values_) {
     if (value->state != State::pending) continue;

@@ -25,6 +25,7 @@ class Slice {
   plan::Graph build_graph() const;
   plan::Plan& prepare(Location at);
   plan::Plan& find_or_make_plan();
+  void note_cache(Report& report) const;
 
   void bind(plan::Plan& plan);
   void execute(plan::Plan& plan);

@@ -13,7 +13,12 @@ std::optional<Group> match_conv_bias_relu(const Cover& cover, int node, NearMiss
   const GraphNode* bias = private_producer(cover, relu.inputs[0], "bias_add", miss);
   const GraphNode* conv =
       private_producer(cover, bias != nullptr ? bias->inputs[0] : relu.inputs[0], "conv2d", miss);
-  if (conv == nullptr) return std::nullopt;
+  if (conv == nullptr) {
+    const bool near = made_by(cover.graph, relu.inputs[0], {"bias_add", "conv2d"}) ||
+                      made_by(cover.graph, relu.inputs[0], {"conv2d"});
+    if (!near) miss = {};
+    return std::nullopt;
+  }
   Group group;
   group.pattern = Pattern::convolution;
   group.name = bias != nullptr ? "conv2d+bias+relu" : "conv2d+relu";

@@ -1,7 +1,7 @@
 #include <algorithm>
-#include <cstdio>
-#include <sstream>
+#include <utility>
 
+#include "backends/tensor_passes.hpp"
 #include "core/check.hpp"
 #include "core/plan/passes.hpp"
 
@@ -20,52 +20,130 @@ const char* name_of(Phase phase) {
   return "?";
 }
 
-/// Bytes that a kernel's passes move: the mean size of its whole-tensor operands times their number.
-std::int64_t bytes_moved(const Graph& graph, const Group& group, double passes) {
-  std::int64_t largest = 0;
-  for (int value : group.inputs) largest = std::max(largest, graph.value(value).bytes());
-  for (int value : group.outputs) largest = std::max(largest, graph.value(value).bytes());
-  return static_cast<std::int64_t>(passes * static_cast<double>(largest));
-}
+std::string module_of(const GraphNode& node) { return node.module_path != nullptr ? *node.module_path : ""; }
 
-/// The step before which everything is forward; the number of steps where there is no backward.
-int first_backward_step(const Plan& plan) {
-  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
-    const int last = plan.groups[static_cast<std::size_t>(plan.steps[s].group)].nodes.back();
-    if (plan.graph.node(last).phase != Phase::forward) return static_cast<int>(s);
-  }
-  return static_cast<int>(plan.steps.size());
-}
+/// One kernel, as far as lifetimes go.
+struct Launch {
+  const std::vector<int>& reads;
+  const std::vector<int>& writes;
+  Phase phase;
+};
 
-/// When each value's bytes are last read: by step, or beyond the end where the value is kept.
-std::vector<int> last_uses(const Plan& plan) {
-  const Graph& graph = plan.graph;
-  std::vector<int> last(graph.values.size(), -1);
-  const auto use = [&](int value, int step) {
-    int& at = last[static_cast<std::size_t>(root_of(graph, value))];
-    at = std::max(at, step);
-  };
-  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
-    for (int input : plan.groups[static_cast<std::size_t>(plan.steps[s].group)].inputs)
-      use(input, static_cast<int>(s));
+/// The values that a launch of forward wrote and that are needed when backward begins, in order.
+std::vector<int> kept_for_backward(const Graph& graph, const std::vector<Launch>& launches) {
+  const int end = static_cast<int>(launches.size());
+  int boundary = 0;
+  while (boundary < end && launches[static_cast<std::size_t>(boundary)].phase == Phase::forward) ++boundary;
+
+  std::vector<int> last_use(graph.values.size(), -1);
+  for (int i = 0; i < end; ++i) {
+    for (int value : launches[static_cast<std::size_t>(i)].reads)
+      last_use[static_cast<std::size_t>(root_of(graph, value))] = i;
   }
   for (std::size_t v = 0; v < graph.values.size(); ++v) {
     const GraphValue& value = graph.values[v];
     const bool computed = value.producer >= 0 && !graph.node(value.producer).dead;
-    if (value.keep && computed) use(static_cast<int>(v), static_cast<int>(plan.steps.size()));
+    if (value.keep && computed) last_use[static_cast<std::size_t>(root_of(graph, static_cast<int>(v)))] = end;
   }
-  return last;
+  std::vector<int> kept;
+  for (int i = 0; i < boundary; ++i) {
+    for (int value : launches[static_cast<std::size_t>(i)].writes) {
+      if (last_use[static_cast<std::size_t>(value)] >= boundary) kept.push_back(value);
+    }
+  }
+  return kept;
 }
 
-/// Of the values that the step writes, the bytes still needed when backward begins.
-std::int64_t kept_by(const Plan& plan, const Group& group, const std::vector<int>& last, int boundary) {
-  std::int64_t bytes = 0;
-  for (int output : group.outputs) {
-    const int root = root_of(plan.graph, output);
-    if (root == output && last[static_cast<std::size_t>(root)] >= boundary)
-      bytes += plan.graph.value(output).bytes();
+void describe_kept(const Plan& plan, Report& report) {
+  const Graph& graph = plan.graph;
+  std::vector<Launch> launches;
+  std::vector<int> step_of(graph.values.size(), -1);
+  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
+    const Group& group = plan.groups[static_cast<std::size_t>(plan.steps[s].group)];
+    launches.push_back({group.inputs, group.outputs, graph.node(group.nodes.back()).phase});
+    for (int output : group.outputs) step_of[static_cast<std::size_t>(output)] = static_cast<int>(s);
   }
-  return bytes;
+  for (int id : kept_for_backward(graph, launches)) {
+    const GraphValue& value = graph.value(id);
+    const GraphNode& node = graph.node(value.producer);
+    report.kept.push_back({std::string(node.op->name), module_of(node), place_of(node), value.shape,
+                           value.dtype, value.bytes()});
+    report.kept_bytes += value.bytes();
+    const int step = step_of[static_cast<std::size_t>(id)];
+    report.groups[static_cast<std::size_t>(step)].kept_bytes += value.bytes();
+  }
+}
+
+/// What the group's ops would cost if each were run by itself; what only fusion recomputes costs nothing
+/// then.
+void describe_unfused(const Graph& graph, const Group& group, GroupReport& out) {
+  if (group.pattern == Pattern::single) {
+    out.unfused_passes = out.tensor_passes;
+    out.unfused_bytes = out.bytes;
+    return;
+  }
+  for (int id : group.nodes) {
+    const GraphNode& node = graph.node(id);
+    if (node.op->view || node.recomputed) continue;
+    const double passes = backends::tensor_passes(graph, node);
+    out.unfused_passes += passes;
+    out.unfused_bytes += backends::bytes_moved(graph, node.inputs, node.outputs, passes);
+  }
+}
+
+GroupReport describe_group(const Graph& graph, const Group& group, const backends::Kernel& kernel) {
+  const GraphNode& node = graph.node(group.nodes.back());
+  GroupReport out;
+  out.name = group.name;
+  out.rule = group.rule;
+  out.kernel = kernel.name;
+  out.why = kernel.why;
+  out.module_path = module_of(node);
+  out.source = place_of(node);
+  out.phase = name_of(node.phase);
+  out.ops = static_cast<int>(group.nodes.size());
+  out.tensor_passes = kernel.tensor_passes;
+  out.bytes = backends::bytes_moved(graph, group.inputs, group.outputs, kernel.tensor_passes);
+  describe_unfused(graph, group, out);
+  return out;
+}
+
+void describe_edges(const Plan& plan, Report& report) {
+  std::vector<int> step_of(plan.graph.nodes.size(), -1);
+  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
+    for (int node : plan.groups[static_cast<std::size_t>(plan.steps[s].group)].nodes)
+      step_of[static_cast<std::size_t>(node)] = static_cast<int>(s);
+  }
+  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
+    std::vector<int>& from = report.groups[s].reads_from;
+    for (int input : plan.groups[static_cast<std::size_t>(plan.steps[s].group)].inputs) {
+      const int producer = plan.graph.value(root_of(plan.graph, input)).producer;
+      if (producer >= 0) from.push_back(step_of[static_cast<std::size_t>(producer)]);
+    }
+    std::sort(from.begin(), from.end());
+    from.erase(std::unique(from.begin(), from.end()), from.end());
+  }
+}
+
+void describe_arena(const Plan& plan, Report& report) {
+  std::vector<std::int64_t> change(plan.steps.size() + 1, 0);  // of the bytes in use, by step
+  for (const ArenaBlock& block : plan.arena) {
+    const GraphNode& node = plan.graph.node(plan.graph.value(block.value).producer);
+    const auto bytes = static_cast<std::int64_t>(block.bytes);
+    report.arena.push_back({static_cast<std::int64_t>(block.offset), bytes, block.first, block.last,
+                            std::string(node.op->name), module_of(node)});
+    change[static_cast<std::size_t>(block.first)] += bytes;
+    change[static_cast<std::size_t>(block.last) + 1] -= bytes;
+  }
+  std::int64_t live = 0;
+  for (std::int64_t delta : change) {
+    live += delta;
+    report.arena_lower_bound = std::max(report.arena_lower_bound, live);
+  }
+  report.scratch_bytes = static_cast<std::int64_t>(plan.scratch_bytes);
+  report.arena_bytes = static_cast<std::int64_t>(plan.arena_bytes) + report.scratch_bytes;
+  report.peak_bytes = report.arena_bytes;
+  for (std::int64_t bytes : plan.pooled_bytes) report.peak_bytes += bytes;
 }
 
 }  // namespace
@@ -75,33 +153,31 @@ std::string place_of(const GraphNode& node) {
   return std::string(file.substr(file.find_last_of('/') + 1)) + ":" + std::to_string(node.at.line());
 }
 
+std::int64_t kept_unfused(const Graph& graph) {
+  std::vector<Launch> launches;
+  for (const GraphNode& node : graph.nodes) {
+    if (!node.dead && !node.op->view) launches.push_back({node.inputs, node.outputs, node.phase});
+  }
+  std::int64_t bytes = 0;
+  for (int value : kept_for_backward(graph, launches)) bytes += graph.value(value).bytes();
+  return bytes;
+}
+
 void describe(Plan& plan) {
   Report& report = *plan.report;
-  const int boundary = first_backward_step(plan);
-  const std::vector<int> last = last_uses(plan);
-  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
-    const Group& group = plan.groups[static_cast<std::size_t>(plan.steps[s].group)];
-    const GraphNode& node = plan.graph.node(group.nodes.back());
-    const backends::Kernel& kernel = *plan.steps[s].kernel;
-    GroupReport out;
-    out.name = group.name;
-    out.kernel = kernel.name;
-    out.why = kernel.why;
-    out.module_path = node.module_path != nullptr ? *node.module_path : "";
-    out.source = place_of(node);
-    out.phase = name_of(node.phase);
-    out.ops = static_cast<int>(group.nodes.size());
-    out.tensor_passes = kernel.tensor_passes;
-    out.bytes = bytes_moved(plan.graph, group, kernel.tensor_passes);
-    if (static_cast<int>(s) < boundary) out.kept_bytes = kept_by(plan, group, last, boundary);
-    report.tensor_passes += out.tensor_passes;
-    report.kept_bytes += out.kept_bytes;
-    report.groups.push_back(std::move(out));
+  for (const Step& step : plan.steps) {
+    GroupReport group =
+        describe_group(plan.graph, plan.groups[static_cast<std::size_t>(step.group)], *step.kernel);
+    report.tensor_passes += group.tensor_passes;
+    report.unfused_passes += group.unfused_passes;
+    report.bytes += group.bytes;
+    report.unfused_bytes += group.unfused_bytes;
+    report.groups.push_back(std::move(group));
   }
   report.kernels = static_cast<int>(plan.steps.size());
-  report.arena_bytes = static_cast<std::int64_t>(plan.arena_bytes + plan.scratch_bytes);
-  report.peak_bytes = report.arena_bytes;
-  for (std::int64_t bytes : plan.pooled_bytes) report.peak_bytes += bytes;
+  describe_edges(plan, report);
+  describe_kept(plan, report);
+  describe_arena(plan, report);
 }
 
 void verify(const Plan& plan) {
@@ -128,48 +204,3 @@ void verify(const Plan& plan) {
 }
 
 }  // namespace fusetape::plan
-
-namespace fusetape {
-
-namespace {
-
-/// At least `width` wide, longer where the text is; then two spaces.
-std::string column(std::string text, std::size_t width) {
-  if (text.size() < width) text.append(width - text.size(), ' ');
-  return text + "  ";
-}
-
-std::string number(double value, const char* format) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
-}
-
-std::string megabytes(std::int64_t bytes) { return number(static_cast<double>(bytes) / 1e6, "%.3f MB"); }
-
-}  // namespace
-
-std::string Report::to_string() const {
-  std::ostringstream out;
-  out << "plan on " << backend << ", fusion " << (fusion ? "on" : "off") << ": " << kernels << " kernels, "
-      << number(tensor_passes, "%.0f") << " tensor passes, kept " << megabytes(kept_bytes) << ", peak "
-      << megabytes(peak_bytes) << '\n';
-  for (const GroupReport& group : groups) {
-    out << "  " << column(group.phase, 8) << column(group.name, 40) << column(group.kernel, 32)
-        << column(number(group.tensor_passes, "%.0f passes"), 9) << column(megabytes(group.bytes), 11)
-        << column("kept " + megabytes(group.kept_bytes), 16);
-    if (group.milliseconds > 0) out << column(number(group.milliseconds, "%.3f ms"), 10);
-    if (!group.module_path.empty()) out << group.module_path << "  ";
-    out << group.source;
-    if (!group.why.empty()) out << "  (" << group.why << ')';
-    out << '\n';
-  }
-  for (const RefusalReport& refusal : refusals) {
-    out << "  not fused: " << refusal.rule << " at " << refusal.source << ": " << refusal.reason << '\n';
-  }
-  return out.str();
-}
-
-std::ostream& operator<<(std::ostream& out, const Report& report) { return out << report.to_string(); }
-
-}  // namespace fusetape

@@ -3,7 +3,7 @@
 
 #include "core/check.hpp"
 #include "core/plan/passes.hpp"
-#include "core/plan/rules.hpp"
+#include "core/plan/refusals.hpp"
 
 namespace fusetape::plan {
 namespace {
@@ -12,10 +12,9 @@ constexpr std::size_t longest_chain = 24;
 
 class Fuser {
  public:
-  Fuser(const Graph& graph, const backends::Backend& backend, std::vector<RefusalReport>& refusals)
+  Fuser(const Graph& graph, const backends::Backend& backend)
       : graph_(graph),
         backend_(backend),
-        refusals_(refusals),
         group_of_(graph.nodes.size(), -1),
         spanned_(graph.nodes.size(), 0) {}
 
@@ -29,11 +28,15 @@ class Fuser {
         if (node.dead || !node.op->is(rule.anchor) || group_of_[n] >= 0) continue;
         NearMiss miss;
         std::optional<Group> group = rule.match({graph_, group_of_}, static_cast<int>(n), miss);
-        if (group.has_value()) miss = {refusal(*group), -1};
-        if (group.has_value() && miss.reason.empty()) {
+        if (!group.has_value()) {
+          if (!miss.reason.empty()) refusals_.note(rule, static_cast<int>(n), std::move(miss));
+        } else if (std::string reason = refusal(*group); !reason.empty()) {
+          refusals_.note(rule, static_cast<int>(n), *group, std::move(reason));
+        } else {
+          group->rule = rule.name;
           take(std::move(*group));
-        } else if (!miss.reason.empty()) {
-          note_refusal(rule, node, miss);
+          // A larger group was near, perhaps.
+          if (!miss.reason.empty()) refusals_.note(rule, static_cast<int>(n), std::move(miss));
         }
       }
     }
@@ -45,6 +48,7 @@ class Fuser {
       if (!chainable(static_cast<int>(n))) continue;
       Group chain;
       chain.pattern = Pattern::pointwise;
+      chain.rule = "pointwise";
       chain.nodes = {static_cast<int>(n)};
       grow(chain);
       if (chain.nodes.size() < 2) continue;
@@ -67,15 +71,10 @@ class Fuser {
     }
   }
 
+  std::vector<RefusalReport> refusals() const { return refusals_.report(graph_, group_of_); }
   std::vector<Group> groups() && { return std::move(groups_); }
 
  private:
-  void note_refusal(const Rule& rule, const GraphNode& node, const NearMiss& miss) {
-    const int producer = miss.value >= 0 ? graph_.value(miss.value).producer : -1;
-    const std::string where = producer >= 0 ? " (" + place_of(graph_.node(producer)) + ")" : "";
-    refusals_.push_back({std::string(rule.name), miss.reason + where, place_of(node)});
-  }
-
   /// Why the group cannot be; empty: it can.
   std::string refusal(Group& group) {
     find_boundary(graph_, group);
@@ -161,7 +160,7 @@ class Fuser {
 
   const Graph& graph_;
   const backends::Backend& backend_;
-  std::vector<RefusalReport>& refusals_;
+  Refusals refusals_;
   std::vector<int> group_of_;
   std::vector<Group> groups_;
   std::vector<int> spanned_;  ///< by node: how many groups have members both up to it and after it
@@ -202,10 +201,11 @@ void find_boundary(const Graph& graph, Group& group) {
 
 std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, RuleSet rules,
                         std::vector<RefusalReport>& refusals) {
-  Fuser fuser(graph, backend, refusals);
+  Fuser fuser(graph, backend);
   fuser.apply_rules(rules);
   if (has_rule(rules, "pointwise")) fuser.chain_pointwise();
   fuser.cover_rest();
+  refusals = fuser.refusals();
   return std::move(fuser).groups();
 }
 

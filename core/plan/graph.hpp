@@ -172,6 +172,7 @@ struct BatchNormReluGrad {
 struct Group {
   Pattern pattern = Pattern::single;
   std::string name;        ///< full op names: "batch_norm+add+relu"
+  std::string rule;        ///< the row of the fusion table that made it; empty: a single node
   std::vector<int> nodes;  ///< in recorded order; run one by one they are the group's meaning
   std::vector<int> inputs,
       outputs;  ///< values read from and written for the outside, each once, no order of meaning

@@ -158,16 +158,20 @@ std::optional<Group> match_batch_norm_relu(const Cover& cover, int node, NearMis
 }
 
 /// y = relu(norm(x) + z), and with both summands normalised the same way: relu(norm₁(x₁) + norm₂(x₂)).
-std::optional<Group> match_batch_norm_add_relu(const Cover& cover, int node, NearMiss&) {
+std::optional<Group> match_batch_norm_add_relu(const Cover& cover, int node, NearMiss& miss) {
   const Graph& graph = cover.graph;
   const GraphNode& relu = graph.node(node);
   const GraphNode* sum = graph.producer_if(relu.inputs[0], "add");
   if (sum == nullptr) return std::nullopt;
   const int add = id_of(cover, *sum), a = sum->inputs[0], b = sum->inputs[1];
-  if (!cover.free(add) || a == b || !same_shape(graph, a, b)) return std::nullopt;
   const GraphNode* first = free_norm(cover, a);
   const GraphNode* second = free_norm(cover, b);
-  if (first == nullptr && second == nullptr) return std::nullopt;
+  if (!cover.free(add) || a == b || (first == nullptr && second == nullptr)) return std::nullopt;
+  if (!same_shape(graph, a, b)) {
+    const GraphNode& norm = first != nullptr ? *first : *second;
+    miss = broadcast_operand(graph, first != nullptr ? b : a, id_of(cover, norm));
+    return std::nullopt;
+  }
 
   Group group;
   group.pattern = Pattern::batch_norm_relu;

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,8 @@ std::string place_of(const GraphNode& node);
 
 /// What explain() says of the plan.
 void describe(Plan& plan);
+/// Bytes alive between forward and backward if every node were run by itself.
+std::int64_t kept_unfused(const Graph& graph);
 
 /// Throws (an internal assertion) where a group reads what no earlier one wrote, or two live values share
 /// bytes.

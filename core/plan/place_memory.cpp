@@ -16,6 +16,7 @@ std::size_t aligned(std::int64_t bytes) {
 /// One stretch of memory: the values that share it (views, and results written in place) and when it is in
 /// use.
 struct Block {
+  int value = -1;  ///< the first of them
   std::size_t bytes = 0;
   int first = forever, last = -1;  ///< steps
   bool keep = false;
@@ -41,7 +42,7 @@ class Placer {
       const int root = root_of(graph_, static_cast<int>(v));
       if (root != static_cast<int>(v)) continue;
       block_of_[v] = static_cast<int>(blocks_.size());
-      blocks_.push_back({.bytes = aligned(graph_.values[v].bytes())});
+      blocks_.push_back({.value = static_cast<int>(v), .bytes = aligned(graph_.values[v].bytes())});
     }
     for (std::size_t v = 0; v < graph_.values.size(); ++v) {
       const GraphValue& value = graph_.values[v];
@@ -119,6 +120,11 @@ class Placer {
       if (block.written && block.external < 0 && !block.keep) temporaries.push_back(static_cast<int>(b));
     }
     const std::vector<std::size_t> offsets = pack(temporaries);
+    for (int b : temporaries) {
+      const Block& block = blocks_[static_cast<std::size_t>(b)];
+      plan_.arena.push_back(
+          {offsets[static_cast<std::size_t>(b)], block.bytes, block.first, block.last, block.value});
+    }
     std::vector<int> pooled(blocks_.size(), -1);
     plan_.storage.resize(graph_.values.size());
     plan_.pointers.assign(graph_.values.size(), nullptr);

@@ -23,6 +23,13 @@ struct Storage {
   std::size_t offset = 0;
 };
 
+/// A stretch of the arena and the steps, both inclusive, that it is in use.
+struct ArenaBlock {
+  std::size_t offset = 0, bytes = 0;
+  int first = 0, last = 0;
+  int value = -1;  ///< the first that it holds
+};
+
 struct Step {
   std::unique_ptr<backends::Kernel> kernel;
   int group = 0;
@@ -36,6 +43,7 @@ struct Plan {
   std::vector<Step> steps;
   std::vector<Storage> storage;            ///< by value
   std::vector<std::int64_t> pooled_bytes;  ///< by pooled buffer
+  std::vector<ArenaBlock> arena;
   std::size_t arena_bytes = 0;
   std::size_t scratch_bytes = 0;  ///< at the arena's end
   std::shared_ptr<Report> report;
@@ -46,6 +54,7 @@ struct Options {
   RuleSet rules = all_rules;
   Retention retention = Retention::fastest;
   bool deterministic = false;
+  int threads = 1;
   backends::Backend* backend = nullptr;
 };
 

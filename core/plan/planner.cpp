@@ -18,6 +18,18 @@ bool skipped(std::string_view pass) {
   return padded.find("," + std::string(pass) + ",") != std::string::npos;
 }
 
+const char* name_of(Retention retention) {
+  switch (retention) {
+    case Retention::fastest:
+      return "fastest";
+    case Retention::balanced:
+      return "balanced";
+    case Retention::smallest:
+      return "smallest";
+  }
+  return "?";
+}
+
 /// Every node reads what an earlier, living node wrote.
 [[maybe_unused]] void check_graph(const Graph& graph) {
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
@@ -68,20 +80,29 @@ void choose_kernels(Plan& plan, backends::Backend& backend) {
   }
 }
 
+std::shared_ptr<Report> begin_report(const Options& options) {
+  auto report = std::make_shared<Report>();
+  report->backend = options.backend->name();
+  report->fusion = (options.rules & ~in_place_only()) != 0;
+  report->retention = name_of(options.retention);
+  report->deterministic = options.deterministic;
+  report->threads = options.threads;
+  return report;
+}
+
 }  // namespace
 
 std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
   auto plan = std::make_unique<Plan>();
   plan->graph = std::move(graph);
-  plan->report = std::make_shared<Report>();
-  plan->report->backend = options.backend->name();
-  plan->report->fusion = (options.rules & ~in_place_only()) != 0;
+  plan->report = begin_report(options);
 
   const RuleSet rules = skipped("fuse") ? options.rules & in_place_only() : options.rules;
   Passes passes(*plan);
   passes.run_optional("merge equal nodes", [&] { merge_equal_nodes(plan->graph); });
   passes.run_optional("drop dead nodes", [&] { drop_dead_nodes(plan->graph); });
   passes.run("find consumers", [&] { find_consumers(plan->graph); });
+  plan->report->unfused_kept_bytes = kept_unfused(plan->graph);  // before a pass decides what to recompute
   passes.run("fuse",
              [&] { plan->groups = fuse(plan->graph, *options.backend, rules, plan->report->refusals); });
   passes.run("schedule", [&] { schedule(plan->graph, plan->groups); });

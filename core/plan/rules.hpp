@@ -20,7 +20,8 @@ struct Cover {
 /// Why a rule that nearly matched does not: worth telling where `reason` is set.
 struct NearMiss {
   std::string reason;
-  int value = -1;  ///< that stands in the way: its source line is shown
+  int value = -1;    ///< that stands in the way: its source line is shown
+  int outside = -1;  ///< the node that stays out of the group for it; -1: the value's producer
 };
 
 /// The steps of the ladder (`compare_fusion --ladder`).

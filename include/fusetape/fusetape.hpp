@@ -9,6 +9,7 @@
 #include "fusetape/nn.hpp"
 #include "fusetape/ops.hpp"
 #include "fusetape/optim.hpp"
+#include "fusetape/report.hpp"
 #include "fusetape/runtime.hpp"
 #include "fusetape/shape.hpp"
 #include "fusetape/tensor.hpp"

@@ -1,12 +1,11 @@
 #pragma once
 #include <cstdint>
-#include <functional>
 #include <initializer_list>
-#include <iosfwd>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "fusetape/report.hpp"
 #include "fusetape/tensor.hpp"
 
 namespace fusetape {
@@ -71,48 +70,6 @@ struct GeneratorState {
 };
 GeneratorState generator_state();
 void set_generator_state(GeneratorState state);
-
-/// One kernel launch of a plan.
-struct GroupReport {
-  std::string name;         ///< "batch_norm+add+relu"
-  std::string kernel;       ///< what runs it: "onednn:brgconv:avx512_core"
-  std::string why;          ///< where the reference's loops have to: why no faster kernel could
-  std::string module_path;  ///< of its last op
-  std::string source;       ///< "model.cpp:42" of its last op
-  std::string phase;        ///< "forward", "backward" or "update"
-  int ops = 1;
-  double tensor_passes = 0;     ///< whole-tensor reads and writes
-  std::int64_t bytes = 0;       ///< moved by those passes
-  std::int64_t kept_bytes = 0;  ///< of its outputs, alive between forward and backward
-  double milliseconds = 0;      ///< of the last run; 0 unless set_profiling(true)
-};
-
-/// A group that a rule could not make, and why.
-struct RefusalReport {
-  std::string rule, reason, source;
-};
-
-/// What the last run of this thread did.
-struct Report {
-  std::vector<GroupReport> groups;
-  std::vector<RefusalReport> refusals;
-  std::string backend;
-  bool fusion = true;
-  int kernels = 0;
-  double tensor_passes = 0;
-  std::int64_t kept_bytes =
-      0;  ///< alive between the last forward and the first backward kernel, beside parameters, inputs
-  std::int64_t peak_bytes =
-      0;  ///< arena plus pool at the worst moment, beside parameters and optimizer state
-  std::int64_t arena_bytes = 0;  ///< one allocation for everything that is dead at the end of the run
-  double planning_ms = 0;        ///< all passes and kernel creation
-  std::vector<std::pair<std::string, double>> pass_ms;  ///< each planner pass by name
-  std::string to_string() const;
-};
-
-/// The report of the last plan that this thread ran.
-const Report& explain();
-std::ostream& operator<<(std::ostream& out, const Report& report);
 
 struct CacheStats {
   std::int64_t hits = 0, misses = 0, plans = 0;
