@@ -40,6 +40,13 @@ class Kernel {
   std::string why;           ///< why no faster one: the refusals of the candidates before it
 };
 
+/// What the device does in a second, roughly: for the planner's estimates.
+struct Speed {
+  double flops = 1e11;       ///< f32
+  double half_flops = 1e11;  ///< bf16, f16
+  double bytes = 1e10;
+};
+
 struct Support {
   bool ok = true;
   std::string reason;  ///< why not
@@ -54,6 +61,7 @@ class Backend {
   virtual void free(void* data, std::size_t bytes) = 0;
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void synchronize() = 0;
+  virtual Speed speed() const { return {}; }
   /// Threads that kernels compiled from now on by this thread may use.
   virtual void set_threads(int threads) { static_cast<void>(threads); }
   /// Whether a fused group can run as one kernel. Single nodes always can.

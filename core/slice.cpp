@@ -19,7 +19,18 @@ std::uint64_t word_of(const void* pointer) { return reinterpret_cast<std::uintpt
 
 }  // namespace
 
-Slice::Slice(Tape& tape, std::span<Node* const> nodes) : tape_(tape), nodes_(nodes) {}
+Slice::Slice(Tape& tape, std::span<Node* const> nodes)
+    : tape_(tape),
+      nodes_(nodes),
+      values_(tape.lists_.values),
+      externals_(tape.lists_.externals),
+      pooled_(tape.lists_.pooled) {}
+
+Slice::~Slice() {
+  values_.clear();
+  externals_.clear();
+  pooled_.clear();
+}
 
 void Slice::run(Location at) {
   number_values();
@@ -178,6 +189,7 @@ plan::Graph Slice::build_graph() const {
     out.at = node->at;
     out.module_path = node->module_path;
     const int id = static_cast<int>(graph.nodes.size());
+    out.recorded = id;
     for (Value* input : node->inputs) out.inputs.push_back(notes(*input).id);
     for (int i = 0; i < node->output_count; ++i) {
       const int value = notes(node->outputs[i]).id;
@@ -253,7 +265,7 @@ void Slice::execute(plan::Plan& plan) {
         step.kernel->run(args);
       }
     } catch (const Error& error) {
-      const Node& node = *nodes_[static_cast<std::size_t>(step.node)];
+      const Node& node = *nodes_[static_cast<std::size_t>(plan.graph.node(step.node).recorded)];
       const std::string path = node.module_path != nullptr ? *node.module_path : "";
       throw Error(std::string(node.op->name), error.message(), node.at, path);
     }

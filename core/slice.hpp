@@ -11,6 +11,9 @@ namespace fusetape::core {
 class Slice {
  public:
   Slice(Tape& tape, std::span<Node* const> nodes);
+  ~Slice();
+  Slice(const Slice&) = delete;
+  Slice& operator=(const Slice&) = delete;
 
   void run(Location at);
 
@@ -33,10 +36,11 @@ class Slice {
 
   Tape& tape_;
   std::span<Node* const> nodes_;
-  std::vector<Value*> values_;     ///< by id
-  std::vector<Value*> externals_;  ///< the slice's inputs, in order of first use
+  // The tape's, so that their capacity serves the next slice.
+  std::vector<Value*>& values_;     ///< by id
+  std::vector<Value*>& externals_;  ///< the slice's inputs, in order of first use
+  std::vector<BufferRef>& pooled_;
   mutable std::unordered_map<const Value*, FlushNotes> foreign_;  ///< of inputs that another thread made
-  std::vector<BufferRef> pooled_;
 };
 
 }  // namespace fusetape::core

@@ -59,7 +59,12 @@ class Tape {
   std::byte* arena(std::size_t bytes);
 
   std::vector<Node*> pending_;  ///< referenced
-  plan::PlanCache::Key key_;    ///< of the slice that runs; kept for its capacity
+  // Of the slice that runs; kept for their capacity.
+  plan::PlanCache::Key key_;
+  struct {
+    std::vector<Value*> values, externals;
+    std::vector<BufferRef> pooled;
+  } lists_;
   std::byte* scratch_ = nullptr;
   std::int64_t pending_bytes_ = 0;
   BufferRef arena_buffer_;

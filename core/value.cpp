@@ -15,6 +15,7 @@ constexpr std::size_t longest_list = 16'384;
 /// Freed nodes by output count. Thread-local: a node freed on another thread joins that thread's list.
 struct NodeLists {
   std::vector<void*> lists[pooled_outputs + 1];
+  std::vector<Node*> doomed;  ///< of the chain that is being freed; kept for its capacity
   ~NodeLists() {
     for (auto& list : lists) {
       for (void* block : list) ::operator delete(block);
@@ -68,7 +69,10 @@ void reference(Node* node) { node->refs.fetch_add(1, std::memory_order_relaxed);
 
 void dereference(Node* node) {
   if (node->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  std::vector<Node*> doomed{node};  // chains are as long as the user's program: no recursion
+  // Chains are as long as the user's program: no recursion. Nothing below comes back here.
+  std::vector<Node*> own;
+  std::vector<Node*>& doomed = NodeLists::gone ? own : node_lists().doomed;
+  doomed.push_back(node);
   while (!doomed.empty()) {
     Node* next = doomed.back();
     doomed.pop_back();

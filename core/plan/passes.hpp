@@ -17,6 +17,9 @@ void drop_dead_nodes(Graph& graph);
 /// Who reads what, among the nodes that are left; every later pass stands on it.
 void find_consumers(Graph& graph);
 
+/// Replaces what backward reads of forward's values by masks and recomputations, where `options` ask for it.
+void decide_retention(Graph& graph, const Options& options);
+
 /// Covers every live node that needs a kernel with exactly one group, by the rules where they apply, singly
 /// elsewhere. Refusals are kept with their reasons.
 std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, RuleSet rules,

@@ -97,18 +97,20 @@ std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
   plan->graph = std::move(graph);
   plan->report = begin_report(options);
 
-  const RuleSet rules = skipped("fuse") ? options.rules & in_place_only() : options.rules;
+  Options chosen = options;
+  if (skipped("fuse")) chosen.rules &= in_place_only();
   Passes passes(*plan);
   passes.run_optional("merge equal nodes", [&] { merge_equal_nodes(plan->graph); });
   passes.run_optional("drop dead nodes", [&] { drop_dead_nodes(plan->graph); });
   passes.run("find consumers", [&] { find_consumers(plan->graph); });
   plan->report->unfused_kept_bytes = kept_unfused(plan->graph);  // before a pass decides what to recompute
+  passes.run_optional("decide retention", [&] { decide_retention(plan->graph, chosen); });
   passes.run("fuse",
-             [&] { plan->groups = fuse(plan->graph, *options.backend, rules, plan->report->refusals); });
+             [&] { plan->groups = fuse(plan->graph, *options.backend, chosen.rules, plan->report->refusals); });
   passes.run("schedule", [&] { schedule(plan->graph, plan->groups); });
   passes.run("choose kernels", [&] { choose_kernels(*plan, *options.backend); });
   passes.run("place memory",
-             [&] { place_memory(*plan, has_rule(rules, "share in place") && !skipped("share in place")); });
+             [&] { place_memory(*plan, has_rule(chosen.rules, "share in place") && !skipped("share in place")); });
   passes.run("describe", [&] { describe(*plan); });
   passes.run("verify", [&] { verify(*plan); });
   return plan;

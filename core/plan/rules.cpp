@@ -22,6 +22,7 @@ constexpr Rule rules[] = {
     {"sgd_update", optimizer, "sgd_update", match_sgd},
     {"adam_update", optimizer, "adam_update", match_adam},
     {"pointwise", pointwise, "", nullptr},
+    {"mask", memory, "", nullptr},
     {"recompute", memory, "", nullptr},
     {"share in place", memory, "", nullptr},
 };

@@ -1,0 +1,14 @@
+#pragma once
+#include "backends/backend.hpp"
+#include "core/plan/graph.hpp"
+
+/// Estimates of time, for choices between plans: arithmetic at the device's peak or bytes at its bandwidth,
+/// whichever takes longer.
+namespace fusetape::plan {
+
+/// Of one node run alone, in seconds.
+double seconds_of(const Graph& graph, const GraphNode& node, const backends::Speed& speed);
+/// Of all living nodes.
+double seconds_of(const Graph& graph, const backends::Speed& speed);
+
+}  // namespace fusetape::plan

@@ -1,0 +1,114 @@
+// What backward is given of forward's values: kept, as a mask, or computed again. No choice changes a number.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "fusetape/fusetape.hpp"
+#include "helpers.hpp"
+
+namespace ft = fusetape;
+using ft::Retention;
+using ft::Tensor;
+using fusetape::tests::OnBackend;
+
+namespace {
+
+class Retain {
+ public:
+  explicit Retain(Retention retention) : before_(ft::retention()) { ft::set_retention(retention); }
+  ~Retain() { ft::set_retention(before_); }
+  Retain(const Retain&) = delete;
+  Retain& operator=(const Retain&) = delete;
+
+ private:
+  Retention before_;
+};
+
+constexpr Retention all[] = {Retention::fastest, Retention::balanced, Retention::smallest};
+
+/// One training step's report.
+ft::Report train_step(ft::nn::Module& model, std::int64_t batch, std::int64_t size) {
+  ft::optim::SGD sgd(model.parameters(), {.lr = 0.1, .momentum = 0.9});
+  const Tensor images = ft::rand({batch, size, size, 3});
+  const Tensor loss = ft::cross_entropy(model(images), ft::zeros({batch}, ft::DType::i64));
+  loss.backward();
+  sgd.step();
+  return ft::explain();
+}
+
+std::int64_t groups_named(const ft::Report& report, const std::string& name) {
+  return std::count_if(report.groups.begin(), report.groups.end(),
+                       [&](const ft::GroupReport& group) { return group.name == name; });
+}
+
+/// Parameters after two steps, and running statistics.
+std::vector<std::vector<float>> trained(Retention retention) {
+  const Retain retain(retention);
+  ft::manual_seed(3);
+  ft::nn::ResNet model({.blocks = {1, 1, 1}, .width = 8, .classes = 10});
+  for (int step = 0; step < 2; ++step) train_step(model, 3, 8);
+  std::vector<std::vector<float>> values;
+  for (const auto& [name, cell] : model.state()) {
+    if (cell.dtype() == ft::DType::f32) values.push_back(cell.value().to_vector());
+  }
+  return values;
+}
+
+}  // namespace
+
+TEST_CASE("what ResNet-20 keeps for backward at batch 128") {
+  const OnBackend backend("null");
+  std::int64_t before = 0;
+  for (const Retention retention : all) {
+    CAPTURE(static_cast<int>(retention));
+    const Retain retain(retention);
+    ft::nn::ResNet model = ft::nn::resnet20({.classes = 10});
+    const ft::Report report = train_step(model, 128, 32);
+    if (retention == Retention::fastest) {
+      CHECK(report.kept_bytes < 205'000'000);
+      CHECK(groups_named(report, "batch_norm_apply+relu") == 0);
+    } else {
+      CHECK(report.kept_bytes < before);
+    }
+    if (retention == Retention::balanced) {
+      CHECK(report.kept_bytes <= 160'000'000);
+      CHECK(report.peak_bytes <= 190'000'000);
+      CHECK(groups_named(report, "batch_norm_apply+relu") >= 9);  // the inner ReLU of each block
+    }
+    before = report.kept_bytes;
+  }
+}
+
+TEST_CASE("no choice of retention changes a bit") {
+  const std::vector<std::vector<float>> fastest = trained(Retention::fastest);
+  CHECK(fastest.size() > 20);
+  CHECK(trained(Retention::balanced) == fastest);
+  CHECK(trained(Retention::smallest) == fastest);
+}
+
+TEST_CASE("a ReLU whose sign is all that backward needs keeps a bit of each element") {
+  const OnBackend backend("cpu");
+  const auto kept = [&](Retention retention) {
+    const Retain retain(retention);
+    const Tensor x = ft::variable(ft::randn({4, 8, 8, 16})), w = ft::variable(ft::randn({16, 3, 3, 16}));
+    const Tensor y = ft::relu(ft::conv2d(x, w, {.padding = {1, 1}}));
+    const Tensor loss = ft::mean(ft::global_avg_pool(y));
+    const std::vector<Tensor> gradients = ft::grad({loss}, {x, w});
+    ft::materialize();
+    return ft::explain().kept_bytes;
+  };
+  const std::int64_t elements = 4 * 8 * 8 * 16;
+  CHECK(kept(Retention::fastest) == 4 * elements);
+  CHECK(kept(Retention::smallest) == elements / 8);
+}
+
+TEST_CASE("what a live handle names is neither masked away nor computed again") {
+  const OnBackend backend("cpu");
+  const Retain retain(Retention::smallest);
+  const Tensor x = ft::variable(ft::randn({2, 4, 4, 8}));
+  const Tensor y = ft::relu(x * 2.0), z = ft::gelu(y);
+  const std::vector<Tensor> gradients = ft::grad({ft::sum(z * z)}, {x});
+  const std::vector<float> inputs = x.to_vector(), outputs = y.to_vector();
+  for (std::size_t i = 0; i < inputs.size(); ++i) CHECK(outputs[i] == std::max(0.0F, 2 * inputs[i]));
+}
