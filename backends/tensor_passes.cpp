@@ -74,6 +74,8 @@ double tensor_passes(const Graph& graph, const Group& group) {
       return group.conv.z >= 0 ? 3 : 2;
     case Pattern::conv_grad_input_add:
       return 3;
+    case Pattern::conv_grad_weight_cast:
+      return 2;
     case Pattern::bias_relu_grad:
       return 3;
     case Pattern::batch_norm_relu:

@@ -51,7 +51,24 @@ dnnl::memory OnednnKernel::scratch(const dnnl::memory::desc& desc) {
   return scratch_.back().memory;
 }
 
-void OnednnKernel::add(const dnnl::primitive& primitive, std::initializer_list<Argument> arguments,
+dnnl::memory OnednnKernel::read(const Operand& operand, const dnnl::memory::desc& wanted) {
+  const dnnl::memory stored = value(operand.value, operand.stored);
+  if (wanted == operand.stored) return stored;
+  const dnnl::memory converted = scratch(wanted);
+  add_reorder(stored, converted);
+  return converted;
+}
+
+dnnl::memory OnednnKernel::place(const Operand& operand, const dnnl::memory::desc& wanted) {
+  return wanted == operand.stored ? value(operand.value, operand.stored) : scratch(wanted);
+}
+
+void OnednnKernel::store(const dnnl::memory& written, const Operand& operand) {
+  if (written.get_desc() == operand.stored) return;
+  add_reorder(written, value(operand.value, operand.stored));
+}
+
+void OnednnKernel::add(const dnnl::primitive& primitive, const std::vector<Argument>& arguments,
                        const dnnl::memory::desc& scratchpad) {
   Step step{primitive, {}};
   for (const auto& [index, memory] : arguments) step.arguments.push_back({index, memory.get()});

@@ -1,6 +1,5 @@
 #pragma once
 #include <dnnl.hpp>
-#include <initializer_list>
 #include <span>
 #include <string>
 #include <utility>
@@ -28,6 +27,14 @@ Support supported_by_onednn(Body&& body) {
   }
 }
 
+/// A graph value, and how its elements lie in memory.
+struct Operand {
+  int value = -1;  ///< -1: absent
+  dnnl::memory::desc stored;
+
+  bool present() const { return value >= 0; }
+};
+
 /// Primitives that run in order. Primitives, memories and argument lists are made once; a run only sets the
 /// memories' pointers.
 class OnednnKernel final : public Kernel {
@@ -36,10 +43,16 @@ class OnednnKernel final : public Kernel {
   dnnl::memory value(int id, const dnnl::memory::desc& desc);
   /// A part of the scratch of its own.
   dnnl::memory scratch(const dnnl::memory::desc& desc);
+  /// The operand as `wanted`: its own bytes, or reordered and converted into scratch by a step added here.
+  dnnl::memory read(const Operand& operand, const dnnl::memory::desc& wanted);
+  /// Where a primitive that writes `wanted` puts the operand: its own bytes, or scratch. After the primitive,
+  /// store() adds the step that brings it home from there.
+  dnnl::memory place(const Operand& operand, const dnnl::memory::desc& wanted);
+  void store(const dnnl::memory& written, const Operand& operand);
 
   using Argument = std::pair<int, dnnl::memory>;
   /// `scratchpad`: what the primitive's descriptor asks for.
-  void add(const dnnl::primitive& primitive, std::initializer_list<Argument> arguments,
+  void add(const dnnl::primitive& primitive, const std::vector<Argument>& arguments,
            const dnnl::memory::desc& scratchpad);
   void add_reorder(const dnnl::memory& from, const dnnl::memory& to);
 

@@ -5,7 +5,6 @@
 
 /// A convolution's epilogue, and the first pass of its backward.
 namespace fusetape::plan {
-namespace {}  // namespace
 
 /// y = relu(conv(x, w) + b), with or without the bias.
 std::optional<Group> match_conv_bias_relu(const Cover& cover, int node, NearMiss& miss) {
@@ -74,6 +73,23 @@ std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, Near
     return group;
   }
   return std::nullopt;
+}
+
+/// A bf16 convolution's weight gradient, wanted as f32 (by an update of f32 weights).
+std::optional<Group> match_conv_grad_weight_cast(const Cover& cover, int node, NearMiss& miss) {
+  const GraphNode& cast = cover.graph.node(node);
+  const GraphNode* conv = private_producer(cover, cast.inputs[0], "conv2d_grad_weight", miss);
+  if (conv == nullptr) return std::nullopt;
+  const DType narrow = cover.graph.value(cast.inputs[0]).dtype,
+              wide = cover.graph.value(cast.outputs[0]).dtype;
+  if (narrow != DType::bf16 || wide != DType::f32) return std::nullopt;
+  Group group;
+  group.pattern = Pattern::conv_grad_weight_cast;
+  group.name = "conv2d_grad_weight+cast";
+  group.nodes = {id_of(cover, *conv), node};
+  group.conv_grad_cast = {
+      .x = conv->inputs[0], .g = conv->inputs[1], .dw = cast.outputs[0], .conv_node = group.nodes[0]};
+  return group;
 }
 
 }  // namespace fusetape::plan

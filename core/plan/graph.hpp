@@ -61,12 +61,13 @@ enum class Pattern : std::uint8_t {
   single,
   pointwise,    ///< a chain of pointwise nodes of one output shape; kernels read the nodes; roles: Chain
   convolution,  ///< roles: Convolution
-  conv_grad_input_add,   ///< roles: ConvGradInputAdd
-  matrix_product,        ///< roles: MatrixProduct
-  bias_relu_grad,        ///< roles: BiasReluGrad (backward of conv+bias+relu: g' and db in one pass)
-  batch_norm_relu,       ///< roles: BatchNormRelu
-  batch_norm_relu_grad,  ///< roles: BatchNormReluGrad
-  max_pool_relu_grad,    ///< roles: MaxPoolReluGrad
+  conv_grad_input_add,    ///< roles: ConvGradInputAdd
+  conv_grad_weight_cast,  ///< roles: ConvGradWeightCast
+  matrix_product,         ///< roles: MatrixProduct
+  bias_relu_grad,         ///< roles: BiasReluGrad (backward of conv+bias+relu: g' and db in one pass)
+  batch_norm_relu,        ///< roles: BatchNormRelu
+  batch_norm_relu_grad,   ///< roles: BatchNormReluGrad
+  max_pool_relu_grad,     ///< roles: MaxPoolReluGrad
   optimizer,  ///< every sgd_update / adam_update node of a slice with the same scalars; roles: Updates
 };
 
@@ -90,6 +91,15 @@ struct Convolution {
 struct ConvGradInputAdd {
   int g = -1, w = -1, other = -1;
   int dx = -1;
+  int conv_node = -1;
+};
+
+/// dw = cast(conv2d_grad_weight(x, g)) to a wider dtype: the sums are written without being rounded to x's
+/// first, so that dw agrees with the nodes run one by one within that rounding, and is the more exact of the
+/// two.
+struct ConvGradWeightCast {
+  int x = -1, g = -1;
+  int dw = -1;
   int conv_node = -1;
 };
 
@@ -180,6 +190,7 @@ struct Group {
 
   Convolution conv;
   ConvGradInputAdd conv_grad_add;
+  ConvGradWeightCast conv_grad_cast;
   MatrixProduct product;
   MaxPoolReluGrad pool_grad;
   Chain chain;

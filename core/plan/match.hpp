@@ -26,7 +26,7 @@ Match match_batch_norm_relu_mask, match_batch_norm_add_relu, match_batch_norm_re
 Match match_norm_gradient_recomputed, match_norm_gradient_from_y, match_norm_gradient_from_bits;
 // conv_rules.cpp
 Match match_conv_bias_relu, match_conv_bias;
-Match match_bias_relu_gradient;
+Match match_bias_relu_gradient, match_conv_grad_weight_cast;
 // update_rules.cpp
 Match match_sgd, match_adam;
 

@@ -19,6 +19,7 @@ constexpr Rule rules[] = {
     {"relu_grad+batch_norm_grad, mask from y", batch_norm, "relu_grad", match_norm_gradient_from_y},
     {"relu_grad+batch_norm_grad, mask as bits", batch_norm, "relu_grad_mask", match_norm_gradient_from_bits},
     {"relu_grad+bias_grad", convolution, "relu_grad", match_bias_relu_gradient},
+    {"conv2d_grad_weight+cast", convolution, "cast", match_conv_grad_weight_cast},
     {"sgd_update", optimizer, "sgd_update", match_sgd},
     {"adam_update", optimizer, "adam_update", match_adam},
     {"pointwise", pointwise, "", nullptr},

@@ -1,0 +1,190 @@
+#include <optional>
+
+#include "backends/cpu/conv_onednn.hpp"
+#include "core/op_attrs.hpp"
+
+/// Which of oneDNN's implementations computes a convolution: the fastest that is sound.
+namespace fusetape::backends::cpu {
+namespace {
+
+using dnnl::memory;
+using plan::Graph;
+
+constexpr memory::data_type f32 = memory::data_type::f32;
+constexpr memory::data_type bf16 = memory::data_type::bf16;
+
+// ---- descriptions -----------------------------------------------------------------------------------------
+
+memory::data_type type_of(const plan::GraphValue& value) { return value.dtype == DType::bf16 ? bf16 : f32; }
+
+Operand image(const Graph& graph, int id) {
+  const Shape& s = graph.value(id).shape;
+  return {id, {{s[0], s[3], s[1], s[2]}, type_of(graph.value(id)), memory::format_tag::nhwc}};
+}
+
+/// {O, kh, kw, I/g} as oneDNN names its axes: {O, I, kh, kw}, or {g, O/g, I/g, kh, kw}.
+Operand weights(const Graph& graph, int id, std::int64_t groups) {
+  const Shape& s = graph.value(id).shape;
+  const memory::data_type type = type_of(graph.value(id));
+  const std::int64_t out = s[0] / groups, kh = s[1], kw = s[2], in = s[3];
+  const std::int64_t filter = kh * kw * in;
+  if (groups == 1) return {id, {{out, in, kh, kw}, type, memory::dims{filter, 1, kw * in, in}}};
+  return {id, {{groups, out, in, kh, kw}, type, memory::dims{out * filter, filter, 1, kw * in, in}}};
+}
+
+// ---- what is sound ----------------------------------------------------------------------------------------
+
+/// Faults of oneDNN 3.2, found by comparing every implementation with double arithmetic over random shapes,
+/// between guard bands and with NaN in its scratchpad.
+bool unsound(const Convolution& conv, const std::string& implementation) {
+  const memory::dims x = conv.x.stored.get_dims(), y = conv.y.stored.get_dims();
+  if (implementation.starts_with("jit_1x1") || implementation.starts_with("jit_bf16_1x1")) {
+    // Strided pixels are gathered by whole vectors, beyond the end of the scratchpad.
+    if (conv.strided() && (x[1] % 16 != 0 || y[1] % 16 != 0)) return true;
+    // bf16 channels are multiplied in pairs: the last of an odd number is paired with the next pixel's first.
+    const std::int64_t summed = conv.pass == ConvPass::grad_input ? y[1] : x[1];
+    return implementation.starts_with("jit_bf16") && conv.pass != ConvPass::grad_weight && summed % 2 != 0;
+  }
+  if (implementation.starts_with("jit_bf16") && conv.pass == ConvPass::grad_weight) {
+    // It reads parts of its scratchpad that it never wrote.
+    return conv.dilated() || x[3] < conv.strides[1];
+  }
+  return false;
+}
+
+template <class Make, class Accept>
+auto first_that(Make make, Accept accept) -> std::optional<decltype(make())> {
+  auto desc = make();
+  do {
+    if (accept(std::string(desc.impl_info_str()))) return desc;
+  } while (desc.next_impl());
+  return std::nullopt;
+}
+
+// ---- what is fast -----------------------------------------------------------------------------------------
+
+/// oneDNN offers its implementations in an order of its own, brgconv first. The direct ones are faster in
+/// NHWC for backward-data (with a stride by half), and for strided forward convolutions.
+template <class Make>
+auto choose(const Convolution& conv, bool prefer_direct, Make make) {
+  auto first = first_that(make, [&](const std::string& name) { return !unsound(conv, name); });
+  if (!first) throw dnnl::error(dnnl_unimplemented, "no implementation of this convolution is sound");
+  const std::string name = first->impl_info_str();  // "brgconv:avx512_core"
+  if (!prefer_direct || !name.starts_with("brg")) return *first;
+  const std::string instructions = name.substr(name.rfind(':') + 1);
+  auto direct = first_that(make, [&](const std::string& other) {
+    return other.starts_with("jit") && other.ends_with(instructions) && !unsound(conv, other);
+  });
+  return direct ? *direct : *first;
+}
+
+memory::desc any_weights(const Convolution& conv) {
+  const memory::desc offered = conv.offered(conv.w);
+  return {offered.get_dims(), offered.get_data_type(), memory::format_tag::any};
+}
+
+/// What a gradient's descriptor wants beside its own: the forward convolution, all in the images' type.
+dnnl::convolution_forward::primitive_desc hint(const Convolution& conv) {
+  const memory::desc x = conv.offered(conv.x), y = conv.offered(conv.y);
+  const memory::desc w(conv.w.stored.get_dims(), x.get_data_type(), memory::format_tag::any);
+  return {onednn_engine(),
+          dnnl::prop_kind::forward_training,
+          dnnl::algorithm::convolution_direct,
+          x,
+          w,
+          y,
+          conv.strides,
+          conv.dilates,
+          conv.padding,
+          conv.padding,
+          onednn_attributes()};
+}
+
+/// Whether oneDNN computes it with the CPU's bf16 instructions. What emulates them is slower than f32.
+bool runs_in_bf16(const Convolution& conv) {
+  try {
+    const std::string implementation = implementation_of(conv);
+    return implementation.ends_with("_bf16") || implementation.find("amx") != std::string::npos;
+  } catch (const dnnl::error&) {
+    return false;  // no bf16 at all on this CPU
+  }
+}
+
+}  // namespace
+
+memory::desc Convolution::offered(const Operand& operand) const {
+  const memory::desc& stored = operand.stored;
+  if (!through_f32 || !operand.present() || stored.get_data_type() == f32) return stored;
+  return {stored.get_dims(), f32, stored.get_strides()};
+}
+
+Convolution describe_convolution(const Graph& graph, const ConvRoles& roles) {
+  const auto a = graph.node(roles.node).attrs.as<core::ConvAttrs>();
+  Convolution conv{.pass = roles.pass, .relu = roles.relu};
+  conv.x = image(graph, roles.x);
+  conv.y = image(graph, roles.y);
+  conv.w = weights(graph, roles.w, a.groups);
+  if (roles.bias >= 0) {
+    const plan::GraphValue& bias = graph.value(roles.bias);
+    conv.bias = {roles.bias, {{bias.shape[0]}, type_of(bias), memory::format_tag::x}};
+  }
+  conv.strides = {a.stride_h, a.stride_w};
+  conv.dilates = {a.dilation_h - 1, a.dilation_w - 1};
+  conv.padding = {a.pad_h, a.pad_w};
+  if (conv.x.stored.get_data_type() == bf16) conv.through_f32 = !runs_in_bf16(conv);
+  return conv;
+}
+
+dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv, bool relu) {
+  dnnl::primitive_attr attributes = onednn_attributes();
+  if (relu) {
+    dnnl::post_ops post;
+    post.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
+    attributes.set_post_ops(post);
+  }
+  const memory::desc x = conv.offered(conv.x), y = conv.offered(conv.y), w = any_weights(conv);
+  const memory::desc bias = conv.bias.present() ? conv.offered(conv.bias) : memory::desc();
+  return choose(conv, conv.strided(), [&] {
+    return dnnl::convolution_forward::primitive_desc(
+        onednn_engine(), dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct, x, w, bias,
+        y, conv.strides, conv.dilates, conv.padding, conv.padding, attributes);
+  });
+}
+
+dnnl::convolution_backward_data::primitive_desc grad_input_desc(const Convolution& conv) {
+  const auto forward = hint(conv);
+  const memory::desc dx = conv.offered(conv.x), dy = conv.offered(conv.y), w = any_weights(conv);
+  return choose(conv, true, [&] {
+    return dnnl::convolution_backward_data::primitive_desc(
+        onednn_engine(), dnnl::algorithm::convolution_direct, dx, w, dy, conv.strides, conv.dilates,
+        conv.padding, conv.padding, forward, onednn_attributes());
+  });
+}
+
+dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Convolution& conv) {
+  const auto forward = hint(conv);
+  const memory::desc x = conv.offered(conv.x), dy = conv.offered(conv.y), dw = any_weights(conv);
+  return choose(conv, false, [&] {
+    return dnnl::convolution_backward_weights::primitive_desc(
+        onednn_engine(), dnnl::algorithm::convolution_direct, x, dw, dy, conv.strides, conv.dilates,
+        conv.padding, conv.padding, forward, onednn_attributes());
+  });
+}
+
+std::string implementation_of(const Convolution& conv) {
+  switch (conv.pass) {
+    case ConvPass::grad_input:
+      return grad_input_desc(conv).impl_info_str();
+    case ConvPass::grad_weight:
+      return grad_weight_desc(conv).impl_info_str();
+    case ConvPass::forward:
+      break;
+  }
+  return forward_desc(conv, conv.relu).impl_info_str();
+}
+
+std::string kernel_name(const Convolution& conv, const std::string& implementation) {
+  return "onednn:" + implementation + (conv.through_f32 ? ", through f32" : "");
+}
+
+}  // namespace fusetape::backends::cpu
