@@ -26,6 +26,7 @@ class CrossEntropyKernel final : public Kernel {
         labels_(node.inputs[gradient_ ? 2 : 1]),
         g_(gradient_ ? node.inputs[0] : -1),
         y_(node.outputs[0]),
+        dtype_(graph.value(logits_).dtype),
         label_type_(graph.value(labels_).dtype),
         rows_(graph.value(logits_).shape),
         at_(node.at),
@@ -36,7 +37,8 @@ class CrossEntropyKernel final : public Kernel {
     return {{logits_, y_}};
   }
 
-  /// For each part: a block of powers, a sum and the first row with a bad label.
+  /// For each part: a block of powers, of widened logits and of gradients before they are narrowed, a sum and
+  /// the first row with a bad label.
   std::size_t scratch_bytes() const override { return carve(nullptr).bytes; }
 
   void run(const KernelArgs& args) override {
@@ -59,7 +61,7 @@ class CrossEntropyKernel final : public Kernel {
  private:
   enum class Reduction : std::uint8_t { mean, sum, none };
   struct Scratch {
-    float* powers = nullptr;
+    float *powers = nullptr, *logits = nullptr, *gradients = nullptr;
     double* losses = nullptr;
     std::int64_t* bad_rows = nullptr;
     std::size_t bytes = 0;
@@ -68,11 +70,32 @@ class CrossEntropyKernel final : public Kernel {
   Scratch carve(std::byte* base) const {
     ScratchCarver carver(base);
     Scratch scratch;
-    scratch.powers = carver.take<float>(rows_.parts * static_cast<std::int64_t>(rows_.block_floats()));
+    const std::int64_t blocks = rows_.parts * static_cast<std::int64_t>(rows_.block_floats());
+    scratch.powers = carver.take<float>(blocks);
+    scratch.logits = carver.take<float>(dtype_ == DType::f32 ? 0 : blocks);
+    scratch.gradients = carver.take<float>(dtype_ == DType::f32 ? 0 : blocks);
     scratch.losses = carver.take<double>(rows_.parts);
     scratch.bad_rows = carver.take<std::int64_t>(rows_.parts);
     scratch.bytes = carver.used();
     return scratch;
+  }
+
+  float* block_of(float* blocks, int part) const {
+    return blocks + static_cast<std::size_t>(part) * rows_.block_floats();
+  }
+  const float* logits(const KernelArgs& args, const Scratch& scratch, int part, std::int64_t first,
+                      std::int64_t rows) const {
+    return read_floats(dtype_, args.in<std::byte>(logits_), first * rows_.length, rows * rows_.length,
+                       block_of(scratch.logits, part));
+  }
+  double incoming(const KernelArgs& args, std::int64_t row) const {
+    float g = 0;
+    return *read_floats(dtype_, args.in<std::byte>(g_), row, 1, &g);
+  }
+  void write_loss(const KernelArgs& args, std::int64_t row, double loss) const {
+    const auto rounded = static_cast<float>(loss);
+    store_block(dtype_, &rounded,
+                args.out<std::byte>(y_) + row * static_cast<std::int64_t>(size_of(dtype_)), 1);
   }
 
   Reduction reduction() const { return static_cast<Reduction>(attrs_.reduction); }
@@ -94,8 +117,8 @@ class CrossEntropyKernel final : public Kernel {
   void loss_block(const KernelArgs& args, const Scratch& scratch, int part, std::int64_t first,
                   std::int64_t rows) const {
     const std::int64_t classes = rows_.length;
-    const float* x = args.in<float>(logits_) + first * classes;
-    float* const powers = scratch.powers + static_cast<std::size_t>(part) * rows_.block_floats();
+    const float* x = logits(args, scratch, part, first, rows);
+    float* const powers = block_of(scratch.powers, part);
     exp_rows(x, powers, rows, classes);
     for (std::int64_t row = 0; row < rows; ++row, x += classes) {
       const std::int64_t target = checked_label(args, scratch, part, first + row);
@@ -108,7 +131,7 @@ class CrossEntropyKernel final : public Kernel {
             (1 - attrs_.label_smoothing) * loss + attrs_.label_smoothing / static_cast<double>(classes) * all;
       }
       scratch.losses[part] += loss;
-      if (reduction() == Reduction::none) args.out<float>(y_)[first + row] = static_cast<float>(loss);
+      if (reduction() == Reduction::none) write_loss(args, first + row, loss);
     }
   }
 
@@ -116,7 +139,7 @@ class CrossEntropyKernel final : public Kernel {
     double total = 0;
     for (int part = 0; part < rows_.parts; ++part) total += scratch.losses[part];
     if (reduction() == Reduction::mean) total /= static_cast<double>(rows_.count);
-    *args.out<float>(y_) = static_cast<float>(total);
+    write_loss(args, 0, total);
   }
 
   /// dx = g·(softmax(x) − target), over the number of rows for the mean.
@@ -124,11 +147,13 @@ class CrossEntropyKernel final : public Kernel {
                       std::int64_t rows) const {
     const std::int64_t classes = rows_.length;
     const double everywhere = attrs_.label_smoothing / static_cast<double>(classes);
-    float* dx = args.out<float>(y_) + first * classes;
-    exp_rows(args.in<float>(logits_) + first * classes, dx, rows, classes);
+    float* dx = float_room(dtype_, args.out<std::byte>(y_), first * classes,
+                           block_of(scratch.gradients, part));
+    float* const gradients = dx;
+    exp_rows(logits(args, scratch, part, first, rows), dx, rows, classes);
     for (std::int64_t row = 0; row < rows; ++row, dx += classes) {
       const std::int64_t target = checked_label(args, scratch, part, first + row);
-      double scale = args.in<float>(g_)[reduction() == Reduction::none ? first + row : 0];
+      double scale = incoming(args, reduction() == Reduction::none ? first + row : 0);
       if (reduction() == Reduction::mean) scale /= static_cast<double>(rows_.count);
       const double to_probability = 1 / sum(dx, classes);
       const double at_target = dx[target] * to_probability - (1 - attrs_.label_smoothing) - everywhere;
@@ -137,6 +162,7 @@ class CrossEntropyKernel final : public Kernel {
       for (std::int64_t i = 0; i < classes; ++i) dx[i] = dx[i] * factor - shift;
       dx[target] = static_cast<float>(scale * at_target);
     }
+    write_floats(dtype_, gradients, args.out<std::byte>(y_), first * classes, rows * classes);
   }
 
   [[noreturn]] void fail(const KernelArgs& args, std::int64_t row) const {
@@ -149,7 +175,7 @@ class CrossEntropyKernel final : public Kernel {
   CrossEntropyAttrs attrs_;
   bool gradient_;
   int logits_, labels_, g_, y_;
-  DType label_type_;
+  DType dtype_, label_type_;
   Rows rows_;
   Location at_;
   std::string module_path_;
@@ -162,7 +188,7 @@ bool is_cross_entropy(const GraphNode& node) {
 Support supports_cross_entropy(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.nodes[0]);
   if (group.pattern != Pattern::single || !is_cross_entropy(node)) return {.ok = false, .reason = {}};
-  return f32_only(graph, node);
+  return f32_or_half(graph, node);
 }
 
 std::unique_ptr<Kernel> make_cross_entropy(const Graph& graph, const Group& group) {

@@ -1,172 +1,256 @@
-#include <cblas.h>
-
-#include <limits>
-#include <optional>
+#include <dnnl.hpp>
 #include <string>
 
 #include "backends/cpu/candidates.hpp"
+#include "backends/cpu/channel_rows.hpp"
+#include "backends/cpu/matrix_product.hpp"
+#include "backends/cpu/nan_keeping_relu.hpp"
 #include "backends/cpu/onednn_engine.hpp"
-#include "core/op_attrs.hpp"
+#include "backends/cpu/pointwise_blocks.hpp"
 
-/// matmul. f32 goes to oneDNN, whose threads and kernels are the better ones from about 128×128×128 on;
-/// smaller products, and f64, go to OpenBLAS, which needs no primitive and is as fast there.
+/// matmul, alone and with bias, activation or a cast. f32 and bf16 go to oneDNN, whose threads and kernels are
+/// the better ones from about 128×128×128 on; smaller f32 products, and f64, go to OpenBLAS, which needs no
+/// primitive and is as fast there. What neither multiplies goes through f32.
 namespace fusetape::backends::cpu {
 namespace {
 
-using dnnl::memory;
 using plan::Graph;
 using plan::Group;
+using plan::Pattern;
 
 constexpr std::int64_t small_product = std::int64_t{1} << 18;  ///< multiply-adds
 
-struct Matrix {
-  int id = -1;
-  std::int64_t batch = 1, rows = 0, columns = 0;  ///< as multiplied
-  bool transposed = false;                        ///< stored {columns, rows}
+/// The pointers of a run with some of them exchanged.
+class Redirected {
+ public:
+  explicit Redirected(const Graph& graph) : values_(graph.values.size(), nullptr) {}
 
-  std::int64_t elements() const { return rows * columns; }
-  /// Between the starts of two stored rows.
-  std::int64_t leading() const { return transposed ? rows : columns; }
+  void set(int value, const void* at) { values_[static_cast<std::size_t>(value)] = const_cast<void*>(at); }
+  KernelArgs args(std::byte* scratch) const { return {.values = values_.data(), .scratch = scratch}; }
+
+ private:
+  std::vector<void*> values_;
 };
 
-/// c = a·b for each of `batch` pairs; a matrix of batch 1 serves all.
-struct Product {
-  std::int64_t batch = 1;
-  Matrix a, b, c;
-};
+// ---- 16 bits through f32 ----------------------------------------------------------------------------------
 
-Matrix matrix_of(const Graph& graph, int id, bool transposed) {
-  const Shape& shape = graph.value(id).shape;
-  const int rank = shape.rank();
-  Matrix m{.id = id, .rows = shape[rank - 2], .columns = shape[rank - 1]};
-  for (int axis = 0; axis < rank - 2; ++axis) m.batch *= shape[axis];
-  if (transposed) std::swap(m.rows, m.columns);
-  m.transposed = transposed && m.rows > 1 && m.columns > 1;  // a vector's bytes are the same either way
-  return m;
+/// Calls f(first, count) for blocks of `elements`, on all threads.
+template <class F>
+void for_blocks(std::int64_t elements, F f) {
+  constexpr std::int64_t block = 1 << 13;
+#pragma omp parallel for schedule(static)
+  for (std::int64_t first = 0; first < elements; first += block) f(first, std::min(block, elements - first));
 }
 
-std::optional<Product> product_of(const Graph& graph, const Group& group) {
-  if (group.pattern != plan::Pattern::single) return std::nullopt;
-  const plan::GraphNode& node = graph.node(group.nodes[0]);
-  if (!node.op->is("matmul")) return std::nullopt;
-  const auto attrs = node.attrs.as<core::MatmulAttrs>();
-  Product p;
-  p.a = matrix_of(graph, node.inputs[0], attrs.transpose_a != 0);
-  p.b = matrix_of(graph, node.inputs[1], attrs.transpose_b != 0);
-  p.c = matrix_of(graph, node.outputs[0], false);
-  p.batch = p.c.batch;
-  if (p.batch > 1 && p.b.batch == 1 && !p.a.transposed) {
-    // Rows of all batches below each other: one larger product.
-    for (Matrix* m : {&p.a, &p.c}) m->rows *= std::exchange(m->batch, 1);
-    p.batch = 1;
+/// Widens a and b into scratch, multiplies there, and narrows the product.
+class ThroughF32 final : public Kernel {
+ public:
+  ThroughF32(const Graph& graph, const Product& outer, std::unique_ptr<Kernel> product)
+      : outer_(outer), product_(std::move(product)), inner_(graph) {
+    name = product_->name + ", through f32";
+    tensor_passes = outer.c.dtype == DType::f32 ? 7 : 9;
   }
+
+  void run(const KernelArgs& args) override {
+    const Scratch scratch = carve(args.scratch);
+    widen(args, outer_.a, scratch.a);
+    widen(args, outer_.b, scratch.b);
+    void* const c = narrows() ? scratch.c : args.values[outer_.c.id];
+    inner_.set(outer_.c.id, c);
+    product_->run(inner_.args(scratch.product));
+    if (!narrows()) return;
+    for_blocks(stored(outer_.c), [&](std::int64_t first, std::int64_t count) {
+      store_block(outer_.c.dtype, scratch.c + first, args.out<std::uint16_t>(outer_.c.id) + first,
+                  static_cast<std::size_t>(count));
+    });
+  }
+
+  std::size_t scratch_bytes() const override { return carve(nullptr).bytes; }
+
+ private:
+  struct Scratch {
+    std::byte* product = nullptr;
+    float *a = nullptr, *b = nullptr, *c = nullptr;
+    std::size_t bytes = 0;
+  };
+
+  static std::int64_t stored(const Matrix& m) { return m.batch * m.elements(); }
+  bool narrows() const { return outer_.c.dtype != DType::f32; }
+
+  Scratch carve(std::byte* base) const {
+    ScratchCarver carver(base);
+    Scratch scratch;
+    scratch.product = carver.take<std::byte>(static_cast<std::int64_t>(product_->scratch_bytes()));
+    scratch.a = carver.take<float>(stored(outer_.a));
+    scratch.b = carver.take<float>(stored(outer_.b));
+    scratch.c = carver.take<float>(narrows() ? stored(outer_.c) : 0);
+    scratch.bytes = carver.used();
+    return scratch;
+  }
+
+  void widen(const KernelArgs& args, const Matrix& m, float* to) {
+    const auto* from = args.in<std::uint16_t>(m.id);
+    for_blocks(stored(m), [&](std::int64_t first, std::int64_t count) {
+      load_block(m.dtype, from + first, to + first, static_cast<std::size_t>(count));
+    });
+    inner_.set(m.id, to);
+  }
+
+  Product outer_;
+  std::unique_ptr<Kernel> product_;
+  Redirected inner_;
+};
+
+// ---- what follows the product -----------------------------------------------------------------------------
+
+/// A product and, in a pass of their own over what the cache still holds of it, the pointwise nodes behind it.
+class WithEpilogue final : public Kernel {
+ public:
+  /// The product writes `written`; where nobody else wants that, in the place of the group's result.
+  WithEpilogue(const Graph& graph, const Group& group, int written, std::unique_ptr<Kernel> product,
+               std::unique_ptr<Kernel> epilogue)
+      : inputs_(group.inputs),
+        outputs_(group.outputs),
+        written_(written),
+        target_(written == group.product.pre ? written : group.product.y),
+        product_(std::move(product)),
+        epilogue_(std::move(epilogue)),
+        inner_(graph) {
+    name = product_->name + " + " + epilogue_->name;
+    tensor_passes = product_->tensor_passes + epilogue_->tensor_passes;
+  }
+
+  void run(const KernelArgs& args) override {
+    for (int id : inputs_) inner_.set(id, args.values[id]);
+    for (int id : outputs_) inner_.set(id, args.values[id]);
+    inner_.set(written_, args.values[target_]);
+    product_->run(inner_.args(args.scratch));
+    epilogue_->run(inner_.args(args.scratch));
+  }
+
+  std::size_t scratch_bytes() const override {
+    return std::max(product_->scratch_bytes(), epilogue_->scratch_bytes());
+  }
+
+ private:
+  std::vector<int> inputs_, outputs_;
+  int written_, target_;
+  std::unique_ptr<Kernel> product_, epilogue_;
+  Redirected inner_;
+};
+
+/// The group's nodes from `first` on, as a pointwise group of their own.
+Group epilogue_of(const Group& group, std::size_t first, int reads) {
+  Group rest;
+  rest.pattern = Pattern::pointwise;
+  rest.nodes.assign(group.nodes.begin() + static_cast<std::ptrdiff_t>(first), group.nodes.end());
+  rest.inputs = {reads};
+  rest.outputs = {group.product.y};
+  if (first == 1 && group.product.bias >= 0) {
+    rest.inputs.push_back(group.product.bias);
+    if (group.product.pre >= 0) rest.outputs.push_back(group.product.pre);
+  }
+  return rest;
+}
+
+const Candidate& pointwise() { return pointwise_programs()[0]; }
+
+std::unique_ptr<Kernel> with_epilogue(const Graph& graph, const Group& group, std::size_t first, int written,
+                                      std::unique_ptr<Kernel> product) {
+  const Group rest = epilogue_of(group, first, written);
+  auto epilogue = pointwise().make(graph, rest);
+  epilogue->name = pointwise().name;
+  epilogue->tensor_passes = static_cast<double>(1 + rest.outputs.size());
+  return std::make_unique<WithEpilogue>(graph, group, written, std::move(product), std::move(epilogue));
+}
+
+/// Whether nodes follow the product, other than a cast that it makes itself.
+bool has_epilogue(const Group& group) {
+  return group.pattern == Pattern::matrix_product &&
+         (group.product.bias >= 0 || group.product.activation != plan::Activation::none);
+}
+
+// ---- candidates: oneDNN -----------------------------------------------------------------------------------
+
+/// The product with as much of what follows as oneDNN's own epilogue does: the bias, and a ReLU whose operand
+/// nobody wants. Its GELU is exact to absolute rounding only, ours to relative rounding.
+Product with_own_epilogue(const Graph& graph, const Group& group, Product p) {
+  if (!has_epilogue(group)) return p;
+  const plan::MatrixProduct& roles = group.product;
+  p.bias = roles.bias;
+  if (roles.bias >= 0) p.c.id = graph.node(group.nodes[1]).outputs[0];
+  p.relu = roles.activation == plan::Activation::relu && roles.pre < 0;
+  if (p.relu) p.c.id = roles.y;
   return p;
 }
 
-bool has_empty(const Product& p) { return p.batch * p.a.elements() * p.b.elements() == 0; }
-
-// ---- oneDNN -----------------------------------------------------------------------------------------------
-
-memory::desc describe(const Matrix& m) {
-  const std::int64_t row = m.transposed ? 1 : m.columns, column = m.transposed ? m.rows : 1;
-  return {{m.batch, m.rows, m.columns}, memory::data_type::f32, memory::dims{m.elements(), row, column}};
-}
-
-dnnl::matmul::primitive_desc describe(const Product& p) {
-  return {onednn_engine(), describe(p.a), describe(p.b), describe(p.c), onednn_attributes()};
-}
-
-Support onednn_supports(const Graph& graph, const Group& group) {
+Support supports_onednn(const Graph& graph, const Group& group) {
   const std::optional<Product> product = product_of(graph, group);
   if (!product) return {.ok = false, .reason = ""};
-  const DType dtype = graph.value(product->c.id).dtype;
-  if (dtype != DType::f32) return {.ok = false, .reason = "f32 only, not " + std::string(name_of(dtype))};
-  if (has_empty(*product)) return {.ok = false, .reason = "an empty tensor"};
-  return supported_by_onednn([&] { describe(*product); });
+  return supports_onednn_product(with_own_epilogue(graph, group, *product));
 }
 
 std::unique_ptr<Kernel> make_onednn(const Graph& graph, const Group& group) {
-  const Product p = *product_of(graph, group);
+  Product p = with_own_epilogue(graph, group, *product_of(graph, group));
   try {
-    const auto desc = describe(p);
-    auto kernel = std::make_unique<OnednnKernel>();
-    const memory a = kernel->value(p.a.id, describe(p.a)), b = kernel->value(p.b.id, describe(p.b));
-    const memory c = kernel->value(p.c.id, describe(p.c));
-    kernel->add(dnnl::matmul(desc), {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_DST, c}},
-                desc.scratchpad_desc());
-    kernel->name = std::string("onednn:") + desc.impl_info_str();
-    kernel->tensor_passes = 3;
-    return kernel;
+    std::unique_ptr<Kernel> kernel = make_onednn_product(p);
+    if (p.relu) {
+      p.relu = false;
+      return std::make_unique<NanKeepingRelu>(graph, p.c.id, std::move(kernel), make_onednn_product(p));
+    }
+    if (!has_epilogue(group) || p.c.id == group.product.y) return kernel;
+    return with_epilogue(graph, group, group.nodes.size() - 1, p.c.id, std::move(kernel));
   } catch (const dnnl::error& error) {
     rethrow_onednn(graph.node(group.nodes[0]), error);
   }
 }
 
-// ---- OpenBLAS ---------------------------------------------------------------------------------------------
+// ---- candidates: OpenBLAS, and 16 bits through f32 --------------------------------------------------------
 
-void gemm(const Product& p, const float* a, const float* b, float* c) {
-  cblas_sgemm(CblasRowMajor, p.a.transposed ? CblasTrans : CblasNoTrans,
-              p.b.transposed ? CblasTrans : CblasNoTrans, static_cast<blasint>(p.a.rows),
-              static_cast<blasint>(p.b.columns), static_cast<blasint>(p.a.columns), 1, a,
-              static_cast<blasint>(p.a.leading()), b, static_cast<blasint>(p.b.leading()), 0, c,
-              static_cast<blasint>(p.c.leading()));
+std::unique_ptr<Kernel> finished(const Graph& graph, const Group& group, const Product& p,
+                                 std::unique_ptr<Kernel> kernel) {
+  return has_epilogue(group) ? with_epilogue(graph, group, 1, p.c.id, std::move(kernel)) : std::move(kernel);
 }
 
-void gemm(const Product& p, const double* a, const double* b, double* c) {
-  cblas_dgemm(CblasRowMajor, p.a.transposed ? CblasTrans : CblasNoTrans,
-              p.b.transposed ? CblasTrans : CblasNoTrans, static_cast<blasint>(p.a.rows),
-              static_cast<blasint>(p.b.columns), static_cast<blasint>(p.a.columns), 1, a,
-              static_cast<blasint>(p.a.leading()), b, static_cast<blasint>(p.b.leading()), 0, c,
-              static_cast<blasint>(p.c.leading()));
-}
+bool small(const Product& p) { return p.batch == 1 && p.c.elements() * p.a.columns <= small_product; }
 
-template <class T>
-class BlasKernel final : public Kernel {
- public:
-  explicit BlasKernel(const Product& product) : product_(product) {
-    name = std::is_same_v<T, float> ? "openblas:sgemm" : "openblas:dgemm";
-    tensor_passes = 3;
-  }
-
-  void run(const KernelArgs& args) override {
-    const T *a = args.in<T>(product_.a.id), *b = args.in<T>(product_.b.id);
-    T* c = args.out<T>(product_.c.id);
-    const std::int64_t a_step = product_.a.batch == 1 ? 0 : product_.a.elements();
-    const std::int64_t b_step = product_.b.batch == 1 ? 0 : product_.b.elements();
-    for (std::int64_t i = 0; i < product_.batch; ++i) {
-      gemm(product_, a + i * a_step, b + i * b_step, c + i * product_.c.elements());
-    }
-  }
-
- private:
-  Product product_;
-};
-
-Support blas_supports(const Graph& graph, const Group& group) {
+Support supports_blas(const Graph& graph, const Group& group) {
   const std::optional<Product> product = product_of(graph, group);
   if (!product) return {.ok = false, .reason = ""};
-  const DType dtype = graph.value(product->c.id).dtype;
-  if (dtype != DType::f32 && dtype != DType::f64) {
-    return {.ok = false, .reason = "f32 and f64 only, not " + std::string(name_of(dtype))};
-  }
-  if (has_empty(*product)) return {.ok = false, .reason = "an empty tensor"};
-  const bool small = product->batch == 1 && product->c.elements() * product->a.columns <= small_product;
-  if (dtype == DType::f32 && !small) return {.ok = false, .reason = "oneDNN is faster at this size"};
-  for (std::int64_t extent : {product->a.rows, product->a.columns, product->b.columns}) {
-    if (extent > std::numeric_limits<blasint>::max())
-      return {.ok = false, .reason = "an extent above 32 bits"};
-  }
-  return {};
+  if (const Support support = supports_blas_product(*product); !support.ok) return support;
+  if (product->a.dtype == DType::f32 && !small(*product))
+    return {.ok = false, .reason = "oneDNN is faster at this size"};
+  if (!has_epilogue(group)) return {};
+  return pointwise().supports(graph, epilogue_of(group, 1, product->c.id));
 }
 
 std::unique_ptr<Kernel> make_blas(const Graph& graph, const Group& group) {
-  const Product product = *product_of(graph, group);
-  if (graph.value(product.c.id).dtype == DType::f64) return std::make_unique<BlasKernel<double>>(product);
-  return std::make_unique<BlasKernel<float>>(product);
+  const Product p = *product_of(graph, group);
+  return finished(graph, group, p, make_blas_product(p));
 }
 
-constexpr Candidate candidates[] = {{"openblas:gemm", blas_supports, make_blas},
-                                    {"onednn:matmul", onednn_supports, make_onednn}};
+Product widened(Product p) {
+  for (Matrix* m : {&p.a, &p.b, &p.c}) m->dtype = DType::f32;
+  return p;
+}
+
+Support supports_through_f32(const Graph& graph, const Group& group) {
+  const std::optional<Product> product = product_of(graph, group);
+  if (!product) return {.ok = false, .reason = ""};
+  if (!product->half()) return {.ok = false, .reason = ""};
+  return supports_blas_product(widened(*product));
+}
+
+std::unique_ptr<Kernel> make_through_f32(const Graph& graph, const Group& group) {
+  const Product p = *product_of(graph, group), wide = widened(p);
+  const bool blas = small(wide) || !supports_onednn_product(wide).ok;
+  auto inner = blas ? make_blas_product(wide) : make_onednn_product(wide);
+  return finished(graph, group, p, std::make_unique<ThroughF32>(graph, p, std::move(inner)));
+}
+
+constexpr Candidate candidates[] = {{"openblas:gemm", supports_blas, make_blas},
+                                    {"onednn:matmul", supports_onednn, make_onednn},
+                                    {"f32 in scratch", supports_through_f32, make_through_f32}};
 
 }  // namespace
 

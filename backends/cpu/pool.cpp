@@ -5,17 +5,45 @@
 #include <string>
 
 #include "backends/cpu/candidates.hpp"
+#include "backends/cpu/element_blocks.hpp"
 
-/// Max and average pooling, forward and backward, in f32: plain loops over NHWC that vectorise over channels.
-/// oneDNN is not used because the index of the largest element is ours.
+/// Max and average pooling, forward and backward, in f32 and 16 bits: plain loops over NHWC that vectorise
+/// over channels. oneDNN is not used because the index of the largest element is ours.
 namespace fusetape::backends::cpu {
 namespace {
 
 using plan::Graph;
 using plan::Group;
+using plan::Pattern;
 
-/// Channels that are handled together, so that the best of each stays in registers or L1.
+/// Channels that are handled together, so that the best, or the sum, of each stays in registers or L1.
 constexpr std::int64_t block = 64;
+
+struct Elements {
+  std::byte* data = nullptr;
+  DType dtype = DType::f32;
+};
+
+/// Calls body(first channel, count) for each block of channels.
+template <class Body>
+void for_channels(const PoolGeometry& pool, Body body) {
+  for (std::int64_t channel = 0; channel < pool.channels; channel += block) {
+    body(channel, std::min(block, pool.channels - channel));
+  }
+}
+
+/// Calls body(n, oh, ow, channel, count) for every block of y; a row of the image belongs to one thread.
+template <class Body>
+void for_windows(const PoolGeometry& pool, Body body) {
+  const std::int64_t rows = pool.images * pool.h.windows;
+#pragma omp parallel for schedule(static)
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t n = row / pool.h.windows, oh = row % pool.h.windows;
+    for (std::int64_t ow = 0; ow < pool.w.windows; ++ow) {
+      for_channels(pool, [&](std::int64_t channel, std::int64_t count) { body(n, oh, ow, channel, count); });
+    }
+  }
+}
 
 // ---- max --------------------------------------------------------------------------------------------------
 
@@ -25,12 +53,14 @@ struct Best {
 };
 
 /// The first largest of a window, per channel; NaN wins over numbers.
-void find_best(const PoolGeometry& pool, const float* x, std::int64_t n, std::int64_t oh, std::int64_t ow,
+void find_best(const PoolGeometry& pool, const Elements& x, std::int64_t n, std::int64_t oh, std::int64_t ow,
                std::int64_t channel, std::int64_t count, Best& best) {
+  alignas(64) float buffer[block];
   const Range rows = pool.h.pixels(oh), columns = pool.w.pixels(ow);
   for (std::int64_t ih = rows.begin; ih < rows.end; ++ih) {
     for (std::int64_t iw = columns.begin; iw < columns.end; ++iw) {
-      const float* pixel = x + pool.x_offset(n, ih, iw) + channel;
+      const float* pixel =
+          read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);
       const auto place =
           static_cast<std::int32_t>(pool.h.place(ih, oh) * pool.w.window + pool.w.place(iw, ow));
       if (ih == rows.begin && iw == columns.begin) {
@@ -50,124 +80,136 @@ void find_best(const PoolGeometry& pool, const float* x, std::int64_t n, std::in
 }
 
 template <class Index>
-void max_pool(const PoolGeometry& pool, const float* x, float* y, Index* index) {
-  const std::int64_t rows = pool.images * pool.h.windows;
-#pragma omp parallel for schedule(static)
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t n = row / pool.h.windows, oh = row % pool.h.windows;
+void max_pool(const PoolGeometry& pool, const Elements& x, const Elements& y, Index* index) {
+  for_windows(pool, [=, &pool](std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t channel,
+                               std::int64_t count) {
     Best best;
-    for (std::int64_t ow = 0; ow < pool.w.windows; ++ow) {
-      for (std::int64_t channel = 0; channel < pool.channels; channel += block) {
-        const std::int64_t count = std::min(block, pool.channels - channel);
-        find_best(pool, x, n, oh, ow, channel, count, best);
-        const std::int64_t at = pool.y_offset(n, oh, ow) + channel;
-        std::copy_n(best.value, count, y + at);
-        for (std::int64_t c = 0; c < count; ++c) index[at + c] = static_cast<Index>(best.place[c]);
-      }
-    }
-  }
+    find_best(pool, x, n, oh, ow, channel, count, best);
+    const std::int64_t at = pool.y_offset(n, oh, ow) + channel;
+    store_block(y.dtype, best.value, y.data + at * static_cast<std::int64_t>(size_of(y.dtype)),
+                static_cast<std::size_t>(count));
+    for (std::int64_t c = 0; c < count; ++c) index[at + c] = static_cast<Index>(best.place[c]);
+  });
 }
 
 // ---- backward: each pixel gathers from the windows over it ------------------------------------------------
 
-/// Makes dx row by row: body(dx's pixel, n, oh, ow, ih, iw) adds the share of one window.
-template <class Body>
-void gather_rows(const PoolGeometry& pool, float* dx, Body body) {
+/// Makes dx block by block: add(sums, n, oh, ow, ih, iw, channel, count) adds the share of one window. With y
+/// (of dx's shape and dtype; may be dx), the sums are masked: 0 where y ≤ 0.
+template <class Add>
+void gather(const PoolGeometry& pool, const Elements& dx, const std::byte* y, Add add) {
   const std::int64_t rows = pool.images * pool.h.size;
 #pragma omp parallel for schedule(static)
   for (std::int64_t row = 0; row < rows; ++row) {
+    alignas(64) float sums[block], buffer[block];
     const std::int64_t n = row / pool.h.size, ih = row % pool.h.size;
     const Range over = pool.h.windows_over(ih);
     for (std::int64_t iw = 0; iw < pool.w.size; ++iw) {
       const Range across = pool.w.windows_over(iw);
-      float* pixel = dx + pool.x_offset(n, ih, iw);
-      std::fill_n(pixel, pool.channels, 0.0f);
-      for (std::int64_t oh = over.begin; oh < over.end; ++oh) {
-        for (std::int64_t ow = across.begin; ow < across.end; ++ow) body(pixel, n, oh, ow, ih, iw);
-      }
+      for_channels(pool, [&](std::int64_t channel, std::int64_t count) {
+        std::fill_n(sums, count, 0.0f);
+        for (std::int64_t oh = over.begin; oh < over.end; ++oh) {
+          for (std::int64_t ow = across.begin; ow < across.end; ++ow)
+            add(sums, n, oh, ow, ih, iw, channel, count);
+        }
+        const std::int64_t at = pool.x_offset(n, ih, iw) + channel;
+        if (y != nullptr) {
+          const float* mask = read_floats(dx.dtype, y, at, count, buffer);
+#pragma omp simd
+          for (std::int64_t c = 0; c < count; ++c) sums[c] = mask[c] <= 0 ? 0.0f : sums[c];
+        }
+        store_block(dx.dtype, sums, dx.data + at * static_cast<std::int64_t>(size_of(dx.dtype)),
+                    static_cast<std::size_t>(count));
+      });
     }
   }
 }
 
 template <class Index>
-void max_pool_grad(const PoolGeometry& pool, const float* g, const Index* index, float* dx) {
-  gather_rows(pool, dx,
-              [=, &pool](float* pixel, std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t ih,
-                         std::int64_t iw) {
-                const std::int64_t at = pool.y_offset(n, oh, ow);
-                const auto place =
-                    static_cast<Index>(pool.h.place(ih, oh) * pool.w.window + pool.w.place(iw, ow));
-                const float* gradient = g + at;
-                const Index* winner = index + at;
+void max_pool_grad(const PoolGeometry& pool, const Elements& g, const Index* index, const std::byte* y,
+                   const Elements& dx) {
+  gather(pool, dx, y,
+         [=, &pool](float* sums, std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t ih,
+                    std::int64_t iw, std::int64_t channel, std::int64_t count) {
+           alignas(64) float buffer[block];
+           const std::int64_t at = pool.y_offset(n, oh, ow) + channel;
+           const auto place =
+               static_cast<Index>(pool.h.place(ih, oh) * pool.w.window + pool.w.place(iw, ow));
+           const float* gradient = read_floats(g.dtype, g.data, at, count, buffer);
+           const Index* winner = index + at;
 #pragma omp simd
-                for (std::int64_t c = 0; c < pool.channels; ++c) {
-                  pixel[c] += winner[c] == place ? gradient[c] : 0.0f;
-                }
-              });
+           for (std::int64_t c = 0; c < count; ++c) sums[c] += winner[c] == place ? gradient[c] : 0.0f;
+         });
 }
 
 // ---- average ----------------------------------------------------------------------------------------------
 
-void avg_pool(const PoolGeometry& pool, const float* x, float* y) {
-  const std::int64_t rows = pool.images * pool.h.windows;
-#pragma omp parallel for schedule(static)
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t n = row / pool.h.windows, oh = row % pool.h.windows;
-    const Range down = pool.h.pixels(oh);
-    for (std::int64_t ow = 0; ow < pool.w.windows; ++ow) {
-      const Range across = pool.w.pixels(ow);
-      const float share = pool.share(oh, ow);
-      float* out = y + pool.y_offset(n, oh, ow);
-      std::fill_n(out, pool.channels, 0.0f);
-      for (std::int64_t ih = down.begin; ih < down.end; ++ih) {
-        for (std::int64_t iw = across.begin; iw < across.end; ++iw) {
-          const float* pixel = x + pool.x_offset(n, ih, iw);
+void avg_pool(const PoolGeometry& pool, const Elements& x, const Elements& y) {
+  for_windows(pool, [=, &pool](std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t channel,
+                               std::int64_t count) {
+    alignas(64) float sums[block] = {}, buffer[block];
+    const Range down = pool.h.pixels(oh), across = pool.w.pixels(ow);
+    for (std::int64_t ih = down.begin; ih < down.end; ++ih) {
+      for (std::int64_t iw = across.begin; iw < across.end; ++iw) {
+        const float* pixel =
+            read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);
 #pragma omp simd
-          for (std::int64_t c = 0; c < pool.channels; ++c) out[c] += pixel[c];
-        }
+        for (std::int64_t c = 0; c < count; ++c) sums[c] += pixel[c];
       }
-#pragma omp simd
-      for (std::int64_t c = 0; c < pool.channels; ++c) out[c] *= share;
     }
-  }
+    const float share = pool.share(oh, ow);
+#pragma omp simd
+    for (std::int64_t c = 0; c < count; ++c) sums[c] *= share;
+    const std::int64_t at = pool.y_offset(n, oh, ow) + channel;
+    store_block(y.dtype, sums, y.data + at * static_cast<std::int64_t>(size_of(y.dtype)),
+                static_cast<std::size_t>(count));
+  });
 }
 
-void avg_pool_grad(const PoolGeometry& pool, const float* g, float* dx) {
-  gather_rows(
-      pool, dx,
-      [=, &pool](float* pixel, std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t, std::int64_t) {
-        const float* gradient = g + pool.y_offset(n, oh, ow);
-        const float share = pool.share(oh, ow);
+void avg_pool_grad(const PoolGeometry& pool, const Elements& g, const Elements& dx) {
+  gather(pool, dx, nullptr,
+         [=, &pool](float* sums, std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t, std::int64_t,
+                    std::int64_t channel, std::int64_t count) {
+           alignas(64) float buffer[block];
+           const std::int64_t at = pool.y_offset(n, oh, ow) + channel;
+           const float* gradient = read_floats(g.dtype, g.data, at, count, buffer);
+           const float share = pool.share(oh, ow);
 #pragma omp simd
-        for (std::int64_t c = 0; c < pool.channels; ++c) pixel[c] += gradient[c] * share;
-      });
+           for (std::int64_t c = 0; c < count; ++c) sums[c] += gradient[c] * share;
+         });
 }
 
 // ---- kernels ----------------------------------------------------------------------------------------------
 
-const plan::GraphNode& only_node(const Graph& graph, const Group& group) {
-  return graph.node(group.nodes[0]);
-}
-
-/// Which of the four, and its values: the large image, the small one, the index.
+/// Which of the four, and its values: the large image, the small one, the index; behind max pooling's
+/// gradient, what a ReLU made of the large image, for its mask.
 struct Pooling {
   bool max = false, backward = false;
-  int x = -1, y = -1, index = -1;
+  int node = -1;
+  int x = -1, y = -1, index = -1, mask = -1;
 };
 
 std::optional<Pooling> pooling_of(const Graph& graph, const Group& group) {
-  if (group.pattern != plan::Pattern::single) return std::nullopt;
-  const plan::GraphNode& node = only_node(graph, group);
+  const bool masked = group.pattern == Pattern::max_pool_relu_grad;
+  if (!masked && group.pattern != Pattern::single) return std::nullopt;
+  const int id = masked ? group.pool_grad.pool_node : group.nodes[0];
+  const plan::GraphNode& node = graph.node(id);
   if (node.op->is("max_pool2d")) {
-    return Pooling{.max = true, .x = node.inputs[0], .y = node.outputs[0], .index = node.outputs[1]};
+    return Pooling{
+        .max = true, .node = id, .x = node.inputs[0], .y = node.outputs[0], .index = node.outputs[1]};
   }
   if (node.op->is("max_pool2d_grad")) {
-    return Pooling{
-        .max = true, .backward = true, .x = node.outputs[0], .y = node.inputs[0], .index = node.inputs[1]};
+    return Pooling{.max = true,
+                   .backward = true,
+                   .node = id,
+                   .x = masked ? group.pool_grad.dx : node.outputs[0],
+                   .y = node.inputs[0],
+                   .index = node.inputs[1],
+                   .mask = masked ? group.pool_grad.y : -1};
   }
-  if (node.op->is("avg_pool2d")) return Pooling{.x = node.inputs[0], .y = node.outputs[0]};
+  if (node.op->is("avg_pool2d")) return Pooling{.node = id, .x = node.inputs[0], .y = node.outputs[0]};
   if (node.op->is("avg_pool2d_grad")) {
-    return Pooling{.backward = true, .x = node.outputs[0], .y = node.inputs[0]};
+    return Pooling{.backward = true, .node = id, .x = node.outputs[0], .y = node.inputs[0]};
   }
   return std::nullopt;
 }
@@ -177,10 +219,11 @@ class PoolingKernel final : public Kernel {
   PoolingKernel(const Graph& graph, const Group& group, const Pooling& roles)
       : roles_(roles),
         pool_(graph.value(roles.x).shape, graph.value(roles.y).shape,
-              only_node(graph, group).attrs.as<core::Pool2dAttrs>()),
+              graph.node(roles.node).attrs.as<core::Pool2dAttrs>()),
+        dtype_(graph.value(roles.x).dtype),
         byte_index_(roles.max && graph.value(roles.index).dtype == DType::u8) {
-    name = "loops:" + std::string(only_node(graph, group).op->name);
-    tensor_passes = roles.max ? 3 : 2;
+    name = "loops:" + group.name;
+    tensor_passes = (roles.max ? 3 : 2) + (roles.mask >= 0 ? 1 : 0);
   }
 
   void run(const KernelArgs& args) override {
@@ -193,25 +236,36 @@ class PoolingKernel final : public Kernel {
     }
   }
 
+  std::vector<std::pair<int, int>> in_place() const override {
+    if (roles_.mask < 0) return {};
+    return {{roles_.mask, roles_.x}};
+  }
+
  private:
+  Elements elements(const KernelArgs& args, int value) const { return {args.out<std::byte>(value), dtype_}; }
+
   template <class Index>
   void run_max(const KernelArgs& args) const {
+    const Elements x = elements(args, roles_.x), y = elements(args, roles_.y);
     if (roles_.backward) {
-      max_pool_grad(pool_, args.in<float>(roles_.y), args.in<Index>(roles_.index), args.out<float>(roles_.x));
+      const std::byte* mask = roles_.mask >= 0 ? args.in<std::byte>(roles_.mask) : nullptr;
+      max_pool_grad(pool_, y, args.in<Index>(roles_.index), mask, x);
     } else {
-      max_pool(pool_, args.in<float>(roles_.x), args.out<float>(roles_.y), args.out<Index>(roles_.index));
+      max_pool(pool_, x, y, args.out<Index>(roles_.index));
     }
   }
   void run_average(const KernelArgs& args) const {
+    const Elements x = elements(args, roles_.x), y = elements(args, roles_.y);
     if (roles_.backward) {
-      avg_pool_grad(pool_, args.in<float>(roles_.y), args.out<float>(roles_.x));
+      avg_pool_grad(pool_, y, x);
     } else {
-      avg_pool(pool_, args.in<float>(roles_.x), args.out<float>(roles_.y));
+      avg_pool(pool_, x, y);
     }
   }
 
   Pooling roles_;
   PoolGeometry pool_;
+  DType dtype_;
   bool byte_index_;
 };
 
@@ -219,7 +273,8 @@ Support supports(const Graph& graph, const Group& group) {
   const std::optional<Pooling> pooling = pooling_of(graph, group);
   if (!pooling) return {.ok = false, .reason = ""};
   const plan::GraphValue& x = graph.value(pooling->x);
-  if (x.dtype != DType::f32) return {.ok = false, .reason = "f32 only, not " + std::string(name_of(x.dtype))};
+  if (!is_f32_or_half(x.dtype))
+    return {.ok = false, .reason = "f32 and 16 bits only, not " + std::string(name_of(x.dtype))};
   if (x.elements() == 0) return {.ok = false, .reason = "an empty tensor"};
   return {};
 }

@@ -2,9 +2,11 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/channel_rows.hpp"
+#include "backends/cpu/element_blocks.hpp"
 #include "core/op_attrs.hpp"
 #include "core/philox.hpp"
 
@@ -34,7 +36,7 @@ void for_uniforms(std::int64_t seed, std::int64_t counter, std::int64_t first, s
 class RandomKernel final : public Kernel {
  public:
   RandomKernel(const Graph& graph, const GraphNode& node)
-      : y_(node.outputs[0]), count_(graph.value(y_).elements()) {
+      : y_(node.outputs[0]), dtype_(graph.value(y_).dtype), count_(graph.value(y_).elements()) {
     const bool dropout = node.op->is("dropout");
     draw_ = dropout ? Draw::dropout : node.op->is("rand") ? Draw::uniform : Draw::normal;
     x_ = dropout ? node.inputs[0] : -1;
@@ -52,37 +54,54 @@ class RandomKernel final : public Kernel {
 
   void run(const KernelArgs& args) override {
     const std::int64_t seed = *args.in<std::int64_t>(seed_), counter = *args.in<std::int64_t>(counter_);
-    float* const y = args.out<float>(y_);
     for_parts(parts_, [&](int part) {
-      const std::int64_t first = count_ * part / parts_, end = count_ * (part + 1) / parts_;
-      switch (draw_) {
-        case Draw::uniform:
-          for_uniforms(seed, counter, first, end,
-                       [&](std::int64_t i, double u) { y[i] = static_cast<float>(u); });
-          break;
-        case Draw::normal:
-          for (std::int64_t i = first; i < end; ++i)
-            y[i] = static_cast<float>(core::philox_normal(seed, counter, i));
-          break;
-        case Draw::dropout:
-          drop(args.in<float>(x_), y, seed, counter, first, end);
-          break;
+      const std::int64_t end = count_ * (part + 1) / parts_;
+      for (std::int64_t first = count_ * part / parts_; first < end; first += block) {
+        run_block(args, seed, counter, first, std::min(block, end - first));
       }
     });
   }
 
  private:
   enum class Draw : std::uint8_t { uniform, normal, dropout };
+  static constexpr std::int64_t block = 512;
 
-  void drop(const float* x, float* y, std::int64_t seed, std::int64_t counter, std::int64_t first,
-            std::int64_t end) const {
+  void run_block(const KernelArgs& args, std::int64_t seed, std::int64_t counter, std::int64_t first,
+                 std::int64_t count) const {
+    float in[block], out[block];
+    float* const y = float_room(dtype_, args.out<std::byte>(y_), first, out);
+    switch (draw_) {
+      case Draw::uniform:
+        draw_uniform(y, seed, counter + first, count);
+        break;
+      case Draw::normal:
+        for (std::int64_t i = 0; i < count; ++i)
+          y[i] = static_cast<float>(core::philox_normal(seed, counter + first, i));
+        break;
+      case Draw::dropout:
+        drop(read_floats(dtype_, args.in<std::byte>(x_), first, count, in), y, seed, counter + first, count);
+        break;
+    }
+    write_floats(dtype_, y, args.out<std::byte>(y_), first, count);
+  }
+
+  /// In 16 bits the lowest bits are cut rather than rounded, so that 1 is never reached.
+  void draw_uniform(float* y, std::int64_t seed, std::int64_t counter, std::int64_t count) const {
+    const double steps = dtype_ == DType::bf16 ? 0x1p8 : dtype_ == DType::f16 ? 0x1p11 : 0x1p24;
+    for_uniforms(seed, counter, 0, count, [&](std::int64_t i, double u) {
+      y[i] = static_cast<float>(std::floor(u * steps) / steps);
+    });
+  }
+
+  void drop(const float* x, float* y, std::int64_t seed, std::int64_t counter, std::int64_t count) const {
     const double scale = 1 / (1 - p_);
-    for_uniforms(seed, counter, first, end,
+    for_uniforms(seed, counter, 0, count,
                  [&](std::int64_t i, double u) { y[i] = u < p_ ? 0.0f : static_cast<float>(x[i] * scale); });
   }
 
   Draw draw_ = Draw::uniform;
   int x_ = -1, seed_ = -1, counter_ = -1, y_ = -1;
+  DType dtype_;
   std::int64_t count_ = 0;
   double p_ = 0;
   int parts_ = 1;
@@ -93,7 +112,8 @@ Support supports_random(const Graph& graph, const Group& group) {
   const bool known = node.op->is("rand") || node.op->is("randn") || node.op->is("dropout");
   if (group.pattern != Pattern::single || !known) return {.ok = false, .reason = {}};
   const DType dtype = graph.value(node.outputs[0]).dtype;
-  if (dtype != DType::f32) return {.ok = false, .reason = "f32 only, not " + std::string(name_of(dtype))};
+  if (!is_f32_or_half(dtype))
+    return {.ok = false, .reason = "f32 and 16 bits only, not " + std::string(name_of(dtype))};
   return {};
 }
 

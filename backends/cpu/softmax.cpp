@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "backends/cpu/candidates.hpp"
+#include "backends/cpu/element_blocks.hpp"
 #include "backends/cpu/softmax_rows.hpp"
 #include "core/op_attrs.hpp"
 
@@ -17,14 +18,18 @@ using namespace softmax_rows;
 
 enum class Op : std::uint8_t { softmax, log_softmax, softmax_grad, log_softmax_grad };
 
+/// Rows block by block; 16-bit blocks are widened into a thread's scratch and narrowed from there.
 class SoftmaxKernel final : public Kernel {
  public:
   SoftmaxKernel(const Graph& graph, const GraphNode& node, Op op)
-      : inputs_(node.inputs), y_(node.outputs[0]), op_(op), rows_(graph.value(y_).shape) {}
+      : inputs_(node.inputs),
+        y_(node.outputs[0]),
+        op_(op),
+        dtype_(graph.value(y_).dtype),
+        rows_(graph.value(y_).shape) {}
 
   std::size_t scratch_bytes() const override {
-    if (op_ != Op::log_softmax) return 0;
-    return static_cast<std::size_t>(rows_.parts) * rows_.block_floats() * sizeof(float);
+    return static_cast<std::size_t>(rows_.parts) * blocks() * rows_.block_floats() * sizeof(float);
   }
 
   std::vector<std::pair<int, int>> in_place() const override {
@@ -34,32 +39,44 @@ class SoftmaxKernel final : public Kernel {
   }
 
   void run(const KernelArgs& args) override {
-    const float* const a = args.in<float>(inputs_[0]);
-    const float* const b = inputs_.size() > 1 ? args.in<float>(inputs_[1]) : nullptr;
-    const std::int64_t length = rows_.length;
     rows_.for_blocks([&](int part, std::int64_t first, std::int64_t rows) {
-      const std::int64_t at = first * length;
-      float* const y = args.out<float>(y_) + at;
-      float* const scratch =
-          reinterpret_cast<float*>(args.scratch) + static_cast<std::size_t>(part) * rows_.block_floats();
-      switch (op_) {
-        case Op::softmax:
-          softmax(a + at, y, rows);
-          break;
-        case Op::log_softmax:
-          log_softmax(a + at, y, rows, scratch);
-          break;
-        case Op::softmax_grad:
-          softmax_grad(a + at, b + at, y, rows);
-          break;
-        case Op::log_softmax_grad:
-          log_softmax_grad(a + at, b + at, y, rows);
-          break;
-      }
+      float* const scratch = reinterpret_cast<float*>(args.scratch) +
+                             static_cast<std::size_t>(part) * blocks() * rows_.block_floats();
+      run_block(args, scratch, first * rows_.length, rows);
     });
   }
 
  private:
+  /// Of a thread's scratch: what a block passes through, first and second operand, result.
+  enum Block : std::uint8_t { powers, first_operand, second_operand, result };
+  std::size_t blocks() const { return dtype_ == DType::f32 ? 1 : 4; }
+
+  void run_block(const KernelArgs& args, float* scratch, std::int64_t at, std::int64_t rows) const {
+    const std::int64_t count = rows * rows_.length;
+    const auto block = [&](Block which) { return scratch + which * rows_.block_floats(); };
+    const auto operand = [&](std::size_t i, Block which) -> const float* {
+      if (i >= inputs_.size()) return nullptr;
+      return read_floats(dtype_, args.in<std::byte>(inputs_[i]), at, count, block(which));
+    };
+    const float *a = operand(0, first_operand), *b = operand(1, second_operand);
+    float* const y = float_room(dtype_, args.out<std::byte>(y_), at, block(result));
+    switch (op_) {
+      case Op::softmax:
+        softmax(a, y, rows);
+        break;
+      case Op::log_softmax:
+        log_softmax(a, y, rows, block(powers));
+        break;
+      case Op::softmax_grad:
+        softmax_grad(a, b, y, rows);
+        break;
+      case Op::log_softmax_grad:
+        log_softmax_grad(a, b, y, rows);
+        break;
+    }
+    write_floats(dtype_, y, args.out<std::byte>(y_), at, count);
+  }
+
   void softmax(const float* x, float* y, std::int64_t rows) const {
     const std::int64_t length = rows_.length;
     exp_rows(x, y, rows, length);
@@ -101,6 +118,7 @@ class SoftmaxKernel final : public Kernel {
   std::vector<int> inputs_;
   int y_;
   Op op_;
+  DType dtype_;
   Rows rows_;
 };
 
@@ -127,7 +145,7 @@ Support supports_softmax(const Graph& graph, const Group& group) {
   if (shape.rank() == 0 || node.attrs.as<AxisAttrs>().axis != shape.rank() - 1) {
     return {.ok = false, .reason = "an axis that is not the last"};
   }
-  return f32_only(graph, node);
+  return f32_or_half(graph, node);
 }
 
 std::unique_ptr<Kernel> make_softmax(const Graph& graph, const Group& group) {

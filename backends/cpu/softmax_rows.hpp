@@ -6,6 +6,7 @@
 
 #include "backends/backend.hpp"
 #include "backends/cpu/channel_rows.hpp"
+#include "backends/cpu/element_blocks.hpp"
 #include "backends/cpu/pointwise_blocks.hpp"
 
 /// What softmax and cross entropy share: rows along the last axis, in blocks, so that exp runs over many at
@@ -95,11 +96,11 @@ inline void exp_rows(const float* x, float* y, std::int64_t rows, std::int64_t l
   exp_block(y, y, rows * length);
 }
 
-inline Support f32_only(const plan::Graph& graph, const plan::GraphNode& node) {
+inline Support f32_or_half(const plan::Graph& graph, const plan::GraphNode& node) {
   for (const int input : node.inputs) {
     const DType dtype = graph.value(input).dtype;
-    if (is_floating(dtype) && dtype != DType::f32)
-      return {.ok = false, .reason = "f32 only, not " + std::string(name_of(dtype))};
+    if (is_floating(dtype) && !is_f32_or_half(dtype))
+      return {.ok = false, .reason = "f32 and 16 bits only, not " + std::string(name_of(dtype))};
   }
   return {};
 }

@@ -105,9 +105,10 @@ struct ConvGradWeightCast {
 
 enum class Activation : std::uint8_t { none, relu, gelu };
 
-/// y = activation(matmul(a, b) + bias); attributes are the matmul node's.
+/// y = activation(matmul(a, b) + bias), or y = matmul(a, b) cast to f32; attributes are the matmul node's.
 struct MatrixProduct {
   int a = -1, b = -1, bias = -1;
+  int pre = -1;  ///< output: what the activation reads, where somebody beside the group reads it, too
   int y = -1;
   Activation activation = Activation::none;
   int matmul_node = -1;

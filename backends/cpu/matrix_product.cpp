@@ -1,0 +1,46 @@
+#include "backends/cpu/matrix_product.hpp"
+
+#include <utility>
+
+#include "core/op_attrs.hpp"
+
+namespace fusetape::backends::cpu {
+namespace {
+
+using plan::Graph;
+using plan::Group;
+
+Matrix matrix_of(const Graph& graph, int id, bool transposed) {
+  const plan::GraphValue& value = graph.value(id);
+  const int rank = value.shape.rank();
+  Matrix m{
+      .id = id, .dtype = value.dtype, .rows = value.shape[rank - 2], .columns = value.shape[rank - 1]};
+  for (int axis = 0; axis < rank - 2; ++axis) m.batch *= value.shape[axis];
+  if (transposed) std::swap(m.rows, m.columns);
+  m.transposed = transposed && m.rows > 1 && m.columns > 1;  // a vector's bytes are the same either way
+  return m;
+}
+
+}  // namespace
+
+std::optional<Product> product_of(const Graph& graph, const Group& group) {
+  const bool fused = group.pattern == plan::Pattern::matrix_product;
+  if (!fused && group.pattern != plan::Pattern::single) return std::nullopt;
+  const plan::GraphNode& node = graph.node(fused ? group.product.matmul_node : group.nodes[0]);
+  if (!node.op->is("matmul")) return std::nullopt;
+  const auto attrs = node.attrs.as<core::MatmulAttrs>();
+  Product p;
+  p.a = matrix_of(graph, node.inputs[0], attrs.transpose_a != 0);
+  p.b = matrix_of(graph, node.inputs[1], attrs.transpose_b != 0);
+  const bool cast = fused && graph.value(group.product.y).dtype != p.a.dtype;
+  p.c = matrix_of(graph, cast ? group.product.y : node.outputs[0], false);
+  p.batch = p.c.batch;
+  if (p.batch > 1 && p.b.batch == 1 && !p.a.transposed) {
+    // Rows of all batches below each other: one larger product.
+    for (Matrix* m : {&p.a, &p.c}) m->rows *= std::exchange(m->batch, 1);
+    p.batch = 1;
+  }
+  return p;
+}
+
+}  // namespace fusetape::backends::cpu

@@ -1,0 +1,77 @@
+#include "core/op_attrs.hpp"
+#include "core/plan/match.hpp"
+
+/// A matrix product with what follows it: bias, activation, a cast to f32.
+namespace fusetape::plan {
+namespace {
+
+/// A group of the product that makes `value` for one reader only, with the bias in between where there is one.
+std::optional<Group> product_behind(const Cover& cover, int value, NearMiss& miss) {
+  const GraphNode* bias = cover.graph.producer_if(value, "bias_add");
+  if (bias != nullptr && !cover.free(id_of(cover, *bias))) return std::nullopt;
+  const GraphNode* product =
+      bias != nullptr ? private_producer(cover, bias->inputs[0], "matmul", miss)
+                      : cover.graph.producer_if(value, "matmul");
+  if (product == nullptr || !cover.free(id_of(cover, *product))) return std::nullopt;
+  Group group;
+  group.pattern = Pattern::matrix_product;
+  group.name = bias != nullptr ? "matmul+bias" : "matmul";
+  group.nodes.push_back(id_of(cover, *product));
+  if (bias != nullptr) group.nodes.push_back(id_of(cover, *bias));
+  group.product = {.a = product->inputs[0],
+                   .b = product->inputs[1],
+                   .bias = bias != nullptr ? bias->inputs[1] : -1,
+                   .y = value,
+                   .matmul_node = group.nodes[0]};
+  return group;
+}
+
+/// y = activation(matmul(a, b) [+ bias]). What the activation reads becomes one more output where somebody
+/// else wants it, as GELU's gradient does.
+std::optional<Group> match_activation(const Cover& cover, int node, Activation activation, NearMiss& miss) {
+  const GraphNode& last = cover.graph.node(node);
+  const int before = last.inputs[0];
+  std::optional<Group> group = product_behind(cover, before, miss);
+  if (!group) return std::nullopt;
+  group->name += "+" + std::string(last.op->name);
+  group->nodes.push_back(node);
+  group->product.activation = activation;
+  group->product.y = last.outputs[0];
+  const GraphValue& value = cover.graph.value(before);
+  if (value.keep || value.consumers.size() > 1) group->product.pre = before;
+  return group;
+}
+
+}  // namespace
+
+std::optional<Group> match_linear_relu(const Cover& cover, int node, NearMiss& miss) {
+  return match_activation(cover, node, Activation::relu, miss);
+}
+
+std::optional<Group> match_linear_gelu(const Cover& cover, int node, NearMiss& miss) {
+  return match_activation(cover, node, Activation::gelu, miss);
+}
+
+/// y = matmul(a, b) + bias
+std::optional<Group> match_linear_bias(const Cover& cover, int node, NearMiss& miss) {
+  return product_behind(cover, cover.graph.node(node).outputs[0], miss);
+}
+
+/// A 16-bit product that only its conversion to f32 reads, as weight gradients are: rounded to f32 at once.
+std::optional<Group> match_matmul_cast(const Cover& cover, int node, NearMiss& miss) {
+  const GraphNode& cast = cover.graph.node(node);
+  const int y = cast.outputs[0];
+  if (cover.graph.value(y).dtype != DType::f32) return std::nullopt;
+  const GraphNode* product = private_producer(cover, cast.inputs[0], "matmul", miss);
+  if (product == nullptr) return std::nullopt;
+  if (size_of(cover.graph.value(cast.inputs[0]).dtype) != 2) return std::nullopt;
+  Group group;
+  group.pattern = Pattern::matrix_product;
+  group.name = "matmul+cast";
+  group.nodes = {id_of(cover, *product), node};
+  group.product = {
+      .a = product->inputs[0], .b = product->inputs[1], .y = y, .matmul_node = group.nodes[0]};
+  return group;
+}
+
+}  // namespace fusetape::plan
