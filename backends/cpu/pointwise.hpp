@@ -19,18 +19,22 @@ struct Operand {
     memory,    ///< a full-size f32 value, in place; index: the value
     block,     ///< a register of the interpreter; index: which
     constant,  ///< a value that repeats every few elements; index: into Program::constants
+    result,    ///< where the caller wants the block that it reduces
   };
   Kind kind = Kind::none;
   int index = -1;
 };
 
-/// A scalar (period 1) or last-axes broadcast, laid out once per run and thread in a buffer longer than a
-/// block by its period.
+/// A scalar (period 1), laid out once per run and thread as one vector, or a last-axes broadcast, in a buffer
+/// longer than a block by its period.
 struct Constant {
   int value = -1;
   DType dtype = DType::f32;
   std::int64_t period = 1;
   std::size_t offset = 0;  ///< in floats, in a thread's storage
+  std::size_t floats(std::size_t block_size) const {
+    return period == 1 ? scalar_room : block_size + static_cast<std::size_t>(period);
+  }
 };
 
 /// A broadcast of any kind, by axes that are joined where that is possible: extents, and strides in elements
@@ -55,6 +59,7 @@ struct Instruction {
   std::array<Operand, 3> in{};
   Operand out;
   float low = 0, high = 0;
+  std::uint8_t scalars = 0;  ///< bits of the operands that are one repeated vector
 };
 
 struct Program {
@@ -66,13 +71,37 @@ struct Program {
   std::size_t block_size = 0;     ///< elements
   std::size_t thread_floats = 0;  ///< storage of a thread: registers, then constants
   std::vector<std::pair<int, int>> in_place;
+  Operand reduced;  ///< what a sum or mean at the end reads: of kind result or memory
 };
 
-/// Why these nodes are no program; empty: they are. `foreign` is set when a node is not pointwise at all.
+/// Why these nodes are no program; empty: they are. `foreign` is set when a node is not pointwise at all. The
+/// reduction at the end of a chain is not looked at.
 std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group, bool& foreign);
 Program compile_pointwise(const plan::Graph& graph, const plan::Group& group);
 
 /// How `from` is read by broadcasting to `to`.
 BroadcastView broadcast_view(const Shape& from, const Shape& to);
+
+/// Runs a program over any range of its elements.
+class ProgramRun {
+ public:
+  explicit ProgramRun(Program program);
+
+  const Program& program() const { return program_; }
+  /// Prepares a thread's storage of program().thread_floats floats.
+  void begin(const KernelArgs& args, float* storage) const;
+  /// Elements [start, start + count), count ≤ program().block_size. `result`: room for a reduced block.
+  void block(const KernelArgs& args, float* storage, std::int64_t start, std::size_t count,
+             float* result = nullptr) const;
+
+ private:
+  void compute(const KernelArgs& args, float* storage, const Instruction& instruction, std::int64_t start,
+               std::size_t count, float* result) const;
+  float* locate(const KernelArgs& args, float* storage, Operand operand, std::int64_t start,
+                float* result) const;
+
+  Program program_;
+  const BlockFunction* functions_;
+};
 
 }  // namespace fusetape::backends::cpu

@@ -141,6 +141,7 @@ struct BceLogitsGrad {
 };
 
 constexpr std::size_t max_lanes = HWY_MAX_BYTES / sizeof(float);
+static_assert(max_lanes <= scalar_room);
 
 template <class Op, int operands>
 HWY_INLINE V apply(const BlockArgs& args, const float* a, const float* b, const float* c) {
@@ -153,26 +154,31 @@ HWY_INLINE V apply(const BlockArgs& args, const float* a, const float* b, const 
   }
 }
 
-template <class Op, int operands>
-void over_block(const BlockArgs& block) {
+template <class Op, int operands, bool repeats>
+HWY_INLINE void over_elements(const BlockArgs& block) {
   const BlockArgs args = block;  // a copy that no store can change
-  const float* const a = args.in[0];
-  const float* const b = operands > 1 ? args.in[1] : a;
-  const float* const c = operands > 2 ? args.in[2] : a;
+  const auto operand = [&](int i, std::size_t at) { return args.in[i] + (repeats ? at & args.mask[i] : at); };
+  constexpr int b = operands > 1 ? 1 : 0, c = operands > 2 ? 2 : 0;
   const std::size_t lanes = hn::Lanes(D());
   std::size_t i = 0;
   for (; i + lanes <= args.count; i += lanes) {
-    hn::StoreU(apply<Op, operands>(args, a + i, b + i, c + i), D(), args.out + i);
+    hn::StoreU(apply<Op, operands>(args, operand(0, i), operand(b, i), operand(c, i)), D(), args.out + i);
   }
   if (i == args.count) return;
   // The rest goes through the same vector code, so that an element's value does not depend on its place.
   HWY_ALIGN float rest[3][max_lanes] = {};
   const std::size_t bytes = (args.count - i) * sizeof(float);
-  std::memcpy(rest[0], a + i, bytes);
-  std::memcpy(rest[1], b + i, bytes);
-  std::memcpy(rest[2], c + i, bytes);
+  std::memcpy(rest[0], operand(0, i), bytes);
+  std::memcpy(rest[1], operand(b, i), bytes);
+  std::memcpy(rest[2], operand(c, i), bytes);
   hn::Store(apply<Op, operands>(args, rest[0], rest[1], rest[2]), D(), rest[0]);
   std::memcpy(args.out + i, rest[0], bytes);
+}
+
+template <class Op, int operands>
+void over_block(const BlockArgs& args) {
+  if (args.repeats) return over_elements<Op, operands, true>(args);
+  over_elements<Op, operands, false>(args);
 }
 
 const BlockFunction* table() {

@@ -55,10 +55,16 @@ enum class Code : std::uint8_t {
 
 struct BlockArgs {
   const float* in[3] = {nullptr, nullptr, nullptr};
+  /// By operand: ~0, or 0 where in[i] is one vector that is repeated (scalar_room floats).
+  std::size_t mask[3] = {~std::size_t{0}, ~std::size_t{0}, ~std::size_t{0}};
+  bool repeats = false;  ///< any mask is 0
   float* out = nullptr;  ///< may be one of the operands
   std::size_t count = 0;
   float low = 0, high = 0;  ///< clamp's bounds; leaky_relu's slope is in low
 };
+
+/// The floats of a repeated operand: enough for the widest vector.
+constexpr std::size_t scalar_room = 16;
 
 using BlockFunction = void (*)(const BlockArgs& args);
 

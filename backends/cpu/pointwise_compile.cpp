@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <unordered_set>
 
 #include "backends/cpu/pointwise.hpp"
 #include "backends/cpu/pointwise_ops.hpp"
@@ -15,11 +16,19 @@ using plan::GraphNode;
 using plan::GraphValue;
 using plan::Group;
 
-// Elements per block: a handful of them fit the L1 cache. Without registers and constants nothing has to.
+// Elements per block: as many as leave a program's registers in the L1 cache. Without registers and constants
+// nothing has to.
+constexpr std::size_t l1_floats = 6144;
+constexpr std::size_t least_block = 128;
 constexpr std::size_t small_block = 1024;
 constexpr std::size_t large_block = 16384;
-// A longer period is gathered block by block: its runs are long enough for that to cost little.
+constexpr int most_blocks = static_cast<int>(l1_floats / least_block);
+// What one node can need at most: its operands, its result and that rounded.
+constexpr int blocks_of_node = 5;
+// A longer period is gathered block by block: its runs are long enough for that to cost little. So are
+// further periodic values.
 constexpr std::int64_t longest_period = 512;
+constexpr int most_periodic = 8;
 constexpr std::size_t released = static_cast<std::size_t>(-1);
 
 bool is_byte(DType dtype) { return dtype == DType::boolean || dtype == DType::u8; }
@@ -55,14 +64,27 @@ float float_at_least(double x) {
 }
 float float_at_most(double x) { return -float_at_least(-x); }
 
+/// The shape of every pointwise node of the group.
+const Shape& chain_shape(const Graph& graph, const Group& group) {
+  const bool reduction_first = group.nodes.front() == group.chain.reduction_node;
+  const int id = reduction_first ? group.nodes.back() : group.nodes.front();
+  return graph.value(graph.node(id).outputs[0]).shape;
+}
+
 class Builder {
  public:
   Builder(const Graph& graph, const Group& group)
-      : graph_(graph), group_(group), shape_(graph.value(graph.node(group.nodes.back()).outputs[0]).shape) {}
+      : graph_(graph),
+        group_(group),
+        shape_(chain_shape(graph, group)),
+        outputs_(group.outputs.begin(), group.outputs.end()) {}
 
   Program build() {
     program_.count = shape_.elements();
-    for (const int id : group_.nodes) add_node(graph_.node(id));
+    for (const int id : group_.nodes) {
+      if (id != group_.chain.reduction_node) add_node(graph_.node(id));
+    }
+    if (group_.chain.reduction_node >= 0) add_reduced(graph_.node(group_.chain.reduction_node).inputs[0]);
     find_in_place();
     assign_registers();
     lay_out_storage();
@@ -70,8 +92,12 @@ class Builder {
   }
 
  private:
-  bool is_output(int value) const {
-    return std::find(group_.outputs.begin(), group_.outputs.end(), value) != group_.outputs.end();
+  bool is_output(int value) const { return outputs_.count(value) > 0; }
+  bool read_inside(int value) const {
+    const std::vector<int>& readers = graph_.value(value).consumers;
+    return std::any_of(readers.begin(), readers.end(), [&](int reader) {
+      return std::binary_search(group_.nodes.begin(), group_.nodes.end(), reader);
+    });
   }
   Operand new_block() { return {Operand::Kind::block, virtual_blocks_++}; }
 
@@ -95,14 +121,61 @@ class Builder {
     } else if (code == Code::copy && brought_last(instruction.in[0])) {
       bring_to(result);
     } else {
-      set_parameters(node, instruction);
-      instruction.out = direct ? Operand{Operand::Kind::memory, result} : new_block();
-      found_[result] = emit(instruction).out;
-      if (op.elements == Elements::floats && is_half(to)) found_[result] = rounded(instruction.out, to);
+      add_computed(node, instruction, op.elements, to);
     }
-    if (is_output(result) && !direct) {
-      emit({.kind = Instruction::Kind::store, .dtype = to, .value = result, .in = {found_[result]}});
+    if (is_output(result) && !direct) store(result, found_[result]);
+  }
+
+  void add_computed(const GraphNode& node, Instruction instruction, Elements elements, DType to) {
+    const int result = node.outputs[0];
+    const bool direct = is_output(result) && to == DType::f32;
+    // A store rounds by itself, so only what is read here has to be rounded first.
+    const bool rounds = is_half(to) && read_inside(result);
+    if (elements == Elements::convert && is_half(to) && !rounds) {
+      found_[result] = as_block(instruction.in[0]);
+      return;
     }
+    set_parameters(node, instruction);
+    instruction.out = direct ? Operand{Operand::Kind::memory, result} : new_block();
+    found_[result] = emit(instruction).out;
+    if (elements == Elements::floats && rounds) found_[result] = rounded(instruction.out, to);
+  }
+
+  void store(int value, Operand from) {
+    emit({.kind = Instruction::Kind::store,
+          .dtype = graph_.value(value).dtype,
+          .value = value,
+          .in = {as_block(from)}});
+  }
+
+  /// Scalars as a whole block, for what reads one element after the other.
+  Operand as_block(Operand operand) {
+    if (!is_scalar(operand)) return operand;
+    return emit({.code = Code::copy, .in = {operand}, .out = new_block()}).out;
+  }
+  bool is_scalar(const Operand& operand) const {
+    return operand.kind == Operand::Kind::constant &&
+           program_.constants[static_cast<std::size_t>(operand.index)].period == 1;
+  }
+
+  /// What is reduced goes to the caller's room, unless it has a place in memory.
+  void add_reduced(int value) {
+    Operand reduced = operand_of(value);
+    if (reduced.kind == Operand::Kind::constant) {
+      reduced = emit({.code = Code::copy, .in = {reduced}, .out = new_block()}).out;
+    }
+    if (reduced.kind == Operand::Kind::block) {
+      const auto redirect = [&](Operand& operand) {
+        if (operand.kind == Operand::Kind::block && operand.index == reduced.index)
+          operand = {Operand::Kind::result, -1};
+      };
+      for (Instruction& instruction : program_.instructions) {
+        for (Operand& operand : instruction.in) redirect(operand);
+        redirect(instruction.out);
+      }
+      reduced = {Operand::Kind::result, -1};
+    }
+    program_.reduced = reduced;
   }
 
   /// Whether the last instruction brought this block in from outside: then it may as well bring it to where
@@ -172,7 +245,7 @@ class Builder {
     }
     const bool scalar = info.elements() == 1;
     const bool periodic = view.rank == 2 && view.stride[0] == 0 && view.extent[1] <= longest_period;
-    if (scalar || periodic) {
+    if (scalar || (periodic && ++periodic_ <= most_periodic)) {
       const std::int64_t period = scalar ? 1 : view.extent[1];
       program_.constants.push_back({.value = value, .dtype = info.dtype, .period = period});
       return {Operand::Kind::constant, static_cast<int>(program_.constants.size()) - 1};
@@ -199,10 +272,19 @@ class Builder {
       if (instruction.kind == Instruction::Kind::store) written[instruction.value] = i;
       if (instruction.out.kind == Operand::Kind::memory) written[instruction.out.index] = i;
     }
+    if (program_.reduced.kind == Operand::Kind::memory)
+      last_read[program_.reduced.index] = program_.instructions.size();
+    std::vector<int> free_inputs;
+    for (const int in : group_.inputs) {
+      const GraphValue& value = graph_.value(in);
+      const bool lives_on = value.keep || (value.producer < 0 && !value.donated);
+      if (!lives_on && last_read.count(in) > 0) free_inputs.push_back(in);
+    }
     for (const int out : group_.outputs) {
-      for (const int in : group_.inputs) {
-        const auto read = last_read.find(in);
-        if (read == last_read.end() || read->second > written.at(out)) continue;
+      const auto write = written.find(out);
+      if (write == written.end()) continue;  // the reduction's
+      for (const int in : free_inputs) {
+        if (last_read[in] > write->second) continue;
         if (graph_.value(in).dtype == graph_.value(out).dtype) program_.in_place.emplace_back(in, out);
       }
     }
@@ -245,21 +327,32 @@ class Builder {
   }
 
   void lay_out_storage() {
-    const bool free_of_storage = program_.blocks == 0 && program_.constants.empty();
+    const bool free_of_storage =
+        program_.blocks == 0 && periodic_ == 0 && program_.reduced.kind == Operand::Kind::none;
     program_.block_size = free_of_storage ? large_block : small_block;
-    std::size_t floats = static_cast<std::size_t>(program_.blocks) * program_.block_size;
+    const auto blocks = static_cast<std::size_t>(program_.blocks);
+    while (blocks * program_.block_size > l1_floats && program_.block_size > least_block)
+      program_.block_size /= 2;
+    std::size_t floats = blocks * program_.block_size;
     for (Constant& constant : program_.constants) {
       constant.offset = floats;
-      floats += (program_.block_size + static_cast<std::size_t>(constant.period) + 15) / 16 * 16;
+      floats += (constant.floats(program_.block_size) + 15) / 16 * 16;
     }
     program_.thread_floats = floats;
+    for (Instruction& instruction : program_.instructions) {
+      for (std::size_t i = 0; i < instruction.in.size(); ++i) {
+        if (is_scalar(instruction.in[i])) instruction.scalars |= static_cast<std::uint8_t>(1u << i);
+      }
+    }
   }
 
   const Graph& graph_;
   const Group& group_;
   const Shape& shape_;
+  const std::unordered_set<int> outputs_;
   Program program_;
   int virtual_blocks_ = 0;
+  int periodic_ = 0;
   std::map<int, Operand> found_;  ///< where each value is
 };
 
@@ -298,28 +391,33 @@ BroadcastView broadcast_view(const Shape& from, const Shape& to) {
 }
 
 std::string pointwise_refusal(const Graph& graph, const Group& group, bool& foreign) {
-  const Shape& shape = graph.value(graph.node(group.nodes.back()).outputs[0]).shape;
+  const Shape& shape = chain_shape(graph, group);
   foreign = false;
   for (const int id : group.nodes) {
+    if (id == group.chain.reduction_node) continue;
     const GraphNode& node = graph.node(id);
-    const std::string name(node.op->name);
-    const PointwiseOp* op = find_pointwise_op(node.op->name);
+    const std::string_view name = node.op->name;
+    const PointwiseOp* op = find_pointwise_op(name);
     if (op == nullptr) {
       foreign = true;
-      return name + " is not pointwise";
+      return std::string(name) + " is not pointwise";
     }
     const GraphValue& result = graph.value(node.outputs[0]);
     if (!(result.shape == shape))
-      return name + " has shape " + to_string(result.shape) + ", not " + to_string(shape);
+      return std::string(name) + " has shape " + to_string(result.shape) + ", not " + to_string(shape);
     for (const int input : node.inputs) {
       const DType dtype = graph.value(input).dtype;
-      if (!operand_fits(op->elements, dtype)) return name + " of " + std::string(name_of(dtype));
+      if (!operand_fits(op->elements, dtype)) return std::string(name) + " of " + std::string(name_of(dtype));
     }
     const DType from = graph.value(node.inputs[0]).dtype;
     if (!result_fits(op->elements, from, result.dtype))
-      return name + " to " + std::string(name_of(result.dtype));
+      return std::string(name) + " to " + std::string(name_of(result.dtype));
   }
-  return {};
+  if (group.nodes.size() * blocks_of_node <= most_blocks) return {};
+  const int blocks = Builder(graph, group).build().blocks;
+  if (blocks <= most_blocks) return {};
+  return std::to_string(blocks) + " temporaries at once, " + std::to_string(most_blocks) +
+         " fit the L1 cache";
 }
 
 Program compile_pointwise(const Graph& graph, const Group& group) { return Builder(graph, group).build(); }

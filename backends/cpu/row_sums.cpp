@@ -7,20 +7,12 @@
 namespace fusetape::backends::cpu {
 namespace {
 
-constexpr std::int64_t most_columns = 1024;  // a row's sums stay in L1
-constexpr std::int64_t wide_columns = 512;   // narrow rows are joined to about this width
-constexpr std::int64_t block_rows = 64;      // summed in f32
-
-/// `count` floats from element `at`, in place or converted into `buffer`.
-const float* floats(const RowSource& x, std::int64_t at, std::int64_t count, float* buffer) {
-  if (x.dtype == DType::f32) return reinterpret_cast<const float*>(x.data) + at;
-  load_block(x.dtype, x.data + at * static_cast<std::int64_t>(size_of(x.dtype)), buffer,
-             static_cast<std::size_t>(count));
-  return buffer;
-}
+constexpr std::int64_t most_columns = RowSource::most_run;  // a row's sums stay in L1
+constexpr std::int64_t wide_columns = 512;                  // narrow rows are joined to about this width
+constexpr std::int64_t block_rows = 64;                     // summed in f32
 
 /// At most most_columns columns.
-void add_columns(const RowSource& x, std::int64_t first, std::int64_t rows, std::int64_t width,
+void add_columns(const RowSource& x, int part, std::int64_t first, std::int64_t rows, std::int64_t width,
                  std::int64_t stride, double* sums) {
   alignas(64) float total[most_columns];
   alignas(64) float buffer[4][most_columns];
@@ -30,41 +22,73 @@ void add_columns(const RowSource& x, std::int64_t first, std::int64_t rows, std:
     std::int64_t row = begin;
     for (; row + 4 <= end; row += 4) {
       const std::int64_t at = first + row * stride;
-      const float* const a = floats(x, at, width, buffer[0]);
-      const float* const b = floats(x, at + stride, width, buffer[1]);
-      const float* const c = floats(x, at + 2 * stride, width, buffer[2]);
-      const float* const d = floats(x, at + 3 * stride, width, buffer[3]);
+      const float* const a = x.read(part, at, width, buffer[0]);
+      const float* const b = x.read(part, at + stride, width, buffer[1]);
+      const float* const c = x.read(part, at + 2 * stride, width, buffer[2]);
+      const float* const d = x.read(part, at + 3 * stride, width, buffer[3]);
       for (std::int64_t j = 0; j < width; ++j) total[j] += (a[j] + b[j]) + (c[j] + d[j]);
     }
     for (; row < end; ++row) {
-      const float* const a = floats(x, first + row * stride, width, buffer[0]);
+      const float* const a = x.read(part, first + row * stride, width, buffer[0]);
       for (std::int64_t j = 0; j < width; ++j) total[j] += a[j];
     }
     for (std::int64_t j = 0; j < width; ++j) sums[j] += total[j];
   }
 }
 
-void add_wide(const RowSource& x, std::int64_t first, std::int64_t rows, std::int64_t width,
+void add_wide(const RowSource& x, int part, std::int64_t first, std::int64_t rows, std::int64_t width,
               std::int64_t stride, double* sums) {
   for (std::int64_t j = 0; j < width; j += most_columns) {
-    add_columns(x, first + j, rows, std::min(most_columns, width - j), stride, sums + j);
+    add_columns(x, part, first + j, rows, std::min(most_columns, width - j), stride, sums + j);
   }
+}
+
+/// Σ of `count` neighbours: as many sums as vectors need to hide the latency of their additions.
+double sum_run(const RowSource& x, int part, std::int64_t first, std::int64_t count) {
+  constexpr std::int64_t lanes = 16;
+  alignas(64) float buffer[most_columns];
+  double sums[lanes] = {};
+  double rest = 0;
+  for (std::int64_t at = 0; at < count; at += most_columns) {
+    const std::int64_t length = std::min(most_columns, count - at);
+    const float* const run = x.read(part, first + at, length, buffer);
+    std::int64_t i = 0;
+    for (; i + lanes <= length; i += lanes) {
+      for (std::int64_t k = 0; k < lanes; ++k) sums[k] += run[i + k];
+    }
+    for (; i < length; ++i) rest += run[i];
+  }
+  for (std::int64_t half = lanes / 2; half > 0; half /= 2) {
+    for (std::int64_t k = 0; k < half; ++k) sums[k] += sums[k + half];
+  }
+  return sums[0] + rest;
 }
 
 }  // namespace
 
-void add_rows(const RowSource& x, std::int64_t first, std::int64_t rows, std::int64_t width,
+const float* TensorRows::read(int, std::int64_t at, std::int64_t count, float* buffer) const {
+  if (dtype_ == DType::f32) return reinterpret_cast<const float*>(data_) + at;
+  load_block(dtype_, data_ + at * static_cast<std::int64_t>(size_of(dtype_)), buffer,
+             static_cast<std::size_t>(count));
+  return buffer;
+}
+
+void add_rows(const RowSource& x, int part, std::int64_t first, std::int64_t rows, std::int64_t width,
               std::int64_t stride, double* sums) {
+  if (width == 1 && stride == 1) {
+    sums[0] += sum_run(x, part, first, rows);
+    return;
+  }
   // Dense narrow rows: `joined` of them are one wide row, so that vectors are full; eight wide rows make it
   // worth it.
   const std::int64_t joined = stride == width && width > 0 ? std::min(wide_columns / width, rows / 8) : 0;
-  if (joined < 2) return add_wide(x, first, rows, width, stride, sums);
+  if (joined < 2) return add_wide(x, part, first, rows, width, stride, sums);
   double wide[wide_columns] = {};
   const std::int64_t wide_rows = rows / joined;
-  add_wide(x, first, wide_rows, joined * width, joined * width, wide);
+  add_wide(x, part, first, wide_rows, joined * width, joined * width, wide);
   for (std::int64_t i = 0; i < joined * width; ++i) sums[i % width] += wide[i];
   const std::int64_t done = wide_rows * joined;
-  add_wide(x, first + done * width, rows - done, width, stride, sums);
+  add_wide(x, part, first + done * width, rows - done, width, stride, sums);
 }
 
 }  // namespace fusetape::backends::cpu

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <queue>
+#include <unordered_set>
 
 #include "core/check.hpp"
 #include "core/plan/passes.hpp"
@@ -8,15 +9,13 @@
 namespace fusetape::plan {
 namespace {
 
-constexpr std::size_t longest_chain = 24;
-
 class Fuser {
  public:
   Fuser(const Graph& graph, const backends::Backend& backend)
       : graph_(graph),
         backend_(backend),
         group_of_(graph.nodes.size(), -1),
-        spanned_(graph.nodes.size(), 0) {}
+        reach_(graph.nodes.size(), 0) {}
 
   void apply_rules(RuleSet rules) {
     const std::span<const Rule> table = fusion_rules();
@@ -42,21 +41,8 @@ class Fuser {
     }
   }
 
-  /// Pointwise nodes of one shape, grown from each free one along its readers.
   void chain_pointwise() {
-    for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
-      if (!chainable(static_cast<int>(n))) continue;
-      Group chain;
-      chain.pattern = Pattern::pointwise;
-      chain.rule = "pointwise";
-      chain.nodes = {static_cast<int>(n)};
-      grow(chain);
-      if (chain.nodes.size() < 2) continue;
-      chain.name.clear();
-      for (int node : chain.nodes)
-        chain.name += (chain.name.empty() ? "" : "+") + std::string(graph_.node(node).op->name);
-      take(std::move(chain));
-    }
+    for (Group& chain : find_chains(graph_, backend_, groups_, group_of_, refusals_)) take(std::move(chain));
   }
 
   void cover_rest() {
@@ -86,48 +72,21 @@ class Fuser {
   void take(Group group) {
     const int id = static_cast<int>(groups_.size());
     for (int node : group.nodes) group_of_[static_cast<std::size_t>(node)] = id;
-    for (int n = group.nodes.front(); n < group.nodes.back(); ++n) ++spanned_[static_cast<std::size_t>(n)];
-    groups_.push_back(std::move(group));
-  }
-
-  bool chainable(int id) const {
-    const GraphNode& node = graph_.node(id);
-    return !node.dead && !node.op->view && node.op->pointwise != nullptr &&
-           group_of_[static_cast<std::size_t>(id)] < 0;
-  }
-
-  /// Adds readers and producers of the members, breadth first, as long as they fit.
-  void grow(Group& chain) {
-    const Shape& shape = graph_.value(graph_.node(chain.nodes[0]).outputs[0]).shape;
-    std::vector<int> queue = chain.nodes;
-    for (std::size_t i = 0; i < queue.size() && chain.nodes.size() < longest_chain; ++i) {
-      const GraphNode& member = graph_.node(queue[i]);
-      std::vector<int> neighbours = graph_.value(member.outputs[0]).consumers;
-      for (int input : member.inputs) {
-        if (graph_.value(input).producer >= 0) neighbours.push_back(graph_.value(input).producer);
-      }
-      for (int other : neighbours) {
-        const bool taken = std::binary_search(chain.nodes.begin(), chain.nodes.end(), other);
-        if (taken || !chainable(other) || graph_.node(other).phase != member.phase ||
-            !(graph_.value(graph_.node(other).outputs[0]).shape == shape)) {
-          continue;
-        }
-        Group longer = chain;
-        longer.nodes.insert(std::upper_bound(longer.nodes.begin(), longer.nodes.end(), other), other);
-        if (longer.nodes.size() > longest_chain || !refusal(longer).empty()) continue;
-        chain = std::move(longer);
-        queue.push_back(other);
-      }
+    const int last = group.nodes.back();
+    for (int n = group.nodes.front(); n < last; ++n) {
+      int& reach = reach_[static_cast<std::size_t>(n)];
+      reach = std::max(reach, last);
     }
+    groups_.push_back(std::move(group));
   }
 
   /// Whether a path leaves the group and comes back: then its members cannot run as one. Paths run through
   /// whole groups, since those run as one, too. Edges lead to later nodes, so a path beyond the last member
-  /// is lost, unless a group that spans the last member can bring it back.
+  /// is lost, unless a group with members on both sides can bring it back.
   bool leads_back(const Group& group) {
     ++epoch_;
-    const bool bounded = spanned_[static_cast<std::size_t>(group.nodes.back())] == 0;
-    last_ = bounded ? group.nodes.back() : static_cast<int>(graph_.nodes.size());
+    last_ = group.nodes.back();
+    while (reach_[static_cast<std::size_t>(last_)] > last_) last_ = reach_[static_cast<std::size_t>(last_)];
     group_seen_.resize(groups_.size(), 0);
     node_seen_.resize(graph_.nodes.size(), 0);
     in_group_.resize(graph_.nodes.size(), 0);
@@ -163,7 +122,7 @@ class Fuser {
   Refusals refusals_;
   std::vector<int> group_of_;
   std::vector<Group> groups_;
-  std::vector<int> spanned_;  ///< by node: how many groups have members both up to it and after it
+  std::vector<int> reach_;  ///< by node: the last member of all groups with members up to it and after it
   // Scratch of leads_back: marked with the number of the search.
   std::uint32_t epoch_ = 0;
   int last_ = 0;
@@ -176,8 +135,9 @@ void find_boundary(const Graph& graph, Group& group) {
   const auto member = [&](int node) {
     return std::binary_search(group.nodes.begin(), group.nodes.end(), node);
   };
-  const auto add_once = [](std::vector<int>& list, int value) {
-    if (std::find(list.begin(), list.end(), value) == list.end()) list.push_back(value);
+  std::unordered_set<int> listed;  // inputs are made outside and outputs inside, so one set serves both
+  const auto add_once = [&](std::vector<int>& list, int value) {
+    if (listed.insert(value).second) list.push_back(value);
   };
   group.inputs.clear();
   group.outputs.clear();

@@ -121,7 +121,8 @@ struct MaxPoolReluGrad {
   int pool_node = -1;
 };
 
-/// A pointwise chain may end in one sum or mean of its last member's output.
+/// A pointwise chain may end in one sum or mean of a member's output: a node of the group, but not of its
+/// shape.
 struct Chain {
   int reduction_node = -1;
 };

@@ -27,7 +27,7 @@ Match match_norm_gradient_recomputed, match_norm_gradient_from_y, match_norm_gra
 // conv_rules.cpp
 Match match_conv_bias_relu, match_conv_bias;
 Match match_bias_relu_gradient, match_conv_grad_weight_cast;
-Match match_bias_relu_gradient;
+
 // linear_rules.cpp
 Match match_linear_relu, match_linear_gelu, match_linear_bias, match_matmul_cast;
 // update_rules.cpp

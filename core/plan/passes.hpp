@@ -10,6 +10,8 @@
 /// graph.
 namespace fusetape::plan {
 
+class Refusals;
+
 /// Computes equal nodes once.
 void merge_equal_nodes(Graph& graph);
 /// Marks the nodes whose values nobody reads.
@@ -24,6 +26,12 @@ void decide_retention(Graph& graph, const Options& options);
 /// elsewhere. Refusals are kept with their reasons.
 std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, RuleSet rules,
                         std::vector<RefusalReport>& refusals);
+
+/// The chains of pointwise nodes that no group of `groups` has (`group_of`: which, by node; -1: none), each
+/// with the sum or mean at its end. A chain is cut where the backend refuses it, and the report says so.
+std::vector<Group> find_chains(const Graph& graph, const backends::Backend& backend,
+                               const std::vector<Group>& groups, const std::vector<int>& group_of,
+                               Refusals& refusals);
 
 /// An order in which every group runs after those that it reads from, close to the recorded one.
 void schedule(const Graph& graph, std::vector<Group>& groups);

@@ -1,0 +1,57 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "backends/cpu/row_sums.hpp"
+#include "core/op_attrs.hpp"
+#include "core/plan/graph.hpp"
+
+/// sum and mean over neighbouring axes of anything that gives rows of floats.
+namespace fusetape::backends::cpu {
+
+/// A shape by what a reduction does with it: kept, reduced, kept.
+struct Extents {
+  std::int64_t outer = 1, reduce = 1, inner = 1;
+  std::int64_t results() const { return outer * inner; }
+  std::int64_t elements() const { return outer * reduce * inner; }
+};
+
+/// Nothing when the reduced axes are not neighbours (but for axes of extent 1).
+std::optional<Extents> joined_extents(const Shape& shape, const core::ReduceAttrs& attrs);
+
+/// How many threads share this many elements.
+int parts_for(std::int64_t elements);
+
+/// Writes sums[i] / divisor to y[at + i].
+void write_sums(const double* sums, std::int64_t count, double divisor, DType dtype, std::byte* y,
+                std::int64_t at);
+
+/// Each thread takes a share of the results, or of the rows; then partial sums combine in thread order. Equal
+/// extents add in the same order whatever the source, and every element is read once.
+class AxisSum {
+ public:
+  AxisSum(const plan::Graph& graph, const plan::GraphNode& node, const Extents& extents);
+
+  int parts() const { return parts_; }
+  std::size_t scratch_bytes() const;
+  /// `sums`: scratch_bytes() of room; y: the result of the node.
+  void run(const RowSource& x, double* sums, std::byte* y) const;
+
+ private:
+  enum class Split : std::uint8_t { outer, rows, columns };
+
+  std::int64_t share(std::int64_t of, int part) const { return of * part / parts_; }
+  void sum_outer(const RowSource& x, double* sums, std::byte* y) const;
+  void sum_rows(const RowSource& x, double* sums, std::byte* y) const;
+  void sum_columns(const RowSource& x, double* sums, std::byte* y) const;
+
+  DType dtype_;
+  Extents extents_;
+  double divisor_ = 1;
+  int parts_ = 1;
+  Split split_ = Split::outer;
+  std::int64_t together_ = 1;  ///< small slabs {reduce, inner} that are read at once
+};
+
+}  // namespace fusetape::backends::cpu
