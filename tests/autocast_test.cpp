@@ -2,18 +2,19 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "compare.hpp"
 #include "core/tape.hpp"
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
 
 namespace ft = fusetape;
 using namespace fusetape::tests;
+using Numbers = std::vector<double>;
 using ft::Autocast;
 using ft::DType;
 using ft::Shape;
@@ -254,10 +255,20 @@ std::vector<Numbers> step(DType precision, Run how = {}) {
   return numbers;
 }
 
-double worst_difference(const std::vector<Numbers>& got, const std::vector<Numbers>& expected) {
+/// ‖got − expected‖ / ‖expected‖ of the tensor where it is largest.
+double distance(const std::vector<Numbers>& got, const std::vector<Numbers>& expected) {
   REQUIRE(got.size() == expected.size());
   double worst = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) worst = std::max(worst, difference(got[i], expected[i]));
+  for (std::size_t t = 0; t < got.size(); ++t) {
+    REQUIRE(got[t].size() == expected[t].size());
+    double apart = 0, size = 0;
+    for (std::size_t i = 0; i < got[t].size(); ++i) {
+      apart += std::pow(got[t][i] - expected[t][i], 2);
+      size += std::pow(expected[t][i], 2);
+    }
+    if (apart != 0) worst = std::max(worst, std::sqrt(apart / size));
+    if (std::isnan(apart)) return HUGE_VAL;
+  }
   return worst;
 }
 
@@ -360,7 +371,7 @@ TEST_CASE("a mistake leaves the tape as it was, casts included") {
   CHECK_THROWS_AS(ft::matmul(m, m), ft::Error);
   CHECK_THROWS_AS(ft::mse_loss(m, variable(bf16, {3, 4})), ft::Error);
   CHECK_THROWS_AS(ft::add(m, variable(bf16, {3, 4})), ft::Error);
-  CHECK(ft::core::Tape::current().pending_nodes() == pending + 4);  // the four variables of the calls
+  CHECK(ft::core::Tape::current().pending_nodes() == pending);
 }
 
 TEST_CASE("a gradient of another dtype is refused") {
@@ -393,29 +404,29 @@ TEST_CASE("a parameter that is used twice is cast once, and backward reads the s
 
 TEST_CASE("a step in bf16 is near the one in f32, and nearer the reference's in bf16") {
   const std::vector<Numbers> got = step(bf16), exact = step(f32);
-  CHECK(worst_difference(got, exact) < 0.04);
-  CHECK(worst_difference(got, exact) > 1e-4);  // or it was no bf16
+  CHECK(distance(got, exact) < 0.03);
+  CHECK(distance(got, exact) > 1e-3);  // or it was no bf16
   std::vector<Numbers> oracle;
   {
     const OnBackend backend("reference");
     oracle = step(bf16);
   }
-  CHECK(worst_difference(got, oracle) < 0.01);
+  CHECK(distance(got, oracle) < 0.008);
 }
 
 TEST_CASE("in bf16, too, fused is unfused up to rounding, and eager is unfused to the bit") {
   const std::vector<Numbers> fused = step(bf16);
   const Fusion off(false);
   const std::vector<Numbers> unfused = step(bf16);
-  CHECK(worst_difference(fused, unfused) < 0.01);
+  CHECK(distance(fused, unfused) < 0.008);
   const Eager eager(true);
-  CHECK(worst_difference(step(bf16), unfused) == 0);
+  CHECK(distance(step(bf16), unfused) == 0);
 }
 
 TEST_CASE("reading the loss first, or backward inside the scope, changes nothing but rounding") {
   const std::vector<Numbers> plain = step(bf16);
-  CHECK(worst_difference(step(bf16, {.backward_inside = true}), plain) == 0);
-  CHECK(worst_difference(step(bf16, {.item_first = true}), plain) < 0.01);
+  CHECK(distance(step(bf16, {.backward_inside = true}), plain) == 0);
+  CHECK(distance(step(bf16, {.item_first = true}), plain) < 0.008);
 }
 
 TEST_CASE("a gradient check in f64 does not see Autocast") {
