@@ -134,6 +134,12 @@ class ReversePass {
           "expected a gradient of shape " + to_string(value.shape) + ", got " + to_string(gradient.shape()),
           at_);
     }
+    if (gradient.dtype() != value.dtype) {
+      throw Error("backward",
+                  "expected a gradient of dtype " + std::string(name_of(value.dtype)) + ", got " +
+                      std::string(name_of(gradient.dtype())) + "; use cast",
+                  at_);
+    }
     Tensor& sum = gradients_[&value];
     if (!sum.defined()) {
       sum = std::move(gradient);

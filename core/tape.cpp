@@ -6,8 +6,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/autocast.hpp"
 #include "core/check.hpp"
 #include "core/module_scope.hpp"
+#include "core/op_attrs.hpp"
 #include "core/slice.hpp"
 
 namespace fusetape::core {
@@ -28,6 +30,12 @@ Retention retention_of_environment() {
 bool environment_says(const char* name, const char* value) {
   const char* set = std::getenv(name);
   return set != nullptr && std::strcmp(set, value) == 0;
+}
+
+Tensor cast_to(DType dtype, const Tensor& x, Location at) {
+  static const OpDef& cast = find_op("cast");
+  if (x.dtype() == dtype) return x;
+  return record_one(cast, {x}, Attrs::of(CastAttrs{static_cast<std::int64_t>(dtype)}), at);
 }
 
 }  // namespace
@@ -92,11 +100,22 @@ Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attr
     infos.push_back({inputs[i].shape(), inputs[i].dtype()});
     differentiable = differentiable || inputs[i].value()->requires_grad;
   }
+  autocast_inputs(op.name, {infos.begin(), infos.size()});
   InferContext infer(op.name, {infos.begin(), infos.size()}, attrs, at);
   op.infer(infer);
   for (const TensorInfo& output : infer.outputs) {
     if (!countable(output.shape))
       infer.fail("extents of at least 0 and at most 2^56 elements", to_string(output.shape));
+  }
+
+  // Nothing can fail from here on: the casts of a failed call would stay on the tape.
+  InlineVector<Tensor, 12> casts;
+  const bool as_given =
+      std::equal(infos.begin(), infos.end(), inputs.begin(),
+                 [](const TensorInfo& taken, const Tensor& input) { return taken.dtype == input.dtype(); });
+  if (!as_given) {
+    for (std::size_t i = 0; i < inputs.size(); ++i) casts.push_back(cast_to(infos[i].dtype, inputs[i], at));
+    inputs = {casts.begin(), casts.size()};
   }
 
   Node* node = make_node(static_cast<int>(infer.outputs.size()));

@@ -16,6 +16,7 @@ struct Settings {
   Retention retention = Retention::fastest;
   bool deterministic = false;
   bool eager = false;
+  DType autocast = DType::f32;  ///< f32: none
   bool grad = true;
   bool profiling = false;
   int threads = 1;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <fusetape/fusetape.hpp>
 #include <iostream>
 #include <limits>
 #include <string>
@@ -12,6 +13,18 @@ namespace examples {
 
 /// What a seed may be; CLI11 alone would take -1 for a large number.
 inline const CLI::Range seeds(std::int64_t{0}, std::numeric_limits<std::int64_t>::max());
+
+/// --precision of the programs that train.
+inline void add_precision(CLI::App& app, std::string& precision) {
+  app.add_option("--precision", precision, "bf16: mixed, with parameters and their updates in f32")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+}
+
+/// As ft::Autocast takes it.
+inline fusetape::DType dtype_of(const std::string& precision) {
+  return precision == "bf16" ? fusetape::DType::bf16 : fusetape::DType::f32;
+}
 
 inline int complain(const std::string& program, std::string what) {
   std::replace(what.begin(), what.end(), '\n', ' ');

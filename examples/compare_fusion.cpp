@@ -1,11 +1,11 @@
 // Times training steps with and without fusion: the same data, from the same state, in pairs of random order,
-// with an unfused step against an unfused one as control. Nothing is switched but fusion.
+// with an unfused step against an unfused one as control. Nothing is switched but the fusion rules: all of
+// them, those of --rules, or with --ladder one family after the other.
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -21,12 +21,17 @@
 #include "command_line.hpp"
 #include "compare_subjects.hpp"
 #include "files.hpp"
+#include "ladder.hpp"
 #include "statistics.hpp"
+#include "timed_steps.hpp"
 
 namespace ft = fusetape;
-using examples::Interval;
+using examples::Mode;
+using examples::paired_ratio;
+using examples::Ratio;
 using examples::Subject;
 using examples::SubjectFactory;
+using examples::timed_step;
 
 namespace {
 
@@ -34,6 +39,8 @@ struct Options {
   std::string model = "resnet20";
   std::int64_t batch = 128;
   std::string precision = "f32";
+  std::string rules;  // empty: all
+  bool ladder = false;
   int threads = 0;  // 0: all cores
   int steps = 30;
   std::uint64_t seed = 1;
@@ -41,27 +48,23 @@ struct Options {
   bool explain = false;
 };
 
+SubjectFactory factory_of(const Options& options) {
+  return {options.model, examples::dtype_of(options.precision), options.batch, options.seed};
+}
+
 /// What is known of one side.
 struct Side {
-  bool fusion = false;
+  Mode mode;
   double first_step_ms = 0;
   std::vector<double> step_ms;
   ft::Report report;
 };
 
 struct Result {
-  Side fused{.fusion = true}, unfused;
+  Side fused, unfused{.mode = examples::unfused()};
   std::vector<double> control_ms;
   double max_rel_diff = 0;
 };
-
-double timed_step(Subject& subject, bool fusion, std::size_t index) {
-  using Clock = std::chrono::steady_clock;
-  ft::set_fusion(fusion);
-  const Clock::time_point start = Clock::now();
-  subject.step(index);
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
 
 // ---- the first step
 // -----------------------------------------------------------------------------------------------------
@@ -72,7 +75,7 @@ void use_threads(const Options& options) {
 
 /// In a process of its own, where no library has created a kernel yet. To be called before this process runs
 /// a step.
-double cold_step_ms(const Options& options, bool fusion) {
+double cold_step_ms(const Options& options, const Mode& mode) {
   std::array<int, 2> ends{};
   if (::pipe(ends.data()) != 0) throw std::runtime_error("no pipe for the process that times a first step");
   const pid_t child = ::fork();
@@ -81,8 +84,7 @@ double cold_step_ms(const Options& options, bool fusion) {
     int status = 1;
     try {
       use_threads(options);
-      const double ms =
-          timed_step(*SubjectFactory(options.model, options.batch, options.seed).make(), fusion, 0);
+      const double ms = timed_step(*factory_of(options).make(), mode, 0);
       if (::write(ends[1], &ms, sizeof ms) == sizeof ms) status = 0;
     } catch (const std::exception& error) {
       examples::complain("compare_fusion", error.what());
@@ -123,39 +125,40 @@ double largest_relative_difference(const std::vector<ft::Tensor>& a, const std::
 
 Result measure(const Options& options) {
   Result result;
-  for (Side* side : {&result.fused, &result.unfused})
-    side->first_step_ms = cold_step_ms(options, side->fusion);
+  if (!options.rules.empty()) result.fused.mode.rules = examples::parse_rules(options.rules);
+  for (Side* side : {&result.fused, &result.unfused}) side->first_step_ms = cold_step_ms(options, side->mode);
 
   use_threads(options);
-  SubjectFactory factory(options.model, options.batch, options.seed);
+  const Mode &with = result.fused.mode, &without = result.unfused.mode;
+  SubjectFactory factory = factory_of(options);
   const std::unique_ptr<Subject> fused = factory.make(), unfused = factory.make(), control = factory.make();
-  timed_step(*fused, true, 0);
-  timed_step(*unfused, false, 0);
-  timed_step(*control, false, 0);
+  timed_step(*fused, with, 0);
+  timed_step(*unfused, without, 0);
+  timed_step(*control, without, 0);
   result.max_rel_diff = largest_relative_difference(fused->gradients(), unfused->gradients());
-  timed_step(*fused, true, 1);
+  timed_step(*fused, with, 1);
   result.fused.report = ft::explain();
-  timed_step(*unfused, false, 1);
+  timed_step(*unfused, without, 1);
   result.unfused.report = ft::explain();
-  timed_step(*control, false, 1);
+  timed_step(*control, without, 1);
 
   // Each round takes its three steps in a random order, so that whatever one step leaves to the next favours
   // nobody.
   struct Turn {
     Subject& subject;
-    bool fusion;
+    const Mode& mode;
     std::vector<double>& ms;
   };
-  const std::array<Turn, 3> turns{{{*fused, true, result.fused.step_ms},
-                                   {*unfused, false, result.unfused.step_ms},
-                                   {*control, false, result.control_ms}}};
+  const std::array<Turn, 3> turns{{{*fused, with, result.fused.step_ms},
+                                   {*unfused, without, result.unfused.step_ms},
+                                   {*control, without, result.control_ms}}};
   std::array<std::size_t, 3> order{0, 1, 2};
   std::mt19937_64 random(options.seed);
   for (int round = 0; round < options.steps; ++round) {
     std::shuffle(order.begin(), order.end(), random);
     for (std::size_t i : order) {
       const auto index = static_cast<std::size_t>(round) + 2;
-      turns[i].ms.push_back(timed_step(turns[i].subject, turns[i].fusion, index));
+      turns[i].ms.push_back(timed_step(turns[i].subject, turns[i].mode, index));
     }
   }
   return result;
@@ -164,44 +167,39 @@ Result measure(const Options& options) {
 // ---- the report
 // ---------------------------------------------------------------------------------------------------------
 
-struct Ratio {
-  double median = 0;
-  Interval ci95;
-};
-
-Ratio paired_ratio(const std::vector<double>& slow, const std::vector<double>& fast, std::uint64_t seed) {
-  const std::vector<double> pairs = examples::ratios(slow, fast);
-  return {examples::median(pairs), examples::median_ci95(pairs, seed)};
+/// What was run, and on what.
+nlohmann::ordered_json subject_json(const Options& options) {
+  return {{"model", options.model},         {"batch", options.batch},
+          {"precision", options.precision}, {"device", std::string(ft::backend_name())},
+          {"threads", ft::threads()},       {"cpu", ft::cpu_name()},
+          {"versions", ft::versions()}};
 }
 
 nlohmann::ordered_json to_json(const Side& side) {
-  return {{"step_ms",
-           {{"median", examples::median(side.step_ms)},
-            {"p10", examples::quantile(side.step_ms, 0.1)},
-            {"p90", examples::quantile(side.step_ms, 0.9)},
-            {"samples", side.step_ms}}},
-          {"first_step_ms", side.first_step_ms},
-          {"kernels", side.report.kernels},
-          {"tensor_passes", side.report.tensor_passes},
-          {"kept_bytes", side.report.kept_bytes},
-          {"peak_bytes", side.report.peak_bytes}};
+  nlohmann::ordered_json json = {{"rules", side.mode.rules},
+                                 {"step_ms", examples::step_json(side.step_ms)},
+                                 {"first_step_ms", side.first_step_ms}};
+  json.update(examples::plan_json(side.report));
+  return json;
 }
 
 nlohmann::ordered_json to_json(const Options& options, const Result& result, const Ratio& speedup,
                                const Ratio& control) {
-  return {{"model", options.model},
-          {"batch", options.batch},
-          {"precision", options.precision},
-          {"device", std::string(ft::backend_name())},
-          {"threads", ft::threads()},
-          {"cpu", ft::cpu_name()},
-          {"versions", ft::versions()},
-          {"speedup", speedup.median},
-          {"speedup_ci95", {speedup.ci95.low, speedup.ci95.high}},
-          {"control", control.median},
-          {"max_rel_diff", result.max_rel_diff},
-          {"fused", to_json(result.fused)},
-          {"unfused", to_json(result.unfused)}};
+  nlohmann::ordered_json json = subject_json(options);
+  json.update({{"speedup", speedup.median},
+               {"speedup_ci95", {speedup.ci95.low, speedup.ci95.high}},
+               {"control", control.median},
+               {"max_rel_diff", result.max_rel_diff},
+               {"fused", to_json(result.fused)},
+               {"unfused", to_json(result.unfused)}});
+  return json;
+}
+
+void print_subject(const Options& options) {
+  std::printf("%s, batch %lld, %s, %s backend, %d threads\n%s\n%s\n\n", options.model.c_str(),
+              static_cast<long long>(options.batch), options.precision.c_str(),
+              std::string(ft::backend_name()).c_str(), ft::threads(), ft::cpu_name().c_str(),
+              ft::versions().c_str());
 }
 
 void print_row(const char* name, const char* format, double fused, double unfused) {
@@ -213,11 +211,9 @@ void print_row(const char* name, const char* format, double fused, double unfuse
 
 void print_table(const Options& options, const Result& result) {
   const Side &fused = result.fused, &unfused = result.unfused;
-  const auto mb = [](std::int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
-  std::printf("%s, batch %lld, %s, %s backend, %d threads\n%s\n%s\n\n", options.model.c_str(),
-              static_cast<long long>(options.batch), options.precision.c_str(),
-              std::string(ft::backend_name()).c_str(), ft::threads(), ft::cpu_name().c_str(),
-              ft::versions().c_str());
+  using examples::megabytes;
+  print_subject(options);
+  if (!options.rules.empty()) std::printf("fused by these rules alone: %s\n\n", options.rules.c_str());
   std::printf("%-26s%12s%12s\n", "", "fused", "unfused");
   print_row("step, median ms", "%12.2f", examples::median(fused.step_ms), examples::median(unfused.step_ms));
   print_row("step, p10 ms", "%12.2f", examples::quantile(fused.step_ms, 0.1),
@@ -227,8 +223,11 @@ void print_table(const Options& options, const Result& result) {
   print_row("first step, ms", "%12.1f", fused.first_step_ms, unfused.first_step_ms);
   print_row("kernels", "%12.0f", fused.report.kernels, unfused.report.kernels);
   print_row("tensor passes", "%12.0f", fused.report.tensor_passes, unfused.report.tensor_passes);
-  print_row("kept for backward, MB", "%12.2f", mb(fused.report.kept_bytes), mb(unfused.report.kept_bytes));
-  print_row("peak, MB", "%12.2f", mb(fused.report.peak_bytes), mb(unfused.report.peak_bytes));
+  print_row("moved, MB", "%12.1f", megabytes(examples::bytes_moved(fused.report)),
+            megabytes(examples::bytes_moved(unfused.report)));
+  print_row("kept for backward, MB", "%12.2f", megabytes(fused.report.kept_bytes),
+            megabytes(unfused.report.kept_bytes));
+  print_row("peak, MB", "%12.2f", megabytes(fused.report.peak_bytes), megabytes(unfused.report.peak_bytes));
 }
 
 void print_summary(const Options& options, const Result& result, const Ratio& speedup, const Ratio& control) {
@@ -241,8 +240,11 @@ void print_summary(const Options& options, const Result& result, const Ratio& sp
       static_cast<long long>(options.batch), options.steps);
 }
 
+void write_json(const Options& options, const nlohmann::ordered_json& json) {
+  if (!options.json.empty()) examples::write_file(options.json, json.dump(2) + "\n");
+}
+
 void compare(const Options& options) {
-  if (!options.json.empty()) examples::require_writable(options.json);
   const Result result = measure(options);
   const Ratio speedup = paired_ratio(result.unfused.step_ms, result.fused.step_ms, options.seed);
   const Ratio control = paired_ratio(result.unfused.step_ms, result.control_ms, options.seed);
@@ -250,8 +252,30 @@ void compare(const Options& options) {
   print_table(options, result);
   print_summary(options, result, speedup, control);
   std::fflush(stdout);
-  if (!options.json.empty()) {
-    examples::write_file(options.json, to_json(options, result, speedup, control).dump(2) + "\n");
+  write_json(options, to_json(options, result, speedup, control));
+}
+
+void climb_ladder(const Options& options) {
+  use_threads(options);
+  SubjectFactory factory = factory_of(options);
+  const std::vector<examples::Rung> ladder = examples::climb(factory, options.steps, options.seed);
+  if (options.explain) {
+    for (const examples::Rung& rung : ladder) std::cout << rung.name << ": " << rung.report << std::endl;
+  }
+  print_subject(options);
+  examples::print_ladder(ladder, options.steps);
+  std::fflush(stdout);
+  nlohmann::ordered_json json = subject_json(options);
+  json["ladder"] = examples::to_json(ladder);
+  write_json(options, json);
+}
+
+void run(const Options& options) {
+  if (!options.json.empty()) examples::require_writable(options.json);
+  if (options.ladder) {
+    climb_ladder(options);
+  } else {
+    compare(options);
   }
 }
 
@@ -267,16 +291,19 @@ int main(int argc, char** argv) {
   app.add_option("--batch", options.batch, "Images in a batch")
       ->check(CLI::Range(1, 65'536))
       ->capture_default_str();
-  app.add_option("--precision", options.precision)->check(CLI::IsMember({"f32"}))->capture_default_str();
+  examples::add_precision(app, options.precision);
   app.add_option("--threads", options.threads, "Threads; all cores if not given")
       ->check(CLI::Range(1, 1'024));
   app.add_option("--steps", options.steps, "Pairs of steps")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
+  CLI::Option* const rules =
+      app.add_option("--rules", options.rules, "Fuse by these rules and families only: A,B");
+  app.add_flag("--ladder", options.ladder, "Switch the rules on family by family instead")->excludes(rules);
   app.add_option("--seed", options.seed, "Of weights, inputs and the order of the steps")
       ->check(examples::seeds)
       ->capture_default_str();
   app.add_option("--json", options.json, "Write everything measured to this file");
-  app.add_flag("--explain", options.explain, "Print both plans, kernel by kernel");
-  return examples::run(app, argc, argv, [&] { compare(options); });
+  app.add_flag("--explain", options.explain, "Print every plan, kernel by kernel");
+  return examples::run(app, argc, argv, [&] { run(options); });
 }

@@ -49,10 +49,14 @@ inline ft::nn::ResNet network(const std::string& name) {
 
 class Training : public Subject {
  public:
-  Training(const std::string& model, std::shared_ptr<const Batches> batches)
-      : model_(network(model)), sgd_(model_.parameters(), sgd_options), batches_(std::move(batches)) {}
+  Training(const std::string& model, ft::DType precision, std::shared_ptr<const Batches> batches)
+      : model_(network(model)),
+        sgd_(model_.parameters(), sgd_options),
+        precision_(precision),
+        batches_(std::move(batches)) {}
 
   void step(std::size_t index) override {
+    const ft::Autocast cast(precision_);
     const auto& [images, labels] = (*batches_)[index % batches_->size()];
     const ft::Tensor loss = ft::cross_entropy(model_(images), labels);
     sgd_.zero_grad();
@@ -69,6 +73,7 @@ class Training : public Subject {
  private:
   ft::nn::ResNet model_;
   ft::optim::SGD sgd_;
+  ft::DType precision_;
   std::shared_ptr<const Batches> batches_;
 };
 
@@ -102,11 +107,12 @@ struct BnAddRelu : ft::nn::Module {
 };
 
 /// Backward starts at a given gradient of the block's output, so that no loss adds passes of its own, and
-/// goes to every parameter and input.
+/// goes to every parameter and input. Inputs and gradient are of the precision, as inside a network.
 template <class Module>
 class Block : public Subject {
  public:
-  explicit Block(std::int64_t batch) : sgd_(module_.parameters(), sgd_options) {
+  Block(ft::DType precision, std::int64_t batch)
+      : sgd_(module_.parameters(), sgd_options), precision_(precision) {
     const ft::NoGrad no_history;
     for (std::size_t i = 0; i < Module::inputs; ++i) inputs_.push_back(random_values(batch));
     for (ft::Tensor& input : inputs_) input = ft::variable(input);
@@ -114,6 +120,7 @@ class Block : public Subject {
   }
 
   void step(std::size_t) override {
+    const ft::Autocast cast(precision_);
     input_gradients_.clear();
     sgd_.zero_grad();
     backward();
@@ -127,8 +134,8 @@ class Block : public Subject {
   }
 
  private:
-  static ft::Tensor random_values(std::int64_t batch) {
-    const ft::Tensor values = ft::randn({batch, size, size, channels});
+  ft::Tensor random_values(std::int64_t batch) const {
+    const ft::Tensor values = ft::cast(ft::randn({batch, size, size, channels}), precision_);
     ft::materialize({values});
     return values;
   }
@@ -146,6 +153,7 @@ class Block : public Subject {
 
   Module module_;
   ft::optim::SGD sgd_;
+  ft::DType precision_;
   std::vector<ft::Tensor> inputs_, input_gradients_;
   ft::Tensor seed_;
 };
@@ -153,19 +161,20 @@ class Block : public Subject {
 /// Makes subjects that start from the same state, whenever they are made.
 class SubjectFactory {
  public:
-  SubjectFactory(std::string model, std::int64_t batch, std::uint64_t seed)
-      : model_(std::move(model)), batch_(batch), seed_(seed) {}
+  SubjectFactory(std::string model, ft::DType precision, std::int64_t batch, std::uint64_t seed)
+      : model_(std::move(model)), precision_(precision), batch_(batch), seed_(seed) {}
 
   std::unique_ptr<Subject> make() {
     ft::manual_seed(seed_);
-    if (model_ == "conv_bias_relu") return std::make_unique<Block<ConvBiasRelu>>(batch_);
-    if (model_ == "bn_add_relu") return std::make_unique<Block<BnAddRelu>>(batch_);
+    if (model_ == "conv_bias_relu") return std::make_unique<Block<ConvBiasRelu>>(precision_, batch_);
+    if (model_ == "bn_add_relu") return std::make_unique<Block<BnAddRelu>>(precision_, batch_);
     if (batches_ == nullptr) batches_ = std::make_shared<const Batches>(generated_batches(batch_, 4));
-    return std::make_unique<Training>(model_, batches_);
+    return std::make_unique<Training>(model_, precision_, batches_);
   }
 
  private:
   std::string model_;
+  ft::DType precision_;
   std::int64_t batch_;
   std::uint64_t seed_;
   std::shared_ptr<const Batches> batches_;

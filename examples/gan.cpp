@@ -3,13 +3,15 @@
 // between two plans.
 #include <cmath>
 #include <cstdint>
-#include <exception>
 #include <fusetape/fusetape.hpp>
 #include <iomanip>
 #include <iostream>
 #include <numbers>
 #include <random>
+#include <string>
 #include <vector>
+
+#include "command_line.hpp"
 
 namespace ft = fusetape;
 
@@ -55,9 +57,8 @@ double mean_distance(const std::vector<float>& points) {
   return sum / (static_cast<double>(points.size()) / 2);
 }
 
-}  // namespace
-
-int main() try {
+void train(ft::DType precision) {
+  const ft::Autocast cast(precision);
   ft::manual_seed(1);
   std::mt19937 random(1);
   Net generator(latent, 2), discriminator(2, 1);
@@ -90,7 +91,13 @@ int main() try {
   const ft::NoGrad no_history;
   const std::vector<float> points = generator(ft::randn({1'000, latent})).to_vector();
   std::cout << "generated points lie " << mean_distance(points) << " from the nearest spot\n";
-} catch (const std::exception& error) {
-  std::cerr << "gan: " << error.what() << '\n';
-  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string precision = "f32";
+  CLI::App app("Learns to place points on a ring of eight spots.", "gan");
+  examples::add_precision(app, precision);
+  return examples::run(app, argc, argv, [&] { train(examples::dtype_of(precision)); });
 }

@@ -1,12 +1,14 @@
 // A small multilayer perceptron learns which arm of three spirals a point is on.
 #include <cmath>
 #include <cstdint>
-#include <exception>
 #include <fusetape/fusetape.hpp>
 #include <iostream>
 #include <numbers>
 #include <random>
+#include <string>
 #include <vector>
+
+#include "command_line.hpp"
 
 namespace ft = fusetape;
 
@@ -54,9 +56,8 @@ double accuracy(Mlp& model, const Points& points) {
   return ft::mean(ft::cast(right, ft::DType::f32)).item();
 }
 
-}  // namespace
-
-int main() try {
+void train(ft::DType precision) {
+  const ft::Autocast cast(precision);
   ft::manual_seed(1);
   const Points training = spirals(200, 1), unseen = spirals(100, 2);
   Mlp model;
@@ -70,7 +71,13 @@ int main() try {
     if (step % 100 == 0) std::cout << "step " << step << "  loss " << loss.item() << '\n';
   }
   std::cout << "accuracy on unseen points " << accuracy(model, unseen) << '\n';
-} catch (const std::exception& error) {
-  std::cerr << "mlp: " << error.what() << '\n';
-  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string precision = "f32";
+  CLI::App app("Learns which arm of three spirals a point is on.", "mlp");
+  examples::add_precision(app, precision);
+  return examples::run(app, argc, argv, [&] { train(examples::dtype_of(precision)); });
 }

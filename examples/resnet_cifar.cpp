@@ -1,5 +1,5 @@
 // Trains a ResNet on CIFAR-10, or on generated images, and keeps a record of it in a folder. A run that was
-// stopped or killed goes on with --resume, to the bit where --threads and --fuse are the same.
+// stopped or killed goes on with --resume, to the bit where --threads, --fuse and --precision are the same.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -31,6 +31,7 @@ struct Options {
   double weight_decay = 5e-4;
   std::string schedule = "onecycle";
   std::string fuse;  // empty: as FUSETAPE_FUSE says, or on
+  std::string precision = "f32";
   std::uint64_t seed = 1;
   int threads = 0;  // 0: all cores
   bool resume = false;
@@ -62,7 +63,8 @@ Images load(const Options& options, ft::data::Split split) {
   return std::make_shared<const ft::data::Dataset>(std::move(images));
 }
 
-/// What the numbers of a run depend on: a run is only resumed with the same.
+/// What the numbers of a run depend on: a run is only resumed with the same. Precision is none of it: what a
+/// checkpoint holds is f32 in either.
 nlohmann::json recipe_of(const Options& options, const Data& data) {
   return {{"depth", options.depth},
           {"epochs", options.epochs},
@@ -167,7 +169,8 @@ void Run::begin() {
   }
   progress_.say("ResNet-" + std::to_string(options_.depth) + ", " + std::to_string(model_.parameter_count()) +
                 " parameters, " + std::to_string(loader_.images()) + " images to train on, " +
-                std::to_string(ft::threads()) + " threads, fusion " + (ft::fusion_enabled() ? "on" : "off"));
+                std::to_string(ft::threads()) + " threads, " + options_.precision + ", fusion " +
+                (ft::fusion_enabled() ? "on" : "off"));
   if (options_.data == "synthetic") {
     progress_.say("these are generated images: the accuracy says nothing about CIFAR-10");
   }
@@ -228,6 +231,7 @@ void Run::finish_epoch(std::int64_t epoch) {
   const double test_accuracy = evaluate();
   const auto images = static_cast<double>(state_.images);
   const nlohmann::ordered_json metrics = {{"epoch", epoch},
+                                          {"precision", options_.precision},
                                           {"train_loss", state_.loss_sum / images},
                                           {"train_accuracy", state_.correct / images},
                                           {"test_accuracy", test_accuracy},
@@ -260,6 +264,7 @@ void Run::end() {
 void train(const Options& options) {
   if (options.threads > 0) ft::set_threads(options.threads);
   if (!options.fuse.empty()) ft::set_fusion(options.fuse == "on");
+  const ft::Autocast cast(examples::dtype_of(options.precision));
   ft::manual_seed(options.seed);
   const Data data{load(options, ft::data::Split::train), load(options, ft::data::Split::test)};
   Run(options, data).train();
@@ -285,6 +290,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"onecycle", "step", "cosine"}))
       ->capture_default_str();
   app.add_option("--fuse", options.fuse, "on or off")->check(CLI::IsMember({"on", "off"}));
+  examples::add_precision(app, options.precision);
   app.add_option("--seed", options.seed, "Of weights, order and augmentation")
       ->check(examples::seeds)
       ->capture_default_str();

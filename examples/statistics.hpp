@@ -46,4 +46,16 @@ inline std::vector<double> ratios(const std::vector<double>& numerator,
   return out;
 }
 
+struct Ratio {
+  double median = 0;
+  Interval ci95;
+};
+
+/// How many times as long the slow steps took, pair by pair.
+inline Ratio paired_ratio(const std::vector<double>& slow, const std::vector<double>& fast,
+                          std::uint64_t seed) {
+  const std::vector<double> pairs = ratios(slow, fast);
+  return {median(pairs), median_ci95(pairs, seed)};
+}
+
 }  // namespace examples

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 
+#include "core/autocast.hpp"
 #include "core/op_attrs.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
@@ -253,8 +254,9 @@ namespace {
 
 /// The recorded op would speak of a gradient; these are what a user of the layer gets wrong.
 void check_dtypes(const char* op, const Tensor& x, const Tensor& other, Location at) {
-  const std::string first(name_of(x.dtype())), second(name_of(other.dtype()));
-  if (!is_floating(x.dtype())) fail(op, "a floating dtype", first + "; use cast", at);
+  const DType dtype = core::autocast_input(op, x.dtype());
+  const std::string first(name_of(dtype)), second(name_of(core::autocast_input(op, other.dtype())));
+  if (!is_floating(dtype)) fail(op, "a floating dtype", first + "; use cast", at);
   if (first != second) fail(op, "equal dtypes", first + " and " + second + "; use cast", at);
 }
 

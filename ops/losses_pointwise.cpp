@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "core/autocast.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
@@ -49,10 +50,12 @@ Compared require_alike(std::string_view op, const Operand& prediction, const Ope
   if (!(left.shape() == right.shape())) {
     fail(op, "a target of shape " + to_string(left.shape()), to_string(right.shape()), prediction.at());
   }
-  const std::string first(name_of(left.dtype())), second(name_of(right.dtype()));
-  if (!is_floating(left.dtype())) fail(op, "a floating dtype", first + "; use cast", prediction.at());
-  if (first != second) fail(op, "equal dtypes", first + " and " + second + "; use cast", prediction.at());
-  return {std::move(left), std::move(right)};
+  const DType dtype = core::autocast_input(op, left.dtype()), other = core::autocast_input(op, right.dtype());
+  const std::string first(name_of(dtype)), second(name_of(other));
+  if (!is_floating(dtype)) fail(op, "a floating dtype", first + "; use cast", prediction.at());
+  if (dtype != other) fail(op, "equal dtypes", first + " and " + second + "; use cast", prediction.at());
+  const Location at = prediction.at();
+  return {cast({std::move(left), at}, dtype), cast({std::move(right), at}, dtype)};
 }
 
 Tensor reduced(const Tensor& losses, Reduction reduction, Location at) {

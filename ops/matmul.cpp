@@ -1,4 +1,5 @@
 // Matrix products and the linear layer.
+#include "core/autocast.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
@@ -162,7 +163,8 @@ Tensor linear(Operand x, Operand w, Operand b) {
     ops::fail("linear", "bias {out} for weights {out, in}",
               to_string(bias.shape()) + " for " + to_string(weight.shape()), x.at());
   }
-  if (bias.dtype() != weight.dtype()) {  // before the product is recorded
+  // Before the product is recorded.
+  if (core::autocast_input("linear", bias.dtype()) != core::autocast_input("linear", weight.dtype())) {
     ops::fail("linear", "a bias of the weights' dtype " + std::string(name_of(weight.dtype())),
               std::string(name_of(bias.dtype())) + "; use cast", x.at());
   }

@@ -1,5 +1,6 @@
 #pragma once
 /// Everything that fusetape offers.
+#include "fusetape/autocast.hpp"
 #include "fusetape/autograd.hpp"
 #include "fusetape/data.hpp"
 #include "fusetape/dtype.hpp"
