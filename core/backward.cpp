@@ -3,7 +3,9 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "core/hooks.hpp"
 #include "core/module_scope.hpp"
+#include "core/segment.hpp"
 #include "core/tape.hpp"
 #include "fusetape/autograd.hpp"
 #include "fusetape/ops.hpp"
@@ -25,6 +27,7 @@ class ReversePass {
   }
 
   ~ReversePass() {
+    for (Node* node : order_) node->visit.store(0, std::memory_order_release);
     for (Node* node : held_) dereference(node);
   }
   ReversePass(const ReversePass&) = delete;
@@ -50,8 +53,20 @@ class ReversePass {
   void run() {
     const GradMode mode(options_.create_graph);
     collect();
-    for (Node* node : order_) differentiate(*node);
+    for (Node* node : order_) {
+      differentiate(*node);
+      recomputation_.forget_after(node->sequence);
+    }
+    for (const Value* leaf : leaves_) call_hooks(*leaf);
     if (!options_.retain_graph) release();
+  }
+
+  /// Once a value's gradient is whole, and before it is used.
+  void call_hooks(const Value& value) {
+    const std::shared_ptr<GradientHooks> hooks = hooks_of(value);
+    if (hooks == nullptr || !gradient_of(&value).defined() || !hooked_.insert(&value).second) return;
+    const GradMode mode(options_.create_graph);
+    gradients_[&value] = hooks->call(value, gradient_of(&value), at_);
   }
 
   Tensor gradient_of(const Value* value) const {
@@ -77,6 +92,16 @@ class ReversePass {
   }
 
   void visit(Node& node) {
+    if (node.visit == number_ || (!node.history && !node.released)) return;
+    std::uint64_t nobody = 0;
+    if (!node.visit.compare_exchange_strong(nobody, number_, std::memory_order_acq_rel)) {
+      throw Error("backward",
+                  "another backward() is at work on the graph of " + std::string(node.op->name) +
+                      " (on another thread, or one that called a hook)",
+                  at_);
+    }
+    hold_node(node);
+    order_.push_back(&node);
     if (node.released) {
       throw Error(
           "backward",
@@ -84,10 +109,6 @@ class ReversePass {
               " was released by an earlier backward(); pass {.retain_graph = true} to that one to keep it",
           at_);
     }
-    if (!node.history || node.visit == number_) return;
-    node.visit = number_;
-    hold_node(node);
-    order_.push_back(&node);
   }
 
   /// The history nodes that the seeds depend on, latest first. What is older than every target leads to none.
@@ -108,6 +129,7 @@ class ReversePass {
   }
 
   void differentiate(Node& node) {
+    for (int i = 0; node.hooks != nullptr && i < node.output_count; ++i) call_hooks(node.output(i));
     if (!node.leads) return;
     InlineVector<Tensor, 6> incoming;
     bool any = false;
@@ -117,7 +139,7 @@ class ReversePass {
     }
     if (!any) return;
     const PhaseScope scope(plan::Phase::backward, node.at, node.module_path);
-    GradContext context(node, {incoming.begin(), incoming.size()});
+    GradContext context(node, {incoming.begin(), incoming.size()}, recomputation_);
     node.op->gradient(context);
     std::vector<Tensor>& gradients = context.gradients();
     for (std::size_t i = 0; i < gradients.size(); ++i) {
@@ -168,6 +190,8 @@ class ReversePass {
   std::unordered_set<const Value*> targets_;
   std::vector<Value*> leaves_;
   std::unordered_map<const Value*, Tensor> gradients_;
+  std::unordered_set<const Value*> hooked_;
+  Recomputation recomputation_;
 };
 
 Tensor seed_for(const Tensor& output, Location at) {
@@ -231,6 +255,7 @@ std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<T
   pass.run();
   std::vector<Tensor> gradients;
   for (const Tensor& input : inputs) {
+    pass.call_hooks(*input.value());
     Tensor gradient = pass.gradient_of(input.value());
     gradients.push_back(gradient.defined() ? gradient : zeros(input.shape(), input.dtype(), at));
   }

@@ -1,6 +1,7 @@
 #include "core/check.hpp"
 #include "core/module_scope.hpp"
 #include "core/op_attrs.hpp"
+#include "core/segment.hpp"
 #include "core/tape.hpp"
 #include "fusetape/autograd.hpp"
 #include "ops/ops.hpp"
@@ -28,13 +29,20 @@ DType InferContext::same_floating_dtype() const {
 void RefContext::fail(const std::string& what) const { throw Error(std::string(op_), what); }
 
 Tensor GradContext::input(int i) const {
-  FUSETAPE_ASSERT(node_.saves_input(static_cast<std::size_t>(i)));
-  return Tensor(node_.inputs[static_cast<std::size_t>(i)]);
+  FUSETAPE_ASSERT(node_.saves_input(i));
+  return saved(*node_.inputs[static_cast<std::size_t>(i)]);
 }
 
 Tensor GradContext::output(int i) const {
   FUSETAPE_ASSERT(node_.saves_output(i));
-  return Tensor(&node_.output(i));
+  return saved(node_.output(i));
+}
+
+/// Inside a checkpoint that is still being recorded, what is there is used as it is.
+Tensor GradContext::saved(Value& value) const {
+  const Segment* segment = node_.segment != nullptr ? node_.segment->around(value) : nullptr;
+  if (segment == nullptr || (segment->is_open() && value.state != State::dropped)) return Tensor(&value);
+  return recomputation_.value(*segment, value.node->sequence, value.index);
 }
 
 const Shape& GradContext::input_shape(int i) const {
@@ -50,7 +58,10 @@ Tensor GradContext::incoming(int i) const {
   return zeros(node_.output(i).shape, node_.output(i).dtype, node_.at);
 }
 
-bool GradContext::needs(int i) const { return node_.inputs[static_cast<std::size_t>(i)]->requires_grad; }
+/// Both then and now: what was frozen at recording left no saves.
+bool GradContext::needs(int i) const {
+  return (node_.wanted & bit(i)) != 0 && node_.inputs[static_cast<std::size_t>(i)]->requires_grad;
+}
 
 void GradContext::set(int i, Tensor gradient) {
   if (gradients_.size() < node_.inputs.size()) gradients_.resize(node_.inputs.size());

@@ -13,6 +13,7 @@ struct SourceContext {
   bool has_location = false;
   bool override_location = false;  ///< gradients and optimizers: `at` replaces the location of every op
   plan::Phase phase = plan::Phase::forward;
+  bool recomputed = false;  ///< ops of a checkpoint, for its gradient
 };
 
 SourceContext& source_context();

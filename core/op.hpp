@@ -15,6 +15,8 @@
 namespace fusetape::core {
 
 struct Node;
+struct Value;
+class Recomputation;
 
 /// Whether no extent is negative and the elements' bytes can be counted.
 bool countable(const Shape& shape);
@@ -61,9 +63,11 @@ class InferContext {
 /// The arguments of a gradient: only what the op declared in its saves can be read.
 class GradContext {
  public:
-  GradContext(Node& node, std::span<const Tensor> incoming) : node_(node), incoming_(incoming) {}
+  GradContext(Node& node, std::span<const Tensor> incoming, Recomputation& recomputation)
+      : node_(node), incoming_(incoming), recomputation_(recomputation) {}
 
-  /// A saved input or output of the forward op (asserts that it was declared).
+  /// A saved input or output of the forward op (asserts that it was declared, also by `saves_for`). Of a
+  /// checkpointed op it is computed again.
   Tensor input(int i) const;
   Tensor output(int i) const;
   /// Shapes and dtypes are always known.
@@ -93,8 +97,11 @@ class GradContext {
   std::vector<Tensor>& gradients() { return gradients_; }
 
  private:
+  Tensor saved(Value& value) const;
+
   Node& node_;
   std::span<const Tensor> incoming_;
+  Recomputation& recomputation_;
   std::vector<Tensor> gradients_ = {};
 };
 
@@ -121,8 +128,14 @@ class RefContext {
   std::string_view op_;
 };
 
-constexpr std::uint32_t bit(int i) { return 1u << i; }
+/// From the 32nd on they share the last one.
+constexpr std::uint32_t bit(int i) { return 1u << (i < 31 ? i : 31); }
 constexpr std::uint32_t all_inputs = ~0u;
+
+/// Inputs and outputs as bits.
+struct Saves {
+  std::uint32_t inputs = 0, outputs = 0;
+};
 
 struct OpDef {
   std::string_view name;
@@ -132,6 +145,8 @@ struct OpDef {
   /// What the gradient reads, as bits: the only values kept for backward.
   std::uint32_t saves_inputs = 0;
   std::uint32_t saves_outputs = 0;
+  /// Of those, what the gradients of the inputs `wanted` (bits) read. nullptr: everything.
+  Saves (*saves_for)(std::uint32_t wanted) = nullptr;
   /// The meaning, in plain loops over doubles. nullptr only for views and pointwise ops.
   void (*reference)(RefContext&) = nullptr;
   /// Pointwise ops (outputs one value, inputs broadcast to its shape): the meaning of one element.
@@ -145,6 +160,9 @@ struct OpDef {
                   const Attrs& attrs) = nullptr;
 
   bool is(std::string_view other) const { return name == other; }
+  Saves saves_of(std::uint32_t wanted) const {
+    return saves_for != nullptr ? saves_for(wanted) : Saves{saves_inputs, saves_outputs};
+  }
 };
 
 /// Every op, in the order of ops/registry.cpp (explicit: no static initialisers).

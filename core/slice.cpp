@@ -6,6 +6,7 @@
 
 #include "core/check.hpp"
 #include "core/explain.hpp"
+#include "core/segment.hpp"
 
 namespace fusetape::core {
 namespace {
@@ -70,11 +71,11 @@ FlushNotes& Slice::notes(Value& value) const {
 
 /// Dense ids in order of first appearance, and how often the slice itself reads each value.
 void Slice::number_values() {
-  const std::uint64_t epoch = next_epoch();
+  epoch_ = next_epoch();
   const auto enter = [&](Value& value) {
     FlushNotes& entry = notes(value);
-    if (entry.epoch == epoch) return false;
-    entry = {.epoch = epoch, .id = static_cast<std::int32_t>(values_.size())};
+    if (entry.epoch == epoch_) return false;
+    entry = {.epoch = epoch_, .id = static_cast<std::int32_t>(values_.size())};
     values_.push_back(&value);
     return true;
   };
@@ -90,6 +91,7 @@ void Slice::number_values() {
 
 /// Nodes that a differentiable handle reaches keep their saves; the others' history ends with this run.
 void Slice::mark_live_history() {
+  mark_outside_of(tape_.segment.get());  // still open: what reads it later is not known
   for (Node* node : nodes_) {
     for (int i = 0; i < node->output_count; ++i) {
       Value& value = node->output(i);
@@ -106,16 +108,21 @@ void Slice::mark_live(Node& root) {
     stack.pop_back();
     if (node.live || !node.history || node.executed) continue;
     node.live = true;
-    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-      Value& input = *node.inputs[i];
-      if (node.saves_input(i)) notes(input).saved = true;
-      if (input.node->op != nullptr && input.requires_grad && input.state == State::pending) {
-        stack.push_back(input.node);
+    for_each_kept(node, [&](Value& value) { notes(value).saved = true; });
+    mark_outside_of(node.segment.get());
+    for (Value* input : node.inputs) {
+      if (input->node->op != nullptr && input->requires_grad && input->state == State::pending) {
+        stack.push_back(input->node);
       }
     }
-    for (int i = 0; i < node.output_count; ++i) {
-      if (node.saves_output(i)) notes(node.output(i)).saved = true;
-    }
+  }
+}
+
+/// What a checkpoint will be computed again from; what it holds already needs no mark.
+void Slice::mark_outside_of(Segment* segment) {
+  for (; segment != nullptr && segment->marked != epoch_; segment = segment->parent.get()) {
+    segment->marked = epoch_;
+    segment->for_each_unheld([&](Value& value) { notes(value).saved = true; });
   }
 }
 
@@ -159,7 +166,8 @@ void Slice::write_key() {
     for (int i = 0; i < node->output_count; ++i)
       kept |= static_cast<std::uint64_t>(notes(node->outputs[i]).kept) << i;
     key.push_back(word_of(node->op));
-    key.push_back(static_cast<std::uint64_t>(node->phase) << 56 | node->inputs.size() << 32 | kept);
+    key.push_back(static_cast<std::uint64_t>(node->phase) << 56 |
+                  static_cast<std::uint64_t>(node->recomputed) << 55 | node->inputs.size() << 32 | kept);
     for (Value* input : node->inputs) key.push_back(static_cast<std::uint64_t>(notes(*input).id));
     for (std::int64_t word : node->attrs.words()) key.push_back(static_cast<std::uint64_t>(word));
   }
@@ -188,6 +196,7 @@ plan::Graph Slice::build_graph() const {
     out.phase = node->phase;
     out.at = node->at;
     out.module_path = node->module_path;
+    out.recomputed = node->recomputed;
     const int id = static_cast<int>(graph.nodes.size());
     out.recorded = id;
     for (Value* input : node->inputs) out.inputs.push_back(notes(*input).id);

@@ -21,6 +21,7 @@ class Slice {
   void number_values();
   void mark_live_history();
   void mark_live(Node& root);
+  void mark_outside_of(Segment* segment);
   FlushNotes& notes(Value& value) const;
   bool keeps(Value& value) const;
   void decide_what_lives_on();
@@ -36,6 +37,7 @@ class Slice {
 
   Tape& tape_;
   std::span<Node* const> nodes_;
+  std::uint64_t epoch_ = 0;
   // The tape's, so that their capacity serves the next slice.
   std::vector<Value*>& values_;     ///< by id
   std::vector<Value*>& externals_;  ///< the slice's inputs, in order of first use

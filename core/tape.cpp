@@ -10,6 +10,7 @@
 #include "core/check.hpp"
 #include "core/module_scope.hpp"
 #include "core/op_attrs.hpp"
+#include "core/segment.hpp"
 #include "core/slice.hpp"
 
 namespace fusetape::core {
@@ -94,11 +95,11 @@ Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attr
   FUSETAPE_ASSERT(!running_);
 
   InlineVector<TensorInfo, 12> infos;
-  bool differentiable = false;
+  std::uint32_t wanted = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     check_input(op, inputs[i], i, at);
     infos.push_back({inputs[i].shape(), inputs[i].dtype()});
-    differentiable = differentiable || inputs[i].value()->requires_grad;
+    if (inputs[i].requires_grad()) wanted |= bit(static_cast<int>(i));
   }
   autocast_inputs(op.name, {infos.begin(), infos.size()});
   InferContext infer(op.name, {infos.begin(), infos.size()}, attrs, at);
@@ -124,7 +125,10 @@ Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attr
   node->at = at;
   node->module_path = source.module_path;
   node->phase = source.phase;
-  node->history = differentiable && settings.grad && op.gradient != nullptr;
+  node->recomputed = source.recomputed;
+  node->history = wanted != 0 && settings.grad && op.gradient != nullptr;
+  node->wanted = wanted;
+  node->saves = op.saves_of(wanted);
   for (const Tensor& input : inputs) node->inputs.push_back(input.value());
   for (int i = 0; i < node->output_count; ++i) {
     Value& value = node->output(i);
@@ -165,6 +169,9 @@ void Tape::append(Node* node) {
   }
   reference(node);
   pending_.push_back(node);
+  if (segment == nullptr) return;
+  for (Segment* around = segment.get(); around != nullptr; around = around->parent.get()) around->add(*node);
+  if (node->history) node->segment = segment;
 }
 
 void Tape::flush(Location at) {
@@ -183,17 +190,17 @@ void Tape::finish_slice() {
   std::vector<Node*> done;
   done.swap(pending_);
   pending_bytes_ = 0;
+  const auto hold_outside_of = [](Segment* around) {
+    for (; around != nullptr; around = around->parent.get()) around->hold_outside();
+  };
+  hold_outside_of(segment.get());
+  for (Node* node : done) {
+    if (node->history && node->live) hold_outside_of(node->segment.get());
+  }
   for (Node* node : done) {
     const bool keep_history = node->history && node->live;
     node->executed = true;
-    if (keep_history) {
-      for (std::size_t i = 0; i < node->inputs.size(); ++i) {
-        if (node->saves_input(i)) hold(*node->inputs[i]);
-      }
-      for (int i = 0; i < node->output_count; ++i) {
-        if (node->saves_output(i)) hold(node->output(i));
-      }
-    }
+    if (keep_history) for_each_kept(*node, hold);
     for (Value* input : node->inputs) unhold(*input);
     if (!keep_history) {
       node->history = false;

@@ -38,6 +38,7 @@ class Tape {
 
   Settings settings;
   plan::PlanCache cache;
+  std::shared_ptr<Segment> segment;  ///< the innermost checkpoint that is being recorded
   /// Of the last run; never null after one.
   std::shared_ptr<const Report> last_report;
 

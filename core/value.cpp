@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/check.hpp"
+#include "core/segment.hpp"
 
 namespace fusetape::core {
 namespace {
@@ -69,24 +70,32 @@ void reference(Node* node) { node->refs.fetch_add(1, std::memory_order_relaxed);
 
 void dereference(Node* node) {
   if (node->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  // Chains are as long as the user's program: no recursion. Nothing below comes back here.
+  // Chains are as long as the user's program: no recursion. What a node's checkpoint and hooks let go of
+  // comes back here, and joins the list.
+  static thread_local std::vector<Node*>* freeing = nullptr;
+  if (freeing != nullptr) {
+    freeing->push_back(node);
+    return;
+  }
   std::vector<Node*> own;
   std::vector<Node*>& doomed = NodeLists::gone ? own : node_lists().doomed;
   doomed.push_back(node);
+  freeing = &doomed;
   while (!doomed.empty()) {
     Node* next = doomed.back();
     doomed.pop_back();
-    if (next->executed && next->history) {
-      for (std::size_t i = 0; i < next->inputs.size(); ++i) {
-        if (next->saves_input(i)) unhold(*next->inputs[i]);
-      }
-    }
+    if (next->executed && next->history) for_each_kept(*next, unhold);
     for (Value* input : next->inputs) {
       if (input->node->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) doomed.push_back(input->node);
     }
     next->inputs.clear();
     free_node(next);
   }
+  freeing = nullptr;
+}
+
+bool computed_again(const Node& node, const Value& value) {
+  return node.segment != nullptr && node.segment->around(value) != nullptr;
 }
 
 void hold(Value& value) { value.holds.fetch_add(1, std::memory_order_relaxed); }
@@ -100,14 +109,9 @@ void unhold(Value& value) {
 }
 
 void forget_history(Node& node) {
-  if (node.executed && node.history) {
-    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-      if (node.saves_input(i)) unhold(*node.inputs[i]);
-    }
-    for (int i = 0; i < node.output_count; ++i) {
-      if (node.saves_output(i)) unhold(node.output(i));
-    }
-  }
+  if (node.executed && node.history) for_each_kept(node, unhold);
+  if (node.history) node.hooks.reset();
+  node.segment.reset();
   node.history = false;
   if (!node.executed) return;
   InlineVector<Value*, 6> inputs = std::move(node.inputs);

@@ -17,6 +17,8 @@
 namespace fusetape::core {
 
 class Tape;
+class Segment;
+struct GradientHooks;
 struct Node;
 
 enum class State : std::uint8_t {
@@ -58,16 +60,19 @@ struct Value {
 struct Node {
   std::atomic<std::int32_t> refs{0};
   std::uint8_t output_count = 0;
-  bool history = false;   ///< its gradient may still be asked for
-  bool released = false;  ///< it had history; a backward() used it up
-  bool executed = false;  ///< its saves are held
-  bool live = false;      ///< scratch of a flush: reachable from a differentiable handle
+  std::atomic<bool> history{false};   ///< its gradient may still be asked for
+  std::atomic<bool> released{false};  ///< it had history; a backward() used it up
+  bool executed = false;              ///< its saves are held
+  bool live = false;                  ///< scratch of a flush: reachable from a differentiable handle
+  bool recomputed = false;            ///< computes a checkpointed op again
   plan::Phase phase = plan::Phase::forward;
   const OpDef* op = nullptr;  ///< nullptr: a leaf
   Tape* tape = nullptr;       ///< of the thread that recorded or made it
   std::uint64_t sequence = 0;
-  std::uint64_t visit = 0;  ///< scratch of a backward traversal
-  bool leads = false;       ///< scratch of a backward traversal: to what the gradients are wanted of
+  std::atomic<std::uint64_t> visit{0};  ///< the backward traversal that works on it; 0: none
+  bool leads = false;                   ///< scratch of that traversal: to what the gradients are wanted of
+  std::uint32_t wanted = 0;             ///< inputs (bits) that required a gradient at recording
+  Saves saves;                          ///< what their gradients read
   Value* outputs = nullptr;
   InlineVector<Value*, 6> inputs;  ///< referenced; each holds data while pending
   Attrs attrs;
@@ -75,16 +80,36 @@ struct Node {
   const std::string* module_path = nullptr;
   std::weak_ptr<Cell> cell;                    ///< leaf: where gradients are collected
   std::shared_ptr<const std::string> failure;  ///< of a run that lost its outputs
+  std::shared_ptr<Segment> segment;            ///< with history: the checkpoint that it was recorded in
+  std::shared_ptr<GradientHooks> hooks;
 
   Value& output(int i) { return outputs[i]; }
-  bool saves_input(std::size_t i) const { return (op->saves_inputs >> (i < 31 ? i : 31) & 1u) != 0; }
-  bool saves_output(int i) const { return (op->saves_outputs >> i & 1u) != 0; }
+  bool saves_input(int i) const { return (saves.inputs & bit(i)) != 0; }
+  bool saves_output(int i) const { return (saves.outputs & bit(i)) != 0; }
 };
+
+/// Whether the node's checkpoint computes the value again for its gradient.
+bool computed_again(const Node& node, const Value& value);
+
+/// Calls visit(value) for what must be kept until the gradient of an executed node is recorded: its saves,
+/// but for those that its checkpoint computes again.
+template <class Visit>
+void for_each_kept(Node& node, Visit&& visit) {
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    Value& input = *node.inputs[i];
+    if (node.saves_input(static_cast<int>(i)) && !computed_again(node, input)) visit(input);
+  }
+  for (int i = 0; i < node.output_count; ++i) {
+    Value& output = node.output(i);
+    if (node.saves_output(i) && !computed_again(node, output)) visit(output);
+  }
+}
 
 /// What a Cell or Parameter shares between its copies.
 struct Cell : std::enable_shared_from_this<Cell> {
   Tensor value;
   Tensor gradient;
+  std::shared_ptr<GradientHooks> hooks;
   std::string name;
   bool is_parameter = false;
   bool requires_grad = false;

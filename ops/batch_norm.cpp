@@ -104,7 +104,18 @@ std::vector<int> all_but_last(int rank) {
 
 Tensor cast_if(const Tensor& x, DType dtype) { return x.dtype() == dtype ? x : cast(x, dtype); }
 
+/// β's gradient is a plain sum.
+core::Saves saves_of_batch_norm(std::uint32_t wanted) {
+  if (wanted == bit(2)) return {};
+  return {.inputs = bit(0) | bit(1), .outputs = bit(1) | bit(2)};
+}
+
 void gradient_batch_norm(GradContext& ctx) {
+  if (!ctx.needs(0) && !ctx.needs(1)) {
+    const Tensor g = cast_if(ctx.incoming(), statistics_dtype(ctx.input_dtype(0)));
+    if (ctx.needs(2)) ctx.set(2, sum(g, all_but_last(g.rank())));
+    return;
+  }
   const core::Outputs grads = core::record(
       batch_norm_grad_op, {ctx.incoming(0), ctx.input(0), ctx.input(1), ctx.output(1), ctx.output(2)},
       ctx.raw_attrs(), Location::current());
@@ -131,6 +142,12 @@ std::vector<Tensor> grad_meaning(const std::vector<Tensor>& in, double eps) {
 void gradient_grad(GradContext& ctx) {
   const double eps = ctx.attrs<BatchNormAttrs>().eps;
   ctx.through([eps](const std::vector<Tensor>& in) { return grad_meaning(in, eps); });
+}
+
+/// x is read by the gradients of γ and of the variance only.
+core::Saves saves_of_inference(std::uint32_t wanted) {
+  const std::uint32_t statistics = bit(1) | bit(3) | bit(4);
+  return {.inputs = statistics | ((wanted & (bit(1) | bit(4))) != 0 ? bit(0) : 0)};
 }
 
 /// y = γ·x̂ + β with x̂ = (x−μ)·r, r = (σ²+ε)^−½: every input's partial derivative.
@@ -247,6 +264,7 @@ const core::OpDef batch_norm_op{
     .gradient = gradient_batch_norm,
     .saves_inputs = bit(0) | bit(1),
     .saves_outputs = bit(1) | bit(2),
+    .saves_for = saves_of_batch_norm,
     .reference = reference_batch_norm,
 };
 
@@ -264,6 +282,7 @@ const core::OpDef batch_norm_inference_op{
     .infer = infer_inference,
     .gradient = gradient_inference,
     .saves_inputs = bit(0) | bit(1) | bit(3) | bit(4),
+    .saves_for = saves_of_inference,
     .reference = reference_inference,
 };
 

@@ -228,6 +228,7 @@ const core::OpDef conv2d_op{
     .infer = infer_conv2d,
     .gradient = gradient_conv2d,
     .saves_inputs = core::bit(0) | core::bit(1),
+    .saves_for = saves_of_product,
     .reference = reference_conv2d,
     .flops = flops_conv2d,
 };
@@ -237,6 +238,7 @@ const core::OpDef conv2d_grad_input_op{
     .infer = infer_grad_input,
     .gradient = gradient_grad_input,
     .saves_inputs = core::bit(0) | core::bit(1),
+    .saves_for = saves_of_product,
     .reference = reference_grad_input,
     .flops = flops_grad_input,
 };
@@ -246,6 +248,7 @@ const core::OpDef conv2d_grad_weight_op{
     .infer = infer_grad_weight,
     .gradient = gradient_grad_weight,
     .saves_inputs = core::bit(0) | core::bit(1),
+    .saves_for = saves_of_product,
     .reference = reference_grad_weight,
     .flops = flops_grad_weight,
 };

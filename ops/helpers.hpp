@@ -65,6 +65,11 @@ void set_shape(ShapeFields& attrs, const Shape& shape) {
 
 // ---- gradients ----
 
+/// What is linear in each of two inputs: the gradient of one reads the other.
+constexpr core::Saves saves_of_product(std::uint32_t wanted) {
+  return {.inputs = (wanted & core::bit(0)) << 1 | (wanted & core::bit(1)) >> 1};
+}
+
 /// The gradient of broadcasting: g summed over the axes along which `shape` was repeated.
 Tensor sum_to(const Tensor& g, const Shape& shape);
 

@@ -90,11 +90,15 @@ Tensor as_matrix(const Tensor& x) {
 void gradient_matmul(GradContext& ctx) {
   const auto attrs = ctx.attrs<MatmulAttrs>();
   const bool ta = attrs.transpose_a != 0, tb = attrs.transpose_b != 0;
-  Tensor g = ctx.incoming(), a = ctx.input(0), b = ctx.input(1);
-  if (ctx.needs(0)) ctx.set(0, sum_to(ta ? product(b, tb, g, true) : product(g, false, b, !tb), a.shape()));
+  Tensor g = ctx.incoming();
+  if (ctx.needs(0)) {
+    const Tensor b = ctx.input(1);
+    ctx.set(0, sum_to(ta ? product(b, tb, g, true) : product(g, false, b, !tb), ctx.input_shape(0)));
+  }
   if (!ctx.needs(1)) return;
-  const Shape b_shape = b.shape();
-  if (b.rank() == 2 && !ta) {
+  Tensor a = ctx.input(0);
+  const Shape& b_shape = ctx.input_shape(1);
+  if (b_shape.rank() == 2 && !ta) {
     a = as_matrix(a);
     g = as_matrix(g);
   }
@@ -123,6 +127,7 @@ constinit const OpDef matmul_op{.name = "matmul",
                                 .infer = infer_matmul,
                                 .gradient = gradient_matmul,
                                 .saves_inputs = bit(0) | bit(1),
+                                .saves_for = saves_of_product,
                                 .reference = reference_matmul,
                                 .flops = matmul_flops};
 

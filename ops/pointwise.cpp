@@ -18,6 +18,11 @@ namespace {
 /// Sets the gradient of input i, which may have been broadcast.
 void set_summed(GradContext& ctx, int i, const Tensor& g) { ctx.set(i, sum_to(g, ctx.input_shape(i))); }
 
+/// The quotient is read by the divisor's gradient only.
+core::Saves saves_of_quotient(std::uint32_t wanted) {
+  return {.inputs = bit(1), .outputs = (wanted & bit(1)) >> 1};
+}
+
 void gradient_add(GradContext& ctx) {
   if (ctx.needs(0)) set_summed(ctx, 0, ctx.incoming());
   if (ctx.needs(1)) set_summed(ctx, 1, ctx.incoming());
@@ -128,12 +133,14 @@ constinit const OpDef mul_op{.name = "mul",
                              .infer = infer_arithmetic,
                              .gradient = gradient_mul,
                              .saves_inputs = bit(0) | bit(1),
+                             .saves_for = saves_of_product,
                              .pointwise = mul_element};
 constinit const OpDef div_op{.name = "div",
                              .infer = infer_floating,
                              .gradient = gradient_div,
                              .saves_inputs = bit(1),
                              .saves_outputs = bit(0),
+                             .saves_for = saves_of_quotient,
                              .pointwise = div_element};
 constinit const OpDef pow_op{.name = "pow",
                              .infer = infer_floating,

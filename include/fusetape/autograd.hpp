@@ -37,6 +37,17 @@ std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<T
 /// A value equal to x that history starts at: `grad` can be asked for it, nothing flows beyond it.
 Tensor variable(const Tensor& x, Location at = Location::current());
 
+/// fn(inputs), of which backward keeps nothing but what enters it: whatever else the gradients inside it read
+/// is computed again from that when backward gets there, once in each backward(). fn itself is called once:
+/// running statistics move once, dropout drops the same elements again, and parameters are read as they were.
+/// Gradients are those without the checkpoint, to the bit where kernels are. Checkpoints may be nested.
+/// Gradients of second order reach everything that fn reads, but not tensors made inside that fn hands out
+/// by other ways than its result.
+std::vector<Tensor> checkpoint(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& fn,
+                               const std::vector<Tensor>& inputs);
+/// The same for one tensor in and one out: `checkpoint([&](const Tensor& x) { return block(x); }, x)`.
+Tensor checkpoint(const std::function<Tensor(const Tensor&)>& fn, const Tensor& input);
+
 struct GradcheckOptions {
   double step = 1e-6;       ///< of the central difference
   double tolerance = 1e-6;  ///< |analytic − numeric| ≤ tolerance · max(1, |numeric|)

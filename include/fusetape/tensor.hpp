@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <iosfwd>
 #include <memory>
 #include <span>
@@ -17,11 +18,35 @@ namespace fusetape {
 namespace core {
 struct Value;
 struct Cell;
+struct GradientHooks;
 }  // namespace core
 
 struct BackwardOptions {
   bool retain_graph = false;  ///< keep the graph for another backward()
   bool create_graph = false;  ///< record the gradients differentiably (implies retain_graph)
+};
+
+class Tensor;
+
+/// What a hook on a gradient is: called with the gradient; what it returns replaces it (an undefined tensor:
+/// the gradient stays as it is). It must not capture the tensor that it is registered on, which would then
+/// keep itself alive until a backward() releases the graph.
+using GradientHook = std::function<Tensor(const Tensor& gradient)>;
+
+/// Names a registered hook. Dropping the handle leaves the hook in place.
+class HookHandle {
+ public:
+  HookHandle() = default;
+  /// The hook is not called any more. Harmless when the hook, or what it was on, is gone already.
+  void remove();
+
+  // For the library.
+  HookHandle(std::weak_ptr<core::GradientHooks> hooks, std::uint64_t id)
+      : hooks_(std::move(hooks)), id_(id) {}
+
+ private:
+  std::weak_ptr<core::GradientHooks> hooks_;
+  std::uint64_t id_ = 0;
 };
 
 /// An immutable value: a cheap handle to one output of a recorded op, or to data. Copying copies the handle.
@@ -75,6 +100,12 @@ class Tensor {
   /// Records the gradients of this scalar into the `grad()` of every Parameter it depends on, adding to what
   /// is there. Releases the graph unless told to retain it: a second backward() over it throws.
   void backward(BackwardOptions options = {}, Location at = Location::current()) const;
+
+  /// Calls `hook` in every backward() and grad() that reaches this value, once its whole gradient (all
+  /// branches summed) is known and before it flows on; several hooks in the order of registration. On a
+  /// Parameter's value: the Parameter's. Throws for a value that requires no gradient; a hook that returns
+  /// another shape or dtype makes backward() throw, naming the line of the registration.
+  HookHandle register_hook(GradientHook hook, Location at = Location::current()) const;
 
   /// The same value without its history: no gradient flows through it.
   Tensor detach(Location at = Location::current()) const;
@@ -154,6 +185,9 @@ class Parameter : public Cell {
   Tensor grad() const;
   void set_grad(Tensor grad);
   void zero_grad();
+  /// As Tensor::register_hook, for every version of the parameter: called before the gradient of a backward()
+  /// is added to grad().
+  HookHandle register_hook(GradientHook hook, Location at = Location::current());
   /// A parameter that is frozen gets no gradient and is skipped by optimizers.
   bool requires_grad() const;
   void set_requires_grad(bool on);
