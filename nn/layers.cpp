@@ -96,6 +96,11 @@ BatchNorm2d::BatchNorm2d(std::int64_t channels, BatchNormOptions options, Locati
 }
 
 Tensor BatchNorm2d::forward(const Tensor& x) {
+  if (folded_ && is_training()) {
+    throw Error("BatchNorm2d", "expected evaluation mode after fold_batch_norm, got training mode", here(),
+                path());
+  }
+  if (folded_) return x;
   if (!is_training()) {
     return batch_norm_inference({x, here()}, weight_, bias_, running_mean_.value(), running_var_.value(),
                                 options_);
@@ -127,6 +132,9 @@ Tensor Flatten::forward(const Tensor& x) { return flatten({x, here()}, from_axis
 Module& Sequential::append(std::unique_ptr<Module> module, Location at) {
   if (module == nullptr) throw Error("Sequential", "expected a module, got null", at, path());
   register_child(std::to_string(modules_.size()), *module, at);
+  auto* conv = modules_.empty() ? nullptr : dynamic_cast<Conv2d*>(modules_.back().get());
+  auto* norm = dynamic_cast<BatchNorm2d*>(module.get());
+  if (conv != nullptr && norm != nullptr) register_conv_norm(*conv, *norm, at);
   modules_.push_back(std::move(module));
   return *modules_.back();
 }

@@ -29,6 +29,7 @@ Shortcut::Shortcut(std::int64_t in, std::int64_t out, std::int64_t stride)
     : conv_(convolution(in, out, 1, stride)), bn_(out) {
   register_child("conv", conv_);
   register_child("bn", bn_);
+  register_conv_norm(conv_, bn_);
 }
 
 Tensor Shortcut::forward(const Tensor& x) { return bn_(conv_(x, here()), here()); }
@@ -42,6 +43,8 @@ BasicBlock::BasicBlock(Options options)
   register_child("bn1", bn1_);
   register_child("conv2", conv2_);
   register_child("bn2", bn2_);
+  register_conv_norm(conv1_, bn1_);
+  register_conv_norm(conv2_, bn2_);
   if (options.stride != 1 || options.in != options.out) {
     shortcut_ = std::make_unique<Shortcut>(options.in, options.out, options.stride);
     register_child("shortcut", *shortcut_);
@@ -60,6 +63,7 @@ ResNet::ResNet(Options options, Location at)
       fc_(last_width(options), options.classes, at) {
   register_child("conv1", conv1_);
   register_child("bn1", bn1_);
+  register_conv_norm(conv1_, bn1_);
   std::int64_t in = options.width;
   for (std::size_t s = 0; s < options.blocks.size(); ++s) {
     Sequential& stage = stages_.emplace<Sequential>();

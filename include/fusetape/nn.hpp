@@ -23,6 +23,9 @@ struct Size2d {
   std::int64_t height, width;
 };
 
+class Conv2d;
+class BatchNorm2d;
+
 /// A part of a model. Subclasses register what they own in their constructors and override forward(), or,
 /// with several inputs, define a method of their own that begins with a ModuleScope. Not copied, not moved: a
 /// factory returns a prvalue.
@@ -69,6 +72,9 @@ class Module {
   Cell register_buffer(const std::string& name, const Tensor& value, Location at = Location::current());
   /// The child must live as long as this module: a member, or owned by one.
   void register_child(const std::string& name, Module& child, Location at = Location::current());
+  /// Says that forward() hands conv's result to norm and to nothing else, so that fold_batch_norm may join
+  /// the two. Sequential does so for neighbours. Throws where either has a partner.
+  void register_conv_norm(Conv2d& conv, BatchNorm2d& norm, Location at = Location::current());
 
   /// The line from which user code called the outermost library module: what the library's own modules hand
   /// on.
@@ -76,6 +82,7 @@ class Module {
 
  private:
   friend class ModuleScope;
+  friend class BatchNormFolding;
   void check_name(const std::string& name, Location at) const;
   void set_path(const std::string& path);
   template <class Visit>
@@ -84,6 +91,7 @@ class Module {
   std::vector<std::pair<std::string, Parameter>> parameters_;
   std::vector<std::pair<std::string, Cell>> buffers_;
   std::vector<std::pair<std::string, Module*>> children_;
+  std::vector<std::pair<Conv2d*, BatchNorm2d*>> conv_norms_;
   const std::string* path_ = empty_path();
   bool has_parent_ = false;
   bool training_ = true;
@@ -146,8 +154,11 @@ class Conv2d : public Module {
   Tensor forward(const Tensor& x) override;
 
  private:
+  friend class Module;
+  friend class BatchNormFolding;
   Conv2dOptions options_;
   Parameter weight_, bias_;
+  bool feeds_norm_ = false;
 };
 
 /// weight {in, kh, kw, out/groups}.
@@ -176,7 +187,7 @@ class ConvTranspose2d : public Module {
 };
 
 /// Over the last axis. In training it uses the batch's statistics and moves the running ones; in evaluation
-/// it uses those.
+/// it uses those. Folded into a convolution it is the identity, and refuses to train.
 class BatchNorm2d : public Module {
  public:
   explicit BatchNorm2d(std::int64_t channels, BatchNormOptions options = {},
@@ -185,15 +196,27 @@ class BatchNorm2d : public Module {
   const Parameter& bias() const { return bias_; }
   const Cell& running_mean() const { return running_mean_; }
   const Cell& running_var() const { return running_var_; }
+  bool is_folded() const { return folded_; }
 
  protected:
   Tensor forward(const Tensor& x) override;
 
  private:
+  friend class Module;
+  friend class BatchNormFolding;
   BatchNormOptions options_;
   Parameter weight_, bias_;
   Cell running_mean_, running_var_;
+  bool reads_conv_ = false, folded_ = false;
 };
+
+/// For a model that is only evaluated from now on: makes every convolution that feeds a batch norm
+/// (register_conv_norm) do its work, too, and the batch norm the identity. w' = a·w, b' = a·(b − μ) + β with
+/// a = γ/√(σ² + ε), in double, rounded once. Returns how many were folded: 0 the second time. The convolution
+/// has a parameter "bias" then and the batch norm no parameters or buffers, so a checkpoint of the folded
+/// model fits folded models only. Runs what is pending. Throws, and changes nothing, where one of them is in
+/// training mode.
+int fold_batch_norm(Module& model, Location at = Location::current());
 
 // ---- layers without parameters
 // ------------------------------------------------------------------------------------------
