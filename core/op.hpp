@@ -75,6 +75,7 @@ class GradContext {
   DType input_dtype(int i) const;
   const Shape& output_shape(int i) const;
   int input_count() const;
+  int output_count() const { return static_cast<int>(incoming_.size()); }
 
   /// The gradient that came for output i; zeros are recorded where none came.
   Tensor incoming(int i = 0) const;
@@ -113,6 +114,13 @@ struct RefTensor {
   std::int64_t size() const { return shape.elements(); }
 };
 
+/// A tensor's elements as they are.
+struct RawTensor {
+  Shape shape;
+  DType dtype = DType::f32;
+  void* data = nullptr;
+};
+
 class RefContext {
  public:
   RefContext(std::string_view op, const Attrs& attrs, std::span<const RefTensor> in,
@@ -147,11 +155,13 @@ struct OpDef {
   std::uint32_t saves_outputs = 0;
   /// Of those, what the gradients of the inputs `wanted` (bits) read. nullptr: everything.
   Saves (*saves_for)(std::uint32_t wanted) = nullptr;
-  /// The meaning, in plain loops over doubles. nullptr only for views and pointwise ops.
+  /// The meaning, in plain loops over doubles. nullptr only for views, pointwise ops and those with `run`.
   void (*reference)(RefContext&) = nullptr;
   /// Pointwise ops (outputs one value, inputs broadcast to its shape): the meaning of one element.
   double (*pointwise)(const double* in, const Attrs& attrs) = nullptr;
-  /// The output is the input's bytes under another shape: no kernel, no copy.
+  /// A user's own forward: the op's meaning and its kernel on every backend, never part of a group.
+  void (*run)(const Attrs& attrs, std::span<const RawTensor> in, std::span<const RawTensor> out) = nullptr;
+  /// The output is the first input's bytes under another shape: no kernel, no copy.
   bool view = false;
   /// Bits of outputs that a gradient flows through.
   std::uint32_t differentiable_outputs = bit(0);

@@ -75,6 +75,14 @@ void Tape::lose_pending(const std::string& why) {
   finish_slice();
 }
 
+/// A user's own forward is code of theirs in the middle of a run.
+void Tape::refuse_while_running(std::string_view what, Location at) const {
+  if (!running_) return;
+  throw Error(std::string(what),
+              "expected a custom op's forward to work on the elements that it is given, got an op inside it",
+              at);
+}
+
 void Tape::check_input(const OpDef& op, const Tensor& input, std::size_t index, Location at) const {
   const std::string name(op.name);
   if (!input.defined()) throw Error(name, "input " + std::to_string(index) + " is an undefined tensor", at);
@@ -92,7 +100,7 @@ void Tape::check_input(const OpDef& op, const Tensor& input, std::size_t index, 
 Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attrs& attrs, Location at) {
   const SourceContext& source = source_context();
   if (source.override_location) at = source.at;
-  FUSETAPE_ASSERT(!running_);
+  refuse_while_running(op.name, at);
 
   InlineVector<TensorInfo, 12> infos;
   std::uint32_t wanted = 0;
@@ -176,7 +184,7 @@ void Tape::append(Node* node) {
 
 void Tape::flush(Location at) {
   if (pending_.empty()) return;
-  FUSETAPE_ASSERT(!running_);
+  refuse_while_running("run", at);
   running_ = true;
   struct Reset {
     bool& flag;

@@ -52,6 +52,7 @@ class Tape {
 
  private:
   friend class Slice;
+  void refuse_while_running(std::string_view what, Location at) const;
   void check_input(const OpDef& op, const Tensor& input, std::size_t index, Location at) const;
   void append(Node* node);
   /// Lets go of the nodes that ran: what history still needs holds its saves from now on.

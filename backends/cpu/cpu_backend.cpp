@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "backends/cpu/candidates.hpp"
+#include "backends/custom_kernel.hpp"
 #include "backends/tensor_passes.hpp"
 
 namespace fusetape::backends {
@@ -106,6 +107,7 @@ class CpuBackend final : public Backend {
   }
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
+    if (is_custom(graph, group)) return make_custom_kernel(graph, group);
     const Choice choice = choose(graph, group);
     std::unique_ptr<Kernel> kernel = choice.candidate != nullptr ? choice.candidate->make(graph, group)
                                                                  : make_reference_kernel(graph, group);

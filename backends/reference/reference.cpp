@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "backends/backend.hpp"
+#include "backends/custom_kernel.hpp"
 #include "backends/tensor_passes.hpp"
 #include "core/check.hpp"
 #include "core/reference.hpp"
@@ -129,7 +130,7 @@ class ReferenceBackend final : public Backend {
   }
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
-    return make_reference_kernel(graph, group);
+    return is_custom(graph, group) ? make_custom_kernel(graph, group) : make_reference_kernel(graph, group);
   }
 };
 

@@ -2,6 +2,7 @@
 /// Everything that fusetape offers.
 #include "fusetape/autocast.hpp"
 #include "fusetape/autograd.hpp"
+#include "fusetape/custom.hpp"
 #include "fusetape/data.hpp"
 #include "fusetape/dtype.hpp"
 #include "fusetape/error.hpp"
