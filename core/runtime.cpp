@@ -90,6 +90,9 @@ Retention retention() { return Tape::current().settings.retention; }
 void set_deterministic(bool on) { Tape::current().settings.deterministic = on; }
 bool deterministic() { return Tape::current().settings.deterministic; }
 
+void set_anomaly_detection(bool on) { Tape::current().settings.anomaly = on; }
+bool anomaly_detection_enabled() { return Tape::current().settings.anomaly; }
+
 void set_eager(bool on) {
   if (on) Tape::current().flush(Location::current());
   Tape::current().settings.eager = on;

@@ -147,10 +147,10 @@ void Slice::write_key() {
   const Settings& settings = tape_.settings;
   key.push_back(word_of(settings.backend));
   key.push_back(settings.rules);
-  key.push_back(static_cast<std::uint64_t>(settings.fusion) |
-                static_cast<std::uint64_t>(settings.deterministic) << 1 |
-                static_cast<std::uint64_t>(settings.retention) << 2 |
-                static_cast<std::uint64_t>(settings.threads) << 8);
+  key.push_back(
+      static_cast<std::uint64_t>(settings.fusion) | static_cast<std::uint64_t>(settings.deterministic) << 1 |
+      static_cast<std::uint64_t>(settings.retention) << 2 |
+      static_cast<std::uint64_t>(settings.anomaly) << 4 | static_cast<std::uint64_t>(settings.threads) << 8);
   key.push_back(externals_.size());
   for (Value* value : externals_) {
     const FlushNotes& entry = notes(*value);
@@ -215,7 +215,8 @@ plan::Plan& Slice::find_or_make_plan() {
   write_key();
   if (plan::Plan* plan = tape_.cache.find(tape_.key_)) return *plan;
   const Settings& settings = tape_.settings;
-  const plan::Options options{.rules = settings.fusion ? settings.rules : plan::in_place_only(),
+  const plan::RuleSet rules = settings.fusion ? settings.rules : plan::in_place_only();
+  const plan::Options options{.rules = settings.anomaly ? plan::RuleSet{0} : rules,
                               .retention = settings.retention,
                               .deterministic = settings.deterministic,
                               .threads = settings.threads,
@@ -273,6 +274,7 @@ void Slice::execute(plan::Plan& plan) {
       } else {
         step.kernel->run(args);
       }
+      if (tape_.settings.anomaly) require_finite(plan, step, values_);
     } catch (const Error& error) {
       const Node& node = *nodes_[static_cast<std::size_t>(plan.graph.node(step.node).recorded)];
       const std::string path = node.module_path != nullptr ? *node.module_path : "";

@@ -52,6 +52,7 @@ Tape::Tape() {
   settings.fusion = !environment_says("FUSETAPE_FUSE", "off") && !environment_says("FUSETAPE_FUSE", "0");
   settings.retention = retention_of_environment();
   settings.deterministic = environment_says("FUSETAPE_DETERMINISTIC", "1");
+  settings.anomaly = environment_says("FUSETAPE_ANOMALY", "1");
   settings.threads = omp_get_max_threads();
   const char* set = std::getenv("FUSETAPE_BACKEND");
   const char* name = set != nullptr ? set : "cpu";
@@ -72,6 +73,7 @@ void Tape::lose_pending(const std::string& why) {
     for (int i = 0; i < node->output_count; ++i) node->output(i).state = State::lost;
     node->history = false;
   }
+  rebinding.undo();
   finish_slice();
 }
 
@@ -205,6 +207,7 @@ void Tape::finish_slice() {
   for (Node* node : done) {
     if (node->history && node->live) hold_outside_of(node->segment.get());
   }
+  rebinding.forget();
   for (Node* node : done) {
     const bool keep_history = node->history && node->live;
     node->executed = true;

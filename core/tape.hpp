@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backends/backend.hpp"
+#include "core/anomaly.hpp"
 #include "core/plan/cache.hpp"
 #include "core/value.hpp"
 
@@ -15,6 +16,7 @@ struct Settings {
   plan::RuleSet rules = plan::all_rules;  ///< where fusion is on
   Retention retention = Retention::fastest;
   bool deterministic = false;
+  bool anomaly = false;  ///< no fusion, nothing in place, every kernel's outputs are searched
   bool eager = false;
   DType autocast = DType::f32;  ///< f32: none
   bool grad = true;
@@ -39,6 +41,7 @@ class Tape {
   Settings settings;
   plan::PlanCache cache;
   std::shared_ptr<Segment> segment;  ///< the innermost checkpoint that is being recorded
+  Rebinding rebinding;  ///< what the pending nodes will change in cells; noted while anomaly detection is on
   /// Of the last run; never null after one.
   std::shared_ptr<const Report> last_report;
 

@@ -276,6 +276,8 @@ void bind_version(core::Cell& cell, const Tensor& value, Location at) {
     version.value()->requires_grad = cell.requires_grad;
     version.value()->node->cell = cell.weak_from_this();
   }
+  core::Tape& tape = core::Tape::current();
+  if (tape.settings.anomaly && version.pending()) tape.rebinding.note(cell);
   cell.value = std::move(version);
 }
 

@@ -51,6 +51,28 @@ Retention retention();
 void set_deterministic(bool on);
 bool deterministic();
 
+/// A search for the first op that makes a NaN or an infinity. While it is on, plans are made without fusion,
+/// and every kernel's floating outputs are searched: the first that holds one makes the run throw an Error
+/// that names the op, the phase, the place in the model, the line that recorded it (backward: the forward
+/// op's), how many elements, which first; or, where an input of the run was not finite to begin with, that
+/// input. What the run would have computed is lost; parameters, running statistics and optimizer state are as
+/// before. Slow: each value is read once more, and nothing is written in place. Set it before recording.
+/// Default: off; FUSETAPE_ANOMALY=1 turns it on.
+void set_anomaly_detection(bool on);
+bool anomaly_detection_enabled();
+
+/// Anomaly detection on (or off) while it lives.
+class DetectAnomaly {
+ public:
+  explicit DetectAnomaly(bool on = true) : before_(anomaly_detection_enabled()) { set_anomaly_detection(on); }
+  ~DetectAnomaly() { set_anomaly_detection(before_); }
+  DetectAnomaly(const DetectAnomaly&) = delete;
+  DetectAnomaly& operator=(const DetectAnomaly&) = delete;
+
+ private:
+  bool before_;
+};
+
 /// One op at a time, each run at its call. Default: off; FUSETAPE_EAGER=1 turns it on.
 void set_eager(bool on);
 bool eager_enabled();

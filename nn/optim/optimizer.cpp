@@ -51,11 +51,11 @@ Optimizer::Optimizer(std::string name, std::vector<Parameter> parameters, double
 }
 
 void Optimizer::step(Location at) {
+  std::vector<std::size_t> updated;
   {
     const NoGrad no_history;
     const core::PhaseScope phase(plan::Phase::update, at);
     Bindings bindings;
-    std::vector<std::size_t> updated;
     begin_step(at);
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const Tensor gradient = parameters_[i].grad();
@@ -68,7 +68,14 @@ void Optimizer::step(Location at) {
     for (auto& [cell, value] : bindings) cell.set_data(value, at);
     for (std::size_t i : updated) ++updates_[i];
   }
-  core::flush_step(at);
+  try {
+    core::flush_step(at);
+  } catch (...) {
+    for (std::size_t i : updated) {  // no update, unless it is still to come
+      if (!parameters_[i].value().pending()) --updates_[i];
+    }
+    throw;
+  }
 }
 
 void Optimizer::zero_grad() {
