@@ -55,6 +55,7 @@ double passes_of(const plan::BatchNormReluGrad& roles) {
 }  // namespace
 
 double tensor_passes(const Graph& graph, const GraphNode& node) {
+  if (node.op->is("grad_norm")) return 1;  // over all gradients, as an update's are over all parameters
   double passes = count_whole(graph, node.inputs, node.outputs);
   for (const Correction& correction : corrections) {
     if (node.op->is(correction.op)) passes += correction.passes;
@@ -83,7 +84,7 @@ double tensor_passes(const Graph& graph, const Group& group) {
     case Pattern::batch_norm_relu_grad:
       return passes_of(group.norm_grad);
     case Pattern::optimizer:
-      return tensor_passes(graph, graph.node(group.nodes[0]));
+      return tensor_passes(graph, graph.node(group.nodes.back()));
   }
   return 0;
 }

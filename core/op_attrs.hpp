@@ -125,6 +125,7 @@ struct DropoutAttrs {
   double p = 0.5;
 };
 
+/// grad_norm (NoAttrs): any number of gradients → √Σ g² over all their elements, f32 (f64 of f64), a scalar.
 /// sgd_update: p, g, lr, weight_decay [, velocity, momentum] → p' [, velocity']
 ///   d = g + weight_decay·p;  v' = momentum·v + d;  p' = p − lr·(nesterov ? d + momentum·v' : v') (PyTorch's
 ///   SGD; v starts at 0)

@@ -51,6 +51,6 @@ extern const OpDef bce_logits_op, bce_logits_grad_op;
 extern const OpDef rand_op, randn_op, dropout_op;
 
 // optimizer.cpp
-extern const OpDef sgd_update_op, adam_update_op;
+extern const OpDef grad_norm_op, sgd_update_op, adam_update_op;
 
 }  // namespace fusetape::ops

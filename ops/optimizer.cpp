@@ -59,6 +59,29 @@ void infer_adam(
   for (int i = 0; i < 3; ++i) output_like_parameter(ctx);
 }
 
+/// Any number of gradients, whatever their shapes; 16-bit ones and f32 may mix.
+void infer_grad_norm(InferContext& ctx) {
+  if (ctx.inputs.empty()) ctx.fail("at least one gradient", "none");
+  const bool f64 = ctx.dtype(0) == DType::f64;
+  for (std::size_t i = 0; i < ctx.inputs.size(); ++i) {
+    const DType dtype = ctx.inputs[i].dtype;
+    if (!is_floating(dtype)) {
+      ctx.fail("gradients of a floating dtype",
+               std::string(name_of(dtype)) + " as gradient " + std::to_string(i));
+    }
+    if ((dtype == DType::f64) != f64) ctx.fail("gradients that are all f64 or none", "a mixture");
+  }
+  ctx.output({}, scalar_dtype(ctx.dtype(0)));
+}
+
+void reference_grad_norm(RefContext& ctx) {
+  double sum = 0;
+  for (const core::RefTensor& g : ctx.in) {
+    for (std::int64_t i = 0; i < g.size(); ++i) sum += g.data[i] * g.data[i];
+  }
+  ctx.out[0].data[0] = std::sqrt(sum);
+}
+
 void reference_sgd(RefContext& ctx) {
   const auto a = ctx.attrs.as<SgdAttrs>();
   const double lr = ctx.in[2].data[0], weight_decay = ctx.in[3].data[0];
@@ -99,6 +122,13 @@ void reference_adam(RefContext& ctx) {
 
 }  // namespace
 
+const core::OpDef grad_norm_op{
+    .name = "grad_norm",
+    .infer = infer_grad_norm,
+    .reference = reference_grad_norm,
+    .differentiable_outputs = 0,
+};
+
 const core::OpDef sgd_update_op{
     .name = "sgd_update",
     .infer = infer_sgd,
@@ -112,6 +142,10 @@ const core::OpDef adam_update_op{
     .reference = reference_adam,
     .differentiable_outputs = 0,
 };
+
+Tensor grad_norm(const std::vector<Tensor>& gradients, Location at) {
+  return core::record(grad_norm_op, gradients, core::Attrs::of(core::NoAttrs{}), at)[0];
+}
 
 SgdStep sgd_update(const Tensor& parameter, const Tensor& gradient, const Tensor& velocity,
                    const SgdScalars& scalars, bool nesterov, Location at) {

@@ -1,4 +1,6 @@
 #pragma once
+#include <vector>
+
 #include "fusetape/tensor.hpp"
 
 /// Recorded update steps, for the optim module. The scalars of a step are tensors so that all parameters
@@ -8,6 +10,10 @@ namespace fusetape::ops {
 
 /// The dtype of an update's scalars beside a parameter of this dtype.
 DType scalar_dtype(DType parameter);
+
+/// √Σ g² over all elements of all `gradients` (at least one; any shapes; f32 and 16 bits may mix, or all
+/// f64): a scalar of `scalar_dtype`. NaN and infinity show in it.
+Tensor grad_norm(const std::vector<Tensor>& gradients, Location at);
 
 struct SgdScalars {
   Tensor lr, weight_decay;

@@ -30,7 +30,7 @@ const OpDef* const registry[] = {
     // only in plans
     &batch_norm_apply_op, &relu_mask_op, &relu_grad_mask_op,
     // random, optimizers
-    &rand_op, &randn_op, &dropout_op, &sgd_update_op, &adam_update_op,
+    &rand_op, &randn_op, &dropout_op, &grad_norm_op, &sgd_update_op, &adam_update_op,
 };
 // clang-format on
 

@@ -10,6 +10,7 @@
 #include "core/tape.hpp"
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
+#include "ops/optimizer.hpp"
 
 namespace ft = fusetape;
 using ft::DType;
@@ -23,6 +24,8 @@ namespace {
 Tensor of(DType dtype, auto... extents) { return ft::ones({extents...}, dtype); }
 Tensor of(auto... extents) { return of(DType::f32, extents...); }
 Tensor whole(auto... extents) { return ft::zeros({extents...}, DType::i64); }
+
+ft::Location here(ft::Location at = ft::Location::current()) { return at; }
 
 struct Mistake {
   std::string op;                 ///< that the error names
@@ -458,6 +461,28 @@ TEST_CASE("cells, gradients, optimizers, modules") {
        [&] { return ft::optim::SGD({p}, {.lr = -1}); },
        {"expected a finite learning rate ≥ 0", "got -1"}},
       {"SGD", [&] { return ft::optim::SGD({Parameter()}); }, {"undefined"}},
+      {"SGD",
+       [&] { return ft::optim::SGD({p}, {.max_grad_norm = -1}); },
+       {"expected max_grad_norm ≥ 0", "got -1"}},
+      {"AdamW",
+       [&] { return ft::optim::AdamW({p}, {.max_grad_norm = NAN}); },
+       {"expected max_grad_norm ≥ 0", "got nan"}},
+      {"clip_grad_norm",
+       [&] { return ft::optim::clip_grad_norm({p}, 0); },
+       {"expected max_norm > 0", "got 0"}},
+      {"grad_norm",
+       [] { return ft::ops::grad_norm({}, here()); },
+       {"expected at least one gradient", "got none"}},
+      {"grad_norm",
+       [] {
+         return ft::ops::grad_norm({of(2), whole(3)}, here());
+       },
+       {"expected gradients of a floating dtype", "got i64 as gradient 1"}},
+      {"grad_norm",
+       [] {
+         return ft::ops::grad_norm({of(2), of(DType::f64, 2)}, here());
+       },
+       {"expected gradients that are all f64 or none", "got a mixture"}},
       {"Conv2d", [] { return ft::nn::Conv2d({.in = 3, .out = 0}); }, {"expected", "got"}},
       {"Linear", [] { return ft::nn::Linear(0, 3); }, {"expected", "got"}},
       {"resnet_cifar",

@@ -344,61 +344,12 @@ void add_chains(Cases& cases) {
                    }});
 }
 
-// ---- updates ----
-
-/// Three steps of an optimizer over parameters x[0], x[2], … with gradients x[1], x[3], …; what they are
-/// then.
-template <class Optimizer, class Options>
-Results updated(In x, const Options& options) {
-  std::vector<Parameter> parameters;
-  for (std::size_t i = 0; i < x.size(); i += 2) parameters.emplace_back(x[i]);
-  Optimizer optimizer(parameters, options);
-  for (int step = 0; step < 3; ++step) {
-    for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].set_grad(x[2 * i + 1]);
-    optimizer.set_learning_rate(0.1 / (1 + step));
-    optimizer.step();
-  }
-  std::vector<Tensor> results;
-  for (const Parameter& parameter : parameters) results.push_back(parameter.value());
-  for (const auto& [name, state] : optimizer.named_state()) results.push_back(state.value());
-  return results;
-}
-
-void add_updates(Cases& cases) {
-  std::vector<Input> parameters;
-  for (const Shape& shape : {Shape{17}, Shape{3, 3, 3, 2}, Shape{1}, Shape{151, 224}}) {
-    parameters.push_back(real(shape));
-    parameters.push_back(real(shape));
-  }
-  const std::pair<const char*, optim::SGDOptions> sgds[] = {
-      {"plain", {}},
-      {"momentum", {.momentum = 0.9}},
-      {"nesterov", {.momentum = 0.9, .nesterov = true}},
-      {"weight decay", {.weight_decay = 1e-2}},
-      {"momentum and weight decay", {.momentum = 0.8, .weight_decay = 1e-2}},
-  };
-  for (const auto& [name, options] : sgds) {
-    cases.push_back({std::string("sgd, ") + name,
-                     parameters,
-                     [options = options](In x) { return updated<optim::SGD>(x, options); },
-                     {.differentiable = false, .groups = {"sgd_update"}}});
-  }
-  cases.push_back({"adam",
-                   parameters,
-                   [](In x) { return updated<optim::Adam>(x, optim::AdamOptions{.weight_decay = 1e-2}); },
-                   {.differentiable = false, .groups = {"adam_update"}}});
-  cases.push_back({"adamw",
-                   parameters,
-                   [](In x) { return updated<optim::AdamW>(x, optim::AdamWOptions{.lr = 0.01}); },
-                   {.differentiable = false, .groups = {"adam_update"}}});
-}
-
 }  // namespace
 
 std::vector<OpCase> fused_cases() {
   Cases cases;
-  for (const auto add : {add_convolutions, add_norms, add_odd_norms, add_norms_with_readers, add_blocks,
-                         add_chains, add_updates})
+  for (const auto add :
+       {add_convolutions, add_norms, add_odd_norms, add_norms_with_readers, add_blocks, add_chains})
     add(cases);
   return cases;
 }

@@ -128,6 +128,74 @@ TEST_CASE("pointwise chains, and one kernel for all updates") {
   }
 }
 
+TEST_CASE("linear layers, forward and backward; clipping and all updates in one kernel") {
+  const OnBackend backend("cpu");
+  ft::nn::Linear first{3, 8}, second{8, 5}, third({.in = 5, .out = 2, .bias = false});
+  std::vector<ft::Parameter> parameters;
+  for (const auto* layer : {&first, &second, &third}) {
+    for (const ft::Parameter& p : layer->parameters()) parameters.push_back(p);
+  }
+  const auto backward = [&] {
+    for (ft::Parameter& p : parameters) p.zero_grad();
+    const Tensor hidden = ft::gelu(second(ft::relu(first(ft::ones({4, 3})))));
+    ft::sum(ft::relu(third(hidden))).backward();
+  };
+  const std::vector<std::string> forward = {"matmul+bias+relu", "matmul+bias+gelu", "matmul+relu"};
+
+  ft::optim::SGD sgd(parameters, {.lr = 0.1, .momentum = 0.9, .max_grad_norm = 1});
+  backward();
+  sgd.step();
+  CHECK(groups("forward") == forward);
+  CHECK(groups("update") == std::vector<std::string>{"grad_norm", "add+div+minimum", "clip+sgd_update"});
+  const double without_gradients = ft::explain().groups.back().tensor_passes;
+
+  ft::optim::AdamW adam(parameters, {});
+  backward();
+  ft::optim::clip_grad_norm(parameters, 1);
+  adam.step();
+  CHECK(groups("update") == std::vector<std::string>{"grad_norm", "add+div+minimum", "clip+adam_update"});
+  CHECK(without_gradients == 5);
+  CHECK(ft::explain().groups.back().tensor_passes == 8);  // p.grad() is the clipped one: written, too
+}
+
+TEST_CASE("max pooling behind a ReLU: its gradient has the mask inside") {
+  const OnBackend backend("null");
+  const Tensor x = image(), w = filters(), b = channel_values(0);
+  plan_step(ft::max_pool2d(ft::relu(ft::conv2d(x, w, same))), {x, w});
+  CHECK(count("max_pool2d_grad+relu_grad") == 1);
+  plan_step(ft::max_pool2d(ft::relu(ft::conv2d(x, w, b, same))), {x, w, b});
+  CHECK(count("max_pool2d_grad+relu_grad") == 0);
+  CHECK(count("relu_grad+bias_grad") == 1);
+}
+
+TEST_CASE("16-bit products: a weight gradient's cast is inside, and nothing runs on the reference") {
+  const OnBackend backend("cpu");
+  for (const ft::DType dtype : {ft::DType::bf16, ft::DType::f16}) {
+    const auto weights = [&](ft::Shape shape) { return ft::variable(ft::full(shape, 0.125)); };
+    const Tensor w1 = weights({16, 4}), b1 = weights({16}), w2 = weights({3, 16});
+    const auto half = [&](const Tensor& x) { return ft::cast(x, dtype); };
+    const Tensor image = half(ft::randn({4, 4, 4, 4}));
+    const Tensor x = ft::avg_pool2d(ft::max_pool2d(ft::relu(image))).reshape({4, 4});
+    const Tensor hidden = ft::dropout(ft::gelu(ft::linear(x, half(w1), half(b1))), 0.5);
+    const Tensor logits = ft::linear(hidden, half(w2));
+    const Tensor loss =
+        ft::cross_entropy(logits, ft::zeros({4}, ft::DType::i64)) + ft::mean(ft::softmax(logits));
+    const std::vector<Tensor> gradients = ft::grad({loss}, {w1, b1, w2});
+    ft::materialize();
+    CHECK(count("matmul+cast") == 2);
+    CHECK(count("matmul+bias+gelu") == 1);
+    for (const ft::GroupReport& group : ft::explain().groups) {
+      CAPTURE(group.name);
+      CHECK(group.kernel != "reference");
+    }
+    const std::string& kernel =
+        std::find_if(ft::explain().groups.begin(), ft::explain().groups.end(), [](const auto& g) {
+          return g.name == "matmul+cast";
+        })->kernel;
+    CHECK((dtype == ft::DType::bf16 || kernel.find(", through f32") != std::string::npos));
+  }
+}
+
 TEST_CASE("fusion off: one op a kernel, and the switch makes its own plans") {
   const OnBackend backend("null");
   const auto run = [] {

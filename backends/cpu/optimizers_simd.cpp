@@ -35,10 +35,12 @@ template <bool Momentum>
 void sgd(const SgdSpan& span, std::int64_t begin, std::int64_t end) {
   const Floats d;
   const Vec lr = hn::Set(d, span.lr), decay = hn::Set(d, span.weight_decay),
-            momentum = hn::Set(d, span.momentum);
+            momentum = hn::Set(d, span.momentum), scale = hn::Set(d, span.scale);
   for_vectors(begin, end, [&](auto load, auto store, std::int64_t i) HWY_ATTR {
     const Vec p = load(span.p + i);
-    Vec change = hn::MulAdd(decay, p, load(span.g + i));
+    const Vec g = hn::Mul(load(span.g + i), scale);
+    if (span.new_g != nullptr) store(g, span.new_g + i);
+    Vec change = hn::MulAdd(decay, p, g);
     if constexpr (Momentum) {
       const Vec v = hn::MulAdd(momentum, load(span.v + i), change);
       store(v, span.new_v + i);
@@ -57,10 +59,12 @@ void Adam(const AdamSpan& span, std::int64_t begin, std::int64_t end) {
   const Vec step = hn::Set(d, span.step), eps = hn::Set(d, span.eps), root = hn::Set(d, span.root);
   const Vec beta1 = hn::Set(d, span.beta1), rest1 = hn::Set(d, span.rest1);
   const Vec beta2 = hn::Set(d, span.beta2), rest2 = hn::Set(d, span.rest2);
-  const Vec decay = hn::Set(d, span.decay), keep = hn::Set(d, span.keep);
+  const Vec decay = hn::Set(d, span.decay), keep = hn::Set(d, span.keep), scale = hn::Set(d, span.scale);
   for_vectors(begin, end, [&](auto load, auto store, std::int64_t i) HWY_ATTR {
     const Vec p = load(span.p + i);
-    const Vec g = hn::MulAdd(decay, p, load(span.g + i));
+    const Vec clipped = hn::Mul(load(span.g + i), scale);
+    if (span.new_g != nullptr) store(clipped, span.new_g + i);
+    const Vec g = hn::MulAdd(decay, p, clipped);
     const Vec m = hn::MulAdd(beta1, load(span.m + i), hn::Mul(rest1, g));
     const Vec v = hn::MulAdd(beta2, load(span.v + i), hn::Mul(rest2, hn::Mul(g, g)));
     const Vec ratio = hn::Div(m, hn::MulAdd(hn::Sqrt(v), root, eps));

@@ -1,17 +1,17 @@
 #include "core/op_attrs.hpp"
 #include "core/plan/match.hpp"
 
-/// A matrix product with what follows it: bias, activation, a cast to f32.
+/// A matrix product with what follows it: bias, activation, a cast to f32; and max pooling's gradient.
 namespace fusetape::plan {
 namespace {
 
-/// A group of the product that makes `value` for one reader only, with the bias in between where there is one.
+/// A group of the product that makes `value` for one reader only, with the bias in between where there is
+/// one.
 std::optional<Group> product_behind(const Cover& cover, int value, NearMiss& miss) {
   const GraphNode* bias = cover.graph.producer_if(value, "bias_add");
   if (bias != nullptr && !cover.free(id_of(cover, *bias))) return std::nullopt;
-  const GraphNode* product =
-      bias != nullptr ? private_producer(cover, bias->inputs[0], "matmul", miss)
-                      : cover.graph.producer_if(value, "matmul");
+  const GraphNode* product = bias != nullptr ? private_producer(cover, bias->inputs[0], "matmul", miss)
+                                             : cover.graph.producer_if(value, "matmul");
   if (product == nullptr || !cover.free(id_of(cover, *product))) return std::nullopt;
   Group group;
   group.pattern = Pattern::matrix_product;
@@ -69,8 +69,24 @@ std::optional<Group> match_matmul_cast(const Cover& cover, int node, NearMiss& m
   group.pattern = Pattern::matrix_product;
   group.name = "matmul+cast";
   group.nodes = {id_of(cover, *product), node};
-  group.product = {
-      .a = product->inputs[0], .b = product->inputs[1], .y = y, .matmul_node = group.nodes[0]};
+  group.product = {.a = product->inputs[0], .b = product->inputs[1], .y = y, .matmul_node = group.nodes[0]};
+  return group;
+}
+
+/// dx = max_pool2d_grad(g, index)·[!(y ≤ 0)]: max pooling behind a ReLU.
+std::optional<Group> match_max_pool_relu_gradient(const Cover& cover, int node, NearMiss& miss) {
+  const GraphNode& mask = cover.graph.node(node);
+  const GraphNode* pool = private_producer(cover, mask.inputs[0], "max_pool2d_grad", miss);
+  if (pool == nullptr) return std::nullopt;
+  Group group;
+  group.pattern = Pattern::max_pool_relu_grad;
+  group.name = "max_pool2d_grad+relu_grad";
+  group.nodes = {id_of(cover, *pool), node};
+  group.pool_grad = {.g = pool->inputs[0],
+                     .index = pool->inputs[1],
+                     .y = mask.inputs[1],
+                     .dx = mask.outputs[0],
+                     .pool_node = group.nodes[0]};
   return group;
 }
 

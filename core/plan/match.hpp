@@ -30,7 +30,8 @@ Match match_bias_relu_gradient, match_conv_grad_weight_cast;
 
 // linear_rules.cpp
 Match match_linear_relu, match_linear_gelu, match_linear_bias, match_matmul_cast;
+Match match_max_pool_relu_gradient;
 // update_rules.cpp
-Match match_sgd, match_adam;
+Match match_sgd, match_adam, match_clipped_sgd, match_clipped_adam;
 
 }  // namespace fusetape::plan

@@ -74,7 +74,7 @@ class Placer {
     }
   }
 
-  static bool is_role_output(const Group& group, int value) {
+  bool is_role_output(const Group& group, int value) const {
     const auto of_norm = [&](const NormRoles& roles) {
       return value == roles.mean || value == roles.inv_std || value == roles.new_running_mean ||
              value == roles.new_running_var || value == roles.dgamma || value == roles.dbeta;
@@ -86,8 +86,10 @@ class Placer {
       return of_norm(group.norm_grad.norm[0]) ||
              (group.norm_grad.norms == 2 && of_norm(group.norm_grad.norm[1]));
     }
-    return group.pattern == Pattern::optimizer ||
-           (group.pattern == Pattern::bias_relu_grad && value == group.bias_grad.masked);
+    // Updates write all that they have; a clipped gradient only for somebody who wants it.
+    const bool update =
+        group.pattern == Pattern::optimizer && !graph_.node(graph_.value(value).producer).op->is("mul");
+    return update || (group.pattern == Pattern::bias_relu_grad && value == group.bias_grad.masked);
   }
 
   /// A result takes over an operand's block where the kernel allows it and nobody needs the operand any more.

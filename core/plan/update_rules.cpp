@@ -1,43 +1,137 @@
 #include <algorithm>
+#include <set>
+#include <span>
 
 #include "core/plan/match.hpp"
 
-/// All updates of a step in one kernel.
+/// All updates of a step in one kernel, with or without the clipping of their gradients.
 namespace fusetape::plan {
 namespace {
 
-/// Every update of the slice with the same attributes and the same scalars (learning rate, momentum, …).
-std::optional<Group> match_updates(const Cover& cover, int node, std::span<const int> scalar_inputs) {
+constexpr int sgd_scalars[] = {2, 3, 5};
+constexpr int adam_scalars[] = {4, 5, 6, 7, 8, 9, 10};
+constexpr std::size_t gradient_input = 1;
+
+/// A gradient that a free `mul` by a scalar makes from another: g·scale.
+struct ClippedGradient {
+  int mul = -1, g = -1, scale = -1;
+};
+
+ClippedGradient clipped_gradient(const Cover& cover, const GraphNode& update) {
+  const int value = update.inputs[gradient_input];
+  const GraphNode* mul = cover.graph.producer_if(value, "mul");
+  if (mul == nullptr || !cover.free(id_of(cover, *mul))) return {};
+  const auto scales = [&](int g, int scale) {
+    return cover.graph.value(scale).shape.rank() == 0 && same_shape(cover.graph, g, value);
+  };
+  const int a = mul->inputs[0], b = mul->inputs[1];
+  if (scales(a, b)) return {.mul = id_of(cover, *mul), .g = a, .scale = b};
+  if (scales(b, a)) return {.mul = id_of(cover, *mul), .g = b, .scale = a};
+  return {};
+}
+
+/// Collects the updates that can run side by side, in recorded order.
+class UpdateCollector {
+ public:
+  UpdateCollector(const Cover& cover, const GraphNode& first, std::span<const int> scalars, bool clipped)
+      : cover_(cover), first_(first), scalars_(scalars), after_(cover.graph.nodes.size(), false) {
+    if (clipped) scale_ = clipped_gradient(cover, first).scale;
+  }
+
+  int scale() const { return scale_; }
+  int updates() const { return updates_; }
+  const std::set<int>& nodes() const { return nodes_; }
+
+  void offer(int id) {
+    const GraphNode& node = cover_.graph.node(id);
+    if (node.dead) return;
+    const bool late = reads_a_member(node);
+    const bool joined = !late && belongs(node, id) && take(node, id);
+    after_[static_cast<std::size_t>(id)] = late || joined;
+  }
+
+ private:
+  /// Directly or not: such a node has to wait for the group.
+  bool reads_a_member(const GraphNode& node) const {
+    return std::any_of(node.inputs.begin(), node.inputs.end(), [&](int input) {
+      const int producer = cover_.graph.value(input).producer;
+      return producer >= 0 && after_[static_cast<std::size_t>(producer)];
+    });
+  }
+
+  bool belongs(const GraphNode& node, int id) const {
+    if (node.op != first_.op || !cover_.free(id) || !(node.attrs == first_.attrs)) return false;
+    if (node.inputs.size() != first_.inputs.size()) return false;
+    return std::all_of(scalars_.begin(), scalars_.end(), [&](int i) {
+      const auto input = static_cast<std::size_t>(i);
+      return input >= node.inputs.size() || node.inputs[input] == first_.inputs[input];
+    });
+  }
+
+  /// A parameter and its state are overwritten: no other member may read them.
+  bool take(const GraphNode& node, int id) {
+    const ClippedGradient clipped = scale_ >= 0 ? clipped_gradient(cover_, node) : ClippedGradient();
+    if (clipped.scale != scale_) return false;
+    const int g = scale_ >= 0 ? clipped.g : node.inputs[gradient_input];
+    std::vector<int> state;
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      const bool scalar = std::find(scalars_.begin(), scalars_.end(), static_cast<int>(i)) != scalars_.end();
+      if (!scalar && i != gradient_input) state.push_back(node.inputs[i]);
+    }
+    const bool shared = std::any_of(state.begin(), state.end(), [&](int s) { return read_.count(s) > 0; });
+    if (shared || overwritten_.count(g) > 0) return false;
+    read_.insert(state.begin(), state.end());
+    read_.insert(g);
+    overwritten_.insert(state.begin(), state.end());
+    nodes_.insert(id);
+    if (clipped.mul >= 0) nodes_.insert(clipped.mul);
+    ++updates_;
+    return true;
+  }
+
+  const Cover& cover_;
+  const GraphNode& first_;
+  std::span<const int> scalars_;
+  int scale_ = -1;  ///< -1: gradients are taken as they come
+  int updates_ = 0;
+  std::set<int> nodes_, read_, overwritten_;
+  std::vector<bool> after_;  ///< by node: a member, or reads what one writes, directly or not
+};
+
+/// Every update of the slice with the same attributes and the same scalars (learning rate, momentum, …); with
+/// `clip`, those whose gradients are multiplied by one scalar, and the multiplications.
+std::optional<Group> match_updates(const Cover& cover, int node, std::span<const int> scalars, bool clip) {
   const GraphNode& first = cover.graph.node(node);
+  UpdateCollector updates(cover, first, scalars, clip);
+  if (clip && updates.scale() < 0) return std::nullopt;
+  for (std::size_t n = static_cast<std::size_t>(node); n < cover.graph.nodes.size(); ++n) {
+    updates.offer(static_cast<int>(n));
+  }
+  if (updates.nodes().size() < 2) return std::nullopt;
   Group group;
   group.pattern = Pattern::optimizer;
-  group.name = std::string(first.op->name);
-  for (std::size_t n = static_cast<std::size_t>(node); n < cover.graph.nodes.size(); ++n) {
-    const GraphNode& other = cover.graph.nodes[n];
-    if (other.dead || other.op != first.op || !cover.free(static_cast<int>(n)) ||
-        !(other.attrs == first.attrs) || other.inputs.size() != first.inputs.size()) {
-      continue;
-    }
-    const bool same_scalars = std::all_of(scalar_inputs.begin(), scalar_inputs.end(), [&](int i) {
-      const auto index = static_cast<std::size_t>(i);
-      return index >= other.inputs.size() || other.inputs[index] == first.inputs[index];
-    });
-    if (same_scalars) group.nodes.push_back(static_cast<int>(n));
-  }
-  if (group.nodes.size() < 2) return std::nullopt;
+  group.name = (clip ? "clip+" : "") + std::string(first.op->name);
+  group.nodes.assign(updates.nodes().begin(), updates.nodes().end());
+  group.updates.scale = updates.scale();
   return group;
 }
 
 }  // namespace
 
 std::optional<Group> match_sgd(const Cover& cover, int node, NearMiss&) {
-  static constexpr int scalars[] = {2, 3, 5};
-  return match_updates(cover, node, scalars);
+  return match_updates(cover, node, sgd_scalars, false);
 }
 
 std::optional<Group> match_adam(const Cover& cover, int node, NearMiss&) {
-  static constexpr int scalars[] = {4, 5, 6, 7, 8, 9, 10};
-  return match_updates(cover, node, scalars);
+  return match_updates(cover, node, adam_scalars, false);
+}
+
+std::optional<Group> match_clipped_sgd(const Cover& cover, int node, NearMiss&) {
+  return match_updates(cover, node, sgd_scalars, true);
+}
+
+std::optional<Group> match_clipped_adam(const Cover& cover, int node, NearMiss&) {
+  return match_updates(cover, node, adam_scalars, true);
 }
 
 }  // namespace fusetape::plan

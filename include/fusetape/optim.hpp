@@ -24,6 +24,13 @@ class Optimizer {
   /// Forgets all gradients.
   void zero_grad();
 
+  /// The joint 2-norm that step() scales the gradients down to where theirs is larger; 0: it leaves them.
+  /// `p.grad()` stays as it was.
+  double max_grad_norm() const { return max_grad_norm_; }
+  /// The joint 2-norm of the last step's gradients before they were scaled: a scalar, f32 (f64 with f64
+  /// parameters). Undefined before the first step, without a max_grad_norm, and where there was no gradient.
+  const Tensor& last_grad_norm() const { return last_grad_norm_; }
+
   double learning_rate() const { return learning_rate_; }
   void set_learning_rate(double rate, Location at = Location::current());
 
@@ -37,7 +44,9 @@ class Optimizer {
   const std::string& name() const { return name_; }
 
  protected:
-  Optimizer(std::string name, std::vector<Parameter> parameters, double learning_rate, Location at);
+  /// max_grad_norm ≥ 0; 0: no clipping.
+  Optimizer(std::string name, std::vector<Parameter> parameters, double learning_rate, double max_grad_norm,
+            Location at);
 
   /// Makes this step's scalars; they are shared by all parameters.
   virtual void begin_step(Location at) = 0;
@@ -54,7 +63,8 @@ class Optimizer {
   std::vector<Parameter> parameters_;
   std::vector<std::pair<std::string, Cell>> named_state_;
   std::vector<std::int64_t> updates_;
-  double learning_rate_;
+  double learning_rate_, max_grad_norm_;
+  Tensor last_grad_norm_;
 };
 
 struct SGDOptions {
@@ -62,6 +72,7 @@ struct SGDOptions {
   double momentum = 0;  ///< 0: no velocity is kept
   double weight_decay = 0;
   bool nesterov = false;
+  double max_grad_norm = 0;  ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
 };
 /// d = g + weight_decay·p;  v ← momentum·v + d;  p ← p − lr·(nesterov ? d + momentum·v : v)
 class SGD : public Optimizer {
@@ -84,7 +95,8 @@ struct AdamOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
   double eps = 1e-8;
-  double weight_decay = 0;  ///< Adam: added to the gradient
+  double weight_decay = 0;   ///< Adam: added to the gradient
+  double max_grad_norm = 0;  ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
 };
 struct AdamWOptions {
   double lr = 1e-3;
@@ -92,6 +104,7 @@ struct AdamWOptions {
   double beta2 = 0.999;
   double eps = 1e-8;
   double weight_decay = 1e-2;  ///< AdamW: shrinks the parameter itself
+  double max_grad_norm = 0;    ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
 };
 
 /// m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  p ← p − lr·(m/c₁)/(√(v/c₂) + eps), c_i = 1 − β_iᵗ
@@ -125,8 +138,9 @@ class AdamW : public Adam {
   AdamW(std::vector<Parameter> parameters, AdamWOptions options = {}, Location at = Location::current());
 };
 
-/// Scales all gradients so that their joint 2-norm is at most `max_norm`; returns the norm before. Recorded,
-/// not run.
+/// Multiplies all gradients by min(1, max_norm / (norm + 1e-6)), so that their joint 2-norm is at most
+/// `max_norm` > 0; returns the norm before, a scalar. Parameters without a gradient are left out; without any
+/// gradient the norm is 0. Recorded, not run; where a step follows, it multiplies inside its own kernel.
 Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm,
                       Location at = Location::current());
 

@@ -21,7 +21,9 @@ void check(const std::string& name, const AdamOptions& options, Location at) {
 
 Adam::Adam(std::string name, std::vector<Parameter> parameters, AdamOptions options, bool decoupled,
            Location at)
-    : Optimizer(name, std::move(parameters), options.lr, at), options_(options), decoupled_(decoupled) {
+    : Optimizer(name, std::move(parameters), options.lr, options.max_grad_norm, at),
+      options_(options),
+      decoupled_(decoupled) {
   check(name, options_, at);
   first_moment_ = make_state("m", at);
   second_moment_ = make_state("v", at);
@@ -32,7 +34,9 @@ Adam::Adam(std::vector<Parameter> parameters, AdamOptions options, Location at)
 
 AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options, Location at)
     : Adam("AdamW", std::move(parameters),
-           {options.lr, options.beta1, options.beta2, options.eps, options.weight_decay}, true, at) {}
+           {options.lr, options.beta1, options.beta2, options.eps, options.weight_decay,
+            options.max_grad_norm},
+           true, at) {}
 
 void Adam::begin_step(Location at) {
   const DType dtype = ops::scalar_dtype(parameters()[0].dtype());

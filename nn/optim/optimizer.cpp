@@ -7,6 +7,7 @@
 #include "fusetape/ops.hpp"
 #include "fusetape/optim.hpp"
 #include "fusetape/runtime.hpp"
+#include "ops/optimizer.hpp"
 
 namespace fusetape::optim {
 namespace {
@@ -32,14 +33,28 @@ void check_rate(const std::string& name, double rate, Location at) {
   }
 }
 
+/// min(1, max_norm / (norm + 1e-6)): PyTorch's formula.
+Tensor clip_scale(const Tensor& norm, double max_norm, Location at) {
+  return minimum({div({max_norm, at}, {add({norm, at}, {1e-6, at}), at}), at}, {1.0, at});
+}
+
+Tensor scaled(const Tensor& gradient, const Tensor& scale, Location at) {
+  return mul({gradient, at}, {cast({scale, at}, gradient.dtype()), at});
+}
+
 }  // namespace
 
-Optimizer::Optimizer(std::string name, std::vector<Parameter> parameters, double learning_rate, Location at)
+Optimizer::Optimizer(std::string name, std::vector<Parameter> parameters, double learning_rate,
+                     double max_grad_norm, Location at)
     : name_(std::move(name)),
       parameters_(std::move(parameters)),
       updates_(parameters_.size(), 0),
-      learning_rate_(learning_rate) {
+      learning_rate_(learning_rate),
+      max_grad_norm_(max_grad_norm) {
   check_rate(name_, learning_rate_, at);
+  if (!(max_grad_norm_ >= 0)) {
+    throw Error(name_, "expected max_grad_norm ≥ 0, got " + std::to_string(max_grad_norm_), at);
+  }
   check_parameters(name_, parameters_, at);
   // Parameters that are still pending would make the first step another plan than the second.
   for (const Parameter& parameter : parameters_) {
@@ -56,15 +71,22 @@ void Optimizer::step(Location at) {
     const NoGrad no_history;
     const core::PhaseScope phase(plan::Phase::update, at);
     Bindings bindings;
-    begin_step(at);
+    std::vector<Tensor> gradients;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      const Tensor gradient = parameters_[i].grad();
-      if (!gradient.defined() || !parameters_[i].requires_grad()) continue;
-      update(i, gradient, bindings, at);
+      if (!parameters_[i].grad().defined() || !parameters_[i].requires_grad()) continue;
       updated.push_back(i);
+      gradients.push_back(parameters_[i].grad());
+    }
+    const bool clip = max_grad_norm_ > 0 && !gradients.empty();
+    const Tensor norm = clip ? ops::grad_norm(gradients, at) : Tensor();
+    const Tensor scale = clip ? clip_scale(norm, max_grad_norm_, at) : Tensor();
+    begin_step(at);
+    for (std::size_t i = 0; i < updated.size(); ++i) {
+      update(updated[i], clip ? scaled(gradients[i], scale, at) : gradients[i], bindings, at);
     }
     end_step();
     // Only now, when nothing can throw any more; and no handle stays here to keep an old version alive.
+    last_grad_norm_ = norm;
     for (auto& [cell, value] : bindings) cell.set_data(value, at);
     for (std::size_t i : updated) ++updates_[i];
   }
@@ -118,21 +140,15 @@ Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm,
   }
   const NoGrad no_history;
   const core::PhaseScope phase(plan::Phase::update, at);
-  std::vector<Tensor> squares;
+  std::vector<Tensor> gradients;
   for (const Parameter& parameter : parameters) {
-    const Tensor g = parameter.grad();
-    if (!g.defined()) continue;
-    const Tensor wide = size_of(g.dtype()) < 4 ? cast({g, at}, DType::f32) : g;
-    squares.push_back(reshape({sum({mul({wide, at}, {wide, at}), at}), at}, {1}));
+    if (parameter.grad().defined()) gradients.push_back(parameter.grad());
   }
-  if (squares.empty()) return scalar(0, DType::f32, at);
-  Tensor norm = sqrt({sum({concat(squares, 0, at), at}), at});
-  const Tensor scale = minimum({div({max_norm, at}, {add({norm, at}, {1e-6, at}), at}), at}, {1.0, at});
+  if (gradients.empty()) return scalar(0, DType::f32, at);
+  Tensor norm = ops::grad_norm(gradients, at);
+  const Tensor scale = clip_scale(norm, max_norm, at);
   for (Parameter parameter : parameters) {
-    const Tensor g = parameter.grad();
-    if (!g.defined()) continue;
-    const Tensor same_dtype = scale.dtype() == g.dtype() ? scale : cast({scale, at}, g.dtype());
-    parameter.set_grad(mul({g, at}, {same_dtype, at}));
+    if (parameter.grad().defined()) parameter.set_grad(scaled(parameter.grad(), scale, at));
   }
   return norm;
 }

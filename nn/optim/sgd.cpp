@@ -21,7 +21,7 @@ void check(const SGDOptions& options, Location at) {
 }  // namespace
 
 SGD::SGD(std::vector<Parameter> parameters, SGDOptions options, Location at)
-    : Optimizer("SGD", std::move(parameters), options.lr, at), options_(options) {
+    : Optimizer("SGD", std::move(parameters), options.lr, options.max_grad_norm, at), options_(options) {
   check(options_, at);
   if (options_.momentum != 0) velocity_ = make_state("velocity", at);
 }
