@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 
 /// How a dense {rows, channels} tensor is cut for per-channel kernels: into wide rows, blocks of them, and
@@ -54,10 +55,13 @@ class ChannelRows {
     }
   }
 
-  /// Writes value(channel) to every place of a wide row.
+  /// Writes value(channel) to every place of a wide row; every NaN as the plain one.
   template <class F>
   void fill(float* pattern, F&& value) const {
-    for (std::int64_t c = 0; c < channels_; ++c) pattern[c] = value(c);
+    for (std::int64_t c = 0; c < channels_; ++c) {
+      const float v = value(c);
+      pattern[c] = v == v ? v : std::numeric_limits<float>::quiet_NaN();
+    }
     for (std::int64_t i = channels_; i < width(); ++i) pattern[i] = pattern[i - channels_];
   }
 
