@@ -296,6 +296,18 @@ TEST_CASE("near misses: a live handle, another reader, a broadcast; with both li
          const Tensor y = ft::conv2d(x, w, same);
          return std::vector<Tensor>{ft::bias_add(y, beta), ft::sum(y)};
        }},
+      {"matmul read twice", "matmul+bias", "another reader: bias_add, sum read it",
+       [&] {
+         const Tensor a = ft::ones({2, 3}), y = ft::matmul(a, ft::ones({3, 2}));
+         return std::vector<Tensor>{ft::bias_add(y, ft::ones({2})), ft::sum(y)};
+       }},
+      {"the sum of a fork's gradients kept", "relu_grad+batch_norm_grad, mask from x",
+       "fused without the sum of its two gradients: the output of add is kept by a live handle",
+       [&] {
+         const Tensor trunk = ft::relu(ft::batch_norm(x, gamma, beta));
+         const Tensor y = ft::exp(ft::conv2d(trunk, w, same)) * trunk;
+         return ft::grad({y}, {trunk, x}, {ft::ones(y.shape())});
+       }},
       {"a broadcast summand", "batch_norm+add+relu", "broadcast",
        [&] { return std::vector<Tensor>{ft::relu(ft::batch_norm(x, gamma, beta) + beta)}; }},
   };

@@ -78,11 +78,11 @@ std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, Near
 /// A bf16 convolution's weight gradient, wanted as f32 (by an update of f32 weights).
 std::optional<Group> match_conv_grad_weight_cast(const Cover& cover, int node, NearMiss& miss) {
   const GraphNode& cast = cover.graph.node(node);
-  const GraphNode* conv = private_producer(cover, cast.inputs[0], "conv2d_grad_weight", miss);
-  if (conv == nullptr) return std::nullopt;
   const DType narrow = cover.graph.value(cast.inputs[0]).dtype,
               wide = cover.graph.value(cast.outputs[0]).dtype;
   if (narrow != DType::bf16 || wide != DType::f32) return std::nullopt;
+  const GraphNode* conv = private_producer(cover, cast.inputs[0], "conv2d_grad_weight", miss);
+  if (conv == nullptr) return std::nullopt;
   Group group;
   group.pattern = Pattern::conv_grad_weight_cast;
   group.name = "conv2d_grad_weight+cast";

@@ -62,9 +62,9 @@ std::optional<Group> match_matmul_cast(const Cover& cover, int node, NearMiss& m
   const GraphNode& cast = cover.graph.node(node);
   const int y = cast.outputs[0];
   if (cover.graph.value(y).dtype != DType::f32) return std::nullopt;
+  if (size_of(cover.graph.value(cast.inputs[0]).dtype) != 2) return std::nullopt;
   const GraphNode* product = private_producer(cover, cast.inputs[0], "matmul", miss);
   if (product == nullptr) return std::nullopt;
-  if (size_of(cover.graph.value(cast.inputs[0]).dtype) != 2) return std::nullopt;
   Group group;
   group.pattern = Pattern::matrix_product;
   group.name = "matmul+cast";

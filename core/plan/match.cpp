@@ -1,6 +1,17 @@
 #include "core/plan/match.hpp"
 
 namespace fusetape::plan {
+namespace {
+
+/// "bias_add, sum": in recorded order.
+std::string readers_of(const Graph& graph, int value) {
+  std::string names;
+  for (int reader : graph.value(value).consumers)
+    names += (names.empty() ? "" : ", ") + std::string(graph.node(reader).op->name);
+  return names;
+}
+
+}  // namespace
 
 /// The free node that makes `value` for this one reader only; nullptr otherwise. A value that somebody can
 /// name is a near miss.
@@ -12,7 +23,9 @@ const GraphNode* private_producer(const Cover& cover, int value, std::string_vie
     return nullptr;
   }
   if (cover.graph.value(value).consumers.size() != 1) {
-    miss = {"the output of " + std::string(op) + " has another reader", value};
+    miss = {"the output of " + std::string(op) + " has another reader: " + readers_of(cover.graph, value) +
+                " read it",
+            value};
     return nullptr;
   }
   return node;

@@ -124,8 +124,8 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
     roles.y = -1;
   }
   group.name = "relu_grad";
-  NearMiss unused;
-  if (const GraphNode* fork = private_producer(cover, roles.g, "add", unused)) {
+  miss = {};
+  if (const GraphNode* fork = private_producer(cover, roles.g, "add", miss)) {
     if (same_shape(graph, fork->inputs[0], fork->inputs[1]) && fork->inputs[0] != fork->inputs[1]) {
       roles.g = fork->inputs[0];
       roles.g2 = fork->inputs[1];
@@ -136,7 +136,7 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
   for (int i = 0; i < roles.norms; ++i) group.name += "+batch_norm_grad";
   group.nodes.push_back(node);
   finish_norm_group(group);
-  miss = {};
+  if (!miss.reason.empty()) miss.reason = "fused without the sum of its two gradients: " + miss.reason;
   return group;
 }
 
@@ -206,7 +206,10 @@ std::optional<Group> match_batch_norm_relu_mask(const Cover& cover, int node, Ne
   }
   std::optional<Group> group = match_batch_norm_add_relu(cover, relu, miss);
   if (!group.has_value()) group = match_batch_norm_relu(cover, relu, miss);
-  if (!group.has_value()) return std::nullopt;
+  if (!group.has_value()) {
+    miss = {};  // the ReLU's own rule tells it
+    return std::nullopt;
+  }
   group->norm.mask = mask.outputs[0];
   group->norm.y = if_wanted_beside(graph, y, node);
   group->nodes.push_back(node);

@@ -105,12 +105,14 @@ std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
   passes.run("find consumers", [&] { find_consumers(plan->graph); });
   plan->report->unfused_kept_bytes = kept_unfused(plan->graph);  // before a pass decides what to recompute
   passes.run_optional("decide retention", [&] { decide_retention(plan->graph, chosen); });
-  passes.run("fuse",
-             [&] { plan->groups = fuse(plan->graph, *options.backend, chosen.rules, plan->report->refusals); });
+  passes.run("fuse", [&] {
+    plan->groups = fuse(plan->graph, *options.backend, chosen.rules, plan->report->refusals);
+  });
   passes.run("schedule", [&] { schedule(plan->graph, plan->groups); });
   passes.run("choose kernels", [&] { choose_kernels(*plan, *options.backend); });
-  passes.run("place memory",
-             [&] { place_memory(*plan, has_rule(chosen.rules, "share in place") && !skipped("share in place")); });
+  passes.run("place memory", [&] {
+    place_memory(*plan, has_rule(chosen.rules, "share in place") && !skipped("share in place"));
+  });
   passes.run("describe", [&] { describe(*plan); });
   passes.run("verify", [&] { verify(*plan); });
   return plan;
