@@ -18,7 +18,7 @@ HWY_INLINE Vec masked_gradient(const NormBackward<T>& n, const Access& access, s
   if (n.g2 != nullptr) g = rounded<T>(hn::Add(g, access.load(n.g2 + at)));
   if constexpr (Mask == MaskFrom::output) return hn::IfThenZeroElse(blocked<T>(access.load(n.y + at)), g);
   if constexpr (Mask == MaskFrom::input) return hn::IfThenZeroElse(blocked<T>(hn::MulAdd(a, x, s)), g);
-  if constexpr (Mask == MaskFrom::bits) return hn::IfThenElseZero(access.load_bits(n.bits + at / 8), g);
+  if constexpr (Mask == MaskFrom::bits) return hn::IfThenElseZero(access.load_bits(n.bits + (at >> 3)), g);
   return g;
 }
 

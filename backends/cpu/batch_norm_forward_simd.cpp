@@ -42,7 +42,10 @@ void MomentsBf16(const RowBlock& block, const Bf16* x, const float* shift, float
   run_block<MomentsColumn<Bf16>>(block, Moments<Bf16>{x, shift, sum, square});
 }
 
-template <class T, int Norms, bool Relu, bool HasZ, bool OnlyY>
+/// What is written: y, y and its mask, or whatever has a place.
+enum class Writes : std::uint8_t { y, y_and_mask, given };
+
+template <class T, int Norms, bool Relu, bool HasZ, Writes Writing>
 struct ForwardColumn {
   static constexpr int last = Norms - 1;
   Vec a0, s0, a1, s1;
@@ -61,12 +64,15 @@ struct ForwardColumn {
     Vec v = first;
     if constexpr (Norms == 2) v = hn::Add(v, second);
     if constexpr (HasZ) v = hn::Add(v, access.load(n.z + at));
-    if constexpr (!OnlyY) {
+    if constexpr (Writing == Writes::given) {
       if (n.normed[0] != nullptr) access.store(first, n.normed[0] + at);
       if (n.normed[1] != nullptr) access.store(second, n.normed[1] + at);
       if (n.sum != nullptr) access.store(v, n.sum + at);
-      if (n.mask != nullptr) access.store_bits(hn::Not(blocked<T>(v)), n.mask + at / 8);
+      if (n.mask != nullptr) access.store_bits(hn::Not(blocked<T>(v)), n.mask + (at >> 3));
       if (n.y == nullptr) return;
+    }
+    if constexpr (Writing == Writes::y_and_mask) {
+      access.store_bits(hn::Not(blocked<T>(v)), n.mask + (at >> 3));
     }
     access.store(Relu ? relu(v) : v, n.y + at);
   }
@@ -76,13 +82,19 @@ struct ForwardColumn {
 
 template <class T, int Norms, bool HasZ>
 void forward_relu(const RowBlock& block, const NormForward<T>& norm) {
-  norm.only_y() ? run_block<ForwardColumn<T, Norms, true, HasZ, true>>(block, norm)
-                : run_block<ForwardColumn<T, Norms, true, HasZ, false>>(block, norm);
+  const bool inner = norm.normed[0] != nullptr || norm.normed[1] != nullptr || norm.sum != nullptr;
+  if (inner || norm.y == nullptr) {
+    run_block<ForwardColumn<T, Norms, true, HasZ, Writes::given>>(block, norm);
+  } else if (norm.mask != nullptr) {
+    run_block<ForwardColumn<T, Norms, true, HasZ, Writes::y_and_mask>>(block, norm);
+  } else {
+    run_block<ForwardColumn<T, Norms, true, HasZ, Writes::y>>(block, norm);
+  }
 }
 
 template <class T>
 void forward(const RowBlock& block, const NormForward<T>& norm) {
-  if (!norm.relu) return run_block<ForwardColumn<T, 1, false, false, true>>(block, norm);
+  if (!norm.relu) return run_block<ForwardColumn<T, 1, false, false, Writes::y>>(block, norm);
   if (norm.norms == 2) return forward_relu<T, 2, false>(block, norm);
   norm.z != nullptr ? forward_relu<T, 1, true>(block, norm) : forward_relu<T, 1, false>(block, norm);
 }

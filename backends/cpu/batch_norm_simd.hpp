@@ -38,9 +38,6 @@ struct NormForward {
   T* normed[2] = {};             ///< each aᵢxᵢ + sᵢ
   T* sum = nullptr;              ///< what the ReLU reads
   std::uint8_t* mask = nullptr;  ///< where y is not 0, one bit an element
-  bool only_y() const {
-    return normed[0] == nullptr && normed[1] == nullptr && sum == nullptr && mask == nullptr && y != nullptr;
-  }
 };
 void apply_norm(const RowBlock& block, const NormForward<float>& norm);
 void apply_norm(const RowBlock& block, const NormForward<Bf16>& norm);

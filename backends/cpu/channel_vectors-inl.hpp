@@ -36,11 +36,18 @@ HWY_INLINE Vec widened(hn::Vec<Halves> bits) {
 HWY_INLINE hn::Vec<Words> nearest(Vec v) {
   const Words words;
   const auto bits = hn::BitCast(words, v);
+#if HWY_TARGET <= HWY_AVX3  // a mask costs one instruction
+  const auto odd = hn::TestBit(bits, hn::Set(words, 0x10000));
+  return hn::Add(bits, hn::IfThenElse(odd, hn::Set(words, 0x8000), hn::Set(words, 0x7fff)));
+#else
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(words, 1));
   return hn::Add(hn::Add(bits, hn::Set(words, 0x7fff)), odd);
+#endif
 }
 HWY_INLINE hn::Vec<Halves> narrowed(Vec v) {
-  return hn::TruncateTo(Halves(), hn::ShiftRight<16>(nearest(v)));
+  const hn::Repartition<std::uint16_t, Words> both;
+  const auto bits = hn::BitCast(both, nearest(v));
+  return hn::LowerHalf(Halves(), hn::ConcatOdd(both, bits, bits));
 }
 
 /// v as it is once stored as T.
