@@ -292,64 +292,11 @@ void add_blocks(Cases& cases) {
        {.same_bits = false, .tolerance = 2e-5, .groups = {"conv2d+bias+relu"}}});
 }
 
-// ---- pointwise chains ----
-
-void add_chains(Cases& cases) {
-  for (const Shape& x : {Shape{3}, Shape{2, 3, 2, 17}, Shape{0, 3}, Shape{1}, Shape{9, 31, 33, 5}}) {
-    cases.push_back({named("chain of five", x), {real(x), real(x)}, [](In in) {
-                       return sigmoid(tanh(in[0] * 0.5 + in[1]) * in[1] - 0.25);
-                     }});
-    cases.push_back({named("chain with a fork and a join", x), {real(x), positive(x)}, [](In in) {
-                       const Tensor a = in[0] + in[1], b = exp(-abs(a));
-                       return Results{a * b, log(b + in[1]) / (a * a + 1)};
-                     }});
-    cases.push_back({named("chain of choices", x), {real(x), real(x)}, [](In in) {
-                       return where(less(in[0], in[1]), leaky_relu(in[0], 0.1), clamp(in[1], -0.505, 0.505)) *
-                              3;
-                     }});
-    cases.push_back(
-        {named("chain of gelu and relu", x), {real(x)}, [](In in) { return gelu(relu(in[0] * 2) - 0.3); }});
-  }
-  cases.push_back({"chain with broadcast operands",
-                   {real({2, 3, 4, 5}), real({5}), real({3, 1, 1}), real({})},
-                   [](In in) { return tanh((in[0] + in[1]) * in[2] - in[3]); }});
-  cases.push_back({"chain through casts",
-                   {real({7, 5})},
-                   [](In in) {
-                     return cast(cast(in[0] * 2, DType::f32) * cast(less(in[0], 0.1), DType::f32),
-                                 in[0].dtype());
-                   },
-                   {.smooth = false, .wide_only = true}});
-  cases.push_back({"chain longer than a group may be",
-                   {real({3, 5})},
-                   [](In in) {
-                     Tensor x = in[0];
-                     for (int i = 0; i < 60; ++i)
-                       x = i % 3 == 0 ? tanh(x) : i % 3 == 1 ? x * 1.25 : x + 0.125;
-                     return x;
-                   },
-                   {.wide_only = true}});
-  cases.push_back({"chain interrupted by a sum that goes back into it",
-                   {real({4, 6})},
-                   [](In in) {
-                     const Tensor e = exp(in[0] * 0.5);
-                     return log(e / sum(e, {1}, {.keep_dims = true}) + 0.5) * e;
-                   },
-                   {.tolerance = 2e-5}});
-  cases.push_back({"views inside a chain", {real({4, 6})}, [](In in) {
-                     return (tanh(in[0] * 2).reshape({6, 4}) + 1).reshape({24}) * 0.5;
-                   }});
-  cases.push_back({"equal subexpressions", {real({5, 3})}, [](In in) {
-                     return tanh(in[0] * 2) * (tanh(in[0] * 2) + sum(tanh(in[0] * 2)));
-                   }});
-}
-
 }  // namespace
 
 std::vector<OpCase> fused_cases() {
   Cases cases;
-  for (const auto add :
-       {add_convolutions, add_norms, add_odd_norms, add_norms_with_readers, add_blocks, add_chains})
+  for (const auto add : {add_convolutions, add_norms, add_odd_norms, add_norms_with_readers, add_blocks})
     add(cases);
   return cases;
 }

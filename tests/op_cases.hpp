@@ -91,6 +91,7 @@ std::vector<OpCase> tensor_cases();  ///< shapes, reductions, losses, random num
 std::vector<OpCase> fused_cases();
 /// The ops that only plans contain, alone and in groups.
 std::vector<OpCase> retention_cases();
+std::vector<OpCase> chain_cases();   ///< pointwise chains, with casts, broadcasts and reductions at their end
 std::vector<OpCase> linear_cases();  ///< matrix products with bias and activation; pooling behind a ReLU
 std::vector<OpCase> update_cases();  ///< optimizer steps, with and without clipping
 /// NaN, infinities, numbers near the ends of f32, and where rounding is worst.

@@ -13,17 +13,14 @@ namespace {
 // Below this many elements for each, a second thread costs more than it brings.
 constexpr std::int64_t least_elements = 1 << 14;
 
-/// Floats that were read before, from element `first` on.
+/// Floats that were read before.
 class ReadRows final : public RowSource {
  public:
-  ReadRows(const float* data, std::int64_t first) : data_(data), first_(first) {}
-  const float* read(int, std::int64_t at, std::int64_t, float*) const override {
-    return data_ + (at - first_);
-  }
+  explicit ReadRows(const float* data) : data_(data) {}
+  const float* read(int, std::int64_t at, std::int64_t, float*) const override { return data_ + at; }
 
  private:
   const float* data_;
-  std::int64_t first_;
 };
 
 }  // namespace
@@ -117,13 +114,24 @@ void AxisSum::sum_outer(const RowSource& x, double* sums, std::byte* y) const {
       if (together_ == 1) {
         add_rows(x, part, first, reduce, inner, inner, mine);
       } else {
-        const ReadRows block(x.read(part, first, slabs * slab, buffer), first);
-        for (std::int64_t i = 0; i < slabs; ++i)
-          add_rows(block, part, first + i * slab, reduce, inner, inner, mine + i * inner);
+        add_slabs(x.read(part, first, slabs * slab, buffer), slabs, mine);
       }
       write_sums(mine, slabs * inner, divisor_, dtype_, y, o * inner);
     }
   });
+}
+
+/// Of small slabs that lie in memory one after the other.
+void AxisSum::add_slabs(const float* x, std::int64_t slabs, double* sums) const {
+  const std::int64_t reduce = extents_.reduce, inner = extents_.inner, slab = reduce * inner;
+  const ReadRows rows(x);
+  for (std::int64_t i = 0; i < slabs; ++i) {
+    if (inner == 1) {
+      sums[i] = sum_floats(x + i * slab, reduce);
+    } else {
+      add_rows(rows, 0, i * slab, reduce, inner, inner, sums + i * inner);
+    }
+  }
 }
 
 void AxisSum::sum_rows(const RowSource& x, double* sums, std::byte* y) const {

@@ -43,6 +43,7 @@ class AxisSum {
 
   std::int64_t share(std::int64_t of, int part) const { return of * part / parts_; }
   void sum_outer(const RowSource& x, double* sums, std::byte* y) const;
+  void add_slabs(const float* x, std::int64_t slabs, double* sums) const;
   void sum_rows(const RowSource& x, double* sums, std::byte* y) const;
   void sum_columns(const RowSource& x, double* sums, std::byte* y) const;
 

@@ -71,6 +71,24 @@ const Shape& chain_shape(const Graph& graph, const Group& group) {
   return graph.value(graph.node(id).outputs[0]).shape;
 }
 
+/// Whether the result is one of the operands, or one with another sign, or 0: of 16-bit operands it is a
+/// 16-bit number without rounding.
+bool chooses(Code code) {
+  switch (code) {
+    case Code::neg:
+    case Code::abs:
+    case Code::relu:
+    case Code::minimum:
+    case Code::maximum:
+    case Code::relu_grad:
+    case Code::abs_grad:
+    case Code::clamp_grad:
+      return true;
+    default:
+      return false;
+  }
+}
+
 class Builder {
  public:
   Builder(const Graph& graph, const Group& group)
@@ -138,7 +156,8 @@ class Builder {
     set_parameters(node, instruction);
     instruction.out = direct ? Operand{Operand::Kind::memory, result} : new_block();
     found_[result] = emit(instruction).out;
-    if (elements == Elements::floats && rounds) found_[result] = rounded(instruction.out, to);
+    if (elements == Elements::floats && rounds && !chooses(instruction.code))
+      found_[result] = rounded(instruction.out, to);
   }
 
   void store(int value, Operand from) {

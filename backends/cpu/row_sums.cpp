@@ -43,28 +43,38 @@ void add_wide(const RowSource& x, int part, std::int64_t first, std::int64_t row
   }
 }
 
-/// Σ of `count` neighbours: as many sums as vectors need to hide the latency of their additions.
+/// Σ of `count` neighbours, in runs.
 double sum_run(const RowSource& x, int part, std::int64_t first, std::int64_t count) {
-  constexpr std::int64_t lanes = 16;
   alignas(64) float buffer[most_columns];
-  double sums[lanes] = {};
-  double rest = 0;
+  double sum = 0;
   for (std::int64_t at = 0; at < count; at += most_columns) {
     const std::int64_t length = std::min(most_columns, count - at);
-    const float* const run = x.read(part, first + at, length, buffer);
-    std::int64_t i = 0;
-    for (; i + lanes <= length; i += lanes) {
-      for (std::int64_t k = 0; k < lanes; ++k) sums[k] += run[i + k];
-    }
-    for (; i < length; ++i) rest += run[i];
+    sum += sum_floats(x.read(part, first + at, length, buffer), length);
   }
-  for (std::int64_t half = lanes / 2; half > 0; half /= 2) {
-    for (std::int64_t k = 0; k < half; ++k) sums[k] += sums[k + half];
-  }
-  return sums[0] + rest;
+  return sum;
 }
 
 }  // namespace
+
+double sum_floats(const float* x, std::int64_t count) {
+  // As many sums as vectors need to hide the latency of their additions; few for a short rest.
+  constexpr std::int64_t lanes = 16, few = 4;
+  double sums[few] = {};
+  std::int64_t i = 0;
+  if (count >= lanes) {
+    double wide[lanes] = {};
+    for (; i + lanes <= count; i += lanes) {
+      for (std::int64_t k = 0; k < lanes; ++k) wide[k] += x[i + k];
+    }
+    for (std::int64_t k = 0; k < few; ++k)
+      sums[k] = (wide[k] + wide[k + few]) + (wide[k + 2 * few] + wide[k + 3 * few]);
+  }
+  for (; i + few <= count; i += few) {
+    for (std::int64_t k = 0; k < few; ++k) sums[k] += x[i + k];
+  }
+  for (; i < count; ++i) sums[0] += x[i];
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
 
 const float* TensorRows::read(int, std::int64_t at, std::int64_t count, float* buffer) const {
   if (dtype_ == DType::f32) return reinterpret_cast<const float*>(data_) + at;

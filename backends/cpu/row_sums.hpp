@@ -29,6 +29,9 @@ class TensorRows final : public RowSource {
   DType dtype_;
 };
 
+/// Σ x[i], in double.
+double sum_floats(const float* x, std::int64_t count);
+
 /// sums[j] += Σ over rows r of x[first + r·stride + j], j < width: in f32 over short runs of wide rows, else
 /// in double. The order depends on the extents only, not on the source.
 void add_rows(const RowSource& x, int part, std::int64_t first, std::int64_t rows, std::int64_t width,

@@ -213,8 +213,8 @@ class Chains {
   std::size_t longest_supported(const std::vector<int>& nodes, std::string& reason) const {
     const auto supported = [&](std::size_t length) {
       Group group = chain_of({nodes.begin(), nodes.begin() + static_cast<std::ptrdiff_t>(length)});
-      std::string why = refusal(group);
-      if (!why.empty()) reason = std::move(why);
+      const std::string why = refusal(group);
+      if (!why.empty()) reason = why;
       return why.empty();
     };
     if (nodes.size() == 1 || supported(nodes.size())) return nodes.size();
