@@ -166,14 +166,29 @@ void Recomputation::forget_after(std::uint64_t sequence) {
 
 }  // namespace core
 
+namespace {
+
+void check_checkpoint(bool callable, std::span<const Tensor> inputs, Location at) {
+  if (!callable) throw Error("checkpoint", "fn is empty", at);
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i].defined()) {
+      throw Error("checkpoint", "input " + std::to_string(i) + " is an undefined tensor", at);
+    }
+  }
+}
+
+}  // namespace
+
 std::vector<Tensor> checkpoint(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& fn,
-                               const std::vector<Tensor>& inputs) {
+                               const std::vector<Tensor>& inputs, Location at) {
+  check_checkpoint(fn != nullptr, inputs, at);
   if (!grad_enabled()) return fn(inputs);
   const core::SegmentScope scope;
   return fn(inputs);
 }
 
-Tensor checkpoint(const std::function<Tensor(const Tensor&)>& fn, const Tensor& input) {
+Tensor checkpoint(const std::function<Tensor(const Tensor&)>& fn, const Tensor& input, Location at) {
+  check_checkpoint(fn != nullptr, {&input, 1}, at);
   if (!grad_enabled()) return fn(input);
   const core::SegmentScope scope;
   return fn(input);

@@ -12,6 +12,7 @@
 namespace ft = fusetape;
 using ft::Parameter;
 using ft::Tensor;
+using fusetape::tests::contains;
 using fusetape::tests::Eager;
 using fusetape::tests::OnBackend;
 using Floats = std::vector<float>;
@@ -219,7 +220,6 @@ TEST_CASE("checkpoint: twelve layers in four segments keep less than half, and p
     CHECK(four.gradients == plain.gradients);
     CHECK(four.kept * 2 < plain.kept);
     if (!item_first) CHECK(four.peak < plain.peak);
-    MESSAGE("kept " << plain.kept << " -> " << four.kept << ", peak " << plain.peak << " -> " << four.peak);
   }
 }
 
@@ -298,7 +298,12 @@ TEST_CASE("checkpoint: gradients of gradients") {
       return out;
     };
     for (const bool item_between : {false, true}) {
-      CHECK(second(true, item_between) == second(false, item_between));
+      // Contributions by way of the recomputed values are summed by themselves: equal but for rounding.
+      const std::vector<Floats> got = second(true, item_between), expected = second(false, item_between);
+      for (std::size_t k = 0; k < got.size(); ++k) {
+        for (std::size_t i = 0; i < got[k].size(); ++i)
+          CHECK(got[k][i] == doctest::Approx(expected[k][i]).epsilon(1e-5).scale(1));
+      }
     }
   }
 }
@@ -336,6 +341,10 @@ TEST_CASE("checkpoint: without history it is a plain call; an exception leaves t
   };
   CHECK_THROWS_WITH_AS(ft::checkpoint(throwing, p.value()), "from fn", std::runtime_error);
   CHECK(ft::core::Tape::current().segment == nullptr);
+  using fusetape::tests::message_of;
+  const std::function<Tensor(const Tensor&)> none;
+  CHECK(contains(message_of([&] { ft::checkpoint(none, p.value()); }), "fn is empty"));
+  CHECK(contains(message_of([&] { ft::checkpoint(square, Tensor()); }), "checkpoint_test.cpp"));
   const Tensor before = ft::sum(inside);
   before.backward();
   const Floats checkpointed = p.grad().to_vector();

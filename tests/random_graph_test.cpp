@@ -1,4 +1,4 @@
-// Random programs: whatever is recorded, fused, unfused, eager and reference runs must agree.
+// Random programs: whatever is recorded, fused, unfused, eager, checkpointed and reference runs must agree.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -48,7 +48,8 @@ using Numbers = std::vector<double>;
 /// the same.
 class Program {
  public:
-  Program(std::uint64_t seed, std::uint64_t data_seed) : dice_(seed), data_(data_seed) {}
+  Program(std::uint64_t seed, std::uint64_t data_seed, bool checkpointed)
+      : dice_(seed), data_(data_seed), segments_(seed), checkpointed_(checkpointed) {}
 
   std::vector<Numbers> run() {
     batch_ = dice_.pick({1, 2, 3});
@@ -109,15 +110,10 @@ class Program {
     pool_ = {grid({batch_, height_, width_, channels}), grid({batch_, height_, width_, channels})};
     std::vector<Tensor> kept;
     const std::int64_t length = 3 + dice_.below(12);
-    for (std::int64_t i = 0; i < length; ++i) {
-      pool_.push_back(next_value());
-      if (dice_.chance(15)) kept.push_back(pool_.back());
-      if (dice_.chance(30) && pool_.size() > 3)
-        pool_.erase(pool_.begin() + dice_.below(std::ssize(pool_) - 1));
-      if (dice_.chance(5)) {
-        say("materialize");
-        ft::materialize();
-      }
+    for (std::int64_t done = 0; done < length;) {
+      const std::int64_t count = std::min(length - done, 1 + segments_.below(4));
+      extend_in_segments(count, kept);
+      done += count;
     }
     // The bias's own term: so that every program has something to differentiate.
     Tensor loss = ft::mean(pool_.back() * pool_.back()) + 0.125 * ft::mean(bias_ * bias_);
@@ -142,6 +138,31 @@ class Program {
     for (const Tensor& value : kept) report(value);
     for (const Tensor& gradient : gradients) report(gradient);
     report(loss);
+  }
+
+  /// So many values more, where the mode says so in checkpoints, one of them perhaps inside another.
+  void extend_in_segments(std::int64_t count, std::vector<Tensor>& kept) {
+    if (!checkpointed_ || segments_.chance(25)) return extend(count, kept);
+    ft::checkpoint(
+        [&](const Tensor&) {
+          if (count > 1) extend_in_segments(count / 2, kept);
+          extend(count > 1 ? count - count / 2 : count, kept);
+          return pool_.back();
+        },
+        pool_.back());
+  }
+
+  void extend(std::int64_t count, std::vector<Tensor>& kept) {
+    for (; count > 0; --count) {
+      pool_.push_back(next_value());
+      if (dice_.chance(15)) kept.push_back(pool_.back());
+      if (dice_.chance(30) && pool_.size() > 3)
+        pool_.erase(pool_.begin() + dice_.below(std::ssize(pool_) - 1));
+      if (dice_.chance(5)) {
+        say("materialize");
+        ft::materialize();
+      }
+    }
   }
 
   const Tensor& take() { return pool_[static_cast<std::size_t>(dice_.below(std::ssize(pool_)))]; }
@@ -209,7 +230,8 @@ class Program {
   void report(const Tensor& value) { results_.push_back(value.to_vector<double>()); }
   void say(const char* what) { listing_ += std::string(what) + "; "; }
 
-  Dice dice_, data_;
+  Dice dice_, data_, segments_;
+  bool checkpointed_;
   std::int64_t batch_ = 1, height_ = 1, width_ = 1;
   Parameter weight_, pointwise_weight_, bias_, gamma_, beta_, matrix_;
   ft::Cell running_mean_, running_var_;
@@ -241,7 +263,7 @@ double difference(const std::vector<Numbers>& a, const std::vector<Numbers>& b) 
 struct Mode {
   const char* name;
   const char* backend;
-  bool fusion, eager;
+  bool fusion, eager, checkpointed;
 };
 
 std::vector<Numbers> run(const Mode& mode, std::uint64_t seed, std::uint64_t data_seed,
@@ -249,17 +271,17 @@ std::vector<Numbers> run(const Mode& mode, std::uint64_t seed, std::uint64_t dat
   const OnBackend backend(mode.backend);
   const Fusion fusion(mode.fusion);
   const Eager eager(mode.eager);
-  Program program(seed, data_seed);
+  Program program(seed, data_seed, mode.checkpointed);
   std::vector<Numbers> results = program.run();
   if (listing != nullptr) *listing = program.listing();
   return results;
 }
 
-constexpr Mode unfused{"unfused", "cpu", false, false};
-constexpr Mode others[] = {{"fused", "cpu", true, false},
-                           {"eager", "cpu", true, true},
-                           {"reference", "reference", true, false},
-                           {"reference, unfused", "reference", false, false}};
+constexpr Mode unfused{"unfused", "cpu", false, false, false};
+constexpr Mode others[] = {
+    {"fused", "cpu", true, false, false},           {"eager", "cpu", true, true, false},
+    {"checkpointed", "cpu", true, false, true},     {"checkpointed, eager", "cpu", true, true, true},
+    {"reference", "reference", true, false, false}, {"reference, unfused", "reference", false, false, false}};
 
 /// Against the reference, a normalised value may lie on either side of a ReLU's kink. Other data for the same
 /// program has no such value in the same place: a program only fails if it fails on both.
@@ -273,7 +295,7 @@ bool agrees(const Mode& mode, std::uint64_t seed, double tolerance, double& wors
 
 }  // namespace
 
-TEST_CASE("random programs: fused, unfused, eager and reference agree") {
+TEST_CASE("random programs: fused, unfused, eager, checkpointed and reference agree") {
   const char* set = std::getenv("FUSETAPE_SEEDS");
   const std::uint64_t seeds = set != nullptr ? std::strtoull(set, nullptr, 10) : 300;
   for (std::uint64_t seed = 1; seed <= seeds; ++seed) {

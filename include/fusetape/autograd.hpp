@@ -42,11 +42,12 @@ Tensor variable(const Tensor& x, Location at = Location::current());
 /// running statistics move once, dropout drops the same elements again, and parameters are read as they were.
 /// Gradients are those without the checkpoint, to the bit where kernels are. Checkpoints may be nested.
 /// Gradients of second order reach everything that fn reads, but not tensors made inside that fn hands out
-/// by other ways than its result.
+/// by other ways than its result. Throws for an empty fn or an undefined input.
 std::vector<Tensor> checkpoint(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& fn,
-                               const std::vector<Tensor>& inputs);
+                               const std::vector<Tensor>& inputs, Location at = Location::current());
 /// The same for one tensor in and one out: `checkpoint([&](const Tensor& x) { return block(x); }, x)`.
-Tensor checkpoint(const std::function<Tensor(const Tensor&)>& fn, const Tensor& input);
+Tensor checkpoint(const std::function<Tensor(const Tensor&)>& fn, const Tensor& input,
+                  Location at = Location::current());
 
 struct GradcheckOptions {
   double step = 1e-6;       ///< of the central difference

@@ -29,8 +29,8 @@ struct BackwardOptions {
 class Tensor;
 
 /// What a hook on a gradient is: called with the gradient; what it returns replaces it (an undefined tensor:
-/// the gradient stays as it is). It must not capture the tensor that it is registered on, which would then
-/// keep itself alive until a backward() releases the graph.
+/// the gradient stays as it is). It must not capture the tensor or Parameter that it is registered on, which
+/// would then keep itself alive: until a backward() releases the graph, or the hook is removed.
 using GradientHook = std::function<Tensor(const Tensor& gradient)>;
 
 /// Names a registered hook. Dropping the handle leaves the hook in place.
