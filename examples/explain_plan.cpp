@@ -17,6 +17,7 @@ namespace {
 struct Options {
   std::string model = "resnet20";
   std::int64_t batch = 128;
+  std::string precision = "f32";
   ft::Retention retention = ft::Retention::fastest;
   std::string backend = "cpu";
   int threads = 0;  // 0: all cores
@@ -30,7 +31,9 @@ void explain(const Options& options) {
   ft::set_backend(options.backend);
   ft::set_retention(options.retention);
   if (options.threads > 0) ft::set_threads(options.threads);
-  examples::SubjectFactory(options.model, options.batch, 1).make()->step(0);
+  examples::SubjectFactory(options.model, examples::dtype_of(options.precision), options.batch, 1)
+      .make()
+      ->step(0);
 
   const ft::Report report = ft::explain();
   std::cout << report;
@@ -54,6 +57,7 @@ int main(int argc, char** argv) {
   app.add_option("--batch", options.batch, "Images in a batch")
       ->check(CLI::Range(1, 65'536))
       ->capture_default_str();
+  examples::add_precision(app, options.precision);
   app.add_option("--retention", options.retention,
                  "How backward gets forward's values: fastest (the default), balanced or smallest")
       ->transform(CLI::CheckedTransformer(retentions).description(""));
