@@ -324,7 +324,7 @@ TEST_CASE("near misses: a live handle, another reader, a broadcast; with both li
   }
   // Right ops around the anchor, but no pattern of the table.
   const Tensor sum = x + image(), product = ft::matmul(ft::ones({2, 3}), ft::ones({3, 2}));
-  const Tensor others[] = {ft::relu(sum), ft::relu(ft::bias_add(product, ft::ones({2}))), product};
+  const Tensor others[] = {ft::relu(sum), ft::relu(ft::bias_add(sum, beta)), product};
   ft::materialize();
   CHECK(ft::explain().refusals.empty());
 }
