@@ -276,7 +276,7 @@ TEST_CASE("f64, bf16, f16: the CPU agrees with the reference") {
         const std::string name(name_of(dtype));
         compare(op_case, name + ", unfused", plain, expected, tolerance);
         compare(op_case, name + ", fused", together, expected, tolerance);
-        if (dtype == DType::bf16 && op_case.flags.same_bits) {
+        if (dtype == DType::bf16 && op_case.flags.same_bits_bf16) {
           compare(op_case, "bf16, fused beside unfused", together, plain, 0);
         }
       });
@@ -286,7 +286,7 @@ TEST_CASE("f64, bf16, f16: the CPU agrees with the reference") {
 
 TEST_CASE("bf16, large: fused runs agree with unfused ones to the bit") {
   for (const OpCase& op_case : all_cases()) {
-    if (input_elements(op_case) <= 2000 || op_case.flags.wide_only || !op_case.flags.same_bits) continue;
+    if (input_elements(op_case) <= 2000 || !op_case.flags.same_bits_bf16) continue;
     expect_no_error(op_case, [&] {
       compare(op_case, "bf16, fused beside unfused", run(op_case, DType::bf16, fused),
               run(op_case, DType::bf16, unfused), 0);
