@@ -295,9 +295,13 @@ void add_blocks(Cases& cases) {
 }  // namespace
 
 std::vector<OpCase> fused_cases() {
-  Cases cases;
-  for (const auto add : {add_convolutions, add_norms, add_odd_norms, add_norms_with_readers, add_blocks})
-    add(cases);
+  Cases norms, cases;
+  for (const auto add : {add_norms, add_odd_norms, add_norms_with_readers}) add(norms);
+  for (OpCase& norm : norms) {
+    norm.flags.same_bits_bf16 = true;
+    cases.push_back(std::move(norm));
+  }
+  for (const auto add : {add_convolutions, add_blocks}) add(cases);
   return cases;
 }
 

@@ -64,6 +64,8 @@ struct Flags {
   bool smooth = true;
   /// Fused kernels give the very bits of the single ones.
   bool same_bits = true;
+  /// In bf16, too: the fused kernels round wherever the single ones store.
+  bool same_bits_bf16 = false;
   /// For f32, of the largest number of a result.
   double tolerance = 1e-5;
   /// Only f32 (and f64): 16 bits would say nothing about it.

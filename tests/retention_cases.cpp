@@ -155,6 +155,7 @@ void add_backward(Cases& cases) {
 std::vector<OpCase> retention_cases() {
   Cases cases;
   for (const auto add : {add_single, add_forward, add_backward}) add(cases);
+  for (OpCase& op_case : cases) op_case.flags.same_bits_bf16 = true;
   return cases;
 }
 
