@@ -96,6 +96,11 @@ const std::vector<Program>& programs() {
              [&](const Tensor& x) { return ft::tanh(ft::exp(l.block(x)) * 0.1); }, ft::exp(in[0]));
          return Tensors{ft::tanh(inner * in[0]) * inner};
        }},
+      {"autocast inside, over before backward",
+       [](Leaves& l, const Tensors& in) {
+         const ft::Autocast scope(ft::DType::bf16);
+         return Tensors{l.block(l.block(in[0])) * 1.0};
+       }},
       {"a value asked for inside",
        [](Leaves& l, const Tensors& in) {
          const Tensor first = ft::exp(in[0]) * l.gamma;
