@@ -1,8 +1,9 @@
 #include <algorithm>
 #include <atomic>
-#include <unordered_map>
+#include <memory>
 #include <unordered_set>
 
+#include "core/gradient_map.hpp"
 #include "core/hooks.hpp"
 #include "core/module_scope.hpp"
 #include "core/segment.hpp"
@@ -18,6 +19,43 @@ std::uint64_t next_visit() {
   static std::atomic<std::uint64_t> visit{0};
   return visit.fetch_add(1, std::memory_order_relaxed) + 1;
 }
+
+/// The lists of a reverse pass. They go back to their thread with their memory, for the next one; a pass inside
+/// another (a hook that asks for gradients) has lists of its own.
+struct Lists {
+  std::vector<Node*> order, held;
+  std::vector<Value*> leaves;
+  GradientMap gradients;
+};
+
+class BorrowedLists {
+ public:
+  BorrowedLists() {
+    if (spare().empty()) {
+      lists_ = std::make_unique<Lists>();
+    } else {
+      lists_ = std::move(spare().back());
+      spare().pop_back();
+    }
+  }
+  ~BorrowedLists() {
+    lists_->order.clear();
+    lists_->held.clear();
+    lists_->leaves.clear();
+    lists_->gradients.clear();
+    spare().push_back(std::move(lists_));
+  }
+  BorrowedLists(const BorrowedLists&) = delete;
+  BorrowedLists& operator=(const BorrowedLists&) = delete;
+  Lists* operator->() const { return lists_.get(); }
+
+ private:
+  static std::vector<std::unique_ptr<Lists>>& spare() {
+    static thread_local std::vector<std::unique_ptr<Lists>> lists;
+    return lists;
+  }
+  std::unique_ptr<Lists> lists_;
+};
 
 /// One reverse pass over the history of some outputs.
 class ReversePass {
@@ -66,12 +104,13 @@ class ReversePass {
     const std::shared_ptr<GradientHooks> hooks = hooks_of(value);
     if (hooks == nullptr || !gradient_of(&value).defined() || !hooked_.insert(&value).second) return;
     const GradMode mode(options_.create_graph);
-    gradients_[&value] = hooks->call(value, gradient_of(&value), at_);
+    Tensor gradient = hooks->call(value, gradient_of(&value), at_);
+    gradients_[&value] = std::move(gradient);
   }
 
   Tensor gradient_of(const Value* value) const {
-    const auto found = gradients_.find(value);
-    return found != gradients_.end() ? found->second : Tensor();
+    const Tensor* found = gradients_.find(value);
+    return found != nullptr ? *found : Tensor();
   }
   /// Every leaf that a gradient came to.
   const std::vector<Value*>& leaves() const { return leaves_; }
@@ -141,7 +180,7 @@ class ReversePass {
     const PhaseScope scope(plan::Phase::backward, node.at, node.module_path);
     GradContext context(node, {incoming.begin(), incoming.size()}, recomputation_);
     node.op->gradient(context);
-    std::vector<Tensor>& gradients = context.gradients();
+    auto& gradients = context.gradients();
     for (std::size_t i = 0; i < gradients.size(); ++i) {
       if (gradients[i].defined() && leads(*node.inputs[i])) {
         accumulate(*node.inputs[i], std::move(gradients[i]));
@@ -162,16 +201,15 @@ class ReversePass {
                       std::string(name_of(gradient.dtype())) + "; use cast",
                   at_);
     }
-    Tensor& sum = gradients_[&value];
-    if (!sum.defined()) {
-      sum = std::move(gradient);
+    if (const Tensor* before = gradients_.find(&value); before != nullptr && before->defined()) {
+      gradient = add(*before, gradient);
+    } else {
       if (!value.node->history && everything()) {
         leaves_.push_back(&value);
         hold_node(*value.node);
       }
-    } else {
-      sum = add(sum, gradient);
     }
+    gradients_[&value] = std::move(gradient);
   }
 
   void release() {
@@ -186,10 +224,12 @@ class ReversePass {
   Location at_;
   const std::uint64_t number_ = next_visit();
   std::uint64_t oldest_ = 0;
-  std::vector<Node*> order_, held_;
+  BorrowedLists lists_;
+  std::vector<Node*>& order_ = lists_->order;
+  std::vector<Node*>& held_ = lists_->held;
+  std::vector<Value*>& leaves_ = lists_->leaves;
+  GradientMap& gradients_ = lists_->gradients;
   std::unordered_set<const Value*> targets_;
-  std::vector<Value*> leaves_;
-  std::unordered_map<const Value*, Tensor> gradients_;
   std::unordered_set<const Value*> hooked_;
   Recomputation recomputation_;
 };

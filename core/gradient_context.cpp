@@ -64,7 +64,7 @@ bool GradContext::needs(int i) const {
 }
 
 void GradContext::set(int i, Tensor gradient) {
-  if (gradients_.size() < node_.inputs.size()) gradients_.resize(node_.inputs.size());
+  while (gradients_.size() < node_.inputs.size()) gradients_.push_back(Tensor());
   gradients_[static_cast<std::size_t>(i)] = std::move(gradient);
 }
 

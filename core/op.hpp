@@ -95,7 +95,7 @@ class GradContext {
   /// `*_grad` ops.
   void through(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& meaning);
 
-  std::vector<Tensor>& gradients() { return gradients_; }
+  InlineVector<Tensor, 6>& gradients() { return gradients_; }
 
  private:
   Tensor saved(Value& value) const;
@@ -103,7 +103,7 @@ class GradContext {
   Node& node_;
   std::span<const Tensor> incoming_;
   Recomputation& recomputation_;
-  std::vector<Tensor> gradients_ = {};
+  InlineVector<Tensor, 6> gradients_ = {};
 };
 
 /// A tensor as the reference sees it: doubles, whatever the dtype (i64 is exact up to 2^53).

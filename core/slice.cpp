@@ -64,11 +64,6 @@ plan::Plan& Slice::prepare(Location at) {
   }
 }
 
-/// A value of this thread has room for them; two threads may flush readers of one value at the same time.
-FlushNotes& Slice::notes(Value& value) const {
-  return value.node->tape == &tape_ ? value.notes : foreign_[&value];
-}
-
 /// Dense ids in order of first appearance, and how often the slice itself reads each value.
 void Slice::number_values() {
   epoch_ = next_epoch();
@@ -102,7 +97,8 @@ void Slice::mark_live_history() {
 }
 
 void Slice::mark_live(Node& root) {
-  std::vector<Node*> stack{&root};
+  std::vector<Node*>& stack = tape_.lists_.stack;
+  stack.push_back(&root);
   while (!stack.empty()) {
     Node& node = *stack.back();
     stack.pop_back();

@@ -22,7 +22,10 @@ class Slice {
   void mark_live_history();
   void mark_live(Node& root);
   void mark_outside_of(Segment* segment);
-  FlushNotes& notes(Value& value) const;
+  /// A value of this thread has room for them; two threads may flush readers of one value at the same time.
+  FlushNotes& notes(Value& value) const {
+    return value.node->tape == &tape_ ? value.notes : foreign_[&value];
+  }
   bool keeps(Value& value) const;
   void decide_what_lives_on();
   void write_key();

@@ -86,15 +86,13 @@ void Tape::refuse_while_running(std::string_view what, Location at) const {
 }
 
 void Tape::check_input(const OpDef& op, const Tensor& input, std::size_t index, Location at) const {
-  const std::string name(op.name);
-  if (!input.defined()) throw Error(name, "input " + std::to_string(index) + " is an undefined tensor", at);
+  const auto fail = [&](const std::string& what) { throw Error(std::string(op.name), what, at); };
+  if (!input.defined()) fail("input " + std::to_string(index) + " is an undefined tensor");
   const Value& value = *input.value();
-  if (value.state == State::lost) throw Error(name, "an input was lost: " + *value.node->failure, at);
+  if (value.state == State::lost) fail("an input was lost: " + *value.node->failure);
   if (value.state == State::pending && value.node->tape != this) {
-    throw Error(name,
-                "input " + std::to_string(index) +
-                    " is still pending on another thread; materialize it there before handing it over",
-                at);
+    fail("input " + std::to_string(index) +
+         " is still pending on another thread; materialize it there before handing it over");
   }
   FUSETAPE_ASSERT(value.state != State::dropped);
 }

@@ -69,6 +69,7 @@ class Tape {
   plan::PlanCache::Key key_;
   struct {
     std::vector<Value*> values, externals;
+    std::vector<Node*> stack;
     std::vector<BufferRef> pooled;
   } lists_;
   std::byte* scratch_ = nullptr;

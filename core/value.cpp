@@ -114,7 +114,7 @@ void forget_history(Node& node) {
   node.segment.reset();
   node.history = false;
   if (!node.executed) return;
-  InlineVector<Value*, 6> inputs = std::move(node.inputs);
+  InlineVector<Value*, 12> inputs = std::move(node.inputs);
   for (Value* input : inputs) dereference(input->node);
 }
 

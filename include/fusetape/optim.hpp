@@ -65,6 +65,22 @@ class Optimizer {
   std::vector<std::int64_t> updates_;
   double learning_rate_, max_grad_norm_;
   Tensor last_grad_norm_;
+
+  /// The lists of a step; kept for their memory.
+  struct Work {
+    std::vector<std::size_t> updated;
+    std::vector<Tensor> gradients;
+    Bindings bindings;
+    /// No handle may stay to keep an old version alive.
+    struct Handles {
+      Work& work;
+      ~Handles() {
+        work.gradients.clear();
+        work.bindings.clear();
+      }
+    };
+  };
+  Work work_;
 };
 
 struct SGDOptions {

@@ -66,12 +66,14 @@ Optimizer::Optimizer(std::string name, std::vector<Parameter> parameters, double
 }
 
 void Optimizer::step(Location at) {
-  std::vector<std::size_t> updated;
+  std::vector<std::size_t>& updated = work_.updated;
+  updated.clear();
   {
     const NoGrad no_history;
     const core::PhaseScope phase(plan::Phase::update, at);
-    Bindings bindings;
-    std::vector<Tensor> gradients;
+    const Work::Handles handles{work_};  // let go of before the run
+    Bindings& bindings = work_.bindings;
+    std::vector<Tensor>& gradients = work_.gradients;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       if (!parameters_[i].grad().defined() || !parameters_[i].requires_grad()) continue;
       updated.push_back(i);
