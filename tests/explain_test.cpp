@@ -36,18 +36,20 @@ Tensor channel_values(double value) { return ft::variable(ft::full({channels}, v
 Tensor filters() { return ft::variable(ft::full({channels, 3, 3, channels}, 0.1)); }
 
 /// The report of one training step of ResNet-20 on the null backend.
+ft::Report plan_resnet_step() {
+  const OnBackend backend("null");
+  auto model = ft::nn::resnet20({.classes = 10});
+  ft::optim::SGD sgd(model.parameters(), {.lr = 0.1, .momentum = 0.9});
+  const Tensor labels = ft::from_vector(std::vector<std::int64_t>{1, 2}, {2});
+  const Tensor loss = ft::cross_entropy(model(ft::ones({2, 32, 32, 3})), labels);
+  sgd.zero_grad();
+  loss.backward();
+  sgd.step();
+  return ft::explain();
+}
+
 const ft::Report& resnet_step() {
-  static const ft::Report report = [] {
-    const OnBackend backend("null");
-    auto model = ft::nn::resnet20({.classes = 10});
-    ft::optim::SGD sgd(model.parameters(), {.lr = 0.1, .momentum = 0.9});
-    const Tensor labels = ft::from_vector(std::vector<std::int64_t>{1, 2}, {2});
-    const Tensor loss = ft::cross_entropy(model(ft::ones({2, 32, 32, 3})), labels);
-    sgd.zero_grad();
-    loss.backward();
-    sgd.step();
-    return ft::explain();
-  }();
+  static const ft::Report report = plan_resnet_step();
   return report;
 }
 
@@ -212,6 +214,24 @@ TEST_CASE("what fusion saves: op by op costs what a plan without fusion does") {
   CHECK(forward.bytes > 4 * tensor);
   CHECK(forward.bytes < 4 * tensor + 300);  // beside vectors of one number a channel
   CHECK(forward.reads_from == std::vector<int>{0});
+}
+
+TEST_CASE("masks and recomputations are no part of what a step costs unfused") {
+  const ft::Report unfused = [] {
+    const Fusion off(false);
+    return plan_resnet_step();
+  }();
+  for (const ft::Retention retention : {ft::Retention::fastest, ft::Retention::smallest}) {
+    ft::set_retention(retention);
+    const ft::Report report = plan_resnet_step();
+    ft::set_retention(ft::Retention::fastest);
+    CAPTURE(report.retention);
+    CHECK(report.kept_bytes < unfused.kept_bytes);
+    CHECK(report.unfused_kept_bytes == unfused.kept_bytes);
+    CHECK(report.unfused_passes == unfused.tensor_passes);
+    CHECK(report.unfused_bytes == unfused.bytes);
+    CHECK(report.bytes < unfused.bytes);
+  }
 }
 
 TEST_CASE("kept for backward, op by op") {

@@ -74,20 +74,25 @@ void describe_kept(const Plan& plan, Report& report) {
   }
 }
 
-/// What the group's ops would cost if each were run by itself; what only fusion recomputes costs nothing
-/// then.
+struct Cost {
+  double passes = 0;
+  std::int64_t bytes = 0;
+};
+
+/// Of a node run by itself in a plan that keeps every value: there is nothing to recompute, and a ReLU's
+/// gradient reads y, not a mask.
+Cost unfused_cost(const Graph& graph, const GraphNode& node) {
+  if (node.op->view || node.recomputed || node.op->is("relu_mask")) return {};
+  if (node.op->is("relu_grad_mask")) return {3, 3 * graph.value(node.outputs[0]).bytes()};
+  const double passes = backends::tensor_passes(graph, node);
+  return {passes, backends::bytes_moved(graph, node.inputs, node.outputs, passes)};
+}
+
 void describe_unfused(const Graph& graph, const Group& group, GroupReport& out) {
-  if (group.pattern == Pattern::single) {
-    out.unfused_passes = out.tensor_passes;
-    out.unfused_bytes = out.bytes;
-    return;
-  }
-  for (int id : group.nodes) {
-    const GraphNode& node = graph.node(id);
-    if (node.op->view || node.recomputed) continue;
-    const double passes = backends::tensor_passes(graph, node);
-    out.unfused_passes += passes;
-    out.unfused_bytes += backends::bytes_moved(graph, node.inputs, node.outputs, passes);
+  for (int node : group.nodes) {
+    const Cost cost = unfused_cost(graph, graph.node(node));
+    out.unfused_passes += cost.passes;
+    out.unfused_bytes += cost.bytes;
   }
 }
 
