@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -216,7 +217,7 @@ struct Net : ft::nn::Module {
 };
 
 struct Run {
-  bool item_first = false, backward_inside = false;
+  bool item_first = false, backward_inside = false, checkpointed = false;
 };
 
 /// Loss, gradients, and parameters and running statistics after the step.
@@ -228,7 +229,9 @@ std::vector<Numbers> step(DType precision, Run how = {}) {
   Tensor loss;
   {
     const Autocast cast(precision);
-    loss = ft::cross_entropy(net(images), ft::from_vector<std::int64_t>({0, 4, 2}, {3}));
+    const Tensor logits =
+        how.checkpointed ? ft::checkpoint([&](const Tensor& x) { return net(x); }, images) : net(images);
+    loss = ft::cross_entropy(logits, ft::from_vector<std::int64_t>({0, 4, 2}, {3}));
     CHECK(loss.dtype() == f32);
     CHECK(net.trunk == precision);
     CHECK(net.logits == precision);
@@ -301,6 +304,39 @@ TEST_CASE("batch norm: a bf16 x beside f32 parameters and statistics") {
       CHECK(gradients[2].dtype() == f32);
     }
     ft::materialize();
+  }
+}
+
+TEST_CASE(
+    "modules, in training and in evaluation: parameters stay f32, images and activations may be either") {
+  const OnBackend backend("null");
+  namespace nn = ft::nn;
+  struct Row {
+    std::unique_ptr<nn::Module> module;
+    DType of_f32;
+  };
+  Row rows[] = {
+      {std::make_unique<nn::Conv2d>(nn::Conv2d::Options{.in = 3, .out = 4, .kernel = 3}), bf16},
+      {std::make_unique<nn::ConvTranspose2d>(nn::ConvTranspose2d::Options{.in = 3, .out = 4, .kernel = 3}),
+       bf16},
+      {std::make_unique<nn::Linear>(3, 4), bf16},
+      {std::make_unique<nn::BatchNorm2d>(3), f32},
+      {std::make_unique<nn::ReLU>(), f32},
+      {std::make_unique<nn::Dropout>(0.5), f32},
+      {std::make_unique<nn::MaxPool2d>(), f32},
+      {std::make_unique<nn::AvgPool2d>(), f32},
+      {std::make_unique<nn::Flatten>(), f32},
+  };
+  const Autocast cast(bf16);
+  for (const Row& row : rows) {
+    for (const bool training : {true, false}) {
+      row.module->train(training);
+      CHECK((*row.module)(variable(f32, image)).dtype() == row.of_f32);
+      CHECK((*row.module)(variable(bf16, image)).dtype() == bf16);
+      ft::materialize();
+    }
+    for (const ft::Parameter& parameter : row.module->parameters()) CHECK(parameter.dtype() == f32);
+    for (const auto& [name, buffer] : row.module->named_buffers()) CHECK(buffer.dtype() == f32);
   }
 }
 
@@ -421,10 +457,13 @@ TEST_CASE("op by op, bf16 is the reference's: sums are rounded once; eager is un
   CHECK(distance(step(bf16), unfused) == 0);
 }
 
-TEST_CASE("reading the loss first, or backward inside the scope, changes nothing but rounding") {
+TEST_CASE(
+    "reading the loss first, backward inside the scope, or a checkpoint: nothing changes but rounding") {
   const std::vector<Numbers> plain = step(bf16);
   CHECK(distance(step(bf16, {.backward_inside = true}), plain) == 0);
   CHECK(distance(step(bf16, {.item_first = true}), plain) < 0.02);
+  const Fusion off(false);
+  CHECK(distance(step(bf16, {.checkpointed = true}), step(bf16)) == 0);
 }
 
 TEST_CASE("a gradient check in f64 does not see Autocast") {
