@@ -1,14 +1,12 @@
-// Mixed precision: what each op takes and gives under Autocast, where the casts are, and how near bf16 comes.
+// Mixed precision in whole training steps: how near bf16 comes, where the casts are, and what runs them.
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
-#include "core/tape.hpp"
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
 
@@ -17,183 +15,11 @@ using namespace fusetape::tests;
 using Numbers = std::vector<double>;
 using ft::Autocast;
 using ft::DType;
-using ft::Shape;
 using ft::Tensor;
 
 namespace {
 
 constexpr DType f32 = DType::f32, bf16 = DType::bf16;
-
-/// A variable whose elements are neither 0 nor equal.
-Tensor variable(DType dtype, const Shape& shape) {
-  Numbers data(static_cast<std::size_t>(shape.elements()));
-  for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<double>((i * 37) % 61 + 1) / 64;
-  return ft::variable(ft::from_doubles(data, shape, dtype));
-}
-
-std::int64_t casts_in_plan() {
-  const auto& groups = ft::explain().groups;
-  return std::count_if(groups.begin(), groups.end(), [](const ft::GroupReport& group) {
-    return group.name.find("cast") == 0 || group.name.find("+cast") != std::string::npos;
-  });
-}
-
-// ---- what each op takes and gives ----
-
-struct OpRow {
-  const char* name;
-  Shape a, b;  ///< b: {} where the op has one input
-  std::function<Tensor(const Tensor& a, const Tensor& b)> call;
-  /// What comes of two f32 inputs, of two bf16, and of a bf16 a beside an f32 b.
-  DType of_f32, of_bf16, of_both;
-};
-
-const Shape image{2, 4, 4, 3}, matrix{4, 3}, one_input{};
-
-/// The binary ops, all alike.
-void add_arithmetic(std::vector<OpRow>& rows) {
-  using Call = Tensor (*)(ft::Operand, ft::Operand);
-  const std::pair<const char*, Call> ops[] = {
-      {"add", ft::add}, {"sub", ft::sub},         {"mul", ft::mul},        {"div", ft::div},
-      {"pow", ft::pow}, {"minimum", ft::minimum}, {"maximum", ft::maximum}};
-  for (const auto& [name, call] : ops) {
-    rows.push_back(
-        {name, matrix, {3}, [call = call](auto& a, auto& b) { return call(a, b); }, f32, bf16, f32});
-  }
-  rows.push_back({"where",
-                  matrix,
-                  {3},
-                  [](auto& a, auto& b) { return ft::where(ft::less(a, b), a, b); },
-                  f32,
-                  bf16,
-                  f32});
-  rows.push_back({"concat", matrix, matrix,
-                  [](auto& a, auto& b) {
-                    return ft::concat({a, b}, 0);
-                  },
-                  f32, bf16, f32});
-}
-
-/// The ops of one input: in the dtype that comes, or always in f32.
-void add_unary(std::vector<OpRow>& rows) {
-  using Call = std::function<Tensor(const Tensor&)>;
-  const auto add = [&](const char* name, Shape shape, const Call& call, DType of_bf16) {
-    rows.push_back(
-        {name, shape, one_input, [call](auto& a, auto&) { return call(a); }, f32, of_bf16, of_bf16});
-  };
-  add(
-      "relu", image, [](auto& x) { return ft::relu(x); }, bf16);
-  add(
-      "leaky_relu", image, [](auto& x) { return ft::leaky_relu(x); }, bf16);
-  add(
-      "sigmoid", image, [](auto& x) { return ft::sigmoid(x); }, bf16);
-  add(
-      "tanh", image, [](auto& x) { return ft::tanh(x); }, bf16);
-  add(
-      "gelu", image, [](auto& x) { return ft::gelu(x); }, bf16);
-  add(
-      "exp", image, [](auto& x) { return ft::exp(x); }, bf16);
-  add(
-      "times a number", image, [](auto& x) { return x * 0.5 + 1; }, bf16);
-  add(
-      "max_pool2d", image, [](auto& x) { return ft::max_pool2d(x); }, bf16);
-  add(
-      "avg_pool2d", image, [](auto& x) { return ft::avg_pool2d(x); }, bf16);
-  add(
-      "reshape", image, [](auto& x) { return ft::flatten(x); }, bf16);
-  add(
-      "transpose", image, [](auto& x) { return ft::to_nchw(x); }, bf16);
-  add(
-      "broadcast_to", {3},
-      [](auto& x) {
-        return ft::broadcast_to(x, {4, 3});
-      },
-      bf16);
-  add(
-      "slice", image, [](auto& x) { return ft::slice(x, 1, 0, 2); }, bf16);
-  add(
-      "pad", matrix,
-      [](auto& x) {
-        return ft::pad(x, {{1, 1}, {0, 0}});
-      },
-      bf16);
-  add(
-      "dropout", image, [](auto& x) { return ft::dropout(x, 0.5); }, bf16);
-  add(
-      "max", image,
-      [](auto& x) {
-        return ft::max(x, {1, 2});
-      },
-      bf16);
-  add(
-      "sum", image,
-      [](auto& x) {
-        return ft::sum(x, {1, 2});
-      },
-      f32);
-  add(
-      "mean", image, [](auto& x) { return ft::mean(x); }, f32);
-  add(
-      "global_avg_pool", image, [](auto& x) { return ft::global_avg_pool(x); }, f32);
-  add(
-      "softmax", matrix, [](auto& x) { return ft::softmax(x); }, f32);
-  add(
-      "log_softmax", matrix, [](auto& x) { return ft::log_softmax(x); }, f32);
-  add(
-      "cross_entropy", matrix, [](auto& x) { return ft::cross_entropy(x, ft::zeros({4}, DType::i64)); }, f32);
-}
-
-std::vector<OpRow> op_table() {
-  std::vector<OpRow> rows = {
-      {"conv2d", image, {5, 3, 3, 3}, [](auto& a, auto& b) { return ft::conv2d(a, b); }, bf16, bf16, bf16},
-      {"conv2d with bias",
-       image,
-       {5, 3, 3, 3},
-       [](auto& a, auto& b) { return ft::conv2d(a, b, variable(b.dtype(), {5})); },
-       bf16,
-       bf16,
-       bf16},
-      {"conv_transpose2d",
-       image,
-       {3, 2, 2, 5},
-       [](auto& a, auto& b) { return ft::conv_transpose2d(a, b); },
-       bf16,
-       bf16,
-       bf16},
-      {"matmul", matrix, {3, 5}, [](auto& a, auto& b) { return ft::matmul(a, b); }, bf16, bf16, bf16},
-      {"linear", matrix, {5, 3}, [](auto& a, auto& b) { return ft::linear(a, b); }, bf16, bf16, bf16},
-      {"linear with bias",
-       matrix,
-       {5, 3},
-       [](auto& a, auto& b) { return ft::linear(a, b, variable(b.dtype(), {5})); },
-       bf16,
-       bf16,
-       bf16},
-      {"bias_add", matrix, {3}, [](auto& a, auto& b) { return ft::bias_add(a, b); }, bf16, bf16, bf16},
-      {"mse_loss", matrix, matrix, [](auto& a, auto& b) { return ft::mse_loss(a, b); }, f32, f32, f32},
-      {"bce_with_logits", matrix, matrix, [](auto& a, auto& b) { return ft::bce_with_logits(a, b); }, f32,
-       f32, f32},
-  };
-  add_arithmetic(rows);
-  add_unary(rows);
-  return rows;
-}
-
-void check_row(const OpRow& row, DType a_dtype, DType b_dtype, DType expected) {
-  CAPTURE(std::string(row.name));
-  CAPTURE(std::string(name_of(a_dtype)));
-  CAPTURE(std::string(name_of(b_dtype)));
-  const bool binary = row.b.rank() > 0;
-  std::vector<Tensor> inputs = {variable(a_dtype, row.a)};
-  if (binary) inputs.push_back(variable(b_dtype, row.b));
-  const Tensor y = row.call(inputs[0], inputs.back());
-  CHECK(y.dtype() == expected);
-  const std::vector<Tensor> gradients = ft::grad({y}, inputs, {ft::ones(y.shape(), y.dtype())});
-  for (std::size_t i = 0; i < inputs.size(); ++i) CHECK(gradients[i].dtype() == inputs[i].dtype());
-  ft::materialize();
-}
-
-// ---- a small network ----
 
 /// One of everything that a residual network has.
 struct Net : ft::nn::Module {
@@ -216,7 +42,7 @@ struct Net : ft::nn::Module {
 };
 
 struct Run {
-  bool item_first = false, backward_inside = false;
+  bool item_first = false, backward_inside = false, checkpointed = false;
 };
 
 /// Loss, gradients, and parameters and running statistics after the step.
@@ -228,7 +54,9 @@ std::vector<Numbers> step(DType precision, Run how = {}) {
   Tensor loss;
   {
     const Autocast cast(precision);
-    loss = ft::cross_entropy(net(images), ft::from_vector<std::int64_t>({0, 4, 2}, {3}));
+    const Tensor logits =
+        how.checkpointed ? ft::checkpoint([&](const Tensor& x) { return net(x); }, images) : net(images);
+    loss = ft::cross_entropy(logits, ft::from_vector<std::int64_t>({0, 4, 2}, {3}));
     CHECK(loss.dtype() == f32);
     CHECK(net.trunk == precision);
     CHECK(net.logits == precision);
@@ -274,117 +102,11 @@ double distance(const std::vector<Numbers>& got, const std::vector<Numbers>& exp
 
 }  // namespace
 
-TEST_CASE("every op takes and gives what the table says; gradients are of their inputs' dtypes") {
-  const OnBackend backend("null");
-  const Autocast cast(bf16);
-  for (const OpRow& row : op_table()) {
-    check_row(row, f32, f32, row.of_f32);
-    check_row(row, bf16, bf16, row.of_bf16);
-    check_row(row, bf16, f32, row.of_both);
-  }
-}
-
-TEST_CASE("batch norm: a bf16 x beside f32 parameters and statistics") {
-  const OnBackend backend("null");
-  const Autocast cast(bf16);
-  for (const DType dtype : {f32, bf16}) {
-    const Tensor x = variable(dtype, image), gamma = variable(f32, {3}), beta = variable(f32, {3});
-    const ft::BatchNormResult trained = ft::batch_norm(x, gamma, beta, ft::zeros({3}), ft::ones({3}));
-    CHECK(trained.running_mean.dtype() == f32);
-    CHECK(trained.running_var.dtype() == f32);
-    const Tensor evaluated = ft::batch_norm_inference(x, gamma, beta, ft::zeros({3}), ft::ones({3}));
-    for (const Tensor& y : {trained.y, evaluated}) {
-      CHECK(y.dtype() == dtype);
-      const auto gradients = ft::grad({y}, {x, gamma, beta}, {ft::ones(y.shape(), dtype)});
-      CHECK(gradients[0].dtype() == dtype);
-      CHECK(gradients[1].dtype() == f32);
-      CHECK(gradients[2].dtype() == f32);
-    }
-    ft::materialize();
-  }
-}
-
-TEST_CASE("f64, f16 and integers are left alone, and do not mix with others") {
-  const OnBackend backend("null");
-  const Autocast cast(bf16);
-  for (const DType dtype : {DType::f64, DType::f16}) {
-    const Tensor a = variable(dtype, matrix), b = variable(dtype, {3, 5});
-    CHECK(ft::matmul(a, b).dtype() == dtype);
-    CHECK(ft::sum(a).dtype() == dtype);
-    CHECK(ft::mse_loss(a, a).dtype() == dtype);
-    CHECK_THROWS_AS(ft::matmul(a, variable(f32, {3, 5})), ft::Error);
-    CHECK_THROWS_AS(a + variable(bf16, matrix), ft::Error);
-  }
-  const Tensor whole = ft::ones({4}, DType::i64);
-  CHECK((whole + whole).dtype() == DType::i64);
-  CHECK(ft::sum(whole).dtype() == DType::i64);
-  CHECK_THROWS_AS(whole + variable(f32, {4}), ft::Error);
-}
-
-TEST_CASE("outside, dtypes that differ are an error and nothing is cast") {
-  const OnBackend backend("null");
-  const Tensor x = variable(f32, image), w = variable(f32, {5, 3, 3, 3});
-  CHECK_THROWS_WITH_AS(variable(bf16, matrix) + variable(f32, matrix), doctest::Contains("use cast"),
-                       ft::Error);
-  CHECK_THROWS_AS(ft::mse_loss(variable(bf16, matrix), variable(f32, matrix)), ft::Error);
-  CHECK_THROWS_AS(ft::conv2d(x, w, variable(bf16, {5})), ft::Error);
-  { const Autocast cast(bf16); }
-  const Tensor y = ft::conv2d(x, w);
-  CHECK(y.dtype() == f32);
-  ft::materialize({y});
-  CHECK(casts_in_plan() == 0);
-}
-
-TEST_CASE("scopes nest, and belong to their thread") {
-  CHECK(ft::autocast_dtype() == f32);
-  {
-    const Autocast on(bf16);
-    CHECK(ft::autocast_dtype() == bf16);
-    {
-      const Autocast off(f32);
-      CHECK(ft::autocast_dtype() == f32);
-      CHECK(ft::matmul(variable(f32, matrix), variable(f32, {3, 5})).dtype() == f32);
-    }
-    CHECK(ft::autocast_dtype() == bf16);
-    DType elsewhere = bf16;
-    std::thread([&] { elsewhere = ft::autocast_dtype(); }).join();
-    CHECK(elsewhere == f32);
-  }
-  CHECK(ft::autocast_dtype() == f32);
-}
-
-TEST_CASE("only bf16") {
-  const auto message = [](DType dtype) { return message_of([dtype] { const Autocast cast(dtype); }); };
-  CHECK(contains(message(DType::f16), "only bf16 (f16 needs loss scaling)"));
-  CHECK(contains(message(DType::i64), "expected bf16, or f32 for none, got i64"));
-  CHECK(contains(message(DType::f64), "autocast_test.cpp:"));
-  CHECK(ft::autocast_dtype() == f32);
-}
-
-TEST_CASE("a mistake leaves the tape as it was, casts included") {
-  const OnBackend backend("null");
-  const Autocast cast(bf16);
-  const Tensor x = variable(f32, image), w = variable(f32, {5, 3, 3, 2}), m = variable(f32, matrix);
-  const std::size_t pending = ft::core::Tape::current().pending_nodes();
-  CHECK_THROWS_AS(ft::conv2d(x, w), ft::Error);
-  CHECK_THROWS_AS(ft::conv2d(x, variable(f32, {5, 3, 3, 3}), variable(f32, {4})), ft::Error);
-  CHECK_THROWS_AS(ft::matmul(m, m), ft::Error);
-  CHECK_THROWS_AS(ft::mse_loss(m, variable(bf16, {3, 4})), ft::Error);
-  CHECK_THROWS_AS(ft::add(m, variable(bf16, {3, 4})), ft::Error);
-  CHECK(ft::core::Tape::current().pending_nodes() == pending);
-}
-
-TEST_CASE("a gradient of another dtype is refused") {
-  const OnBackend backend("null");
-  const Tensor x = variable(bf16, matrix), y = ft::relu(x);
-  CHECK_THROWS_WITH_AS(ft::grad({y}, {x}, {ft::ones(y.shape())}),
-                       doctest::Contains("expected a gradient of dtype bf16, got f32"), ft::Error);
-}
-
 TEST_CASE("a parameter that is used twice is cast once, and backward reads the same cast") {
   const OnBackend backend("null");
   const Fusion off(false);
-  const Tensor x = variable(f32, image), w = variable(f32, {3, 3, 3, 3});
+  const ft::Shape image{2, 4, 4, 3};
+  const Tensor x = ft::variable(ft::ones(image)), w = ft::variable(ft::ones({3, 3, 3, 3}));
   Tensor y;
   {
     const Autocast cast(bf16);
@@ -421,18 +143,13 @@ TEST_CASE("op by op, bf16 is the reference's: sums are rounded once; eager is un
   CHECK(distance(step(bf16), unfused) == 0);
 }
 
-TEST_CASE("reading the loss first, or backward inside the scope, changes nothing but rounding") {
+TEST_CASE(
+    "reading the loss first, backward inside the scope, or a checkpoint: nothing changes but rounding") {
   const std::vector<Numbers> plain = step(bf16);
   CHECK(distance(step(bf16, {.backward_inside = true}), plain) == 0);
   CHECK(distance(step(bf16, {.item_first = true}), plain) < 0.02);
-}
-
-TEST_CASE("a gradient check in f64 does not see Autocast") {
-  const Autocast cast(bf16);
-  const auto loss = [](const std::vector<Tensor>& in) {
-    return ft::mean(ft::relu(ft::conv2d(in[0], in[1])) * 2.0);
-  };
-  ft::gradcheck(loss, {variable(DType::f64, {1, 3, 3, 2}), variable(DType::f64, {2, 2, 2, 2})});
+  const Fusion off(false);
+  CHECK(distance(step(bf16, {.checkpointed = true}), step(bf16)) == 0);
 }
 
 TEST_CASE("a loader's images stay f32") {
