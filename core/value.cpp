@@ -66,10 +66,7 @@ Node* make_node(int outputs) {
   return node;
 }
 
-void reference(Node* node) { node->refs.fetch_add(1, std::memory_order_relaxed); }
-
-void dereference(Node* node) {
-  if (node->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+void free_chain(Node* node) {
   // Chains are as long as the user's program: no recursion. What a node's checkpoint and hooks let go of
   // comes back here, and joins the list.
   static thread_local std::vector<Node*>* freeing = nullptr;
@@ -96,16 +93,6 @@ void dereference(Node* node) {
 
 bool computed_again(const Node& node, const Value& value) {
   return node.segment != nullptr && node.segment->around(value) != nullptr;
-}
-
-void hold(Value& value) { value.holds.fetch_add(1, std::memory_order_relaxed); }
-
-void unhold(Value& value) {
-  if (value.holds.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  if (value.state == State::ready) {
-    value.buffer.reset();
-    value.state = State::dropped;
-  }
 }
 
 void forget_history(Node& node) {

@@ -117,13 +117,20 @@ struct Cell : std::enable_shared_from_this<Cell> {
 
 /// A node with `outputs` uninitialised-but-constructed values, refs == 0.
 Node* make_node(int outputs);
-void reference(Node* node);
-/// Drops a reference; frees whole chains without recursion.
-void dereference(Node* node);
+/// Frees what nobody refers to any more: whole chains, without recursion.
+void free_chain(Node* node);
+inline void reference(Node* node) { node->refs.fetch_add(1, std::memory_order_relaxed); }
+inline void dereference(Node* node) {
+  if (node->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) free_chain(node);
+}
 
-void hold(Value& value);
+inline void hold(Value& value) { value.holds.fetch_add(1, std::memory_order_relaxed); }
 /// The last hold frees the data.
-void unhold(Value& value);
+inline void unhold(Value& value) {
+  if (value.holds.fetch_sub(1, std::memory_order_acq_rel) != 1 || value.state != State::ready) return;
+  value.buffer.reset();
+  value.state = State::dropped;
+}
 
 /// A leaf with a fresh buffer of the host pool; the data is written by the caller.
 Tensor make_leaf(const Shape& shape, DType dtype, void** data, Location at);

@@ -6,12 +6,20 @@ namespace fusetape::plan {
 namespace {
 
 std::uint64_t hash_of(const PlanCache::Key& key) {
-  std::uint64_t hash = 0x9e3779b97f4a7c15ULL;
-  for (std::uint64_t word : key) {
-    hash = (hash ^ word) * 0xff51afd7ed558ccdULL;  // one round of a multiply-xorshift mix per word
-    hash ^= hash >> 32;
+  // A round of a multiply-xorshift mix per word, in lanes that do not wait for each other.
+  constexpr std::size_t lanes = 4;
+  std::uint64_t hash[lanes] = {0x9e3779b97f4a7c15ULL, 0xbf58476d1ce4e5b9ULL, 0x94d049bb133111ebULL, key.size()};
+  const auto mix = [](std::uint64_t& state, std::uint64_t word) {
+    state = (state ^ word) * 0xff51afd7ed558ccdULL;
+    state ^= state >> 32;
+  };
+  std::size_t i = 0;
+  for (; i + lanes <= key.size(); i += lanes) {
+    for (std::size_t lane = 0; lane < lanes; ++lane) mix(hash[lane], key[i + lane]);
   }
-  return hash;
+  for (; i < key.size(); ++i) mix(hash[0], key[i]);
+  for (std::size_t lane = 1; lane < lanes; ++lane) mix(hash[0], hash[lane]);
+  return hash[0];
 }
 
 }  // namespace

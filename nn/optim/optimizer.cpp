@@ -75,9 +75,10 @@ void Optimizer::step(Location at) {
     Bindings& bindings = work_.bindings;
     std::vector<Tensor>& gradients = work_.gradients;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      if (!parameters_[i].grad().defined() || !parameters_[i].requires_grad()) continue;
+      Tensor gradient = parameters_[i].grad();
+      if (!gradient.defined() || !parameters_[i].requires_grad()) continue;
       updated.push_back(i);
-      gradients.push_back(parameters_[i].grad());
+      gradients.push_back(std::move(gradient));
     }
     const bool clip = max_grad_norm_ > 0 && !gradients.empty();
     const Tensor norm = clip ? ops::grad_norm(gradients, at) : Tensor();
