@@ -74,6 +74,15 @@ struct Program {
   Operand reduced;  ///< what a sum or mean at the end reads: of kind result or memory
 };
 
+// Elements per block are as many as leave a program's registers in the L1 cache, at least so many: a program
+// of more registers is refused.
+constexpr std::size_t l1_floats = 6144;
+constexpr std::size_t least_block = 128;
+constexpr int most_blocks = static_cast<int>(l1_floats / least_block);
+
+/// The shape of every pointwise node of the group.
+const Shape& chain_shape(const plan::Graph& graph, const plan::Group& group);
+
 /// Why these nodes are no program; empty: they are. `foreign` is set when a node is not pointwise at all. The
 /// reduction at the end of a chain is not looked at.
 std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group, bool& foreign);

@@ -16,15 +16,9 @@ using plan::GraphNode;
 using plan::GraphValue;
 using plan::Group;
 
-// Elements per block: as many as leave a program's registers in the L1 cache. Without registers and constants
-// nothing has to.
-constexpr std::size_t l1_floats = 6144;
-constexpr std::size_t least_block = 128;
+// Elements per block, at most. Without registers and constants nothing has to fit a cache.
 constexpr std::size_t small_block = 1024;
 constexpr std::size_t large_block = 16384;
-constexpr int most_blocks = static_cast<int>(l1_floats / least_block);
-// What one node can need at most: its operands, its result and that rounded.
-constexpr int blocks_of_node = 5;
 // A longer period is gathered block by block: its runs are long enough for that to cost little. So are
 // further periodic values.
 constexpr std::int64_t longest_period = 512;
@@ -33,29 +27,6 @@ constexpr std::size_t released = static_cast<std::size_t>(-1);
 
 bool is_byte(DType dtype) { return dtype == DType::boolean || dtype == DType::u8; }
 bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
-bool is_float(DType dtype) { return dtype == DType::f32 || is_half(dtype); }
-
-bool operand_fits(Elements elements, DType dtype) {
-  if (is_float(dtype)) return true;
-  if (elements == Elements::convert && dtype == DType::i64) return true;
-  return elements != Elements::floats && is_byte(dtype);
-}
-
-bool result_fits(Elements elements, DType from, DType to) {
-  switch (elements) {
-    case Elements::floats:
-      return is_float(to);
-    case Elements::compare:
-      return to == DType::boolean;
-    case Elements::select:
-      return is_float(to) || is_byte(to);
-    case Elements::convert:
-      // An i64 is rounded to f32 on loading, which no other type may see.
-      if (from == DType::i64) return to == DType::f32;
-      return is_float(to) || to == DType::boolean || (to == DType::u8 && is_byte(from));
-  }
-  return false;
-}
 
 /// The bounds of clamp's gradient as floats: no float lies between them and the doubles.
 float float_at_least(double x) {
@@ -63,13 +34,6 @@ float float_at_least(double x) {
   return static_cast<double>(y) < x ? std::nextafter(y, std::numeric_limits<float>::infinity()) : y;
 }
 float float_at_most(double x) { return -float_at_least(-x); }
-
-/// The shape of every pointwise node of the group.
-const Shape& chain_shape(const Graph& graph, const Group& group) {
-  const bool reduction_first = group.nodes.front() == group.chain.reduction_node;
-  const int id = reduction_first ? group.nodes.back() : group.nodes.front();
-  return graph.value(graph.node(id).outputs[0]).shape;
-}
 
 /// Whether the result is one of the operands, or one with another sign, or 0: of 16-bit operands it is a
 /// 16-bit number without rounding.
@@ -376,68 +340,6 @@ class Builder {
 };
 
 }  // namespace
-
-BroadcastView broadcast_view(const Shape& from, const Shape& to) {
-  BroadcastView view;
-  std::array<std::int64_t, Shape::max_rank> strides{};
-  std::int64_t elements = 1;
-  const int missing = to.rank() - from.rank();
-  for (int axis = to.rank() - 1; axis >= missing; --axis) {
-    const std::int64_t extent = from[axis - missing];
-    strides[static_cast<std::size_t>(axis)] = extent == 1 ? 0 : elements;
-    elements *= extent;
-  }
-  for (int axis = 0; axis < to.rank(); ++axis) {
-    const std::int64_t extent = to[axis];
-    const std::int64_t stride = strides[static_cast<std::size_t>(axis)];
-    if (extent == 1) continue;
-    const auto last = static_cast<std::size_t>(view.rank - 1);
-    const bool joins = view.rank > 0 && view.stride[last] == stride * extent;
-    if (joins) {
-      view.extent[last] *= extent;
-      view.stride[last] = stride;
-    } else {
-      view.extent[static_cast<std::size_t>(view.rank)] = extent;
-      view.stride[static_cast<std::size_t>(view.rank)] = stride;
-      ++view.rank;
-    }
-  }
-  if (view.rank == 0) {
-    view.rank = 1;
-    view.extent[0] = view.stride[0] = 1;
-  }
-  return view;
-}
-
-std::string pointwise_refusal(const Graph& graph, const Group& group, bool& foreign) {
-  const Shape& shape = chain_shape(graph, group);
-  foreign = false;
-  for (const int id : group.nodes) {
-    if (id == group.chain.reduction_node) continue;
-    const GraphNode& node = graph.node(id);
-    const std::string_view name = node.op->name;
-    const PointwiseOp* op = find_pointwise_op(name);
-    if (op == nullptr) {
-      foreign = true;
-      return std::string(name) + " is not pointwise";
-    }
-    const GraphValue& result = graph.value(node.outputs[0]);
-    if (!(result.shape == shape))
-      return std::string(name) + " has shape " + to_string(result.shape) + ", not " + to_string(shape);
-    for (const int input : node.inputs) {
-      const DType dtype = graph.value(input).dtype;
-      if (!operand_fits(op->elements, dtype)) return std::string(name) + " of " + std::string(name_of(dtype));
-    }
-    const DType from = graph.value(node.inputs[0]).dtype;
-    if (!result_fits(op->elements, from, result.dtype))
-      return std::string(name) + " to " + std::string(name_of(result.dtype));
-  }
-  if (group.nodes.size() * blocks_of_node <= most_blocks) return {};
-  const int blocks = Builder(graph, group).build().blocks;
-  if (blocks <= most_blocks) return {};
-  return std::to_string(blocks) + " temporaries at once, " + std::to_string(most_blocks) +
-         " fit the L1 cache";
-}
 
 Program compile_pointwise(const Graph& graph, const Group& group) { return Builder(graph, group).build(); }
 
