@@ -247,18 +247,14 @@ using core::CustomDefinition;
 
 namespace {
 
-/// The node's place of input `i`.
-int place_of_input(const CustomDefinition& definition, int i) {
-  const int count = definition.options.inputs;
-  if (i < 0 || i >= count) {
-    core::gradient_fails(definition, "expected its gradient to name an input below " + std::to_string(count) +
-                                         ", got " + std::to_string(i));
-  }
-  return i + definition.first_input();
+void require_place(const CustomDefinition& definition, const char* side, int i, int count) {
+  if (i >= 0 && i < count) return;
+  core::gradient_fails(definition, std::string("expected its gradient to name an ") + side + " below " +
+                                       std::to_string(count) + ", got " + std::to_string(i));
 }
 
-void require_saved(const CustomDefinition& definition, bool saved, const std::string& side, int i) {
-  if (saved) return;
+void require_saved(const CustomDefinition& definition, std::uint32_t saves, const std::string& side, int i) {
+  if ((saves >> i & 1u) != 0) return;
   core::gradient_fails(definition, "expected its gradient to read what saves_" + side + "s lists, got " +
                                        side + " " + std::to_string(i));
 }
@@ -266,33 +262,34 @@ void require_saved(const CustomDefinition& definition, bool saved, const std::st
 }  // namespace
 
 Tensor CustomGradient::input(int i) const {
-  const int place = place_of_input(definition_, i);
-  require_saved(definition_, (definition_.op.saves_inputs >> place & 1u) != 0, "input", i);
-  return context_.input(place);
+  require_place(definition_, "input", i, definition_.options.inputs);
+  require_saved(definition_, definition_.op.saves_inputs >> definition_.first_input(), "input", i);
+  return context_.input(i + definition_.first_input());
 }
 
 Tensor CustomGradient::output(int i) const {
-  const bool named = i >= 0 && i < core::most_inputs;
-  require_saved(definition_, named && (definition_.op.saves_outputs >> i & 1u) != 0, "output", i);
+  require_place(definition_, "output", i, context_.output_count());
+  require_saved(definition_, definition_.op.saves_outputs, "output", i);
   return context_.output(i);
 }
 
 const Shape& CustomGradient::input_shape(int i) const {
-  return context_.input_shape(place_of_input(definition_, i));
+  require_place(definition_, "input", i, definition_.options.inputs);
+  return context_.input_shape(i + definition_.first_input());
 }
-bool CustomGradient::needs(int i) const { return context_.needs(place_of_input(definition_, i)); }
+
+bool CustomGradient::needs(int i) const {
+  require_place(definition_, "input", i, definition_.options.inputs);
+  return context_.needs(i + definition_.first_input());
+}
 
 Tensor CustomGradient::incoming(int i) const {
-  has_incoming(i);
+  require_place(definition_, "output", i, context_.output_count());
   return context_.incoming(i);
 }
 
 bool CustomGradient::has_incoming(int i) const {
-  const int count = context_.output_count();
-  if (i < 0 || i >= count) {
-    core::gradient_fails(definition_, "expected its gradient to name an output below " +
-                                          std::to_string(count) + ", got " + std::to_string(i));
-  }
+  require_place(definition_, "output", i, context_.output_count());
   return context_.has_incoming(i);
 }
 

@@ -273,6 +273,27 @@ TEST_CASE("a composed forward with a gradient of the user's own") {
       {ft::from_doubles(std::vector<double>{-0.5, 1}, {2}, DType::f64), ft::scalar(0.7, DType::f64)});
 }
 
+TEST_CASE("a checkpoint computes custom ops again") {
+  const CustomOp doubled = ft::custom_gradient({.name = "doubled_gradient",
+                                                .forward = [](const Tensors& in) { return ft::exp(in[0]); },
+                                                .gradient = [](const CustomGradient& call) -> Tensors {
+                                                  return {call.incoming() * call.output() * 2};
+                                                },
+                                                .saves_output = true});
+  for (const char* name : backends) {
+    const OnBackend backend(name);
+    const Tensor x = ft::variable(ft::from_vector({-1, 0.5, 2}, {3})), beta = ft::ones({1});
+    const auto block = [&](const Tensor& in) { return doubled.one({swish().one({in * 0.5, beta})}) * 3; };
+    const Tensor plain = ft::grad({ft::sum(block(x))}, {x})[0];
+    const Floats expected = plain.to_vector();
+    const Tensor y = ft::checkpoint(block, x);
+    ft::materialize({y});
+    CHECK(ft::grad({ft::sum(y)}, {x})[0].to_vector() == expected);
+    const std::vector<std::string> groups = groups_run();
+    CHECK(std::count(groups.begin(), groups.end(), "swish") == 1);
+  }
+}
+
 TEST_CASE("plans and histories outlive the CustomOp object") {
   const OnBackend backend("cpu");
   const Tensor x = ft::variable(ft::from_vector({2}, {1})), beta = ft::variable(ft::ones({1}));

@@ -155,6 +155,6 @@ TEST_CASE("a 7x7 convolution of stride 2 with its batch norm folded, against dou
   const Tensor y = ft::conv2d(in, w, {.stride = {2, 2}, .padding = {3, 3}});
   const double error =
       difference(got, ft::batch_norm_inference(y, gamma, beta, mean, variance).to_vector<double>());
-  MESSAGE("max |error| / max |value|: " << error);
+  CAPTURE(error);
   CHECK(error <= 5e-7);
 }
