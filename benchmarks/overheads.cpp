@@ -1,5 +1,6 @@
-// What the framework itself costs beside the kernels, on the null backend, which runs none: recording an op, the
-// way from step() to the first kernel when the plan is known, planning, and allocations in a steady step. JSON.
+// What the framework itself costs beside the kernels, on the null backend, which runs none: recording an op,
+// the way from step() to the first kernel when the plan is known, planning, and allocations in a steady step.
+// JSON.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -35,7 +36,8 @@ double microseconds(Clock::time_point from, Clock::time_point to) {
 }
 
 double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
+                   values.end());
   return values[values.size() / 2];
 }
 
@@ -57,15 +59,15 @@ int recorded_ops() {
 /// When the first kernel of a run began: an op that copies, and looks at the clock.
 Clock::time_point first_kernel;
 const ft::CustomOp& clock_op() {
-  static const ft::CustomOp op({.name = "look_at_the_clock",
-                                .forward = [](ft::CustomForward& call) {
+  static const ft::CustomOp op({.name = "look_at_the_clock", .forward = [](ft::CustomForward& call) {
                                   first_kernel = Clock::now();
                                   std::ranges::copy(call.input<float>(0), call.output<float>(0).begin());
                                 }});
   return op;
 }
 
-/// From step() to the first kernel, on the CPU backend with images as small as they can be: the ops are as many.
+/// From step() to the first kernel, on the CPU backend with images as small as they can be: the ops are as
+/// many.
 double step_to_first_kernel_us(std::int64_t depth) {
   ft::set_backend("cpu");
   ft::nn::ResNet model = ft::nn::resnet_cifar({.depth = depth, .classes = 10});
@@ -137,7 +139,8 @@ int main() {
     ft::set_backend("null");
     json report;
     for (const std::int64_t depth : {20, 56, 110}) report["training_steps"].push_back(training_step(depth));
-    for (const int ops : {250, 500, 1000, 2000, 4000}) report["pointwise_graphs"].push_back(pointwise_graph(ops));
+    for (const int ops : {250, 500, 1000, 2000, 4000})
+      report["pointwise_graphs"].push_back(pointwise_graph(ops));
     std::cout << report.dump(2) << '\n';
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';

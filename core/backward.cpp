@@ -20,8 +20,8 @@ std::uint64_t next_visit() {
   return visit.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
-/// The lists of a reverse pass. They go back to their thread with their memory, for the next one; a pass inside
-/// another (a hook that asks for gradients) has lists of its own.
+/// The lists of a reverse pass. They go back to their thread with their memory, for the next one; a pass
+/// inside another (a hook that asks for gradients) has lists of its own.
 struct Lists {
   std::vector<Node*> order, held;
   std::vector<Value*> leaves;

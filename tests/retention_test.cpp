@@ -49,7 +49,8 @@ std::vector<std::vector<float>> trained(Retention retention) {
   ft::nn::ResNet model({.blocks = {1, 1, 1}, .width = 8, .classes = 10});
   for (int step = 0; step < 2; ++step) train_step(model, 3, 8);
   std::vector<std::vector<float>> values;
-  for (const auto& [name, parameter] : model.named_parameters()) values.push_back(parameter.value().to_vector());
+  for (const auto& [name, parameter] : model.named_parameters())
+    values.push_back(parameter.value().to_vector());
   for (const auto& [name, buffer] : model.named_buffers()) values.push_back(buffer.value().to_vector());
   return values;
 }

@@ -8,7 +8,8 @@ namespace {
 std::uint64_t hash_of(const PlanCache::Key& key) {
   // A round of a multiply-xorshift mix per word, in lanes that do not wait for each other.
   constexpr std::size_t lanes = 4;
-  std::uint64_t hash[lanes] = {0x9e3779b97f4a7c15ULL, 0xbf58476d1ce4e5b9ULL, 0x94d049bb133111ebULL, key.size()};
+  std::uint64_t hash[lanes] = {0x9e3779b97f4a7c15ULL, 0xbf58476d1ce4e5b9ULL, 0x94d049bb133111ebULL,
+                               key.size()};
   const auto mix = [](std::uint64_t& state, std::uint64_t word) {
     state = (state ^ word) * 0xff51afd7ed558ccdULL;
     state ^= state >> 32;

@@ -12,10 +12,7 @@ namespace {
 class Fuser {
  public:
   Fuser(const Graph& graph, const backends::Backend& backend)
-      : graph_(graph),
-        backend_(backend),
-        group_of_(graph.nodes.size(), -1),
-        reach_(graph.nodes.size(), 0) {}
+      : graph_(graph), backend_(backend), group_of_(graph.nodes.size(), -1), reach_(graph.nodes.size(), 0) {}
 
   void apply_rules(RuleSet rules) {
     const std::span<const Rule> table = fusion_rules();

@@ -36,7 +36,7 @@ struct GraphNode {
   Phase phase = Phase::forward;
   Location at;
   const std::string* module_path = nullptr;
-  int recorded = -1;  ///< the slice's node that it came from
+  int recorded = -1;        ///< the slice's node that it came from
   bool recomputed = false;  ///< computes again what an earlier node did, to save memory: never merged with it
   bool dead = false;
 };

@@ -22,8 +22,8 @@ bool in_forward(const GraphNode& node) { return node.phase == Phase::forward && 
 
 // ---- masks ----
 
-/// The norm gradients that read the mask's result will read bits instead of y; elsewhere a mask needs a pass of
-/// its own.
+/// The norm gradients that read the mask's result will read bits instead of y; elsewhere a mask needs a pass
+/// of its own.
 bool free_of_charge(const Graph& graph, const GraphNode& relu, const GraphNode& gradient) {
   const GraphNode* sum = graph.producer_if(relu.inputs[0], "add");
   if (sum == nullptr || graph.value(relu.outputs[0]).shape.back() % 8 != 0) return false;
@@ -246,9 +246,8 @@ void decide_retention(Graph& graph, const Options& options) {
   if (!backward) return;
   if (has_rule(options.rules, "mask")) keep_masks(graph, options.retention);
   if (!has_rule(options.rules, "recompute") || options.retention == Retention::fastest) return;
-  const double budget = options.retention == Retention::smallest
-                            ? std::numeric_limits<double>::infinity()
-                            : balanced_share * seconds_of(graph, speed);
+  const double budget = options.retention == Retention::smallest ? std::numeric_limits<double>::infinity()
+                                                                 : balanced_share * seconds_of(graph, speed);
   Recomputation(graph, speed).run(budget);
 }
 
