@@ -45,11 +45,13 @@ struct Options {
   int steps = 30;
   std::uint64_t seed = 1;
   std::string json;
+  bool evaluate = false;
   bool explain = false;
 };
 
 SubjectFactory factory_of(const Options& options) {
-  return {options.model, examples::dtype_of(options.precision), options.batch, options.seed};
+  return {options.model, examples::dtype_of(options.precision), options.batch, options.seed,
+          options.evaluate};
 }
 
 /// What is known of one side.
@@ -299,11 +301,15 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   CLI::Option* const rules =
       app.add_option("--rules", options.rules, "Fuse by these rules and families only: A,B");
-  app.add_flag("--ladder", options.ladder, "Switch the rules on family by family instead")->excludes(rules);
+  CLI::Option* const ladder =
+      app.add_flag("--ladder", options.ladder, "Switch the rules on family by family instead");
+  ladder->excludes(rules);
   app.add_option("--seed", options.seed, "Of weights, inputs and the order of the steps")
       ->check(examples::seeds)
       ->capture_default_str();
   app.add_option("--json", options.json, "Write everything measured to this file");
+  app.add_flag("--evaluate", options.evaluate, "Forward only, in evaluation mode (batch norms fold)")
+      ->excludes(ladder);
   app.add_flag("--explain", options.explain, "Print every plan, kernel by kernel");
   return examples::run(app, argc, argv, [&] { run(options); });
 }

@@ -77,6 +77,31 @@ class Training : public Subject {
   std::shared_ptr<const Batches> batches_;
 };
 
+/// What a network says of a batch, in evaluation mode.
+class Evaluation : public Subject {
+ public:
+  Evaluation(const std::string& model, ft::DType precision, std::shared_ptr<const Batches> batches)
+      : model_(network(model)), precision_(precision), batches_(std::move(batches)) {
+    model_.eval();
+  }
+
+  void step(std::size_t index) override {
+    const ft::NoGrad no_history;
+    const ft::Autocast cast(precision_);
+    logits_ = model_((*batches_)[index % batches_->size()].images);
+    ft::materialize({logits_});
+  }
+
+  /// There is no backward; the logits are what two sides are compared by.
+  std::vector<ft::Tensor> gradients() const override { return {logits_}; }
+
+ private:
+  ft::nn::ResNet model_;
+  ft::DType precision_;
+  std::shared_ptr<const Batches> batches_;
+  ft::Tensor logits_;
+};
+
 // ---- one block of ResNet-20's first stage
 // -------------------------------------------------------------------------------
 
@@ -161,14 +186,18 @@ class Block : public Subject {
 /// Makes subjects that start from the same state, whenever they are made.
 class SubjectFactory {
  public:
-  SubjectFactory(std::string model, ft::DType precision, std::int64_t batch, std::uint64_t seed)
-      : model_(std::move(model)), precision_(precision), batch_(batch), seed_(seed) {}
+  SubjectFactory(std::string model, ft::DType precision, std::int64_t batch, std::uint64_t seed,
+                 bool evaluate = false)
+      : model_(std::move(model)), precision_(precision), batch_(batch), seed_(seed), evaluate_(evaluate) {}
 
   std::unique_ptr<Subject> make() {
     ft::manual_seed(seed_);
+    const bool block = model_ == "conv_bias_relu" || model_ == "bn_add_relu";
+    if (block && evaluate_) throw std::runtime_error("--evaluate takes a network, not a block");
     if (model_ == "conv_bias_relu") return std::make_unique<Block<ConvBiasRelu>>(precision_, batch_);
     if (model_ == "bn_add_relu") return std::make_unique<Block<BnAddRelu>>(precision_, batch_);
     if (batches_ == nullptr) batches_ = std::make_shared<const Batches>(generated_batches(batch_, 4));
+    if (evaluate_) return std::make_unique<Evaluation>(model_, precision_, batches_);
     return std::make_unique<Training>(model_, precision_, batches_);
   }
 
@@ -177,6 +206,7 @@ class SubjectFactory {
   ft::DType precision_;
   std::int64_t batch_;
   std::uint64_t seed_;
+  bool evaluate_;
   std::shared_ptr<const Batches> batches_;
 };
 
