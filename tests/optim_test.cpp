@@ -33,6 +33,15 @@ std::vector<Parameter> with_gradients(ft::DType dtype = ft::DType::f32) {
   return parameters;
 }
 
+/// How many updates each kernel of the last run held.
+std::vector<int> ops_of_updates() {
+  std::vector<int> ops;
+  for (const ft::GroupReport& group : ft::explain().groups) {
+    if (group.name == "sgd_update") ops.push_back(group.ops);
+  }
+  return ops;
+}
+
 }  // namespace
 
 TEST_CASE("the joint norm of gradients is clipped") {
@@ -121,11 +130,13 @@ TEST_CASE("raw updates of one parameter in a row, and beside each other, do not 
   const Tensor other = step(ft::full({1000}, 8) + p, g);
   const Tensor twice = step(step(p + 0.0, g), g);
   CHECK(twice.to_vector() == std::vector<float>(1000, -1));
+  CHECK(ops_of_updates() == std::vector<int>{2, 1});  // the second of the two waits
   CHECK(other.to_vector() == std::vector<float>(1000, 8));
-  Tensor start = p + 1.0, slope = g * 1.0;
-  const Tensor a = step(start, slope), b = step(start, g * 2.0), c = step(slope, start);
+  Tensor start = p + 1.0, slope = g + 0.0;
+  const Tensor a = step(start, slope), b = step(start, g + 2.0), c = step(slope, start);
   start = slope = Tensor();  // nobody names them: they may be overwritten
   ft::materialize();
+  CHECK(ops_of_updates() == std::vector<int>{1, 1, 1});  // each overwrites what another reads
   CHECK(a.to_vector() == std::vector<float>(1000, 1));
   CHECK(b.to_vector() == std::vector<float>(1000, 0));
   CHECK(c.to_vector() == std::vector<float>(1000, 1));
