@@ -116,7 +116,8 @@ Tensor averaged(From& from) {
   const Tensor x = from.image();
   if (!x.defined() || x.size(1) < 2 || x.size(2) < 2) return {};
   if (from.dice.chance(50) || from.integers()) return avg_pool2d(x);
-  return avg_pool2d(x, {.window = {3, 3}, .stride = {1, 2}, .padding = {1, 1}, .count_padding = from.dice.chance(50)});
+  return avg_pool2d(
+      x, {.window = {3, 3}, .stride = {1, 2}, .padding = {1, 1}, .count_padding = from.dice.chance(50)});
 }
 Tensor global_average(From& from) {
   const Tensor x = from.image();
@@ -302,7 +303,8 @@ Tensor pool_of_relu(From& from) {
   const Tensor y = from.between(relu(from.dice.chance(40) ? from.norm(x, from.dice.chance(30)) : x));
   if (x.size(1) < 2 || x.size(2) < 2)
     return max_pool2d(y, {.window = {3, 3}, .stride = {1, 1}, .padding = {1, 1}});
-  return from.dice.chance(50) ? max_pool2d(y) : max_pool2d(y, {.window = {3, 3}, .stride = {2, 2}, .padding = {1, 1}});
+  return from.dice.chance(50) ? max_pool2d(y)
+                              : max_pool2d(y, {.window = {3, 3}, .stride = {2, 2}, .padding = {1, 1}});
 }
 Tensor relu_of_pool(From& from) {
   const Tensor x = from.image();

@@ -10,15 +10,14 @@ namespace fusetape::tests {
 
 // ---- ingredients ----
 
-Ingredients::Ingredients(const Recipe& recipe) : dice(recipe.seed), kind(recipe.kind), numbers_(recipe.data_seed) {}
+Ingredients::Ingredients(const Recipe& recipe)
+    : dice(recipe.seed), kind(recipe.kind), numbers_(recipe.data_seed) {}
 
 Tensor Ingredients::taken(const Tensor& value) const {
   return value.dtype() == DType::bf16 && autocast_dtype() == DType::f32 ? cast(value, DType::f32) : value;
 }
 
-Tensor Ingredients::any() {
-  return taken(pool_[static_cast<std::size_t>(dice.below(std::ssize(pool_)))]);
-}
+Tensor Ingredients::any() { return taken(pool_[static_cast<std::size_t>(dice.below(std::ssize(pool_)))]); }
 
 Tensor Ingredients::image() {
   std::vector<const Tensor*> images;
@@ -145,7 +144,7 @@ class Program : public Ingredients {
     channels_[1] = plan.chance(60) ? channels_[0] : plan.pick({1, 3, 8, 17});
     const std::int64_t height = plan.pick({1, 1, 3, 4, 7}), width = plan.pick({1, 3, 5});
     image_ = {plan.pick({1, 2, 3}), height == 1 ? 1 : height, height == 1 ? 1 : width, channels_[0]};
-    length_ = 2 + plan.below(12);
+    length_ = 2 + plan.below(integers() ? 7 : 12);
     whole_in_bf16_ = plan.chance(50);
   }
 
@@ -221,7 +220,6 @@ class Program : public Ingredients {
   /// A term of the loss made of gradients: gradients of gradients.
   Tensor with_penalty(const Tensor& loss, Dice& plan) {
     note("a penalty on a gradient");
-    outcome_.second_order = true;
     const Slot& slot = parameters_[static_cast<std::size_t>(plan.below(std::ssize(parameters_)))];
     const Tensor gradient = grad({loss}, {slot.parameter.value()}, {}, {.create_graph = true})[0];
     if (plan.chance(30)) kept_.emplace_back("gradient in the penalty", gradient);
@@ -236,6 +234,7 @@ class Program : public Ingredients {
     }
     if (plan.chance(20)) optimizer_->set_learning_rate(optimizer_->learning_rate() / 2);
     optimizer_->step();
+    for (const GroupReport& group : explain().groups) outcome_.groups.insert(group.name);
     if (plan.chance(15)) {
       note("set_data");
       parameters_.front().parameter.set_data(data(parameters_.front().parameter.shape()));
@@ -260,12 +259,12 @@ class Program : public Ingredients {
           parameters,
           optim::AdamOptions{.lr = 0.01, .eps = 1e-2, .weight_decay = 1e-2, .max_grad_norm = max_norm});
     const double momentum = plan.chance(50) ? 0.9 : 0;
-    return std::make_unique<optim::SGD>(
-        parameters, optim::SGDOptions{.lr = 0.01,
-                                      .momentum = momentum,
-                                      .weight_decay = plan.chance(50) ? 1e-3 : 0,
-                                      .nesterov = momentum > 0 && plan.chance(50),
-                                      .max_grad_norm = max_norm});
+    return std::make_unique<optim::SGD>(parameters,
+                                        optim::SGDOptions{.lr = 0.01,
+                                                          .momentum = momentum,
+                                                          .weight_decay = plan.chance(50) ? 1e-3 : 0,
+                                                          .nesterov = momentum > 0 && plan.chance(50),
+                                                          .max_grad_norm = max_norm});
   }
 
   // -- the ops --
@@ -291,7 +290,7 @@ class Program : public Ingredients {
     outcome_.ops = std::max(outcome_.ops, static_cast<int>(op) + 1);
     if (recipe_.without.contains(static_cast<int>(op))) return;
     std::optional<Autocast> scope;
-    if (mixed() && !whole_in_bf16_ && dice.chance(60)) scope.emplace(DType::bf16);
+    if (dice.chance(60) && mixed() && !whole_in_bf16_) scope.emplace(DType::bf16);
     listing_ += std::to_string(op) + ": ";
     const Tensor value = next_value();
     listing_ += " → " + to_string(value.shape()) + (value.dtype() == DType::bf16 ? " bf16" : "");
@@ -314,10 +313,13 @@ class Program : public Ingredients {
     if (dice.chance(25) && pool_.size() > 3) pool_.erase(pool_.begin() + dice.below(std::ssize(pool_) - 1));
     if (dice.chance(4)) listing_ += ", materialize", materialize();
     if (dice.chance(3)) listing_ += ", its data read", report("a value read", value);
-    if (dice.chance(3) && !parameters_.empty()) {
-      Parameter& parameter = parameters_[static_cast<std::size_t>(dice.below(std::ssize(parameters_)))].parameter;
-      listing_ += ", set_data of a parameter";
-      parameter.set_data(integers() ? Tensor(parameter.value() * 1) : Tensor(parameter.value() * 0.75));
+    if (parameters_.empty()) return;
+    Slot& slot = parameters_[static_cast<std::size_t>(dice.below(std::ssize(parameters_)))];
+    if (dice.chance(3))
+      listing_ += ", set_data of " + slot.name, slot.parameter.set_data(slot.parameter.value() * 2);
+    if (dice.chance(2)) {
+      listing_ += ", a hook on " + slot.name;
+      slot.parameter.register_hook([](const Tensor& gradient) { return gradient * 0.5; });
     }
   }
 
@@ -325,7 +327,7 @@ class Program : public Ingredients {
     for (;;) {
       const std::vector<OpRow>& rows = dice.chance(45) ? pattern_rows() : op_rows();
       const OpRow& row = rows[static_cast<std::size_t>(dice.below(std::ssize(rows)))];
-      if ((integers() && !row.exact) || (mixed() && row.jumps)) continue;
+      if ((integers() && !row.exact) || (kind == Kind::mixed && row.jumps)) continue;
       const Tensor value = row.record(*this);
       if (!value.defined()) continue;
       listing_ += row.name;

@@ -9,8 +9,8 @@
 
 #include "fusetape/fusetape.hpp"
 
-/// Random training programs: what the dice of a seed record, and what came out. random_ops.cpp has the table of
-/// what may be recorded.
+/// Random training programs: what the dice of a seed record, and what came out. random_ops.cpp has the table
+/// of what may be recorded.
 namespace fusetape::tests {
 
 using Numbers = std::vector<double>;
@@ -42,16 +42,16 @@ class Dice {
 };
 
 enum class Kind : std::uint8_t {
-  plain,     ///< f32
-  mixed,     ///< under Autocast(bf16), in whole or in parts
-  integers,  ///< f32, with ops and data of which every result is exact
+  plain,           ///< f32
+  mixed,           ///< under Autocast(bf16), in whole or in parts
+  integers,        ///< f32, with ops and data of which every result is exact
   integers_mixed,  ///< the same under Autocast(bf16)
 };
 
 struct Recipe {
   std::uint64_t seed = 0, data_seed = 0;
   Kind kind = Kind::plain;
-  bool checkpointed = false;  ///< the same program, in checkpoint segments
+  bool checkpointed = false;   ///< the same program, in checkpoint segments
   std::set<int> without = {};  ///< these ops are left out: for smaller programs that fail alike
 };
 
@@ -60,8 +60,8 @@ struct Outcome {
   std::vector<Numbers> results;
   std::vector<std::string> names;  ///< of the results
   std::string listing;             ///< the program, an op a line
+  std::set<std::string> groups;    ///< the names of the groups that the steps' plans had
   int ops = 0;
-  bool second_order = false;
 };
 
 /// Records and runs the program in the current mode of the library.
@@ -78,9 +78,9 @@ class Ingredients {
   bool integers() const { return kind == Kind::integers || kind == Kind::integers_mixed; }
   bool mixed() const { return kind == Kind::mixed || kind == Kind::integers_mixed; }
 
-  Tensor any();     ///< of the values so far
-  Tensor image();   ///< {N, H, W, C}; undefined where there is none
-  Tensor matrix();  ///< {N, C}; as a reshaped image where there is none
+  Tensor any();                  ///< of the values so far
+  Tensor image();                ///< {N, H, W, C}; undefined where there is none
+  Tensor matrix();               ///< {N, C}; as a reshaped image where there is none
   Tensor like(const Tensor& x);  ///< of x's shape: perhaps x itself
   /// A weight of which two share each shape. `fan_in`: the terms of one of its sums.
   Tensor weight(const Shape& shape, std::int64_t fan_in);
@@ -123,8 +123,8 @@ struct OpRow {
   const char* name;
   /// Undefined where there is nothing that it applies to.
   Tensor (*record)(Ingredients& from);
-  bool exact = false;   ///< on small integers
-  bool jumps = false;   ///< its value jumps where its input hardly moves
+  bool exact = false;  ///< on small integers
+  bool jumps = false;  ///< its value jumps where its input hardly moves
 };
 
 /// Every public op by itself, and groups of ops that the rules of the fusion table look for.
