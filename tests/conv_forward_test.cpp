@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <functional>
+#include <utility>
 
 #include "compare.hpp"
 #include "fusetape/fusetape.hpp"
@@ -46,8 +47,8 @@ Parts parts(const Shape& image, std::int64_t out, DType dtype = DType::f32) {
   return p;
 }
 
-Tensor norm(const Tensor& y, const Parts& p) {
-  return ft::batch_norm_inference(y, p.gamma, p.beta, p.mean, p.var);
+Tensor norm(Tensor y, const Parts& p) {
+  return ft::batch_norm_inference(std::move(y), p.gamma, p.beta, p.mean, p.var);
 }
 
 }  // namespace
@@ -181,7 +182,7 @@ TEST_CASE("a folded batch norm errs by less than 5e-7 of the largest value") {
     const OnBackend cpu("cpu");
     p = generator_numbers();
     got = result(p);
-    CHECK(contains(group_names(), "conv2d+batch_norm_inference"));
+    CHECK(group_names() == "conv2d+batch_norm_inference; ");
   }
   const OnBackend reference("reference");
   for (Tensor* t : {&p.x, &p.w, &p.gamma, &p.beta, &p.mean, &p.var}) {

@@ -64,7 +64,10 @@ void add_odd_sums(Cases& cases) {
                    {.same_bits = false, .groups = {"conv2d+add+relu"}}});
   cases.push_back({"two convolutions added, relu",
                    {eighths(x), eighths({6, 3, 3, 6}), eighths({6, 1, 1, 6}), real({6})},
-                   [same](In in) { return relu(conv2d(in[0], in[1], same) + conv2d(in[0], in[2], in[3])); },
+                   [same](In in) {
+                     Tensor first = conv2d(in[0], in[1], same);  // the one recorded later adds
+                     return relu(std::move(first) + conv2d(in[0], in[2], in[3]));
+                   },
                    {.groups = {"conv2d+bias+add+relu"}}});
   cases.push_back({"a convolution added to itself", {eighths(x), eighths({6, 3, 3, 6})}, [same](In in) {
                      const Tensor y = conv2d(in[0], in[1], same);
@@ -146,6 +149,8 @@ void add_folds(Cases& cases) {
       const auto add = [&](const char* group, const std::vector<Input>& of,
                            const std::function<Results(In)>& call) {
         Flags flags{.same_bits = false, .groups = {group}};
+        // In 16 bits the roundings that the fold skips may move a value across ReLU's kink.
+        flags.wide_only = std::string_view(group).find("relu") != std::string_view::npos;
         cases.push_back({std::string(group) + how, of, call, flags});
       };
       add("conv2d+batch_norm_inference", inputs,
