@@ -91,6 +91,7 @@ std::vector<OpCase> layer_cases();   ///< matrix products, convolutions, normali
 std::vector<OpCase> tensor_cases();  ///< shapes, reductions, losses, random numbers; large tensors
 /// Compositions that the rules of core/plan/rules.cpp make one kernel of.
 std::vector<OpCase> fused_cases();
+std::vector<OpCase> conv_fused_cases();  ///< of convolutions
 /// The ops that only plans contain, alone and in groups.
 std::vector<OpCase> retention_cases();
 std::vector<OpCase> chain_cases();   ///< pointwise chains, with casts, broadcasts and reductions at their end

@@ -63,8 +63,27 @@ auto first_that(Make make, Accept accept) -> std::optional<decltype(make())> {
 
 // ---- what is fast -----------------------------------------------------------------------------------------
 
-/// oneDNN offers its implementations in an order of its own, brgconv first. The direct ones are faster in
-/// NHWC for backward-data (with a stride by half), and for strided forward convolutions.
+/// In f32, an output of one vector of channels in rows as long as a register tile: brgconv convolves such a
+/// row by a quarter faster, but adds another image to it at more than the price of a pass of its own.
+bool one_vector_rows(const Convolution& conv) {
+  const memory::dims y = conv.y.stored.get_dims();
+  return conv.offered(conv.y).get_data_type() == f32 && y[1] <= 16 && y[3] >= 28;
+}
+
+/// Whether a forward convolution is faster in a direct kernel than in brgconv, which oneDNN offers first.
+/// (oneDNN 3.2 in NHWC, AVX-512, one thread: strided by a fifth, else by 2 to 25 %, most in small images;
+/// brgconv leads in f32 1×1 and beyond 64 channels. An image added by a direct kernel costs 2 to 4 %, by
+/// brgconv 10 to 20 %.)
+bool direct_is_faster(const Convolution& conv) {
+  if (conv.strided()) return true;
+  const memory::dims x = conv.x.stored.get_dims(), y = conv.y.stored.get_dims(), w = conv.w.stored.get_dims();
+  if (x[1] > 64 || y[1] > 64 || one_vector_rows(conv)) return false;
+  const bool single_place = w[w.size() - 2] * w[w.size() - 1] == 1;
+  return conv.z.present() || !single_place || conv.offered(conv.x).get_data_type() == bf16;
+}
+
+/// The first sound implementation that oneDNN offers; with `prefer_direct`, rather a direct one with the same
+/// instructions.
 template <class Make>
 auto choose(const Convolution& conv, bool prefer_direct, Make make) {
   auto first = first_that(make, [&](const std::string& name) { return !unsound(conv, name); });
@@ -78,9 +97,10 @@ auto choose(const Convolution& conv, bool prefer_direct, Make make) {
   return direct ? *direct : *first;
 }
 
+/// Weights of the images' type, in any layout; a gradient of weights may be wider than its images.
 memory::desc any_weights(const Convolution& conv) {
-  const memory::desc offered = conv.offered(conv.w);
-  return {offered.get_dims(), offered.get_data_type(), memory::format_tag::any};
+  const Operand& typed = conv.pass == ConvPass::grad_weight ? conv.w : conv.x;
+  return {conv.w.stored.get_dims(), conv.offered(typed).get_data_type(), memory::format_tag::any};
 }
 
 /// What a gradient's descriptor wants beside its own: the forward convolution, all in the images' type.
@@ -96,7 +116,7 @@ dnnl::convolution_forward::primitive_desc hint(const Convolution& conv) {
           conv.strides,
           conv.dilates,
           conv.padding,
-          conv.padding,
+          conv.padding_end,
           onednn_attributes()};
 }
 
@@ -123,6 +143,7 @@ Convolution describe_convolution(const Graph& graph, const ConvRoles& roles) {
   Convolution conv{.pass = roles.pass, .relu = roles.relu};
   conv.x = image(graph, roles.x);
   conv.y = image(graph, roles.y);
+  if (roles.z >= 0) conv.z = image(graph, roles.z);
   conv.w = weights(graph, roles.w, a.groups);
   if (roles.bias >= 0) {
     const plan::GraphValue& bias = graph.value(roles.bias);
@@ -130,24 +151,28 @@ Convolution describe_convolution(const Graph& graph, const ConvRoles& roles) {
   }
   conv.strides = {a.stride_h, a.stride_w};
   conv.dilates = {a.dilation_h - 1, a.dilation_w - 1};
-  conv.padding = {a.pad_h, a.pad_w};
-  if (conv.x.stored.get_data_type() == bf16) conv.through_f32 = !runs_in_bf16(conv);
+  conv.padding = conv.padding_end = {a.pad_h, a.pad_w};
   return conv;
 }
 
-dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv, bool relu) {
+Convolution choose_arithmetic(Convolution conv) {
+  conv.through_f32 = conv.x.stored.get_data_type() == bf16 && !runs_in_bf16(conv);
+  return conv;
+}
+
+dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv) {
+  dnnl::post_ops post;
+  if (conv.onto_y) post.append_sum();
+  if (conv.z.present()) post.append_binary(dnnl::algorithm::binary_add, conv.offered(conv.z));
+  if (conv.relu) post.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
   dnnl::primitive_attr attributes = onednn_attributes();
-  if (relu) {
-    dnnl::post_ops post;
-    post.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
-    attributes.set_post_ops(post);
-  }
+  attributes.set_post_ops(post);
   const memory::desc x = conv.offered(conv.x), y = conv.offered(conv.y), w = any_weights(conv);
   const memory::desc bias = conv.bias.present() ? conv.offered(conv.bias) : memory::desc();
-  return choose(conv, conv.strided(), [&] {
+  return choose(conv, direct_is_faster(conv), [&] {
     return dnnl::convolution_forward::primitive_desc(
         onednn_engine(), dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct, x, w, bias,
-        y, conv.strides, conv.dilates, conv.padding, conv.padding, attributes);
+        y, conv.strides, conv.dilates, conv.padding, conv.padding_end, attributes);
   });
 }
 
@@ -157,7 +182,7 @@ dnnl::convolution_backward_data::primitive_desc grad_input_desc(const Convolutio
   return choose(conv, true, [&] {
     return dnnl::convolution_backward_data::primitive_desc(
         onednn_engine(), dnnl::algorithm::convolution_direct, dx, w, dy, conv.strides, conv.dilates,
-        conv.padding, conv.padding, forward, onednn_attributes());
+        conv.padding, conv.padding_end, forward, onednn_attributes());
   });
 }
 
@@ -167,7 +192,7 @@ dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Convol
   return choose(conv, false, [&] {
     return dnnl::convolution_backward_weights::primitive_desc(
         onednn_engine(), dnnl::algorithm::convolution_direct, x, dw, dy, conv.strides, conv.dilates,
-        conv.padding, conv.padding, forward, onednn_attributes());
+        conv.padding, conv.padding_end, forward, onednn_attributes());
   });
 }
 
@@ -180,7 +205,13 @@ std::string implementation_of(const Convolution& conv) {
     case ConvPass::forward:
       break;
   }
-  return forward_desc(conv, conv.relu).impl_info_str();
+  return forward_desc(conv).impl_info_str();
+}
+
+bool adds_slowly(const Graph& graph, const plan::Convolution& roles) {
+  const Convolution conv =
+      describe_convolution(graph, {.node = roles.conv_node, .x = roles.x, .w = roles.w, .y = roles.y});
+  return !conv.strided() && one_vector_rows(conv);
 }
 
 std::string kernel_name(const Convolution& conv, const std::string& implementation) {

@@ -1,14 +1,13 @@
 #include <algorithm>
-#include <cfenv>
 #include <optional>
 #include <string>
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/conv_onednn.hpp"
-#include "core/half.hpp"
 
-/// Convolution, its two gradients, and conv+bias+relu through oneDNN, in f32 and bf16. Activations stay plain
-/// NHWC; the weights, small beside them, are reordered into the layout that oneDNN wants, inside each run.
+/// Convolution with what stands behind it, and its two gradients, through oneDNN in f32 and bf16. Activations
+/// stay plain NHWC; the weights, small beside them, are reordered into the layout that oneDNN wants, inside
+/// each run.
 namespace fusetape::backends::cpu {
 namespace {
 
@@ -18,12 +17,13 @@ using plan::Group;
 using plan::Pattern;
 
 std::optional<ConvRoles> roles_of(const Graph& graph, const Group& group) {
-  if (group.pattern == Pattern::convolution) {
+  if (group.pattern == Pattern::convolution && group.conv.norm_node < 0) {
     const plan::Convolution& roles = group.conv;
     return ConvRoles{.node = roles.conv_node,
                      .x = roles.x,
                      .w = roles.w,
                      .bias = roles.bias,
+                     .z = roles.z,
                      .y = roles.y,
                      .relu = roles.relu};
   }
@@ -57,21 +57,6 @@ std::optional<ConvRoles> roles_of(const Graph& graph, const Group& group) {
 
 // ---- kernels ----------------------------------------------------------------------------------------------
 
-std::unique_ptr<OnednnKernel> make_forward(const Convolution& conv, bool relu) {
-  auto kernel = std::make_unique<OnednnKernel>();
-  const auto desc = forward_desc(conv, relu);
-  const memory x = kernel->read(conv.x, desc.src_desc()), w = kernel->read(conv.w, desc.weights_desc());
-  const memory y = kernel->place(conv.y, desc.dst_desc());
-  std::vector<OnednnKernel::Argument> arguments{{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, w}, {DNNL_ARG_DST, y}};
-  if (conv.bias.present()) {
-    arguments.emplace_back(DNNL_ARG_BIAS, kernel->read(conv.bias, conv.offered(conv.bias)));
-  }
-  kernel->add(dnnl::convolution_forward(desc), arguments, desc.scratchpad_desc());
-  kernel->store(y, conv.y);
-  kernel->name = kernel_name(conv, desc.impl_info_str());
-  return kernel;
-}
-
 std::unique_ptr<OnednnKernel> make_grad_input(const Convolution& conv) {
   auto kernel = std::make_unique<OnednnKernel>();
   const auto desc = grad_input_desc(conv);
@@ -98,97 +83,102 @@ std::unique_ptr<OnednnKernel> make_grad_weight(const Convolution& conv) {
   return kernel;
 }
 
-/// oneDNN's ReLU turns a NaN into 0 (it is maxps(x, 0)), ours keeps it. maxps of a NaN sets the processor's
-/// sticky invalid flag, so that a run without one costs two looks at the flags; a run with one is done again,
-/// with the ReLU apart.
-class NanKeepingRelu final : public Kernel {
- public:
-  NanKeepingRelu(const plan::GraphValue& y, const Convolution& conv)
-      : y_(conv.y.value),
-        elements_(y.elements()),
-        dtype_(y.dtype),
-        fused_(make_forward(conv, true)),
-        plain_(make_forward(conv, false)) {
-    name = fused_->name;
-  }
+Support plain_supports(const Graph& graph, const Group& group) {
+  const std::optional<ConvRoles> roles = roles_of(graph, group);
+  if (!roles) return not_mine;
+  const Support fits = fits_onednn(graph, {roles->x, roles->w, roles->bias, roles->z, roles->y});
+  if (!fits.ok) return fits;
+  return supported_by_onednn(
+      [&] { implementation_of(choose_arithmetic(describe_convolution(graph, *roles))); });
+}
 
-  void run(const KernelArgs& args) override {
-#pragma omp parallel
-    std::feclearexcept(FE_INVALID);
-    fused_->run(args);
-    if (!invalid_on_any_thread()) return;
-    plain_->run(args);
-    if (dtype_ == DType::bf16) {
-      std::uint16_t* y = args.out<std::uint16_t>(y_);
-#pragma omp parallel for simd schedule(static)
-      for (std::int64_t i = 0; i < elements_; ++i) y[i] = core::from_bf16(y[i]) <= 0 ? 0 : y[i];
-    } else {
-      float* y = args.out<float>(y_);
-#pragma omp parallel for simd schedule(static)
-      for (std::int64_t i = 0; i < elements_; ++i) y[i] = y[i] <= 0 ? 0 : y[i];
-    }
+std::unique_ptr<Kernel> make_plain(const Graph& graph, const Group& group) {
+  const Convolution conv = choose_arithmetic(describe_convolution(graph, *roles_of(graph, group)));
+  std::unique_ptr<Kernel> kernel;
+  switch (conv.pass) {
+    case ConvPass::forward:
+      kernel = make_forward_convolution(conv);
+      break;
+    case ConvPass::grad_input:
+      kernel = make_grad_input(conv);
+      break;
+    case ConvPass::grad_weight:
+      kernel = make_grad_weight(conv);
+      break;
   }
+  kernel->tensor_passes = conv.z.present() ? 3 : 2;  // beside the weights
+  return kernel;
+}
 
-  std::size_t scratch_bytes() const override {
-    return std::max(fused_->scratch_bytes(), plain_->scratch_bytes());
+// ---- candidates -------------------------------------------------------------------------------------------
+
+/// Whether z's buffer cannot become y's.
+bool outlives(const Graph& graph, int z, const Group& group) {
+  const plan::GraphValue& value = graph.value(z);
+  const bool of_the_caller = value.producer < 0 && !value.donated;
+  return value.keep || of_the_caller ||
+         std::any_of(value.consumers.begin(), value.consumers.end(),
+                     [&](int reader) { return reader > group.nodes.back(); });
+}
+
+/// What stands behind the convolution and cannot be its epilogue; ok where all of it can.
+Support supports_epilogue(const Graph& graph, const Group& group) {
+  if (group.pattern != Pattern::convolution) return {};
+  const plan::Convolution& roles = group.conv;
+  if (roles.before_relu >= 0) {
+    const std::string rest = group.name.substr(0, group.name.rfind("+relu"));
+    return {
+        .ok = false,
+        .reason =
+            "oneDNN writes only a convolution's end result, and what the ReLU reads has another reader: " +
+            (rest == "conv2d" ? "the convolution and the ReLU run apart"
+                              : rest + " is fused, and the ReLU runs apart")};
   }
-
- private:
-  static bool invalid_on_any_thread() {
-    int invalid = 0;
-#pragma omp parallel reduction(| : invalid)
-    invalid |= std::fetestexcept(FE_INVALID);
-    return invalid != 0;
+  // A ReLU that keeps NaN needs z again, and so its buffer.
+  if (roles.z >= 0 && (roles.relu || outlives(graph, roles.z, group)) && adds_slowly(graph, roles)) {
+    return {
+        .ok = false,
+        .reason =
+            "slower than the convolution and the add apart: of few channels in f32, oneDNN adds fast only "
+            "into the summand's own buffer"};
   }
+  return {};
+}
 
-  int y_;
-  std::int64_t elements_;
-  DType dtype_;
-  std::unique_ptr<OnednnKernel> fused_, plain_;
+template <Support supports(const Graph&, const Group&)>
+Support with_epilogue(const Graph& graph, const Group& group) {
+  const Support body = supports(graph, group);
+  return body.ok ? supports_epilogue(graph, group) : body;
+}
+
+template <std::unique_ptr<Kernel> make(const Graph&, const Group&)>
+std::unique_ptr<Kernel> with_our_errors(const Graph& graph, const Group& group) {
+  try {
+    return make(graph, group);
+  } catch (const dnnl::error& error) {
+    rethrow_onednn(graph.node(group.nodes[0]), error);
+  }
+}
+
+constexpr Candidate candidates[] = {
+    {"onednn:convolution", with_epilogue<plain_supports>, with_our_errors<make_plain>},
+    {"onednn:convolution, folded", with_epilogue<supports_folded_convolution>,
+     with_our_errors<make_folded_convolution>},
+    {"onednn:conv2d_grad_input+add", supports_grad_input_add, with_our_errors<make_grad_input_add>},
 };
 
-// ---- the candidate ----------------------------------------------------------------------------------------
+}  // namespace
 
-Support supports(const Graph& graph, const Group& group) {
-  const std::optional<ConvRoles> roles = roles_of(graph, group);
-  if (!roles) return {.ok = false, .reason = ""};
-  for (int id : {roles->x, roles->w, roles->bias, roles->y}) {
+Support fits_onednn(const Graph& graph, std::initializer_list<int> values) {
+  for (int id : values) {
     if (id < 0) continue;
     const plan::GraphValue& value = graph.value(id);
     if (value.dtype != DType::f32 && value.dtype != DType::bf16)
       return {.ok = false, .reason = "f32 and bf16 only, not " + std::string(name_of(value.dtype))};
     if (value.elements() == 0) return {.ok = false, .reason = "an empty tensor"};
   }
-  return supported_by_onednn([&] { implementation_of(describe_convolution(graph, *roles)); });
+  return {};
 }
-
-std::unique_ptr<Kernel> make_of_pass(const Graph& graph, const Convolution& conv) {
-  switch (conv.pass) {
-    case ConvPass::grad_input:
-      return make_grad_input(conv);
-    case ConvPass::grad_weight:
-      return make_grad_weight(conv);
-    case ConvPass::forward:
-      break;
-  }
-  if (conv.relu) return std::make_unique<NanKeepingRelu>(graph.value(conv.y.value), conv);
-  return make_forward(conv, false);
-}
-
-std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
-  const ConvRoles roles = *roles_of(graph, group);
-  try {
-    std::unique_ptr<Kernel> kernel = make_of_pass(graph, describe_convolution(graph, roles));
-    kernel->tensor_passes = 2;  // beside the weights
-    return kernel;
-  } catch (const dnnl::error& error) {
-    rethrow_onednn(graph.node(roles.node), error);
-  }
-}
-
-constexpr Candidate candidates[] = {{"onednn:convolution", supports, make}};
-
-}  // namespace
 
 std::span<const Candidate> onednn_convolutions() { return candidates; }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <optional>
 #include <string>
 
 #include "backends/cpu/onednn_engine.hpp"
@@ -9,21 +10,23 @@ namespace fusetape::backends::cpu {
 
 enum class ConvPass : std::uint8_t { forward, grad_input, grad_weight };
 
-/// The group as one convolution between images x and y; in a gradient, x, w and y stand for the gradients
-/// too.
+/// The group as one convolution between images x and y, y = relu(conv(x, w) + bias + z); in a gradient, x, w
+/// and y stand for the gradients, too.
 struct ConvRoles {
   ConvPass pass = ConvPass::forward;
   int node = -1;
-  int x = -1, w = -1, bias = -1, y = -1;  ///< values
+  int x = -1, w = -1, bias = -1, z = -1, y = -1;  ///< values
   bool relu = false;
 };
 
 /// Operands as they are stored, and the geometry.
 struct Convolution {
   ConvPass pass = ConvPass::forward;
-  Operand x, w, bias, y;
-  dnnl::memory::dims strides, dilates, padding;
+  Operand x, w, bias, z, y;
+  dnnl::memory::dims strides, dilates, padding, padding_end;
   bool relu = false;
+  bool onto_y = false;      ///< forward: added to what y holds
+  bool short_sums = false;  ///< forward: long sums of products in several parts, which err less
   /// bf16 operands are converted to f32 in scratch, and results back: where oneDNN has no kernel with this
   /// CPU's bf16 instructions, or none that is sound.
   bool through_f32 = false;
@@ -34,10 +37,12 @@ struct Convolution {
   dnnl::memory::desc offered(const Operand& operand) const;
 };
 
-/// Throws dnnl::error where oneDNN has no sound implementation.
 Convolution describe_convolution(const plan::Graph& graph, const ConvRoles& roles);
+/// With through_f32 as this CPU and oneDNN's soundness have it.
+Convolution choose_arithmetic(Convolution conv);
 
-dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv, bool relu);
+// These throw dnnl::error where oneDNN has no sound implementation.
+dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv);
 dnnl::convolution_backward_data::primitive_desc grad_input_desc(const Convolution& conv);
 dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Convolution& conv);
 
@@ -45,5 +50,27 @@ dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Convol
 std::string implementation_of(const Convolution& conv);
 /// "onednn:brgconv:avx512_core"
 std::string kernel_name(const Convolution& conv, const std::string& implementation);
+
+/// Whether oneDNN adds z to these images at more than the price of a pass of its own, unless into z's buffer.
+bool adds_slowly(const plan::Graph& graph, const plan::Convolution& roles);
+/// relu(conv(x, w) + bias + z)
+std::unique_ptr<Kernel> make_forward_convolution(const Convolution& conv);
+/// The same as one primitive, or a few. Its ReLU turns a NaN into 0.
+std::unique_ptr<Kernel> make_forward_primitives(const Convolution& conv);
+/// Whether `conv` asks for short sums and has long ones; then the kernel that splits them by rows of the
+/// filter.
+bool has_long_sums(const Convolution& conv);
+std::unique_ptr<Kernel> make_split_convolution(const Convolution& conv);
+
+// Groups whose weights are made anew in each run, by files of their own.
+Support supports_folded_convolution(const plan::Graph& graph, const plan::Group& group);
+std::unique_ptr<Kernel> make_folded_convolution(const plan::Graph& graph, const plan::Group& group);
+Support supports_grad_input_add(const plan::Graph& graph, const plan::Group& group);
+std::unique_ptr<Kernel> make_grad_input_add(const plan::Graph& graph, const plan::Group& group);
+
+/// Of a candidate whose kind the group is not.
+inline const Support not_mine{.ok = false, .reason = ""};
+/// Whether every value is f32 or bf16 and has elements; ids of -1 are passed over.
+Support fits_onednn(const plan::Graph& graph, std::initializer_list<int> values);
 
 }  // namespace fusetape::backends::cpu

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 
 #include "core/op_attrs.hpp"
 #include "core/plan/match.hpp"
@@ -6,49 +7,150 @@
 /// A convolution's epilogue, and the first pass of its backward.
 namespace fusetape::plan {
 
-/// y = relu(conv(x, w) + b), with or without the bias.
-std::optional<Group> match_conv_bias_relu(const Cover& cover, int node, NearMiss& miss) {
-  const GraphNode& relu = cover.graph.node(node);
-  const GraphNode* bias = private_producer(cover, relu.inputs[0], "bias_add", miss);
-  const GraphNode* conv =
-      private_producer(cover, bias != nullptr ? bias->inputs[0] : relu.inputs[0], "conv2d", miss);
-  if (conv == nullptr) {
-    const bool near = made_by(cover.graph, relu.inputs[0], {"bias_add", "conv2d"}) ||
-                      made_by(cover.graph, relu.inputs[0], {"conv2d"});
-    if (!near) miss = {};
-    return std::nullopt;
+namespace {
+
+/// relu(norm(conv2d(x, w) + bias) + z), found from its last node backwards; nullptr and -1: not there.
+struct Epilogue {
+  const GraphNode *conv = nullptr, *bias = nullptr, *norm = nullptr, *add = nullptr, *relu = nullptr;
+  int z = -1;
+  int before_relu = -1;  ///< what the ReLU reads, where somebody else does so, too
+
+  int y() const {
+    for (const GraphNode* last : {relu, add, norm, bias}) {
+      if (last != nullptr) return last->outputs[0];
+    }
+    return conv->outputs[0];
   }
+};
+
+/// norm(conv2d(x, w) + bias) that makes `value`; the bias is optional. Only the group may read what is
+/// inside; with `shared`, the value itself may have other readers.
+bool match_body(const Cover& cover, int value, bool with_norm, bool shared, Epilogue& found, NearMiss& miss) {
+  const auto step_back = [&](std::string_view op) {
+    const GraphNode* node = cover.graph.producer_if(value, op);
+    if (node != nullptr) value = node->inputs[0];
+    return node;
+  };
+  found.norm = step_back("batch_norm_inference");
+  found.bias = step_back("bias_add");
+  found.conv = step_back("conv2d");
+  if (found.conv == nullptr || with_norm != (found.norm != nullptr)) return false;
+  for (const GraphNode* node : {found.norm, found.bias, found.conv}) {
+    if (node == nullptr) continue;
+    const bool fits = shared ? cover.free(id_of(cover, *node))
+                             : private_producer(cover, node->outputs[0], node->op->name, miss) != nullptr;
+    if (!fits) return false;
+    shared = false;
+  }
+  return true;
+}
+
+/// The sum of such a body and a z of the same shape: either operand may be the body; of two, the one recorded
+/// later, which can wait for the other.
+bool match_sum(const Cover& cover, const GraphNode& add, bool with_norm, Epilogue& found, NearMiss& miss) {
+  const int a = add.inputs[0], b = add.inputs[1];
+  if (a == b || !same_shape(cover.graph, a, b)) return false;
+  const bool b_is_later = cover.graph.value(b).producer > cover.graph.value(a).producer;
+  for (const int body : b_is_later ? std::array{b, a} : std::array{a, b}) {
+    if (!match_body(cover, body, with_norm, false, found, miss)) continue;
+    found.add = &add;
+    found.z = body == a ? b : a;
+    return true;
+  }
+  return false;
+}
+
+std::optional<Group> group_of(const Cover& cover, const Epilogue& found, NearMiss& miss) {
   Group group;
   group.pattern = Pattern::convolution;
-  group.name = bias != nullptr ? "conv2d+bias+relu" : "conv2d+relu";
-  group.nodes.push_back(id_of(cover, *conv));
-  if (bias != nullptr) group.nodes.push_back(id_of(cover, *bias));
-  group.nodes.push_back(node);
-  group.conv = {.x = conv->inputs[0],
-                .w = conv->inputs[1],
-                .bias = bias != nullptr ? bias->inputs[1] : -1,
-                .y = relu.outputs[0],
-                .relu = true,
-                .conv_node = group.nodes[0]};
+  group.name = "conv2d";
+  group.conv = {.x = found.conv->inputs[0],
+                .w = found.conv->inputs[1],
+                .z = found.z,
+                .before_relu = found.before_relu,
+                .y = found.y(),
+                .relu = found.relu != nullptr,
+                .conv_node = id_of(cover, *found.conv)};
+  group.nodes = {group.conv.conv_node};
+  const auto add_node = [&](const GraphNode* node, const char* name) {
+    if (node == nullptr) return;
+    group.nodes.push_back(id_of(cover, *node));
+    group.name += std::string("+") + name;
+  };
+  add_node(found.bias, "bias");
+  add_node(found.norm, "batch_norm_inference");
+  add_node(found.add, "add");
+  add_node(found.relu, "relu");
+  if (found.bias != nullptr) group.conv.bias = found.bias->inputs[1];
+  if (found.norm != nullptr) {
+    group.conv.norm_node = id_of(cover, *found.norm);
+    group.conv.gamma = found.norm->inputs[1];
+    group.conv.beta = found.norm->inputs[2];
+    group.conv.running_mean = found.norm->inputs[3];
+    group.conv.running_var = found.norm->inputs[4];
+  }
+  std::sort(group.nodes.begin(), group.nodes.end());
+  miss = {};
   return group;
 }
 
-/// y = conv(x, w) + b
+/// From a ReLU. What it reads may have other readers: whether a kernel can write that, too, is the device's
+/// word.
+std::optional<Group> match_to_relu(const Cover& cover, int node, bool with_add, bool with_norm,
+                                   NearMiss& miss) {
+  const Graph& graph = cover.graph;
+  Epilogue found{.relu = &graph.node(node)};
+  const int before = found.relu->inputs[0];
+  const GraphNode* add = with_add ? free_producer(cover, before, "add") : nullptr;
+  if (with_add && add == nullptr) return std::nullopt;
+  const bool matched = with_add ? match_sum(cover, *add, with_norm, found, miss)
+                                : match_body(cover, before, with_norm, true, found, miss);
+  if (!matched) return std::nullopt;
+  if (graph.value(before).keep || graph.value(before).consumers.size() > 1) found.before_relu = before;
+  return group_of(cover, found, miss);
+}
+
+/// From a sum.
+std::optional<Group> match_to_add(const Cover& cover, int node, bool with_norm, NearMiss& miss) {
+  Epilogue found;
+  if (!match_sum(cover, cover.graph.node(node), with_norm, found, miss)) return std::nullopt;
+  return group_of(cover, found, miss);
+}
+
+/// From the batch norm or the bias itself.
+std::optional<Group> match_to_body(const Cover& cover, int node, bool with_norm, NearMiss& miss) {
+  Epilogue found;
+  if (!match_body(cover, cover.graph.node(node).outputs[0], with_norm, true, found, miss))
+    return std::nullopt;
+  return group_of(cover, found, miss);
+}
+
+}  // namespace
+
+std::optional<Group> match_conv_norm_add_relu(const Cover& cover, int node, NearMiss& miss) {
+  return match_to_relu(cover, node, true, true, miss);
+}
+std::optional<Group> match_conv_norm_relu(const Cover& cover, int node, NearMiss& miss) {
+  return match_to_relu(cover, node, false, true, miss);
+}
+std::optional<Group> match_conv_add_relu(const Cover& cover, int node, NearMiss& miss) {
+  return match_to_relu(cover, node, true, false, miss);
+}
+std::optional<Group> match_conv_bias_relu(const Cover& cover, int node, NearMiss& miss) {
+  return match_to_relu(cover, node, false, false, miss);
+}
+std::optional<Group> match_conv_norm_add(const Cover& cover, int node, NearMiss& miss) {
+  return match_to_add(cover, node, true, miss);
+}
+std::optional<Group> match_conv_add(const Cover& cover, int node, NearMiss& miss) {
+  return match_to_add(cover, node, false, miss);
+}
+
+std::optional<Group> match_conv_norm(const Cover& cover, int node, NearMiss& miss) {
+  return match_to_body(cover, node, true, miss);
+}
 std::optional<Group> match_conv_bias(const Cover& cover, int node, NearMiss& miss) {
-  const GraphNode& bias = cover.graph.node(node);
-  const GraphNode* conv = private_producer(cover, bias.inputs[0], "conv2d", miss);
-  if (conv == nullptr) return std::nullopt;
-  Group group;
-  group.pattern = Pattern::convolution;
-  group.name = "conv2d+bias";
-  group.nodes = {id_of(cover, *conv), node};
-  group.conv = {.x = conv->inputs[0],
-                .w = conv->inputs[1],
-                .bias = bias.inputs[1],
-                .y = bias.outputs[0],
-                .relu = false,
-                .conv_node = group.nodes[0]};
-  return group;
+  return match_to_body(cover, node, false, miss);
 }
 
 /// g' = g·[!(y ≤ 0)] and db = Σ g' over all but the last axis, for the convolution's (or linear layer's) own
@@ -70,6 +172,30 @@ std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, Near
     group.nodes = {node, consumer};
     group.bias_grad = {
         .g = mask.inputs[0], .y = mask.inputs[1], .masked = masked, .bias_grad = sum.outputs[0]};
+    return group;
+  }
+  return std::nullopt;
+}
+
+/// dx = conv2d_grad_input(g, w) + other: the two gradients of a fork.
+std::optional<Group> match_conv_grad_input_add(const Cover& cover, int node, NearMiss& miss) {
+  const GraphNode& add = cover.graph.node(node);
+  const int a = add.inputs[0], b = add.inputs[1];
+  if (a == b || !same_shape(cover.graph, a, b)) return std::nullopt;
+  const bool b_is_later = cover.graph.value(b).producer > cover.graph.value(a).producer;
+  for (const int own : b_is_later ? std::array{b, a} : std::array{a, b}) {
+    const GraphNode* conv = private_producer(cover, own, "conv2d_grad_input", miss);
+    if (conv == nullptr) continue;
+    Group group;
+    group.pattern = Pattern::conv_grad_input_add;
+    group.name = "conv2d_grad_input+add";
+    group.nodes = {id_of(cover, *conv), node};
+    group.conv_grad_add = {.g = conv->inputs[0],
+                           .w = conv->inputs[1],
+                           .other = own == a ? b : a,
+                           .dx = add.outputs[0],
+                           .conv_node = group.nodes[0]};
+    miss = {};
     return group;
   }
   return std::nullopt;

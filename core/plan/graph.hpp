@@ -81,6 +81,7 @@ struct Convolution {
   int z = -1;  ///< of y's shape
   int norm_node = -1;
   int gamma = -1, beta = -1, running_mean = -1, running_var = -1;
+  int before_relu = -1;  ///< output: what the ReLU reads, where somebody beside the group reads it, too
   int y = -1;
   bool relu = false;
   int conv_node = -1;

@@ -44,6 +44,11 @@ NearMiss broadcast_operand(const Graph& graph, int operand, int outside) {
   return {"an operand of shape " + to_string(graph.value(operand).shape) + " is broadcast", operand, outside};
 }
 
+const GraphNode* free_producer(const Cover& cover, int value, std::string_view op) {
+  const GraphNode* node = cover.graph.producer_if(value, op);
+  return node != nullptr && cover.free(cover.graph.value(value).producer) ? node : nullptr;
+}
+
 int id_of(const Cover& cover, const GraphNode& node) {
   return static_cast<int>(&node - cover.graph.nodes.data());
 }

@@ -15,6 +15,8 @@ const GraphNode* private_producer(const Cover& cover, int value, std::string_vie
 bool made_by(const Graph& graph, int value, std::initializer_list<std::string_view> ops);
 /// `operand` has to be repeated to fit, and so `outside` cannot join.
 NearMiss broadcast_operand(const Graph& graph, int operand, int outside);
+/// The free node that makes `value`, whoever else reads it.
+const GraphNode* free_producer(const Cover& cover, int value, std::string_view op);
 int id_of(const Cover& cover, const GraphNode& node);
 bool same_shape(const Graph& graph, int a, int b);
 int only_if_used(const Graph& graph, int value);
@@ -25,8 +27,9 @@ using Match = std::optional<Group>(const Cover& cover, int node, NearMiss& miss)
 Match match_batch_norm_relu_mask, match_batch_norm_add_relu, match_batch_norm_relu;
 Match match_norm_gradient_recomputed, match_norm_gradient_from_y, match_norm_gradient_from_bits;
 // conv_rules.cpp
-Match match_conv_bias_relu, match_conv_bias;
-Match match_bias_relu_gradient, match_conv_grad_weight_cast;
+Match match_conv_norm_add_relu, match_conv_norm_relu, match_conv_norm_add, match_conv_norm;
+Match match_conv_add_relu, match_conv_bias_relu, match_conv_add, match_conv_bias;
+Match match_bias_relu_gradient, match_conv_grad_input_add, match_conv_grad_weight_cast;
 
 // linear_rules.cpp
 Match match_linear_relu, match_linear_gelu, match_linear_bias, match_matmul_cast;
