@@ -183,6 +183,7 @@ TEST_CASE("a folded batch norm errs by less than 5e-7 of the largest value") {
     p = generator_numbers();
     got = result(p);
     CHECK(group_names() == "conv2d+batch_norm_inference; ");
+    CHECK(contains(ft::explain().groups[0].kernel, "in 2 parts"));
   }
   const OnBackend reference("reference");
   for (Tensor* t : {&p.x, &p.w, &p.gamma, &p.beta, &p.mean, &p.var}) {

@@ -61,6 +61,7 @@ Convolution describe(const Graph& graph, const plan::Convolution& roles) {
   conv.w.stored = {w.get_dims(), memory::data_type::f32, w.get_strides()};
   conv.bias = {roles.beta,
                {{graph.value(roles.beta).shape[0]}, memory::data_type::f32, memory::format_tag::x}};
+  conv.short_sums = true;
   return choose_arithmetic(conv);
 }
 

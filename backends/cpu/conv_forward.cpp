@@ -4,29 +4,41 @@
 #include "backends/cpu/conv_onednn.hpp"
 #include "core/half.hpp"
 
-/// relu(conv(x, w) + bias + z) as one oneDNN primitive.
+/// relu(conv(x, w) + bias + z) through oneDNN.
 namespace fusetape::backends::cpu {
 namespace {
 
 using dnnl::memory;
 
-std::unique_ptr<OnednnKernel> make_primitive(const Convolution& conv, bool relu, AddTo add) {
+std::unique_ptr<Kernel> make_primitive(const Convolution& conv) {
   auto kernel = std::make_unique<OnednnKernel>();
-  const auto desc = forward_desc(conv, relu, add);
+  const auto desc = forward_desc(conv);
   const memory x = kernel->read(conv.x, desc.src_desc()), w = kernel->read(conv.w, desc.weights_desc());
   const memory y = kernel->place(conv.y, desc.dst_desc());
   std::vector<OnednnKernel::Argument> arguments{{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, w}, {DNNL_ARG_DST, y}};
   if (conv.bias.present()) {
     arguments.emplace_back(DNNL_ARG_BIAS, kernel->read(conv.bias, conv.offered(conv.bias)));
   }
-  if (conv.z.present() && add == AddTo::other_buffer) {
-    arguments.emplace_back(DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1,
+  if (conv.z.present()) {
+    const int post_op = conv.onto_y ? 1 : 0;
+    arguments.emplace_back(DNNL_ARG_ATTR_MULTIPLE_POST_OP(post_op) | DNNL_ARG_SRC_1,
                            kernel->read(conv.z, conv.offered(conv.z)));
   }
   kernel->add(dnnl::convolution_forward(desc), arguments, desc.scratchpad_desc());
   kernel->store(y, conv.y);
   kernel->name = kernel_name(conv, desc.impl_info_str());
   return kernel;
+}
+
+Convolution without_relu(Convolution conv) {
+  conv.relu = false;
+  return conv;
+}
+
+Convolution onto_z(Convolution conv) {
+  conv.z = {};
+  conv.onto_y = true;
+  return conv;
 }
 
 /// oneDNN's ReLU turns a NaN into 0 (it is maxps(x, 0)), ours keeps it. maxps of a NaN sets the processor's
@@ -38,8 +50,8 @@ class NanKeepingRelu final : public Kernel {
       : y_(conv.y.value),
         bf16_(conv.y.stored.get_data_type() == memory::data_type::bf16),
         elements_(static_cast<std::int64_t>(conv.y.stored.get_size() / (bf16_ ? 2 : 4))),
-        fused_(make_primitive(conv, true, AddTo::other_buffer)),
-        plain_(make_primitive(conv, false, AddTo::other_buffer)) {
+        fused_(make_forward_primitives(conv)),
+        plain_(make_forward_primitives(without_relu(conv))) {
     name = fused_->name;
   }
 
@@ -75,7 +87,7 @@ class NanKeepingRelu final : public Kernel {
   int y_;
   bool bf16_;
   std::int64_t elements_;
-  std::unique_ptr<OnednnKernel> fused_, plain_;
+  std::unique_ptr<Kernel> fused_, plain_;
 };
 
 /// Adds into z's buffer where the plan made it y's, and reads z beside it otherwise.
@@ -84,8 +96,8 @@ class AddsWhereItLies final : public Kernel {
   explicit AddsWhereItLies(const Convolution& conv)
       : z_(conv.z.value),
         y_(conv.y.value),
-        in_place_(make_primitive(conv, false, AddTo::own_buffer)),
-        beside_(make_primitive(conv, false, AddTo::other_buffer)) {
+        in_place_(make_forward_primitives(onto_z(conv))),
+        beside_(make_forward_primitives(conv)) {
     name = in_place_->name;
   }
 
@@ -99,7 +111,7 @@ class AddsWhereItLies final : public Kernel {
 
  private:
   int z_, y_;
-  std::unique_ptr<OnednnKernel> in_place_, beside_;
+  std::unique_ptr<Kernel> in_place_, beside_;
 };
 
 }  // namespace
@@ -109,7 +121,11 @@ std::unique_ptr<Kernel> make_forward_convolution(const Convolution& conv) {
   // A z that is x, too, has to stay until the last pixel is read; one in bf16 may be converted before that.
   const bool lends_buffer = conv.z.present() && conv.z.value != conv.x.value && !conv.through_f32;
   if (lends_buffer) return std::make_unique<AddsWhereItLies>(conv);
-  return make_primitive(conv, false, AddTo::other_buffer);
+  return make_forward_primitives(conv);
+}
+
+std::unique_ptr<Kernel> make_forward_primitives(const Convolution& conv) {
+  return has_long_sums(conv) ? make_split_convolution(conv) : make_primitive(conv);
 }
 
 }  // namespace fusetape::backends::cpu

@@ -66,7 +66,7 @@ Convolution describe(const Graph& graph, const plan::ConvGradInputAdd& roles) {
   const memory::dims w = conv.w.stored.get_dims();
   for (std::size_t axis : {0u, 1u}) {
     const std::int64_t reach = (w[w.size() - 2 + axis] - 1) * (conv.dilates[axis] + 1);
-    conv.padding[axis] = reach - conv.padding[axis];
+    conv.padding[axis] = conv.padding_end[axis] = reach - conv.padding[axis];
   }
   return choose_arithmetic(conv);
 }

@@ -74,12 +74,12 @@ bool one_vector_rows(const Convolution& conv) {
 /// (oneDNN 3.2 in NHWC, AVX-512, one thread: strided by a fifth, else by 2 to 25 %, most in small images;
 /// brgconv leads in f32 1×1 and beyond 64 channels. An image added by a direct kernel costs 2 to 4 %, by
 /// brgconv 10 to 20 %.)
-bool direct_is_faster(const Convolution& conv, bool adds_image) {
+bool direct_is_faster(const Convolution& conv) {
   if (conv.strided()) return true;
   const memory::dims x = conv.x.stored.get_dims(), y = conv.y.stored.get_dims(), w = conv.w.stored.get_dims();
   if (x[1] > 64 || y[1] > 64 || one_vector_rows(conv)) return false;
   const bool single_place = w[w.size() - 2] * w[w.size() - 1] == 1;
-  return adds_image || !single_place || conv.offered(conv.x).get_data_type() == bf16;
+  return conv.z.present() || !single_place || conv.offered(conv.x).get_data_type() == bf16;
 }
 
 /// The first sound implementation that oneDNN offers; with `prefer_direct`, rather a direct one with the same
@@ -116,7 +116,7 @@ dnnl::convolution_forward::primitive_desc hint(const Convolution& conv) {
           conv.strides,
           conv.dilates,
           conv.padding,
-          conv.padding,
+          conv.padding_end,
           onednn_attributes()};
 }
 
@@ -151,7 +151,7 @@ Convolution describe_convolution(const Graph& graph, const ConvRoles& roles) {
   }
   conv.strides = {a.stride_h, a.stride_w};
   conv.dilates = {a.dilation_h - 1, a.dilation_w - 1};
-  conv.padding = {a.pad_h, a.pad_w};
+  conv.padding = conv.padding_end = {a.pad_h, a.pad_w};
   return conv;
 }
 
@@ -160,20 +160,19 @@ Convolution choose_arithmetic(Convolution conv) {
   return conv;
 }
 
-dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv, bool relu, AddTo add) {
+dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv) {
   dnnl::post_ops post;
-  const bool other_buffer = conv.z.present() && add == AddTo::other_buffer;
-  if (other_buffer) post.append_binary(dnnl::algorithm::binary_add, conv.offered(conv.z));
-  if (conv.z.present() && !other_buffer) post.append_sum();
-  if (relu) post.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
+  if (conv.onto_y) post.append_sum();
+  if (conv.z.present()) post.append_binary(dnnl::algorithm::binary_add, conv.offered(conv.z));
+  if (conv.relu) post.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
   dnnl::primitive_attr attributes = onednn_attributes();
   attributes.set_post_ops(post);
   const memory::desc x = conv.offered(conv.x), y = conv.offered(conv.y), w = any_weights(conv);
   const memory::desc bias = conv.bias.present() ? conv.offered(conv.bias) : memory::desc();
-  return choose(conv, direct_is_faster(conv, other_buffer), [&] {
+  return choose(conv, direct_is_faster(conv), [&] {
     return dnnl::convolution_forward::primitive_desc(
         onednn_engine(), dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct, x, w, bias,
-        y, conv.strides, conv.dilates, conv.padding, conv.padding, attributes);
+        y, conv.strides, conv.dilates, conv.padding, conv.padding_end, attributes);
   });
 }
 
@@ -183,7 +182,7 @@ dnnl::convolution_backward_data::primitive_desc grad_input_desc(const Convolutio
   return choose(conv, true, [&] {
     return dnnl::convolution_backward_data::primitive_desc(
         onednn_engine(), dnnl::algorithm::convolution_direct, dx, w, dy, conv.strides, conv.dilates,
-        conv.padding, conv.padding, forward, onednn_attributes());
+        conv.padding, conv.padding_end, forward, onednn_attributes());
   });
 }
 
@@ -193,7 +192,7 @@ dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Convol
   return choose(conv, false, [&] {
     return dnnl::convolution_backward_weights::primitive_desc(
         onednn_engine(), dnnl::algorithm::convolution_direct, x, dw, dy, conv.strides, conv.dilates,
-        conv.padding, conv.padding, forward, onednn_attributes());
+        conv.padding, conv.padding_end, forward, onednn_attributes());
   });
 }
 
@@ -206,7 +205,7 @@ std::string implementation_of(const Convolution& conv) {
     case ConvPass::forward:
       break;
   }
-  return forward_desc(conv, conv.relu, AddTo::other_buffer).impl_info_str();
+  return forward_desc(conv).impl_info_str();
 }
 
 bool adds_slowly(const Graph& graph, const plan::Convolution& roles) {

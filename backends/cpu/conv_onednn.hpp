@@ -23,8 +23,10 @@ struct ConvRoles {
 struct Convolution {
   ConvPass pass = ConvPass::forward;
   Operand x, w, bias, z, y;
-  dnnl::memory::dims strides, dilates, padding;
+  dnnl::memory::dims strides, dilates, padding, padding_end;
   bool relu = false;
+  bool onto_y = false;      ///< forward: added to what y holds
+  bool short_sums = false;  ///< forward: long sums of products in several parts, which err less
   /// bf16 operands are converted to f32 in scratch, and results back: where oneDNN has no kernel with this
   /// CPU's bf16 instructions, or none that is sound.
   bool through_f32 = false;
@@ -39,11 +41,8 @@ Convolution describe_convolution(const plan::Graph& graph, const ConvRoles& role
 /// With through_f32 as this CPU and oneDNN's soundness have it.
 Convolution choose_arithmetic(Convolution conv);
 
-/// Where a forward convolution adds z: into z's own buffer, which becomes y's, or read beside it.
-enum class AddTo : std::uint8_t { own_buffer, other_buffer };
-
 // These throw dnnl::error where oneDNN has no sound implementation.
-dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv, bool relu, AddTo add);
+dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv);
 dnnl::convolution_backward_data::primitive_desc grad_input_desc(const Convolution& conv);
 dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Convolution& conv);
 
@@ -56,6 +55,12 @@ std::string kernel_name(const Convolution& conv, const std::string& implementati
 bool adds_slowly(const plan::Graph& graph, const plan::Convolution& roles);
 /// relu(conv(x, w) + bias + z)
 std::unique_ptr<Kernel> make_forward_convolution(const Convolution& conv);
+/// The same as one primitive, or a few. Its ReLU turns a NaN into 0.
+std::unique_ptr<Kernel> make_forward_primitives(const Convolution& conv);
+/// Whether `conv` asks for short sums and has long ones; then the kernel that splits them by rows of the
+/// filter.
+bool has_long_sums(const Convolution& conv);
+std::unique_ptr<Kernel> make_split_convolution(const Convolution& conv);
 
 // Groups whose weights are made anew in each run, by files of their own.
 Support supports_folded_convolution(const plan::Graph& graph, const plan::Group& group);
