@@ -136,7 +136,7 @@ std::vector<std::string> some_rules(std::uint64_t seed) {
 std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
   const bool rough = in_bf16(kind_of(seed));
   const double near = exact ? 0 : rough ? 0.06 : 2e-5, far = exact ? 0 : rough ? 0.06 : 1e-3;
-  return {
+  std::vector<Comparison> all = {
       {fused, unfused, near},
       {{.name = "fused again, by plans of the cache"}, fused, 0},
       {{.name = "reference", .backend = "reference"}, unfused, far},
@@ -146,13 +146,15 @@ std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
       {{.name = "balanced", .retention = Retention::balanced}, fused, 0},
       {{.name = "smallest", .retention = Retention::smallest}, fused, 0},
       {{.name = "some rules", .rules = some_rules(seed)}, unfused, near},
-      {{.name = "two threads", .threads = 2}, unfused, near},
       {{.name = "checkpointed", .checkpointed = true}, unfused, near},
       {{.name = "checkpointed, smallest", .checkpointed = true, .retention = Retention::smallest},
        unfused,
        near},
       {{.name = "checkpointed, eager", .eager = true, .checkpointed = true}, unfused, near},
   };
+  // Two threads wait for each other where other programs run: seldom.
+  if (seed % 5 == 0) all.push_back({{.name = "two threads", .threads = 2}, unfused, near});
+  return all;
 }
 
 /// The runs of one program: what others are compared to runs once for each data.
@@ -202,12 +204,16 @@ class Subject {
     return recipe;
   }
 
-  /// Where a mask of bits takes the place of y, the bias gradient's kernel is another one.
+  /// Where a mask of bits takes the place of y and no norm's gradient reads it, other kernels add up the
+  /// rest.
   double tolerance(const Comparison& comparison, const Run& got) const {
-    const bool other_kernels =
-        comparison.mode.retention != Retention::fastest && got.outcome.groups.contains("relu_grad_mask");
-    return other_kernels ? std::max(comparison.tolerance, in_bf16(recipe_.kind) ? 0.06 : 2e-5)
-                         : comparison.tolerance;
+    if (comparison.mode.retention == Retention::fastest) return comparison.tolerance;
+    const std::set<std::string>& groups = got.outcome.groups;
+    const bool other_kernels = std::any_of(groups.begin(), groups.end(), [](const std::string& group) {
+      return contains(group, "relu_grad_mask") && !contains(group, "batch_norm_grad");
+    });
+    if (!other_kernels) return comparison.tolerance;
+    return std::max(comparison.tolerance, in_bf16(recipe_.kind) ? 0.06 : 2e-5);
   }
 
   Recipe recipe_;
@@ -235,7 +241,13 @@ std::string failure(const Comparison& comparison, const Recipe& recipe) {
     for (const std::string& rule : comparison.mode.rules) text << " " << rule << ";";
     text << '\n';
   }
-  text << run(comparison.expected, least).outcome.listing;
+  const Outcome expected = run(comparison.expected, least).outcome, got = run(comparison.mode, least).outcome;
+  text << expected.listing << "groups of " << comparison.mode.name << " alone:";
+  for (const std::string& group : got.groups)
+    text << (expected.groups.contains(group) ? "" : " " + group + ";");
+  text << "\ngroups of " << comparison.expected.name << " alone:";
+  for (const std::string& group : expected.groups)
+    text << (got.groups.contains(group) ? "" : " " + group + ";");
   return text.str();
 }
 
