@@ -143,8 +143,8 @@ std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
       {{.name = "reference, unfused", .backend = "reference", .fusion = false}, unfused, far},
       {{.name = "eager", .eager = true}, unfused, 0},
       {{.name = "anomaly detection", .anomaly = true}, unfused, 0},
-      {{.name = "balanced", .retention = Retention::balanced}, fused, 0},
-      {{.name = "smallest", .retention = Retention::smallest}, fused, 0},
+      {{.name = "balanced", .retention = Retention::balanced}, fused, near},
+      {{.name = "smallest", .retention = Retention::smallest}, fused, near},
       {{.name = "some rules", .rules = some_rules(seed)}, unfused, near},
       {{.name = "checkpointed", .checkpointed = true}, unfused, near},
       {{.name = "checkpointed, smallest", .checkpointed = true, .retention = Retention::smallest},
@@ -177,7 +177,7 @@ class Subject {
       const Run& other = expected(comparison.expected, data_seed);
       const Run got = run(comparison.mode, with_data(data_seed));
       found = difference(got, other, in_bf16(recipe_.kind));
-      if (found.most <= tolerance(comparison, got)) return std::nullopt;
+      if (found.most <= comparison.tolerance) return std::nullopt;
     }
     return found;
   }
@@ -202,18 +202,6 @@ class Subject {
     Recipe recipe = recipe_;
     recipe.data_seed = seed;
     return recipe;
-  }
-
-  /// Where a mask of bits takes the place of y and no norm's gradient reads it, other kernels add up the
-  /// rest.
-  double tolerance(const Comparison& comparison, const Run& got) const {
-    if (comparison.mode.retention == Retention::fastest) return comparison.tolerance;
-    const std::set<std::string>& groups = got.outcome.groups;
-    const bool other_kernels = std::any_of(groups.begin(), groups.end(), [](const std::string& group) {
-      return contains(group, "relu_grad_mask") && !contains(group, "batch_norm_grad");
-    });
-    if (!other_kernels) return comparison.tolerance;
-    return std::max(comparison.tolerance, in_bf16(recipe_.kind) ? 0.06 : 2e-5);
   }
 
   Recipe recipe_;
