@@ -1,13 +1,16 @@
 # Each target does what it needs before it: `make test` and `make train` work on a bare machine.
 #   make deps     packages and oneDNN (the only target that touches the system)
 #   make build    library and examples        make test      everything, then every test
+#   make fuzz     random programs (SEEDS=3000) in every mode
 #   make train    ResNet-20 on CIFAR-10       make compare   a step with fusion beside one without
 #   make lint     format, layers, clang-tidy  make format    rewrite the sources in the project's format
 .DEFAULT_GOAL := build
-.PHONY: deps deps-lint build test train compare lint format clean
+.PHONY: deps deps-lint build test fuzz train compare lint format clean
 .NOTPARALLEL:
 
 EPOCHS ?= 3
+SEEDS ?= 3000
+FIRST ?= 1
 JOBS ?= $(shell nproc)
 
 # The first g++ that is new enough, unless CXX is set. Asked for late: `deps` may only just have installed it.
@@ -35,6 +38,13 @@ build: deps $(RELEASE)/build.ninja
 test: deps $(RELEASE)/build.ninja
 	cmake --build --preset release -j $(JOBS)
 	ctest --preset release -j $(JOBS)
+
+# N random programs (default 3,000) in every mode, from seed FIRST on, a process a core.
+fuzz: deps $(RELEASE)/build.ninja
+	cmake --build --preset release -j $(JOBS) --target fusetape_tests
+	each=$$(( ($(SEEDS) + $(JOBS) - 1) / $(JOBS) )); seq $(FIRST) $$each $$(( $(FIRST) + $(SEEDS) - 1 )) | \
+	  OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 FUSETAPE_SEEDS=$$each xargs -P $(JOBS) -I '{}' \
+	  env FUSETAPE_FIRST_SEED='{}' $(RELEASE)/tests/fusetape_tests --source-file='*/random_graph_test.cpp'
 
 train: build
 	@data=$$(tools/fetch_cifar10.sh) && set -x && \

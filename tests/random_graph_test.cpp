@@ -136,23 +136,25 @@ std::vector<std::string> some_rules(std::uint64_t seed) {
 std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
   const bool rough = in_bf16(kind_of(seed));
   const double near = exact ? 0 : rough ? 0.06 : 2e-5, far = exact ? 0 : rough ? 0.06 : 1e-3;
-  return {
+  std::vector<Comparison> all = {
       {fused, unfused, near},
       {{.name = "fused again, by plans of the cache"}, fused, 0},
       {{.name = "reference", .backend = "reference"}, unfused, far},
       {{.name = "reference, unfused", .backend = "reference", .fusion = false}, unfused, far},
       {{.name = "eager", .eager = true}, unfused, 0},
       {{.name = "anomaly detection", .anomaly = true}, unfused, 0},
-      {{.name = "balanced", .retention = Retention::balanced}, fused, 0},
-      {{.name = "smallest", .retention = Retention::smallest}, fused, 0},
+      {{.name = "balanced", .retention = Retention::balanced}, fused, near},
+      {{.name = "smallest", .retention = Retention::smallest}, fused, near},
       {{.name = "some rules", .rules = some_rules(seed)}, unfused, near},
-      {{.name = "two threads", .threads = 2}, unfused, near},
       {{.name = "checkpointed", .checkpointed = true}, unfused, near},
       {{.name = "checkpointed, smallest", .checkpointed = true, .retention = Retention::smallest},
        unfused,
        near},
       {{.name = "checkpointed, eager", .eager = true, .checkpointed = true}, unfused, near},
   };
+  // Two threads wait for each other where other programs run: seldom.
+  if (seed % 5 == 0) all.push_back({{.name = "two threads", .threads = 2}, unfused, near});
+  return all;
 }
 
 /// The runs of one program: what others are compared to runs once for each data.
@@ -175,7 +177,7 @@ class Subject {
       const Run& other = expected(comparison.expected, data_seed);
       const Run got = run(comparison.mode, with_data(data_seed));
       found = difference(got, other, in_bf16(recipe_.kind));
-      if (found.most <= tolerance(comparison, got)) return std::nullopt;
+      if (found.most <= comparison.tolerance) return std::nullopt;
     }
     return found;
   }
@@ -200,14 +202,6 @@ class Subject {
     Recipe recipe = recipe_;
     recipe.data_seed = seed;
     return recipe;
-  }
-
-  /// Where a mask of bits takes the place of y, the bias gradient's kernel is another one.
-  double tolerance(const Comparison& comparison, const Run& got) const {
-    const bool other_kernels =
-        comparison.mode.retention != Retention::fastest && got.outcome.groups.contains("relu_grad_mask");
-    return other_kernels ? std::max(comparison.tolerance, in_bf16(recipe_.kind) ? 0.06 : 2e-5)
-                         : comparison.tolerance;
   }
 
   Recipe recipe_;
@@ -235,7 +229,13 @@ std::string failure(const Comparison& comparison, const Recipe& recipe) {
     for (const std::string& rule : comparison.mode.rules) text << " " << rule << ";";
     text << '\n';
   }
-  text << run(comparison.expected, least).outcome.listing;
+  const Outcome expected = run(comparison.expected, least).outcome, got = run(comparison.mode, least).outcome;
+  text << expected.listing << "groups of " << comparison.mode.name << " alone:";
+  for (const std::string& group : got.groups)
+    text << (expected.groups.contains(group) ? "" : " " + group + ";");
+  text << "\ngroups of " << comparison.expected.name << " alone:";
+  for (const std::string& group : expected.groups)
+    text << (got.groups.contains(group) ? "" : " " + group + ";");
   return text.str();
 }
 

@@ -17,7 +17,10 @@ Tensor Ingredients::taken(const Tensor& value) const {
   return value.dtype() == DType::bf16 && autocast_dtype() == DType::f32 ? cast(value, DType::f32) : value;
 }
 
-Tensor Ingredients::any() { return taken(pool_[static_cast<std::size_t>(dice.below(std::ssize(pool_)))]); }
+Tensor Ingredients::any() {
+  if (dice.chance(50)) return taken(pool_.back());  // deep programs, of which little is dead
+  return taken(pool_[static_cast<std::size_t>(dice.below(std::ssize(pool_)))]);
+}
 
 Tensor Ingredients::image() {
   std::vector<const Tensor*> images;
@@ -25,6 +28,7 @@ Tensor Ingredients::image() {
     if (value.rank() == 4) images.push_back(&value);
   }
   if (images.empty()) return {};
+  if (dice.chance(50)) return taken(*images.back());
   return taken(*images[static_cast<std::size_t>(dice.below(std::ssize(images)))]);
 }
 
@@ -72,7 +76,7 @@ Parameter& Ingredients::parameter(const Shape& shape, double centre, std::int64_
   for (float& element : elements) {
     const auto number = static_cast<double>(numbers_.below(13) - 6);
     if (!integers()) {
-      element = static_cast<float>(centre + scale * number / 6);
+      element = static_cast<float>(centre + scale * number / 8);
     } else if (numbers_.below(fan_in) < 2) {
       element = number < 0 ? -1 : 1;
     }
@@ -142,7 +146,7 @@ class Program : public Ingredients {
   void choose_extents(Dice& plan) {
     channels_[0] = plan.pick({1, 2, 3, 4, 8, 17, 24});
     channels_[1] = plan.chance(60) ? channels_[0] : plan.pick({1, 3, 8, 17});
-    const std::int64_t height = plan.pick({1, 1, 3, 4, 7}), width = plan.pick({1, 3, 5});
+    const std::int64_t height = plan.pick({1, 3, 4, 7}), width = plan.pick({1, 3, 5});
     image_ = {plan.pick({1, 2, 3}), height == 1 ? 1 : height, height == 1 ? 1 : width, channels_[0]};
     length_ = 2 + plan.below(integers() ? 7 : 12);
     whole_in_bf16_ = plan.chance(50);
@@ -169,7 +173,7 @@ class Program : public Ingredients {
       if (slot.parameter.grad().defined() && plan.chance(50))
         gradients.emplace_back("gradient of " + slot.name, slot.parameter.grad());
     }
-    if (plan.chance(10)) note("gradients before the step"), materialize();
+    if (plan.chance(10)) note("gradients before the step"), materialize(), note_groups();
     update(plan);
     if (overtaken) {
       note("backward after the update");
@@ -234,7 +238,7 @@ class Program : public Ingredients {
     }
     if (plan.chance(20)) optimizer_->set_learning_rate(optimizer_->learning_rate() / 2);
     optimizer_->step();
-    for (const GroupReport& group : explain().groups) outcome_.groups.insert(group.name);
+    note_groups();
     if (plan.chance(15)) {
       note("set_data");
       parameters_.front().parameter.set_data(data(parameters_.front().parameter.shape()));
@@ -311,7 +315,7 @@ class Program : public Ingredients {
       });
     }
     if (dice.chance(25) && pool_.size() > 3) pool_.erase(pool_.begin() + dice.below(std::ssize(pool_) - 1));
-    if (dice.chance(4)) listing_ += ", materialize", materialize();
+    if (dice.chance(4)) listing_ += ", materialize", materialize(), note_groups();
     if (dice.chance(3)) listing_ += ", its data read", report("a value read", value);
     if (parameters_.empty()) return;
     Slot& slot = parameters_[static_cast<std::size_t>(dice.below(std::ssize(parameters_)))];
@@ -335,8 +339,13 @@ class Program : public Ingredients {
     }
   }
 
+  void note_groups() {
+    for (const GroupReport& group : explain().groups) outcome_.groups.insert(group.name);
+  }
   void report(const std::string& name, const Tensor& value) {
+    const bool runs = value.pending();
     outcome_.results.push_back(value.to_vector<double>());
+    if (runs) note_groups();
     outcome_.names.push_back(name + " " + to_string(value.shape()));
   }
   void note(const std::string& what) { listing_ += what + '\n'; }
