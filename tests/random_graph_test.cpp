@@ -136,6 +136,8 @@ std::vector<std::string> some_rules(std::uint64_t seed) {
 std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
   const bool rough = in_bf16(kind_of(seed));
   const double near = exact ? 0 : rough ? 0.06 : 2e-5, far = exact ? 0 : rough ? 0.06 : 1e-3;
+  // Gradients of gradients add up in another order where their first halves are clones.
+  const double clones = std::max(near, exact ? 0 : 2e-4);
   std::vector<Comparison> all = {
       {fused, unfused, near},
       {{.name = "fused again, by plans of the cache"}, fused, 0},
@@ -146,11 +148,11 @@ std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
       {{.name = "balanced", .retention = Retention::balanced}, fused, near},
       {{.name = "smallest", .retention = Retention::smallest}, fused, near},
       {{.name = "some rules", .rules = some_rules(seed)}, unfused, near},
-      {{.name = "checkpointed", .checkpointed = true}, unfused, near},
+      {{.name = "checkpointed", .checkpointed = true}, unfused, clones},
       {{.name = "checkpointed, smallest", .checkpointed = true, .retention = Retention::smallest},
        unfused,
-       near},
-      {{.name = "checkpointed, eager", .eager = true, .checkpointed = true}, unfused, near},
+       clones},
+      {{.name = "checkpointed, eager", .eager = true, .checkpointed = true}, unfused, clones},
   };
   // Two threads wait for each other where other programs run: seldom.
   if (seed % 5 == 0) all.push_back({{.name = "two threads", .threads = 2}, unfused, near});
