@@ -148,16 +148,17 @@ void Slice::write_key() {
       static_cast<std::uint64_t>(settings.retention) << 2 |
       static_cast<std::uint64_t>(settings.anomaly) << 4 | static_cast<std::uint64_t>(settings.threads) << 8);
   key.push_back(externals_.size());
+  const auto push_type = [&key](const Value& value, std::uint64_t facts) {
+    key.push_back(facts << 32 | static_cast<std::uint64_t>(value.dtype) << 16 |
+                  static_cast<std::uint64_t>(value.shape.rank()) << 8 | (value.scalar ? 2u : 0u));
+    for (std::int64_t extent : value.shape) key.push_back(static_cast<std::uint64_t>(extent));
+  };
   for (Value* value : externals_) {
     const FlushNotes& entry = notes(*value);
-    key.push_back(static_cast<std::uint64_t>(entry.id) << 32 |
-                  static_cast<std::uint64_t>(value->dtype) << 16 |
-                  static_cast<std::uint64_t>(value->shape.rank()) << 8 | (entry.donated ? 1u : 0u) |
-                  (value->scalar ? 2u : 0u));
-    for (std::int64_t extent : value->shape) key.push_back(static_cast<std::uint64_t>(extent));
+    push_type(*value, static_cast<std::uint64_t>(entry.id) << 1 | (entry.donated ? 1u : 0u));
   }
   for (const Node* node : nodes_) {
-    // Shapes and dtypes of outputs follow from the inputs and attributes.
+    // Shapes and dtypes of outputs follow from the inputs and attributes, but where a user's own rule says.
     std::uint64_t kept = 0;
     for (int i = 0; i < node->output_count; ++i)
       kept |= static_cast<std::uint64_t>(notes(node->outputs[i]).kept) << i;
@@ -166,6 +167,8 @@ void Slice::write_key() {
                   static_cast<std::uint64_t>(node->recomputed) << 55 | node->inputs.size() << 32 | kept);
     for (Value* input : node->inputs) key.push_back(static_cast<std::uint64_t>(notes(*input).id));
     for (std::int64_t word : node->attrs.words()) key.push_back(static_cast<std::uint64_t>(word));
+    for (int i = 0; node->op->run != nullptr && i < node->output_count; ++i)
+      push_type(node->outputs[i], static_cast<std::uint64_t>(i));
   }
 }
 

@@ -434,3 +434,21 @@ TEST_CASE("eager mode runs a custom op at its call") {
                        ft::Error);
   CHECK(identity("own").one({ft::ones({1})}).to_vector() == Floats{1});
 }
+
+TEST_CASE("a shape rule that changes its mind gets a plan of its own") {
+  std::int64_t rows = 2;
+  const CustomOp ones(
+      {.name = "ones_like_batch",
+       .shapes = [&rows](const std::vector<ft::TensorSpec>& in) -> std::vector<ft::TensorSpec> {
+         return {{{rows}, in[0].dtype}};
+       },
+       .forward =
+           [](CustomForward& call) {
+             for (float& element : call.output<float>(0)) element = 1;
+           }});
+  const Tensor x = ft::zeros({3});
+  for (const std::int64_t count : {2, 4000, 2}) {
+    rows = count;
+    CHECK(ones.one({x}).to_vector() == Floats(static_cast<std::size_t>(count), 1));
+  }
+}

@@ -189,6 +189,27 @@ void add_odd_norms(Cases& cases) {
              batch_norm(in[5], in[1], in[2], first.running_mean, first.running_var);
          return Results{relu(first.y) + relu(second.y), second.running_mean, second.running_var};
        }});
+  cases.push_back({"statistics that go on into the bn that is added, relu",
+                   norm_inputs(x) + std::vector{real(x)},
+                   [](In in) {
+                     const BatchNormResult first = norm(in);
+                     const BatchNormResult second =
+                         batch_norm(in[5], in[1], in[2], first.running_mean, first.running_var);
+                     return Results{relu(second.y + first.y), second.running_mean, second.running_var};
+                   },
+                   {.groups = {"batch_norm+add+relu"}}});
+  cases.push_back({"bn and the bn of that added, relu",
+                   norm_inputs(x) + norm_inputs(x),
+                   [](In in) {
+                     Inputs inner = in;
+                     inner[5] = norm(in).y;
+                     return relu(inner[5] + norm(inner, 5).y);
+                   },
+                   {.groups = {"batch_norm+add+relu"}}});
+  cases.push_back({"relu of the new running mean of one row", norm_inputs({1, 5}), [](In in) {
+                     const BatchNormResult result = norm(in);
+                     return Results{relu(result.running_mean), result.y};
+                   }});
 }
 
 /// What lies inside a group and is wanted outside, too: one more output.

@@ -111,3 +111,25 @@ TEST_CASE("what a live handle names is neither masked away nor computed again") 
   const std::vector<float> inputs = x.to_vector(), outputs = y.to_vector();
   for (std::size_t i = 0; i < inputs.size(); ++i) CHECK(outputs[i] == std::max(0.0F, 2 * inputs[i]));
 }
+
+TEST_CASE("what only backward reads is not computed in forward, too, when it is computed again") {
+  const OnBackend backend("cpu");
+  const Retain retain(Retention::smallest);
+  const Tensor x = ft::rand({6, 8});
+  ft::Parameter scale(ft::ones({6, 8})), w(ft::ones({8, 8}));
+  // Nobody can read the loss: the product is dead, and with it the forward reader of the sigmoid.
+  ft::sum(ft::matmul(ft::sigmoid(x * scale.value()), w.value())).backward();
+  ft::materialize();
+  CHECK(groups_named(ft::explain(), "mul+sigmoid") == 1);
+}
+
+TEST_CASE("the mask of a scalar's ReLU is read from its value") {
+  const OnBackend backend("cpu");
+  for (const Retention retention : all) {
+    const Retain retain(retention);
+    ft::Parameter a(ft::scalar(2)), b(ft::scalar(3));
+    const Tensor y = ft::relu(a.value() + b.value());
+    (y * y).backward();
+    CHECK(a.grad().item() == 10);
+  }
+}

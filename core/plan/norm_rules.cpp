@@ -10,7 +10,7 @@ namespace {
 const GraphNode* free_norm(const Cover& cover, int value) {
   for (const char* op : {"batch_norm", "batch_norm_inference", "batch_norm_apply"}) {
     const GraphNode* norm = cover.graph.producer_if(value, op);
-    if (norm != nullptr && cover.free(cover.graph.value(value).producer)) return norm;
+    if (norm != nullptr && norm->outputs[0] == value && cover.free(id_of(cover, *norm))) return norm;
   }
   return nullptr;
 }
@@ -52,6 +52,15 @@ NormRoles forward_roles(const Cover& cover, const GraphNode& norm, int reader) {
     }
   }
   return roles;
+}
+
+/// Whether `later` reads what `earlier` makes.
+bool reads_from(const Graph& graph, const GraphNode* later, const GraphNode* earlier) {
+  return later != nullptr && earlier != nullptr &&
+         std::any_of(later->inputs.begin(), later->inputs.end(), [&](int input) {
+           const int producer = graph.value(input).producer;
+           return producer >= 0 && &graph.node(producer) == earlier;
+         });
 }
 
 void finish_norm_group(Group& group) { std::sort(group.nodes.begin(), group.nodes.end()); }
@@ -175,12 +184,14 @@ std::optional<Group> match_batch_norm_add_relu(const Cover& cover, int node, Nea
 
   Group group;
   group.pattern = Pattern::batch_norm_relu;
-  if (first != nullptr && second != nullptr && first->op == second->op) {
+  const bool second_waits = reads_from(graph, second, first);  // for statistics or, of all things, its x
+  const bool independent = !second_waits && !reads_from(graph, first, second);
+  if (first != nullptr && second != nullptr && first->op == second->op && independent) {
     group.norm.norms = 2;
     group.norm.norm[1] = forward_roles(cover, *second, add);
     group.nodes.push_back(id_of(cover, *second));
     group.name = std::string(second->op->name) + "+";
-  } else if (first != nullptr) {
+  } else if (first != nullptr && !second_waits) {
     group.norm.z = b;
   } else {
     std::swap(first, second);

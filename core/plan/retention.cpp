@@ -26,13 +26,14 @@ bool in_forward(const GraphNode& node) { return node.phase == Phase::forward && 
 /// of its own.
 bool free_of_charge(const Graph& graph, const GraphNode& relu, const GraphNode& gradient) {
   const GraphNode* sum = graph.producer_if(relu.inputs[0], "add");
-  if (sum == nullptr || graph.value(relu.outputs[0]).shape.back() % 8 != 0) return false;
+  if (sum == nullptr) return false;
   const bool norm = std::any_of(sum->inputs.begin(), sum->inputs.end(), [&](int summand) {
     return graph.producer_if(summand, "batch_norm") != nullptr;
   });
   const std::vector<int>& readers = graph.value(gradient.outputs[0]).consumers;
-  return norm && std::any_of(readers.begin(), readers.end(),
-                             [&](int reader) { return graph.node(reader).op->is("batch_norm_grad"); });
+  return norm && graph.value(relu.outputs[0]).shape.back() % 8 == 0 &&
+         std::any_of(readers.begin(), readers.end(),
+                     [&](int reader) { return graph.node(reader).op->is("batch_norm_grad"); });
 }
 
 /// Whether the mask is all that backward reads of y.
@@ -249,6 +250,8 @@ void decide_retention(Graph& graph, const Options& options) {
   const double budget = options.retention == Retention::smallest ? std::numeric_limits<double>::infinity()
                                                                  : balanced_share * seconds_of(graph, speed);
   Recomputation(graph, speed).run(budget);
+  drop_dead_nodes(graph);  // what only backward read, and now makes itself
+  find_consumers(graph);
 }
 
 }  // namespace fusetape::plan
