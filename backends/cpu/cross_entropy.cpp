@@ -94,8 +94,8 @@ class CrossEntropyKernel final : public Kernel {
   }
   void write_loss(const KernelArgs& args, std::int64_t row, double loss) const {
     const auto rounded = static_cast<float>(loss);
-    store_block(dtype_, &rounded,
-                args.out<std::byte>(y_) + row * static_cast<std::int64_t>(size_of(dtype_)), 1);
+    store_block(dtype_, &rounded, args.out<std::byte>(y_) + row * static_cast<std::int64_t>(size_of(dtype_)),
+                1);
   }
 
   Reduction reduction() const { return static_cast<Reduction>(attrs_.reduction); }
@@ -147,8 +147,8 @@ class CrossEntropyKernel final : public Kernel {
                       std::int64_t rows) const {
     const std::int64_t classes = rows_.length;
     const double everywhere = attrs_.label_smoothing / static_cast<double>(classes);
-    float* dx = float_room(dtype_, args.out<std::byte>(y_), first * classes,
-                           block_of(scratch.gradients, part));
+    float* dx =
+        float_room(dtype_, args.out<std::byte>(y_), first * classes, block_of(scratch.gradients, part));
     float* const gradients = dx;
     exp_rows(logits(args, scratch, part, first, rows), dx, rows, classes);
     for (std::int64_t row = 0; row < rows; ++row, dx += classes) {

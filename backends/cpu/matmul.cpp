@@ -8,9 +8,9 @@
 #include "backends/cpu/onednn_engine.hpp"
 #include "backends/cpu/pointwise_blocks.hpp"
 
-/// matmul, alone and with bias, activation or a cast. f32 and bf16 go to oneDNN, whose threads and kernels are
-/// the better ones from about 128×128×128 on; smaller f32 products, and f64, go to OpenBLAS, which needs no
-/// primitive and is as fast there. What neither multiplies goes through f32.
+/// matmul, alone and with bias, activation or a cast. f32 and bf16 go to oneDNN, whose threads and kernels
+/// are the better ones from about 128×128×128 on; smaller f32 products, and f64, go to OpenBLAS, which needs
+/// no primitive and is as fast there. What neither multiplies goes through f32.
 namespace fusetape::backends::cpu {
 namespace {
 
@@ -103,7 +103,8 @@ class ThroughF32 final : public Kernel {
 
 // ---- what follows the product -----------------------------------------------------------------------------
 
-/// A product and, in a pass of their own over what the cache still holds of it, the pointwise nodes behind it.
+/// A product and, in a pass of their own over what the cache still holds of it, the pointwise nodes behind
+/// it.
 class WithEpilogue final : public Kernel {
  public:
   /// The product writes `written`; where nobody else wants that, in the place of the group's result.

@@ -45,7 +45,8 @@ bool multiplies_bf16() {
 Support supports_onednn_product(const Product& p) {
   const bool f32 = p.a.dtype == DType::f32 && p.c.dtype == DType::f32;
   const bool bf16 = p.a.dtype == DType::bf16 && (p.c.dtype == DType::bf16 || p.c.dtype == DType::f32);
-  if (!f32 && !bf16) return {.ok = false, .reason = "f32 and bf16 only, not " + std::string(name_of(p.a.dtype))};
+  if (!f32 && !bf16)
+    return {.ok = false, .reason = "f32 and bf16 only, not " + std::string(name_of(p.a.dtype))};
   if (bf16 && !multiplies_bf16()) return {.ok = false, .reason = "a processor without bf16 products"};
   if (p.empty()) return {.ok = false, .reason = "an empty tensor"};
   return supported_by_onednn([&] { describe(p); });

@@ -13,8 +13,7 @@ using plan::Group;
 Matrix matrix_of(const Graph& graph, int id, bool transposed) {
   const plan::GraphValue& value = graph.value(id);
   const int rank = value.shape.rank();
-  Matrix m{
-      .id = id, .dtype = value.dtype, .rows = value.shape[rank - 2], .columns = value.shape[rank - 1]};
+  Matrix m{.id = id, .dtype = value.dtype, .rows = value.shape[rank - 2], .columns = value.shape[rank - 1]};
   for (int axis = 0; axis < rank - 2; ++axis) m.batch *= value.shape[axis];
   if (transposed) std::swap(m.rows, m.columns);
   m.transposed = transposed && m.rows > 1 && m.columns > 1;  // a vector's bytes are the same either way

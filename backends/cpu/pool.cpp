@@ -59,8 +59,7 @@ void find_best(const PoolGeometry& pool, const Elements& x, std::int64_t n, std:
   const Range rows = pool.h.pixels(oh), columns = pool.w.pixels(ow);
   for (std::int64_t ih = rows.begin; ih < rows.end; ++ih) {
     for (std::int64_t iw = columns.begin; iw < columns.end; ++iw) {
-      const float* pixel =
-          read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);
+      const float* pixel = read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);
       const auto place =
           static_cast<std::int32_t>(pool.h.place(ih, oh) * pool.w.window + pool.w.place(iw, ow));
       if (ih == rows.begin && iw == columns.begin) {
@@ -133,8 +132,7 @@ void max_pool_grad(const PoolGeometry& pool, const Elements& g, const Index* ind
                     std::int64_t iw, std::int64_t channel, std::int64_t count) {
            alignas(64) float buffer[block];
            const std::int64_t at = pool.y_offset(n, oh, ow) + channel;
-           const auto place =
-               static_cast<Index>(pool.h.place(ih, oh) * pool.w.window + pool.w.place(iw, ow));
+           const auto place = static_cast<Index>(pool.h.place(ih, oh) * pool.w.window + pool.w.place(iw, ow));
            const float* gradient = read_floats(g.dtype, g.data, at, count, buffer);
            const Index* winner = index + at;
 #pragma omp simd
@@ -151,8 +149,7 @@ void avg_pool(const PoolGeometry& pool, const Elements& x, const Elements& y) {
     const Range down = pool.h.pixels(oh), across = pool.w.pixels(ow);
     for (std::int64_t ih = down.begin; ih < down.end; ++ih) {
       for (std::int64_t iw = across.begin; iw < across.end; ++iw) {
-        const float* pixel =
-            read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);
+        const float* pixel = read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);
 #pragma omp simd
         for (std::int64_t c = 0; c < count; ++c) sums[c] += pixel[c];
       }

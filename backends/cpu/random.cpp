@@ -88,9 +88,8 @@ class RandomKernel final : public Kernel {
   /// In 16 bits the lowest bits are cut rather than rounded, so that 1 is never reached.
   void draw_uniform(float* y, std::int64_t seed, std::int64_t counter, std::int64_t count) const {
     const double steps = dtype_ == DType::bf16 ? 0x1p8 : dtype_ == DType::f16 ? 0x1p11 : 0x1p24;
-    for_uniforms(seed, counter, 0, count, [&](std::int64_t i, double u) {
-      y[i] = static_cast<float>(std::floor(u * steps) / steps);
-    });
+    for_uniforms(seed, counter, 0, count,
+                 [&](std::int64_t i, double u) { y[i] = static_cast<float>(std::floor(u * steps) / steps); });
   }
 
   void drop(const float* x, float* y, std::int64_t seed, std::int64_t counter, std::int64_t count) const {
