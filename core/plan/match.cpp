@@ -31,15 +31,6 @@ const GraphNode* private_producer(const Cover& cover, int value, std::string_vie
   return node;
 }
 
-bool made_by(const Graph& graph, int value, std::initializer_list<std::string_view> ops) {
-  for (std::string_view op : ops) {
-    const GraphNode* node = graph.producer_if(value, op);
-    if (node == nullptr) return false;
-    value = node->inputs[0];
-  }
-  return true;
-}
-
 NearMiss broadcast_operand(const Graph& graph, int operand, int outside) {
   return {"an operand of shape " + to_string(graph.value(operand).shape) + " is broadcast", operand, outside};
 }

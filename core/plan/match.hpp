@@ -1,5 +1,4 @@
 #pragma once
-#include <initializer_list>
 #include <optional>
 #include <string_view>
 
@@ -11,8 +10,6 @@ namespace fusetape::plan {
 /// The free node that makes `value` for this one reader only; nullptr otherwise. A value that somebody can
 /// name, or with other readers, is a near miss.
 const GraphNode* private_producer(const Cover& cover, int value, std::string_view op, NearMiss& miss);
-/// Whether the first of `ops` makes `value` from what the second makes of …, each from its first input.
-bool made_by(const Graph& graph, int value, std::initializer_list<std::string_view> ops);
 /// `operand` has to be repeated to fit, and so `outside` cannot join.
 NearMiss broadcast_operand(const Graph& graph, int operand, int outside);
 /// The free node that makes `value`, whoever else reads it.
