@@ -8,8 +8,9 @@
 #include "core/plan/rewrite.hpp"
 
 /// What backward gets of forward's intermediate values: the value itself, one bit of it, or the means to
-/// compute it again. Both rewrites change no number: a mask is read of the same stored value, and a
-/// recomputation runs the same arithmetic on the same operands.
+/// compute it again. A mask is read of the same stored value. A recomputation runs the same arithmetic on the
+/// same operands: equal to the bit in f32 and bf16 on CPU; the reference's batch norm, which has its
+/// statistics unrounded in forward, agrees to a rounding.
 namespace fusetape::plan {
 namespace {
 
@@ -75,14 +76,16 @@ void keep_masks(Graph& graph, Retention retention) {
     const GraphNode& relu = graph.nodes[n];
     if (relu.dead || !relu.op->is("relu") || !in_forward(relu) || recomputed_by_rule(graph, relu)) continue;
     const int y = relu.outputs[0];
-    bool masks = false, free = true;
+    bool masks = false, broadcast = false, free = true;
     for (int reader : graph.value(y).consumers) {
       const GraphNode& gradient = graph.node(reader);
       if (!gradient.op->is("relu_grad") || gradient.inputs[1] != y) continue;
-      masks = graph.value(gradient.inputs[0]).shape == graph.value(y).shape;
-      free = free && masks && free_of_charge(graph, relu, gradient);
+      const bool whole = graph.value(gradient.inputs[0]).shape == graph.value(y).shape;
+      masks = masks || whole;
+      broadcast = broadcast || !whole;
+      free = free && free_of_charge(graph, relu, gradient);
     }
-    if (!masks) continue;
+    if (!masks || broadcast) continue;
     const bool saves_memory = retention != Retention::fastest && only_for_masks(graph, y);
     if (free || saves_memory) replace_by_mask(graph, rewrite, static_cast<int>(n));
   }
