@@ -66,6 +66,12 @@ class Backend {
   virtual void set_threads(int threads) { static_cast<void>(threads); }
   /// Whether a fused group can run as one kernel. Single nodes always can.
   virtual Support supports(const plan::Graph& graph, const plan::Group& group) const = 0;
+  /// Whether the kernel of this convolution (or gradient of one) transforms its operands, so that parts of a
+  /// batch norm beside it cost next to nothing there.
+  virtual bool carries(const plan::Graph& graph, const plan::GraphNode& convolution) const {
+    static_cast<void>(graph), static_cast<void>(convolution);
+    return false;
+  }
   virtual std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) = 0;
   /// False: plans are made, nothing is run (null).
   virtual bool executes() const { return true; }

@@ -73,6 +73,8 @@ double tensor_passes(const Graph& graph, const Group& group) {
       return count_whole(graph, group.inputs, group.outputs);
     case Pattern::convolution:
       return group.conv.z >= 0 ? 3 : 2;
+    case Pattern::carried:  // beside the weights, or their gradient
+      return count_whole(graph, group.inputs, group.outputs) - 1;
     case Pattern::conv_grad_input_add:
       return 3;
     case Pattern::conv_grad_weight_cast:

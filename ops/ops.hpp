@@ -36,8 +36,11 @@ extern const OpDef conv2d_op, conv2d_grad_input_op, conv2d_grad_weight_op;
 // batch_norm.cpp
 extern const OpDef batch_norm_op, batch_norm_grad_op, batch_norm_inference_op;
 
-// retention.cpp: what a plan keeps or computes again instead of a large value; only in plans
-extern const OpDef batch_norm_apply_op, relu_mask_op, relu_grad_mask_op;
+// retention.cpp: a ReLU's mask instead of its output; only in plans
+extern const OpDef relu_mask_op, relu_grad_mask_op;
+// split_norm.cpp: batch norm in parts; only in plans
+extern const OpDef batch_norm_statistics_op, batch_norm_apply_op, batch_norm_grad_sums_op,
+    batch_norm_grad_apply_op;
 
 // pooling.cpp
 extern const OpDef max_pool2d_op, max_pool2d_grad_op, max_pool2d_gather_op, avg_pool2d_op, avg_pool2d_grad_op;

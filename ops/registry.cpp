@@ -28,7 +28,8 @@ const OpDef* const registry[] = {
     &softmax_op, &softmax_grad_op, &log_softmax_op, &log_softmax_grad_op, &cross_entropy_op,
     &cross_entropy_grad_op, &bce_logits_op, &bce_logits_grad_op,
     // only in plans
-    &batch_norm_apply_op, &relu_mask_op, &relu_grad_mask_op,
+    &relu_mask_op, &relu_grad_mask_op, &batch_norm_statistics_op, &batch_norm_apply_op,
+    &batch_norm_grad_sums_op, &batch_norm_grad_apply_op,
     // random, optimizers
     &rand_op, &randn_op, &dropout_op, &grad_norm_op, &sgd_update_op, &adam_update_op,
 };

@@ -1,5 +1,5 @@
-// What a plan keeps or computes again for backward instead of a large value: a ReLU's mask as bits, and a
-// normalisation from the statistics that were stored. Only plans contain these ops; they carry no gradient.
+// What a plan keeps for backward instead of a large value: a ReLU's mask as bits. Only plans contain these ops;
+// they carry no gradient.
 #include <cstdint>
 #include <string>
 
@@ -15,32 +15,6 @@ using core::RefContext;
 namespace {
 
 std::int64_t mask_bytes(const Shape& shape) { return (shape.elements() + 7) / 8; }
-
-// ---- batch_norm_apply ----
-
-void infer_apply(InferContext& ctx) {  // x, gamma, beta, mean, inv_std
-  const Shape& x = ctx.shape(0);
-  ctx.require(is_floating(ctx.dtype(0)), "x of a floating dtype", ctx.dtype(0));
-  ctx.require(x.rank() >= 2, "x {…, C} of rank 2 or more", x);
-  const DType statistics = ctx.dtype(0) == DType::f64 ? DType::f64 : DType::f32;
-  for (int i = 1; i < 5; ++i) {
-    ctx.require(ctx.shape(i) == Shape{x.back()}, "one value a channel", ctx.shape(i));
-    ctx.require(ctx.dtype(i) == statistics, "f32 beside x (f64 beside f64)", ctx.dtype(i));
-  }
-  ctx.output(x, ctx.dtype(0));
-}
-
-void reference_apply(RefContext& ctx) {
-  const double *gamma = ctx.in[1].data, *beta = ctx.in[2].data, *mean = ctx.in[3].data,
-               *inv_std = ctx.in[4].data;
-  const std::int64_t channels = ctx.in[1].size();
-  for (std::int64_t i = 0; i < ctx.in[0].size(); ++i) {
-    const std::int64_t c = i % channels;
-    ctx.out[0].data[i] = gamma[c] * ((ctx.in[0].data[i] - mean[c]) * inv_std[c]) + beta[c];
-  }
-}
-
-// ---- relu_mask, relu_grad_mask ----
 
 void infer_mask(InferContext& ctx) {  // y
   ctx.require(is_floating(ctx.dtype(0)), "y of a floating dtype", ctx.dtype(0));
@@ -74,8 +48,6 @@ void reference_grad_mask(RefContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef batch_norm_apply_op{
-    .name = "batch_norm_apply", .infer = infer_apply, .reference = reference_apply};
 constinit const OpDef relu_mask_op{.name = "relu_mask", .infer = infer_mask, .reference = reference_mask};
 constinit const OpDef relu_grad_mask_op{
     .name = "relu_grad_mask", .infer = infer_grad_mask, .reference = reference_grad_mask};

@@ -30,6 +30,18 @@ bool single_op(const Graph& graph, const Group& group, std::string_view name) {
   return group.pattern == Pattern::single && graph.node(group.nodes[0]).op->is(name);
 }
 
+/// Of a node that makes statistics: its running ones from input `in`, what it makes from output `out` on.
+void take_statistics(const Group& group, const plan::GraphNode& node, std::size_t in, std::size_t out,
+                     NormRoles& norm) {
+  norm.mean = if_written(group, node.outputs[out]);
+  norm.inv_std = if_written(group, node.outputs[out + 1]);
+  if (node.inputs.size() <= in) return;
+  norm.running_mean = node.inputs[in];
+  norm.running_var = node.inputs[in + 1];
+  norm.new_running_mean = if_written(group, node.outputs[out + 2]);
+  norm.new_running_var = if_written(group, node.outputs[out + 3]);
+}
+
 Support refuse(std::string reason) { return {.ok = false, .reason = std::move(reason)}; }
 
 /// All present values of this dtype with as many elements as expected.
@@ -78,7 +90,8 @@ Support check_mask(const Graph& graph, int mask, int x) {
 Support supports_forward(const Graph& graph, const Group& group) {
   const bool ours = group.pattern == Pattern::batch_norm_relu || single_op(graph, group, "batch_norm") ||
                     single_op(graph, group, "batch_norm_inference") ||
-                    single_op(graph, group, "batch_norm_apply");
+                    single_op(graph, group, "batch_norm_apply") ||
+                    single_op(graph, group, "batch_norm_statistics");
   if (!ours) return refuse("");
   const plan::BatchNormRelu roles = norm_forward_roles(graph, group).norm;
   const Support support = check_norms(graph, roles.norm, roles.norms, {roles.z, roles.sum, roles.y});
@@ -87,7 +100,8 @@ Support supports_forward(const Graph& graph, const Group& group) {
 
 Support supports_backward(const Graph& graph, const Group& group) {
   const bool ours =
-      group.pattern == Pattern::batch_norm_relu_grad || single_op(graph, group, "batch_norm_grad");
+      group.pattern == Pattern::batch_norm_relu_grad || single_op(graph, group, "batch_norm_grad") ||
+      single_op(graph, group, "batch_norm_grad_sums") || single_op(graph, group, "batch_norm_grad_apply");
   if (!ours) return refuse("");
   const plan::BatchNormReluGrad roles = norm_backward_roles(graph, group);
   if (roles.recompute && roles.norms != 1) return refuse("two normalisations need their ReLU's output");
@@ -116,10 +130,14 @@ NormForwardRoles norm_forward_roles(const Graph& graph, const Group& group) {
   }
   const plan::GraphNode& node = graph.node(group.nodes[0]);
   NormForwardRoles roles{.norm = {}, .relu = false};
-  roles.norm.y = if_written(group, node.outputs[0]);
   NormRoles& norm = roles.norm.norm[0];
   norm.node = group.nodes[0];
   norm.x = node.inputs[0];
+  if (node.op->is("batch_norm_statistics")) {
+    take_statistics(group, node, 1, 0, norm);
+    return roles;
+  }
+  roles.norm.y = if_written(group, node.outputs[0]);
   norm.gamma = node.inputs[1];
   norm.beta = node.inputs[2];
   if (node.op->is("batch_norm_apply")) {
@@ -128,20 +146,13 @@ NormForwardRoles norm_forward_roles(const Graph& graph, const Group& group) {
     norm.inv_std = node.inputs[4];
     return roles;
   }
-  if (node.inputs.size() > 3) {
-    norm.running_mean = node.inputs[3];
-    norm.running_var = node.inputs[4];
-  }
   if (node.op->is("batch_norm_inference")) {
     roles.norm.statistics = plan::Statistics::running;
+    norm.running_mean = node.inputs[3];
+    norm.running_var = node.inputs[4];
     return roles;
   }
-  norm.mean = if_written(group, node.outputs[1]);
-  norm.inv_std = if_written(group, node.outputs[2]);
-  if (node.outputs.size() > 3) {
-    norm.new_running_mean = if_written(group, node.outputs[3]);
-    norm.new_running_var = if_written(group, node.outputs[4]);
-  }
+  take_statistics(group, node, 3, 1, norm);
   return roles;
 }
 
@@ -157,10 +168,23 @@ plan::BatchNormReluGrad norm_backward_roles(const Graph& graph, const Group& gro
   NormRoles& norm = roles.norm[0];
   norm.node = group.nodes[0];
   norm.x = node.inputs[1];
+  if (node.op->is("batch_norm_grad_sums")) {
+    norm.mean = node.inputs[2];
+    norm.inv_std = node.inputs[3];
+    norm.dgamma = if_written(group, node.outputs[0]);
+    norm.dbeta = if_written(group, node.outputs[1]);
+    return roles;
+  }
   norm.gamma = node.inputs[2];
   norm.mean = node.inputs[3];
   norm.inv_std = node.inputs[4];
   norm.dx = if_written(group, node.outputs[0]);
+  if (node.op->is("batch_norm_grad_apply")) {
+    roles.sums_given = true;
+    norm.dgamma = node.inputs[5];
+    norm.dbeta = node.inputs[6];
+    return roles;
+  }
   norm.dgamma = if_written(group, node.outputs[1]);
   norm.dbeta = if_written(group, node.outputs[2]);
   return roles;

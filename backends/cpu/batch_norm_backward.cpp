@@ -46,8 +46,12 @@ class NormBackwardKernel final : public Kernel {
   void run(const KernelArgs& args) override {
     const Scratch scratch = carve(args.scratch);
     NormBackward<T> norm = tensors(args, scratch);
-    sum(norm, scratch);
-    for (int i = 0; i < roles_.norms; ++i) finish_sums(args, scratch, i);
+    if (roles_.sums_given) {
+      take_sums(args, scratch);
+    } else {
+      sum(norm, scratch);
+      for (int i = 0; i < roles_.norms; ++i) finish_sums(args, scratch, i);
+    }
     if (wanted_count_ > 0) differentiate(args, scratch, norm);
   }
 
@@ -77,7 +81,7 @@ class NormBackwardKernel final : public Kernel {
 
   double count_passes() const {
     const int sources = 1 + (roles_.g2 >= 0 ? 1 : 0) + (mask_ == MaskFrom::output ? 1 : 0);
-    const int first = sources + roles_.norms + (staged_ >= 0 ? 1 : 0);
+    const int first = roles_.sums_given ? 0 : sources + roles_.norms + (staged_ >= 0 ? 1 : 0);
     const int second = (staged_ >= 0 ? 1 : sources) + 2 * wanted_count_;
     return first + (wanted_count_ > 0 ? second : 0);
   }
@@ -149,21 +153,40 @@ class NormBackwardKernel final : public Kernel {
     });
   }
 
-  /// dγ, dβ, and the patterns of dx = a·g' + (b(x − μ) + c).
+  /// dγ and dβ.
   void finish_sums(const KernelArgs& args, const Scratch& scratch, int i) const {
     const NormRoles& roles = roles_.norm[i];
-    const float *gamma = args.in<float>(roles.gamma), *inv_std = args.in<float>(roles.inv_std);
-    const double n = static_cast<double>(rows_.rows());
+    const float* inv_std = args.in<float>(roles.inv_std);
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
       const double sum_g = rows_.total(scratch.sum_g, c);
       const double sum_gxhat = rows_.total(scratch.sum_gx[i], c) * inv_std[c];
       if (roles.dbeta >= 0) args.out<float>(roles.dbeta)[c] = static_cast<float>(sum_g);
       if (roles.dgamma >= 0) args.out<float>(roles.dgamma)[c] = static_cast<float>(sum_gxhat);
-      const float a = norm_scale(gamma[c], inv_std[c]);
-      scratch.a[i][c] = a;
-      scratch.b[i][c] = static_cast<float>(-static_cast<double>(a) * inv_std[c] * sum_gxhat / n);
-      scratch.c[i][c] = static_cast<float>(-static_cast<double>(a) * sum_g / n);
+      if (roles.dx >= 0) set_coefficients(args, scratch, i, c, sum_g, sum_gxhat);
     }
+    if (roles.dx >= 0) replicate(scratch, i);
+  }
+
+  void take_sums(const KernelArgs& args, const Scratch& scratch) const {
+    const NormRoles& roles = roles_.norm[0];
+    const float *dgamma = args.in<float>(roles.dgamma), *dbeta = args.in<float>(roles.dbeta);
+    for (std::int64_t c = 0; c < rows_.channels(); ++c)
+      set_coefficients(args, scratch, 0, c, dbeta[c], dgamma[c]);
+    replicate(scratch, 0);
+  }
+
+  /// Of a channel's dx = a·g' + (b(x − μ) + c).
+  void set_coefficients(const KernelArgs& args, const Scratch& scratch, int i, std::int64_t channel,
+                        double sum_g, double sum_gxhat) const {
+    const NormGradient dx = norm_gradient(args.in<float>(roles_.norm[i].gamma)[channel],
+                                          args.in<float>(roles_.norm[i].inv_std)[channel], sum_g, sum_gxhat,
+                                          static_cast<double>(rows_.rows()));
+    scratch.a[i][channel] = dx.a;
+    scratch.b[i][channel] = dx.b;
+    scratch.c[i][channel] = dx.c;
+  }
+
+  void replicate(const Scratch& scratch, int i) const {
     for (float* pattern : {scratch.a[i], scratch.b[i], scratch.c[i]}) {
       rows_.fill(pattern, [&](std::int64_t c) { return pattern[c]; });
     }

@@ -154,7 +154,6 @@ class NormForwardKernel final : public Kernel {
   void finish_statistics(const KernelArgs& args, const Scratch& scratch, int i) const {
     const NormRoles& norm = roles_.norm[i];
     const Moments& moments = scratch.moments[i];
-    const float *gamma = args.in<float>(norm.gamma), *beta = args.in<float>(norm.beta);
     const double n = static_cast<double>(rows_.rows());
     const double unbiased = rows_.rows() > 1 ? n / (n - 1) : 1;
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
@@ -168,10 +167,11 @@ class NormForwardKernel final : public Kernel {
       if (norm.inv_std >= 0) args.out<float>(norm.inv_std)[c] = inv_std;
       track(args, norm.running_mean, norm.new_running_mean, c, attrs_[i].momentum, exact_mean);
       track(args, norm.running_var, norm.new_running_var, c, attrs_[i].momentum, variance * unbiased);
-      scratch.a[i][c] = norm_scale(gamma[c], inv_std);
-      scratch.s[i][c] = norm_shift(scratch.a[i][c], mean, beta[c]);
+      if (!applies_) continue;
+      scratch.a[i][c] = norm_scale(args.in<float>(norm.gamma)[c], inv_std);
+      scratch.s[i][c] = norm_shift(scratch.a[i][c], mean, args.in<float>(norm.beta)[c]);
     }
-    replicate(scratch, i);
+    if (applies_) replicate(scratch, i);
   }
 
   static void track(const KernelArgs& args, int before, int after, std::int64_t c, double momentum,

@@ -14,6 +14,15 @@ namespace fusetape::backends::cpu {
 /// that backward recomputes from x is then equal to the bit.
 inline float norm_scale(float gamma, float inv_std) { return gamma * inv_std; }
 inline float norm_shift(float a, float mean, float beta) { return std::fma(-a, mean, beta); }
+/// Of the gradient dx = a·g' + (b(x − mean) + c), from Σg' and Σg'·x̂ over n rows.
+struct NormGradient {
+  float a, b, c;
+};
+inline NormGradient norm_gradient(float gamma, float inv_std, double sum_g, double sum_gxhat, double n) {
+  const float a = norm_scale(gamma, inv_std);
+  return {a, static_cast<float>(-static_cast<double>(a) * inv_std * sum_gxhat / n),
+          static_cast<float>(-static_cast<double>(a) * sum_g / n)};
+}
 inline float inverse_deviation(double variance, double eps) {
   return static_cast<float>(1.0 / std::sqrt(variance + eps));
 }

@@ -138,11 +138,17 @@ void find_boundary(const Graph& graph, Group& group) {
   };
   group.inputs.clear();
   group.outputs.clear();
-  const bool recomputes = group.pattern == Pattern::batch_norm_relu_grad && group.norm_grad.recompute;
+  // Where the mask of a ReLU's gradient is computed again, y is not read, but the norm's parameters are.
+  const NormRoles* again = nullptr;
+  if (group.pattern == Pattern::batch_norm_relu_grad && group.norm_grad.recompute) {
+    again = &group.norm_grad.norm[0];
+  } else if (group.pattern == Pattern::carried && group.carried.masked_by.node >= 0) {
+    again = &group.carried.masked_by;
+  }
   for (int id : group.nodes) {
     const GraphNode& node = graph.node(id);
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-      if (recomputes && node.op->is("relu_grad") && i == 1) continue;  // y is not read: its mask comes from x
+      if (again != nullptr && node.op->is("relu_grad") && i == 1) continue;
       const int producer = graph.value(node.inputs[i]).producer;
       if (producer < 0 || !member(producer)) add_once(group.inputs, node.inputs[i]);
     }
@@ -153,7 +159,9 @@ void find_boundary(const Graph& graph, Group& group) {
       if (value.keep || read_outside) add_once(group.outputs, output);
     }
   }
-  if (recomputes) add_once(group.inputs, group.norm_grad.norm[0].beta);
+  if (again == nullptr) return;
+  add_once(group.inputs, again->gamma);
+  add_once(group.inputs, again->beta);
 }
 
 std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, RuleSet rules,

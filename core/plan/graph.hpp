@@ -61,6 +61,7 @@ enum class Pattern : std::uint8_t {
   single,
   pointwise,    ///< a chain of pointwise nodes of one output shape; kernels read the nodes; roles: Chain
   convolution,  ///< roles: Convolution
+  carried,      ///< a convolution with parts of batch norms in its transforms; roles: Carried
   conv_grad_input_add,    ///< roles: ConvGradInputAdd
   conv_grad_weight_cast,  ///< roles: ConvGradWeightCast
   matrix_product,         ///< roles: MatrixProduct
@@ -144,14 +145,13 @@ struct BiasReluGrad {
 enum class Statistics : std::uint8_t {
   batch,    ///< batch_norm: of x itself; mean and inv_std are outputs
   running,  ///< batch_norm_inference: running_mean, running_var are inputs
-  given,    ///< batch_norm_apply: mean and inv_std are inputs (a recomputation)
+  given,    ///< batch_norm_apply: mean and inv_std are inputs
 };
 
 /// One normalisation inside a group.
 struct NormRoles {
-  int node = -1;  ///< the batch_norm / batch_norm_inference / batch_norm_apply / batch_norm_grad node: its
-                  ///< attributes hold eps, momentum
-  int x = -1, gamma = -1, beta = -1;
+  int node = -1;  ///< the batch_norm… node: its attributes hold eps, momentum
+  int x = -1, gamma = -1, beta = -1;  ///< gamma, beta: -1 where only the statistics or sums are made
   int running_mean = -1, running_var = -1;          ///< inputs; -1 when not tracked
   int mean = -1, inv_std = -1;                      ///< outputs of Statistics::batch, else inputs
   int new_running_mean = -1, new_running_var = -1;  ///< outputs
@@ -180,7 +180,34 @@ struct BatchNormReluGrad {
   int mask = -1;  ///< mask as bits (relu_mask's)
   bool recompute =
       false;  ///< mask from x: !(fma(a, x, s) ≤ 0), a = γ·inv_std, s = β − a·mean as forward; norms == 1
+  bool sums_given = false;  ///< batch_norm_grad_apply: dgamma and dbeta are inputs
   int masked = -1;  ///< g', written when the residual branch reads it; else -1
+};
+
+/// What a convolution's transform makes of other tensors in place of reading an operand.
+struct Prologue {
+  int value = -1;  ///< the operand; an output, too, where anybody else reads it
+  int norms = 0;   ///< [relu](norm₁(x₁) [+ norm₂(x₂)] [+ z]), the statistics given; 0: not so
+  NormRoles norm[2];
+  int z = -1;
+  bool relu = false;
+  int g = -1;  ///< batch norm's gradient, from g, norm[0] and its sums dgamma, dbeta (inputs); -1: not so
+
+  bool present() const { return norms > 0 || g >= 0; }
+};
+
+/// A convolution or one of its gradients, with a prologue to its operands and an epilogue:
+/// y = (conv + bias + z)·mask, and of what is written the statistics of a norm, or the sums of its gradient.
+struct Carried {
+  int conv_node = -1;  ///< conv2d, conv2d_grad_input or conv2d_grad_weight
+  Prologue x, g;       ///< of its operands by those names
+  int w = -1;          ///< but for the weight gradient
+  int bias = -1, z = -1;
+  int mask = -1;      ///< y' of !(y' ≤ 0); -1: none, or from `masked_by`
+  NormRoles masked_by;  ///< mask computed again: !(fma(a, x, s) ≤ 0); node -1: not so
+  NormRoles statistics;  ///< mean, inv_std and new running statistics are outputs; node -1: none
+  NormRoles sums;        ///< dgamma, dbeta are outputs; node -1: none
+  int y = -1;
 };
 
 struct Group {
@@ -192,6 +219,7 @@ struct Group {
       outputs;  ///< values read from and written for the outside, each once, no order of meaning
 
   Convolution conv;
+  Carried carried;
   ConvGradInputAdd conv_grad_add;
   ConvGradWeightCast conv_grad_cast;
   MatrixProduct product;

@@ -70,6 +70,13 @@ NormRoles backward_roles(const Cover& cover, int node) {
   NormRoles roles;
   roles.node = node;
   roles.x = norm.inputs[1];
+  if (norm.op->is("batch_norm_grad_sums")) {
+    roles.mean = norm.inputs[2];
+    roles.inv_std = norm.inputs[3];
+    roles.dgamma = norm.outputs[0];
+    roles.dbeta = norm.outputs[1];
+    return roles;
+  }
   roles.gamma = norm.inputs[2];
   roles.mean = norm.inputs[3];
   roles.inv_std = norm.inputs[4];
@@ -90,8 +97,8 @@ const GraphNode* forward_norm_of_mask(const Graph& graph, int y, const NormRoles
   const GraphNode& made = norm != nullptr ? *norm : *again;
   const int mean = norm != nullptr ? made.outputs[1] : made.inputs[3];
   const int inv_std = norm != nullptr ? made.outputs[2] : made.inputs[4];
-  const bool same = made.inputs[0] == roles.x && made.inputs[1] == roles.gamma && mean == roles.mean &&
-                    inv_std == roles.inv_std;
+  const bool same_gamma = roles.gamma < 0 || made.inputs[1] == roles.gamma;
+  const bool same = made.inputs[0] == roles.x && same_gamma && mean == roles.mean && inv_std == roles.inv_std;
   return same ? &made : nullptr;
 }
 
@@ -107,14 +114,17 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
   group.pattern = Pattern::batch_norm_relu_grad;
   BatchNormReluGrad& roles = group.norm_grad;
   roles.norms = 0;
+  std::string name;
   bool read_elsewhere = graph.value(masked).keep;
   for (int consumer : graph.value(masked).consumers) {
     const GraphNode& reader = graph.node(consumer);
-    const bool norm = reader.op->is("batch_norm_grad") && reader.inputs[0] == masked &&
+    const bool sums = reader.op->is("batch_norm_grad_sums");  // g' is then read again, to apply them
+    const bool norm = (sums || reader.op->is("batch_norm_grad")) && reader.inputs[0] == masked &&
                       cover.free(consumer) && reader.inputs[1] != masked && roles.norms < 2;
     if (norm) {
       roles.norm[roles.norms++] = backward_roles(cover, consumer);
       group.nodes.push_back(consumer);
+      name += "+" + std::string(reader.op->name);
     } else {
       read_elsewhere = true;
     }
@@ -126,9 +136,12 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
   roles.masked = read_elsewhere ? masked : -1;
   if (source == MaskSource::x) {
     const GraphNode* forward =
-        roles.norms == 1 && !read_elsewhere ? forward_norm_of_mask(graph, roles.y, roles.norm[0]) : nullptr;
+        roles.norms == 1 && (!read_elsewhere || roles.norm[0].dx < 0)
+            ? forward_norm_of_mask(graph, roles.y, roles.norm[0])
+            : nullptr;
     if (forward == nullptr) return std::nullopt;
     roles.recompute = true;
+    roles.norm[0].gamma = forward->inputs[1];
     roles.norm[0].beta = forward->inputs[2];
     roles.y = -1;
   }
@@ -142,7 +155,7 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
       group.name = "add+relu_grad";
     }
   }
-  for (int i = 0; i < roles.norms; ++i) group.name += "+batch_norm_grad";
+  group.name += name;
   group.nodes.push_back(node);
   finish_norm_group(group);
   if (!miss.reason.empty()) miss.reason = "fused without the sum of its two gradients: " + miss.reason;

@@ -10,6 +10,10 @@ using enum Family;
 /// In order: the first row that matches and is supported takes the nodes. Rows without a match function are
 /// passes of their own that are switched here, too.
 constexpr Rule rules[] = {
+    {"batch norm in conv2d's transforms", transform, "conv2d", match_carried_forward},
+    {"batch norm in conv2d_grad_input's transforms", transform, "conv2d_grad_input", match_carried_grad_input},
+    {"batch norm in conv2d_grad_weight's transforms", transform, "conv2d_grad_weight",
+     match_carried_grad_weight},
     {"batch_norm+relu, mask as bits", batch_norm, "relu_mask", match_batch_norm_relu_mask},
     {"conv2d+batch_norm_inference+add+relu", convolution, "relu", match_conv_norm_add_relu},
     {"conv2d+batch_norm_inference+relu", convolution, "relu", match_conv_norm_relu},
@@ -37,6 +41,7 @@ constexpr Rule rules[] = {
     {"sgd_update", optimizer, "sgd_update", match_sgd},
     {"adam_update", optimizer, "adam_update", match_adam},
     {"pointwise", pointwise, "", nullptr},
+    {"carry", transform, "", nullptr},
     {"mask", memory, "", nullptr},
     {"recompute", memory, "", nullptr},
     {"share in place", memory, "", nullptr},
@@ -59,6 +64,8 @@ const char* name_of(Family family) {
       return "residual";
     case optimizer:
       return "optimizer";
+    case transform:
+      return "transform";
     case memory:
       return "memory";
   }

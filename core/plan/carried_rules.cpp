@@ -1,0 +1,243 @@
+#include <algorithm>
+
+#include "core/plan/match.hpp"
+
+/// Convolutions with parts of batch norms in their transforms (see carry.cpp).
+namespace fusetape::plan {
+namespace {
+
+class CarriedMatch {
+ public:
+  CarriedMatch(const Cover& cover, int conv) : cover_(cover), graph_(cover.graph) {
+    group_.pattern = Pattern::carried;
+    roles_.conv_node = conv;
+    group_.nodes = {conv};
+    roles_.y = node().outputs[0];
+    after_ = std::string(node().op->name);
+  }
+
+  const GraphNode& node() const { return graph_.node(roles_.conv_node); }
+  Carried& roles() { return roles_; }
+
+  // ---- before the convolution ----
+
+  void prologue(int operand, Prologue& prologue) {
+    if (!norm_prologue(operand, prologue)) gradient_prologue(operand, prologue);
+    if (prologue.present()) prologue.value = operand;
+  }
+
+  // ---- behind it ----
+
+  void bias() {
+    const GraphNode* add = only_reader("bias_add");
+    if (add == nullptr || add->inputs[0] != roles_.y) return;
+    roles_.bias = add->inputs[1];
+    go_on(*add, "bias");
+  }
+
+  void other_branch() {
+    const GraphNode* add = only_reader("add");
+    if (add == nullptr || add->inputs[0] == add->inputs[1]) return;
+    const int other = add->inputs[add->inputs[0] == roles_.y ? 1 : 0];
+    if (!same_shape(graph_, other, roles_.y)) return;
+    roles_.z = other;
+    go_on(*add, "add");
+  }
+
+  void mask() {
+    const GraphNode* mask = only_reader("relu_grad");
+    if (mask == nullptr || mask->inputs[0] != roles_.y || mask->inputs[1] == roles_.y) return;
+    if (!same_shape(graph_, mask->inputs[1], roles_.y)) return;
+    roles_.mask = mask->inputs[1];
+    go_on(*mask, "relu_grad");
+  }
+
+  void statistics() {
+    const GraphNode* node = first_reader("batch_norm_statistics");
+    if (node == nullptr) return;
+    NormRoles& norm = roles_.statistics;
+    norm.node = id_of(cover_, *node);
+    norm.x = roles_.y;
+    norm.mean = node->outputs[0];
+    norm.inv_std = node->outputs[1];
+    if (node->inputs.size() > 1) {
+      norm.running_mean = node->inputs[1];
+      norm.running_var = node->inputs[2];
+      norm.new_running_mean = node->outputs[2];
+      norm.new_running_var = node->outputs[3];
+    }
+    join(*node, "batch_norm_statistics");
+  }
+
+  void gradient_sums() {
+    const GraphNode* node = first_reader("batch_norm_grad_sums");
+    if (node == nullptr || node->inputs[1] == roles_.y) return;
+    NormRoles& norm = roles_.sums;
+    norm.node = id_of(cover_, *node);
+    norm.x = node->inputs[1];
+    norm.mean = node->inputs[2];
+    norm.inv_std = node->inputs[3];
+    norm.dgamma = node->outputs[0];
+    norm.dbeta = node->outputs[1];
+    join(*node, "batch_norm_grad_sums");
+    take_mask_from_x();
+  }
+
+  void wider() {
+    const GraphNode* cast = only_reader("cast");
+    if (cast == nullptr || graph_.value(cast->outputs[0]).dtype != DType::f32) return;
+    go_on(*cast, "cast");
+  }
+
+  std::optional<Group> finish() && {
+    const bool carries_any = roles_.x.present() || roles_.g.present() || roles_.statistics.node >= 0 ||
+                             roles_.sums.node >= 0;
+    if (!carries_any) return std::nullopt;
+    std::sort(group_.nodes.begin(), group_.nodes.end());
+    group_.name = before_ + after_;
+    group_.carried = roles_;
+    return std::move(group_);
+  }
+
+ private:
+  void take(const GraphNode& node) { group_.nodes.push_back(id_of(cover_, node)); }
+  void join(const GraphNode& node, const char* name) {
+    take(node);
+    after_ += std::string("+") + name;
+  }
+  void go_on(const GraphNode& node, const char* name) {
+    join(node, name);
+    roles_.y = node.outputs[0];
+  }
+
+  /// The free node `op` if it is the only one to read what the group makes so far, and nobody else can.
+  const GraphNode* only_reader(std::string_view op) const {
+    const GraphValue& value = graph_.value(roles_.y);
+    return !value.keep && value.consumers.size() == 1 ? first_reader(op) : nullptr;
+  }
+  const GraphNode* first_reader(std::string_view op) const {
+    for (int reader : graph_.value(roles_.y).consumers) {
+      const GraphNode& node = graph_.node(reader);
+      const bool as_operand = node.inputs[0] == roles_.y || op == "add";
+      if (node.op->is(op) && as_operand && cover_.free(reader)) return &node;
+    }
+    return nullptr;
+  }
+
+  bool inner(int value) const { return !graph_.value(value).keep && graph_.value(value).consumers.size() == 1; }
+
+  /// A normalisation with given statistics that only this group would read.
+  const GraphNode* inner_norm(int value) const {
+    return inner(value) ? free_producer(cover_, value, "batch_norm_apply") : nullptr;
+  }
+
+  void add_norm(Prologue& prologue, const GraphNode& norm) {
+    NormRoles& roles = prologue.norm[prologue.norms++];
+    roles.node = id_of(cover_, norm);
+    roles.x = norm.inputs[0];
+    roles.gamma = norm.inputs[1];
+    roles.beta = norm.inputs[2];
+    roles.mean = norm.inputs[3];
+    roles.inv_std = norm.inputs[4];
+    take(norm);
+    before_ += "batch_norm_apply+";
+  }
+
+  /// [relu](norm(x) [+ norm(x2)] [+ z])
+  bool norm_prologue(int operand, Prologue& prologue) {
+    const GraphNode* relu = free_producer(cover_, operand, "relu");
+    if (relu == nullptr) {
+      const GraphNode* norm = free_producer(cover_, operand, "batch_norm_apply");
+      if (norm != nullptr) add_norm(prologue, *norm);
+      return norm != nullptr;
+    }
+    const int sum = relu->inputs[0];
+    if (const GraphNode* norm = inner_norm(sum)) {
+      add_norm(prologue, *norm);
+    } else if (const GraphNode* add = inner(sum) ? free_producer(cover_, sum, "add") : nullptr) {
+      const int a = add->inputs[0], b = add->inputs[1];
+      if (a == b || !same_shape(graph_, a, b)) return false;
+      const GraphNode *first = inner_norm(a), *second = inner_norm(b);
+      if (first == nullptr && second == nullptr) return false;
+      if (first != nullptr) add_norm(prologue, *first);
+      if (second != nullptr) add_norm(prologue, *second);
+      if (prologue.norms == 1) prologue.z = first != nullptr ? b : a;
+      take(*add);
+      before_ += "add+";
+    } else {
+      return false;
+    }
+    take(*relu);
+    prologue.relu = true;
+    before_ += "relu+";
+    return true;
+  }
+
+  void gradient_prologue(int operand, Prologue& prologue) {
+    const GraphNode* apply = free_producer(cover_, operand, "batch_norm_grad_apply");
+    if (apply == nullptr) return;
+    prologue.g = apply->inputs[0];
+    NormRoles& roles = prologue.norm[0];
+    roles.node = id_of(cover_, *apply);
+    roles.x = apply->inputs[1];
+    roles.gamma = apply->inputs[2];
+    roles.mean = apply->inputs[3];
+    roles.inv_std = apply->inputs[4];
+    roles.dgamma = apply->inputs[5];
+    roles.dbeta = apply->inputs[6];
+    take(*apply);
+    before_ += "batch_norm_grad_apply+";
+  }
+
+  /// The sums read x anyway: where y = relu(norm(x)), its mask comes from x, too.
+  void take_mask_from_x() {
+    if (roles_.mask < 0) return;
+    const GraphNode* relu = graph_.producer_if(roles_.mask, "relu");
+    const GraphNode* norm = relu != nullptr ? graph_.producer_if(relu->inputs[0], "batch_norm_apply") : nullptr;
+    const NormRoles& sums = roles_.sums;
+    if (norm == nullptr || norm->inputs[0] != sums.x || norm->inputs[3] != sums.mean ||
+        norm->inputs[4] != sums.inv_std)
+      return;
+    roles_.masked_by = sums;
+    roles_.masked_by.gamma = norm->inputs[1];
+    roles_.masked_by.beta = norm->inputs[2];
+    roles_.mask = -1;
+  }
+
+  const Cover& cover_;
+  const Graph& graph_;
+  Group group_;
+  Carried roles_;
+  std::string before_, after_;
+};
+
+}  // namespace
+
+std::optional<Group> match_carried_forward(const Cover& cover, int node, NearMiss&) {
+  CarriedMatch match(cover, node);
+  match.roles().w = match.node().inputs[1];
+  match.prologue(match.node().inputs[0], match.roles().x);
+  match.bias();
+  match.statistics();
+  return std::move(match).finish();
+}
+
+std::optional<Group> match_carried_grad_input(const Cover& cover, int node, NearMiss&) {
+  CarriedMatch match(cover, node);
+  match.roles().w = match.node().inputs[1];
+  match.prologue(match.node().inputs[0], match.roles().g);
+  match.other_branch();
+  match.mask();
+  match.gradient_sums();
+  return std::move(match).finish();
+}
+
+std::optional<Group> match_carried_grad_weight(const Cover& cover, int node, NearMiss&) {
+  CarriedMatch match(cover, node);
+  match.prologue(match.node().inputs[0], match.roles().x);
+  match.prologue(match.node().inputs[1], match.roles().g);
+  match.wider();
+  return std::move(match).finish();
+}
+
+}  // namespace fusetape::plan
