@@ -87,6 +87,9 @@ void set_fusion_rules(const std::vector<std::string>& names, Location at) {
 void set_retention(Retention retention) { Tape::current().settings.retention = retention; }
 Retention retention() { return Tape::current().settings.retention; }
 
+void set_conv_algorithm(ConvAlgorithm algorithm) { Tape::current().settings.conv_algorithm = algorithm; }
+ConvAlgorithm conv_algorithm() { return Tape::current().settings.conv_algorithm; }
+
 void set_deterministic(bool on) { Tape::current().settings.deterministic = on; }
 bool deterministic() { return Tape::current().settings.deterministic; }
 

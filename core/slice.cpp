@@ -146,7 +146,8 @@ void Slice::write_key() {
   key.push_back(
       static_cast<std::uint64_t>(settings.fusion) | static_cast<std::uint64_t>(settings.deterministic) << 1 |
       static_cast<std::uint64_t>(settings.retention) << 2 |
-      static_cast<std::uint64_t>(settings.anomaly) << 4 | static_cast<std::uint64_t>(settings.threads) << 8);
+      static_cast<std::uint64_t>(settings.anomaly) << 4 |
+      static_cast<std::uint64_t>(settings.conv_algorithm) << 5 | static_cast<std::uint64_t>(settings.threads) << 8);
   key.push_back(externals_.size());
   const auto push_type = [&key](const Value& value, std::uint64_t facts) {
     key.push_back(facts << 32 | static_cast<std::uint64_t>(value.dtype) << 16 |
@@ -174,6 +175,7 @@ void Slice::write_key() {
 
 plan::Graph Slice::build_graph() const {
   plan::Graph graph;
+  graph.conv_algorithm = tape_.settings.conv_algorithm;
   graph.values.resize(values_.size());
   for (Value* value : values_) {
     plan::GraphValue& out = graph.values[static_cast<std::size_t>(notes(*value).id)];

@@ -28,6 +28,14 @@ Retention retention_of_environment() {
               "expected fastest, balanced or smallest, got '" + std::string(name) + "'");
 }
 
+ConvAlgorithm conv_algorithm_of_environment() {
+  const char* set = std::getenv("FUSETAPE_CONV");
+  const std::string_view name = set != nullptr ? set : "automatic";
+  if (name == "automatic") return ConvAlgorithm::automatic;
+  if (name == "direct") return ConvAlgorithm::direct;
+  throw Error("FUSETAPE_CONV", "expected automatic or direct, got '" + std::string(name) + "'");
+}
+
 bool environment_says(const char* name, const char* value) {
   const char* set = std::getenv(name);
   return set != nullptr && std::strcmp(set, value) == 0;
@@ -51,6 +59,7 @@ Tape::Tape() {
   settings.eager = environment_says("FUSETAPE_EAGER", "1");
   settings.fusion = !environment_says("FUSETAPE_FUSE", "off") && !environment_says("FUSETAPE_FUSE", "0");
   settings.retention = retention_of_environment();
+  settings.conv_algorithm = conv_algorithm_of_environment();
   settings.deterministic = environment_says("FUSETAPE_DETERMINISTIC", "1");
   settings.anomaly = environment_says("FUSETAPE_ANOMALY", "1");
   settings.threads = omp_get_max_threads();

@@ -15,6 +15,7 @@ struct Settings {
   bool fusion = true;
   plan::RuleSet rules = plan::all_rules;  ///< where fusion is on
   Retention retention = Retention::fastest;
+  ConvAlgorithm conv_algorithm = ConvAlgorithm::automatic;
   bool deterministic = false;
   bool anomaly = false;  ///< no fusion, nothing in place, every kernel's outputs are searched
   bool eager = false;

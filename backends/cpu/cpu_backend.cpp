@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "backends/cpu/candidates.hpp"
+#include "backends/cpu/conv_winograd.hpp"
 #include "backends/custom_kernel.hpp"
 #include "backends/tensor_passes.hpp"
 
@@ -24,8 +25,8 @@ constexpr std::size_t huge_page = std::size_t{2} << 20;
 std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
 
 /// Every kernel of the CPU in the order in which they are asked; the reference comes after all of them.
-std::array<std::span<const Candidate>, 14> candidate_lists() {
-  return {cpu::onednn_convolutions(), cpu::onednn_pooling(),     cpu::matrix_products(), cpu::batch_norms(),
+std::array<std::span<const Candidate>, 15> candidate_lists() {
+  return {cpu::winograd_convolutions(), cpu::onednn_convolutions(), cpu::onednn_pooling(),     cpu::matrix_products(), cpu::batch_norms(),
           cpu::bias_relu_gradients(), cpu::pointwise_programs(), cpu::reductions(),      cpu::softmaxes(),
           cpu::cross_entropies(),     cpu::optimizers(),         cpu::movements(),       cpu::transposes(),
           cpu::random_draws(),        cpu::relu_masks()};
@@ -104,6 +105,10 @@ class CpuBackend final : public Backend {
     if (choice.candidate != nullptr) return {};
     if (choice.refusals.empty()) return {.ok = false, .reason = "no CPU kernel for " + group.name};
     return {.ok = false, .reason = choice.refusals};
+  }
+
+  bool carries(const Graph& graph, const plan::GraphNode& convolution) const override {
+    return cpu::winograd_serves(graph, convolution).ok;
   }
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/op.hpp"
+#include "fusetape/runtime.hpp"
 
 /// What the planner works on: one slice of the tape with dense ids, and the groups it makes of it. Names no
 /// backend.
@@ -45,6 +46,7 @@ struct Graph {
   std::vector<GraphNode> nodes;  ///< in recorded order, which is topological
   std::vector<GraphValue> values;
   std::vector<int> inputs;  ///< values that come from outside, in order of first use
+  ConvAlgorithm conv_algorithm = ConvAlgorithm::automatic;
 
   const GraphValue& value(int id) const { return values[static_cast<std::size_t>(id)]; }
   const GraphNode& node(int id) const { return nodes[static_cast<std::size_t>(id)]; }

@@ -51,6 +51,14 @@ Retention retention();
 void set_deterministic(bool on);
 bool deterministic();
 
+/// How 3×3 convolutions are computed. Winograd's algorithm takes less than half of the time, its largest error
+/// is about 1e-5 of the largest value (direct: 1e-6), and a NaN or an infinity may spread over a tile of 4×4
+/// pixels. `automatic` takes it where it is faster and stays within that error; `direct` never does.
+enum class ConvAlgorithm : std::uint8_t { automatic, direct };
+/// For plans made from now on by this thread. Default: automatic; FUSETAPE_CONV=automatic|direct sets it.
+void set_conv_algorithm(ConvAlgorithm algorithm);
+ConvAlgorithm conv_algorithm();
+
 /// A search for the first op that makes a NaN or an infinity. While it is on, plans are made without fusion,
 /// and every kernel's floating outputs are searched: the first that holds one makes the run throw an Error
 /// that names the op, the phase, the place in the model, the line that recorded it (backward: the forward

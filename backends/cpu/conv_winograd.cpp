@@ -1,0 +1,161 @@
+#include "backends/cpu/conv_winograd.hpp"
+
+#include <algorithm>
+
+#include "backends/cpu/candidates.hpp"
+
+namespace fusetape::backends::cpu {
+namespace {
+
+using plan::Carried;
+using plan::Graph;
+using plan::GraphNode;
+using plan::Group;
+using plan::Pattern;
+
+Support refuse(std::string reason) { return {.ok = false, .reason = std::move(reason)}; }
+
+/// A plain convolution or gradient: its operands by name.
+Carried plain_roles(const Graph& graph, int conv) {
+  const GraphNode& node = graph.node(conv);
+  Carried parts{.conv_node = conv};
+  if (node.op->is("conv2d")) {
+    parts.x.value = node.inputs[0];
+    parts.w = node.inputs[1];
+  } else if (node.op->is("conv2d_grad_input")) {
+    parts.g.value = node.inputs[0];
+    parts.w = node.inputs[1];
+  } else {
+    parts.x.value = node.inputs[0];
+    parts.g.value = node.inputs[1];
+  }
+  parts.y = node.outputs[0];
+  return parts;
+}
+
+bool is_convolution(const GraphNode& node) {
+  return node.op->is("conv2d") || node.op->is("conv2d_grad_input") || node.op->is("conv2d_grad_weight");
+}
+
+bool writes(const Group& group, int value) {
+  return std::find(group.outputs.begin(), group.outputs.end(), value) != group.outputs.end();
+}
+
+/// Outputs that nobody reads are not written.
+void drop_unwritten(const Group& group, plan::NormRoles& norm) {
+  for (int* output : {&norm.mean, &norm.inv_std, &norm.new_running_mean, &norm.new_running_var}) {
+    if (!writes(group, *output)) *output = -1;
+  }
+}
+
+bool image(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
+
+/// Everything of an image's size has the image's dtype, and per-channel values are f32.
+Support check_types(const Graph& graph, const WinogradRoles& roles) {
+  const Carried& parts = roles.parts;
+  const DType dtype = graph.value(parts.x.value >= 0 ? parts.x.value : parts.g.value).dtype;
+  for (const int value : {parts.x.value, parts.g.value, parts.x.z, parts.z, parts.mask, parts.w}) {
+    if (value >= 0 && graph.value(value).dtype != dtype) return refuse("operands of several dtypes");
+  }
+  const bool weights = parts.w < 0;
+  if (!weights && graph.value(parts.y).dtype != dtype) return refuse("a result of another dtype");
+  if (weights && !image(graph.value(parts.y).dtype)) return refuse("f32 and bf16 only");
+  if (parts.bias >= 0 && graph.value(parts.bias).dtype != DType::f32) return refuse("a bias that is not f32");
+  return {};
+}
+
+Support supports(const Graph& graph, const Group& group) {
+  const std::optional<WinogradRoles> roles = winograd_roles(graph, group);
+  if (!roles.has_value()) return refuse("");
+  const Support serves = winograd_serves(graph, graph.node(roles->parts.conv_node));
+  return serves.ok ? check_types(graph, *roles) : serves;
+}
+
+std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
+  const bool weights = winograd_roles(graph, group)->parts.w < 0;
+  return weights ? make_winograd_grad_weight(graph, group) : make_winograd_convolution(graph, group);
+}
+
+constexpr Candidate candidates[] = {{"winograd", supports, make}};
+
+}  // namespace
+
+std::optional<WinogradRoles> winograd_roles(const Graph& graph, const Group& group) {
+  switch (group.pattern) {
+    case Pattern::single: {
+      if (!is_convolution(graph.node(group.nodes[0]))) return std::nullopt;
+      return WinogradRoles{.parts = plain_roles(graph, group.nodes[0])};
+    }
+    case Pattern::convolution: {
+      const plan::Convolution& conv = group.conv;
+      if (conv.norm_node >= 0 || conv.before_relu >= 0) return std::nullopt;
+      WinogradRoles roles{.parts = plain_roles(graph, conv.conv_node), .relu = conv.relu};
+      roles.parts.bias = conv.bias;
+      roles.parts.z = conv.z;
+      roles.parts.y = conv.y;
+      return roles;
+    }
+    case Pattern::conv_grad_input_add: {
+      WinogradRoles roles{.parts = plain_roles(graph, group.conv_grad_add.conv_node)};
+      roles.parts.z = group.conv_grad_add.other;
+      roles.parts.y = group.conv_grad_add.dx;
+      return roles;
+    }
+    case Pattern::conv_grad_weight_cast: {
+      WinogradRoles roles{.parts = plain_roles(graph, group.conv_grad_cast.conv_node)};
+      roles.parts.y = group.conv_grad_cast.dw;
+      return roles;
+    }
+    case Pattern::carried: {
+      WinogradRoles roles{.parts = group.carried};
+      Carried& parts = roles.parts;
+      const Carried plain = plain_roles(graph, parts.conv_node);
+      if (!parts.x.present()) parts.x.value = plain.x.value;
+      if (!parts.g.present()) parts.g.value = plain.g.value;
+      if (parts.statistics.node >= 0) drop_unwritten(group, parts.statistics);
+      for (int* output : {&parts.sums.dgamma, &parts.sums.dbeta}) {
+        if (!writes(group, *output)) *output = -1;
+      }
+      return roles;
+    }
+    default:
+      return std::nullopt;
+  }
+}
+
+std::optional<winograd::Problem> winograd_problem(const Graph& graph, const GraphNode& conv) {
+  const auto a = conv.attrs.as<core::ConvAttrs>();
+  const bool plain = a.kernel_h == 3 && a.kernel_w == 3 && a.stride_h == 1 && a.stride_w == 1 &&
+                     a.dilation_h == 1 && a.dilation_w == 1 && a.groups == 1;
+  if (!plain || a.pad_h != a.pad_w || a.pad_h > 1) return std::nullopt;
+  const bool input_gradient = conv.op->is("conv2d_grad_input"), weights = conv.op->is("conv2d_grad_weight");
+  const Shape& x = graph.value(input_gradient ? conv.outputs[0] : conv.inputs[0]).shape;
+  const Shape& w = graph.value(weights ? conv.outputs[0] : conv.inputs[1]).shape;
+  return winograd::Problem{.batch = x[0],
+                           .height = x[1],
+                           .width = x[2],
+                           .in = x[3],
+                           .out = w[0],
+                           .pad = static_cast<int>(a.pad_h)};
+}
+
+Support winograd_serves(const Graph& graph, const GraphNode& conv) {
+  if (!is_convolution(conv)) return refuse("");
+  if (graph.conv_algorithm == ConvAlgorithm::direct) return refuse("");
+  const std::optional<winograd::Problem> problem = winograd_problem(graph, conv);
+  if (!problem.has_value()) return refuse("");
+  for (const int value : conv.inputs) {
+    if (!image(graph.value(value).dtype)) return refuse("f32 and bf16 only");
+  }
+  if (problem->batch == 0 || problem->in == 0 || problem->out == 0 || problem->out_height() < 1 ||
+      problem->out_width() < 1)
+    return refuse("an empty tensor");
+  // Chunks of 16 channels and tiles of 4×4 pixels that are mostly padding cost more than they save.
+  if (problem->in < 16 || problem->out < 16) return refuse("fewer than 16 channels");
+  if (problem->out_height() < 4 || problem->out_width() < 4) return refuse("images smaller than a tile");
+  return {};
+}
+
+std::span<const Candidate> winograd_convolutions() { return candidates; }
+
+}  // namespace fusetape::backends::cpu

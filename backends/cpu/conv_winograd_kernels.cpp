@@ -1,0 +1,297 @@
+#include <omp.h>
+
+#include <algorithm>
+
+#include "backends/cpu/batch_norm_simd.hpp"
+#include "backends/cpu/conv_winograd.hpp"
+#include "backends/cpu/winograd/weight_gradient.hpp"
+
+/// From a group's roles to what the Winograd kernels read and write: per-channel factors before a convolution,
+/// what becomes of its sums after it.
+namespace fusetape::backends::cpu {
+namespace {
+
+using plan::Carried;
+using plan::Graph;
+using plan::Group;
+using plan::NormRoles;
+using plan::Prologue;
+using winograd::Problem;
+using winograd::Sink;
+using winograd::Source;
+using winograd::Sums;
+
+/// y = fma(scale, x, shift), per channel.
+struct Affine {
+  float *scale = nullptr, *shift = nullptr;
+};
+
+Affine affine_of(const KernelArgs& args, const NormRoles& norm, std::int64_t channels, ScratchCarver& carver) {
+  const Affine affine{carver.take<float>(channels), carver.take<float>(channels)};
+  if (affine.scale == nullptr) return affine;  // only counting
+  const float *gamma = args.in<float>(norm.gamma), *beta = args.in<float>(norm.beta),
+              *mean = args.in<float>(norm.mean), *inv_std = args.in<float>(norm.inv_std);
+  for (std::int64_t c = 0; c < channels; ++c) {
+    affine.scale[c] = norm_scale(gamma[c], inv_std[c]);
+    affine.shift[c] = norm_shift(affine.scale[c], mean[c], beta[c]);
+  }
+  return affine;
+}
+
+/// An operand, as it is or as the input transform makes it. With no scratch yet, factors are only counted.
+class Operand {
+ public:
+  Operand() = default;
+  Operand(const Graph& graph, const Group& group, const Prologue& prologue)
+      : prologue_(prologue), dtype_(graph.value(prologue.value).dtype) {
+    const Shape& shape = graph.value(prologue.value).shape;
+    channels_ = shape.back();
+    rows_ = static_cast<double>(shape.elements()) / static_cast<double>(channels_);
+    const auto& outputs = group.outputs;
+    written_ = std::find(outputs.begin(), outputs.end(), prologue.value) != outputs.end();
+  }
+
+  Source source(const KernelArgs& args, ScratchCarver& carver) const {
+    Source source{.dtype = dtype_, .relu = prologue_.relu};
+    const auto tensor = [&](int value) { return args.values != nullptr ? args.values[value] : nullptr; };
+    if (prologue_.g >= 0) {
+      source.x = tensor(prologue_.g);
+      source.x2 = tensor(prologue_.norm[0].x);
+      take_gradient(args, carver, source);
+    } else if (prologue_.norms > 0) {
+      source.x = tensor(prologue_.norm[0].x);
+      const Affine first = affine_of(args, prologue_.norm[0], channels_, carver);
+      source.scale = first.scale;
+      source.shift = first.shift;
+      if (prologue_.norms == 2) {
+        source.x2 = tensor(prologue_.norm[1].x);
+        const Affine second = affine_of(args, prologue_.norm[1], channels_, carver);
+        source.scale2 = second.scale;
+        source.shift2 = second.shift;
+      } else if (prologue_.z >= 0) {
+        source.x2 = tensor(prologue_.z);
+      }
+    } else {
+      source.x = tensor(prologue_.value);
+      return source;
+    }
+    if (written_) source.written = tensor(prologue_.value);
+    return source;
+  }
+
+ private:
+  /// dx = a·g + (b(x − mean) + c)
+  void take_gradient(const KernelArgs& args, ScratchCarver& carver, Source& source) const {
+    float* factors[3];
+    for (float*& factor : factors) factor = carver.take<float>(channels_);
+    if (factors[0] == nullptr) return;
+    const NormRoles& norm = prologue_.norm[0];
+    const float *gamma = args.in<float>(norm.gamma), *inv_std = args.in<float>(norm.inv_std),
+                *dgamma = args.in<float>(norm.dgamma), *dbeta = args.in<float>(norm.dbeta);
+    for (std::int64_t c = 0; c < channels_; ++c) {
+      const NormGradient dx = norm_gradient(gamma[c], inv_std[c], dbeta[c], dgamma[c], rows_);
+      factors[0][c] = dx.a;
+      factors[1][c] = dx.b;
+      factors[2][c] = dx.c;
+    }
+    source.scale = factors[0];
+    source.scale2 = factors[1];
+    source.shift2 = factors[2];
+    source.mean2 = args.in<float>(norm.mean);
+  }
+
+  Prologue prologue_;
+  DType dtype_ = DType::f32;
+  std::int64_t channels_ = 0;
+  double rows_ = 0;
+  bool written_ = false;
+};
+
+/// conv2d and conv2d_grad_input.
+class WinogradConvolution final : public Kernel {
+ public:
+  WinogradConvolution(const Graph& graph, const Group& group)
+      : threads_(omp_get_max_threads()) {
+    const WinogradRoles roles = *winograd_roles(graph, group);
+    parts_ = roles.parts;
+    relu_ = roles.relu;
+    const plan::GraphNode& conv = graph.node(parts_.conv_node);
+    weights_of_ = *winograd_problem(graph, conv);
+    turned_ = conv.op->is("conv2d_grad_input");
+    problem_ = turned_ ? weights_of_.mirrored() : weights_of_;
+    operand_ = Operand(graph, group, turned_ ? parts_.g : parts_.x);
+    blocking_ = winograd::default_blocking(problem_, threads_);
+    w_dtype_ = graph.value(parts_.w).dtype;
+    y_dtype_ = graph.value(parts_.y).dtype;
+    if (parts_.statistics.node >= 0)
+      attrs_ = graph.node(parts_.statistics.node).attrs.as<core::BatchNormAttrs>();
+    name = "highway:winograd F(4×4, 3×3)";
+  }
+
+  void run(const KernelArgs& args) override {
+    ScratchCarver carver(args.scratch);
+    const Source source = operand_.source(args, carver);
+    const Sink sink = this->sink(args, carver);
+    float* u = take_weights(carver);
+    winograd::transform_weights(weights_of_, args.values[parts_.w], w_dtype_, turned_, u, threads_);
+    winograd::convolve(problem_, source, u, sink, blocking_, threads_, take_work(carver));
+    if (parts_.statistics.node >= 0) finish_statistics(args, sink);
+    if (parts_.sums.node >= 0) finish_sums(args, sink);
+  }
+
+  std::size_t scratch_bytes() const override {
+    ScratchCarver carver(nullptr);
+    operand_.source({}, carver);
+    sink({}, carver);
+    take_weights(carver);
+    take_work(carver);
+    return carver.used();
+  }
+
+  std::vector<std::pair<int, int>> in_place() const override {
+    std::vector<std::pair<int, int>> pairs;
+    const NormRoles& norm = parts_.statistics;
+    if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
+    if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
+    // An image that the prologue reads is read again after parts of y are written.
+    const Prologue& read = turned_ ? parts_.g : parts_.x;
+    const bool free = parts_.z != read.value && parts_.z != read.g && parts_.z != read.z &&
+                      parts_.z != read.norm[0].x && parts_.z != read.norm[1].x;
+    if (parts_.z >= 0 && free) pairs.emplace_back(parts_.z, parts_.y);
+    return pairs;
+  }
+
+ private:
+  float* take_weights(ScratchCarver& carver) const {
+    return carver.take<float>(static_cast<std::int64_t>(winograd::weights_bytes(problem_) / sizeof(float)));
+  }
+  std::byte* take_work(ScratchCarver& carver) const {
+    return carver.take<std::byte>(
+        static_cast<std::int64_t>(winograd::convolve_scratch_bytes(problem_, blocking_, threads_)));
+  }
+
+  Sink sink(const KernelArgs& args, ScratchCarver& carver) const {
+    const auto tensor = [&](int value) {
+      return value >= 0 && args.values != nullptr ? args.values[value] : nullptr;
+    };
+    Sink sink{.y = tensor(parts_.y),
+              .dtype = y_dtype_,
+              .bias = static_cast<const float*>(tensor(parts_.bias)),
+              .z = tensor(parts_.z),
+              .relu = relu_,
+              .mask_y = tensor(parts_.mask)};
+    if (parts_.masked_by.node >= 0) {
+      const Affine mask = affine_of(args, parts_.masked_by, problem_.out, carver);
+      sink.mask_x = tensor(parts_.masked_by.x);
+      sink.mask_scale = mask.scale;
+      sink.mask_shift = mask.shift;
+    }
+    if (parts_.statistics.node >= 0) sink.sums = Sums::moments;
+    if (parts_.sums.node >= 0) {
+      sink.sums = Sums::gradient;
+      sink.norm_x = tensor(parts_.sums.x);
+      sink.norm_mean = static_cast<const float*>(tensor(parts_.sums.mean));
+    }
+    if (sink.sums != Sums::none) {
+      sink.first = carver.take<double>(problem_.out);
+      sink.second = carver.take<double>(problem_.out);
+    }
+    return sink;
+  }
+
+  double pixels() const {
+    return static_cast<double>(problem_.batch * problem_.out_height() * problem_.out_width());
+  }
+
+  void finish_statistics(const KernelArgs& args, const Sink& sink) const {
+    const NormRoles& norm = parts_.statistics;
+    const double n = pixels(), unbiased = n > 1 ? n / (n - 1) : 1;
+    for (std::int64_t c = 0; c < problem_.out; ++c) {
+      const double mean = sink.first[c], variance = sink.second[c] / n;
+      if (norm.mean >= 0) args.out<float>(norm.mean)[c] = static_cast<float>(mean);
+      if (norm.inv_std >= 0) args.out<float>(norm.inv_std)[c] = inverse_deviation(variance, attrs_.eps);
+      if (norm.new_running_mean >= 0) track(args, norm.running_mean, norm.new_running_mean, c, mean);
+      if (norm.new_running_var >= 0)
+        track(args, norm.running_var, norm.new_running_var, c, variance * unbiased);
+    }
+  }
+
+  void track(const KernelArgs& args, int before, int after, std::int64_t c, double value) const {
+    const double old = args.in<float>(before)[c];
+    args.out<float>(after)[c] = static_cast<float>((1 - attrs_.momentum) * old + attrs_.momentum * value);
+  }
+
+  void finish_sums(const KernelArgs& args, const Sink& sink) const {
+    const NormRoles& norm = parts_.sums;
+    const float* inv_std = args.in<float>(norm.inv_std);
+    for (std::int64_t c = 0; c < problem_.out; ++c) {
+      if (norm.dbeta >= 0) args.out<float>(norm.dbeta)[c] = static_cast<float>(sink.first[c]);
+      if (norm.dgamma >= 0) args.out<float>(norm.dgamma)[c] = static_cast<float>(sink.second[c] * inv_std[c]);
+    }
+  }
+
+  Carried parts_;
+  bool relu_ = false;
+  bool turned_ = false;  ///< the gradient of the input
+  Problem weights_of_;   ///< the forward convolution's
+  Problem problem_;
+  Operand operand_;
+  winograd::Blocking blocking_;
+  int threads_;
+  DType w_dtype_ = DType::f32, y_dtype_ = DType::f32;
+  core::BatchNormAttrs attrs_;
+};
+
+class WinogradGradWeight final : public Kernel {
+ public:
+  WinogradGradWeight(const Graph& graph, const Group& group) : threads_(omp_get_max_threads()) {
+    const Carried parts = winograd_roles(graph, group)->parts;
+    problem_ = *winograd_problem(graph, graph.node(parts.conv_node));
+    x_ = Operand(graph, group, parts.x);
+    dy_ = Operand(graph, group, parts.g);
+    dw_ = parts.y;
+    dtype_ = graph.value(dw_).dtype;
+    blocking_ = winograd::default_gradient_blocking(problem_, threads_);
+    name = "highway:winograd F(3×3, 4×4)";
+  }
+
+  void run(const KernelArgs& args) override {
+    ScratchCarver carver(args.scratch);
+    const Source x = x_.source(args, carver), dy = dy_.source(args, carver);
+    winograd::weight_gradient(problem_, x, dy, args.values[dw_], dtype_, blocking_, threads_,
+                              take_work(carver));
+  }
+
+  std::size_t scratch_bytes() const override {
+    ScratchCarver carver(nullptr);
+    x_.source({}, carver);
+    dy_.source({}, carver);
+    take_work(carver);
+    return carver.used();
+  }
+
+ private:
+  std::byte* take_work(ScratchCarver& carver) const {
+    return carver.take<std::byte>(
+        static_cast<std::int64_t>(winograd::weight_gradient_scratch_bytes(problem_, blocking_, threads_)));
+  }
+
+  Problem problem_;
+  Operand x_, dy_;
+  int dw_ = -1;
+  DType dtype_ = DType::f32;
+  winograd::GradientBlocking blocking_;
+  int threads_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_winograd_convolution(const Graph& graph, const Group& group) {
+  return std::make_unique<WinogradConvolution>(graph, group);
+}
+
+std::unique_ptr<Kernel> make_winograd_grad_weight(const Graph& graph, const Group& group) {
+  return std::make_unique<WinogradGradWeight>(graph, group);
+}
+
+}  // namespace fusetape::backends::cpu
