@@ -1,9 +1,10 @@
-// The multiplications of the Winograd weight gradient, once for every target that foreach_target.h goes through.
-#if defined(FUSETAPE_TILE_PRODUCTS_INL) == defined(HWY_TARGET_TOGGLE)
-#ifdef FUSETAPE_TILE_PRODUCTS_INL
-#undef FUSETAPE_TILE_PRODUCTS_INL
+// The multiplications of the Winograd weight gradient, once for every target that foreach_target.h goes
+// through.
+#if defined(FUSETAPE_WINOGRAD_GRADIENT_PRODUCTS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FUSETAPE_WINOGRAD_GRADIENT_PRODUCTS_INL
+#undef FUSETAPE_WINOGRAD_GRADIENT_PRODUCTS_INL
 #else
-#define FUSETAPE_TILE_PRODUCTS_INL
+#define FUSETAPE_WINOGRAD_GRADIENT_PRODUCTS_INL
 #endif
 
 #include "backends/cpu/channel_vectors-inl.hpp"
@@ -15,9 +16,8 @@ namespace {
 /// sums[out][in] = or += Σ over tiles of dy[tile][out]·x[tile][in], 16 channels of each. A block's sum starts
 /// from zero, whatever is there: many short sums are more exact than a long one. A function of its own, for
 /// the sake of the registers: the accumulators are half of them.
-HWY_NOINLINE void multiply_tiles(const float* HWY_RESTRICT x, const float* HWY_RESTRICT dy, std::int64_t tiles,
-                                 bool add, float* HWY_RESTRICT sums, const std::byte* const* ahead,
-                                 std::int64_t lines) {
+HWY_NOINLINE void multiply_chunk(const float* HWY_RESTRICT x, const float* HWY_RESTRICT dy,
+                                 std::int64_t tiles, bool add, float* HWY_RESTRICT sums) {
   constexpr int columns = 16 / lanes, rows = columns == 1 ? 16 : 4;
   const Floats d;
   for (int out = 0; out < 16; out += rows) {
@@ -29,7 +29,7 @@ HWY_NOINLINE void multiply_tiles(const float* HWY_RESTRICT x, const float* HWY_R
     }
     const float* from_x = x;
     const float* from_dy = dy + out;
-    const auto step = [&]() HWY_ATTR {
+    for (std::int64_t tile = 0; tile < tiles; ++tile, from_x += 16, from_dy += 16) {
       Vec inputs[columns];
       HWY_UNROLL(2)
       for (int c = 0; c < columns; ++c) inputs[c] = hn::Load(d, from_x + c * lanes);
@@ -39,15 +39,7 @@ HWY_NOINLINE void multiply_tiles(const float* HWY_RESTRICT x, const float* HWY_R
         HWY_UNROLL(2)
         for (int c = 0; c < columns; ++c) total[r][c] = hn::MulAdd(gradient, inputs[c], total[r][c]);
       }
-      from_x += 16;
-      from_dy += 16;
-    };
-    std::int64_t tile = 0;
-    for (; tile < std::min(tiles, lines); ++tile) {
-      hwy::Prefetch(ahead[tile]);
-      step();
     }
-    for (; tile < tiles; ++tile) step();
     float* to = sums + out * 16;
     HWY_UNROLL(16)
     for (int r = 0; r < rows; ++r) {
@@ -62,4 +54,4 @@ HWY_NOINLINE void multiply_tiles(const float* HWY_RESTRICT x, const float* HWY_R
 }  // namespace
 }  // namespace fusetape::backends::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-#endif  // FUSETAPE_TILE_PRODUCTS_INL
+#endif  // FUSETAPE_WINOGRAD_GRADIENT_PRODUCTS_INL
