@@ -1,0 +1,73 @@
+// From sums over tiles to the weight gradient, once for every target that foreach_target.h goes through.
+#if defined(FUSETAPE_WINOGRAD_GRADIENT_RESULT_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FUSETAPE_WINOGRAD_GRADIENT_RESULT_INL
+#undef FUSETAPE_WINOGRAD_GRADIENT_RESULT_INL
+#else
+#define FUSETAPE_WINOGRAD_GRADIENT_RESULT_INL
+#endif
+
+#include "backends/cpu/channel_vectors-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fusetape::backends::cpu::HWY_NAMESPACE {
+namespace {
+
+/// The scale of each point that the transform of dy leaves out: 0, 1, −1, 2, −2, ∞.
+constexpr float point_scale[6] = {1.0f / 4, -1.0f / 6, -1.0f / 6, 1.0f / 24, 1.0f / 24, 1.0f};
+
+struct Three {
+  Vec v[3];
+};
+
+HWY_INLINE Three from_points(Vec m0, Vec m1, Vec m2, Vec m3, Vec m4, Vec m5) {
+  const Floats d;
+  const Vec even1 = hn::Add(m1, m2), odd1 = hn::Sub(m1, m2), even2 = hn::Add(m3, m4), odd2 = hn::Sub(m3, m4);
+  return {hn::Add(m0, hn::Add(even1, even2)), hn::MulAdd(hn::Set(d, 2.0f), odd2, odd1),
+          hn::MulAdd(hn::Set(d, 4.0f), even2, hn::Add(even1, m5))};
+}
+
+/// Sums of one out channel and the vector of in channels at `sums`, of `parts` parts in their order: to the
+/// nine weights, `step` elements apart.
+template <class T, class Access>
+HWY_INLINE void write_filter(const float* sums, int parts, std::int64_t part_stride, const Access& access,
+                             T* dw, std::int64_t step) {
+  const Floats d;
+  Three column[6];
+  for (int j = 0; j < 6; ++j) {
+    Vec m[6];
+    for (int i = 0; i < 6; ++i) {
+      const float* from = sums + (i * 6 + j) * 256;
+      m[i] = hn::Load(d, from);
+      for (int part = 1; part < parts; ++part) m[i] = hn::Add(m[i], hn::Load(d, from + part * part_stride));
+      m[i] = hn::Mul(m[i], hn::Set(d, point_scale[i] * point_scale[j]));
+    }
+    column[j] = from_points(m[0], m[1], m[2], m[3], m[4], m[5]);
+  }
+  for (int r = 0; r < 3; ++r) {
+    const Three row = from_points(column[0].v[r], column[1].v[r], column[2].v[r], column[3].v[r],
+                                  column[4].v[r], column[5].v[r]);
+    for (int s = 0; s < 3; ++s) access.store(row.v[s], dw + (r * 3 + s) * step);
+  }
+}
+
+/// Writes dw[out][3][3][in] for up to 16 × 16 channels from their sums [36][16 out][16 in].
+template <class T>
+void write_weights(const float* sums, int parts, std::int64_t part_stride, std::int64_t outs,
+                   std::int64_t ins, std::int64_t all_ins, T* dw) {
+  for (std::int64_t out = 0; out < outs; ++out) {
+    for (std::int64_t in = 0; in < ins; in += lanes) {
+      const float* const from = sums + out * 16 + in;
+      T* const to = dw + out * 9 * all_ins + in;
+      if (ins - in >= lanes) {
+        write_filter(from, parts, part_stride, Whole{}, to, all_ins);
+      } else {
+        write_filter(from, parts, part_stride, Tail(ins - in), to, all_ins);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fusetape::backends::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // FUSETAPE_WINOGRAD_GRADIENT_RESULT_INL

@@ -1,0 +1,117 @@
+#include "backends/cpu/winograd/gradient_steps.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backends/cpu/winograd/gradient_steps.cpp"
+#include "hwy/foreach_target.h"
+// After foreach_target.h:
+#include "backends/cpu/winograd/gradient_products-inl.hpp"
+#include "backends/cpu/winograd/gradient_result-inl.hpp"
+#include "backends/cpu/winograd/gradient_transform-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fusetape::backends::cpu::HWY_NAMESPACE {
+namespace {
+
+using winograd::ChannelBlock;
+using winograd::chunk;
+using winograd::GradientCut;
+using winograd::GradientPass;
+using winograd::GradientSources;
+using winograd::Operands;
+using winograd::Run;
+
+template <unsigned Pairs>
+void transform_tiles(const GradientCut& cut, const GradientSources& from, std::int64_t begin,
+                     std::int64_t end, const Operands& to, std::int64_t first, bool writes, float* rows) {
+  const PositionStrides x_strides{.row = 6 * to.x_stride, .column = to.x_stride, .tile = chunk};
+  cut.tiles.for_runs(begin, end, [&](const Run& run) HWY_ATTR {
+    for (std::int64_t c = 0; c < cut.in_chunks; ++c) {
+      transform_run<Pairs>(cut.problem, cut.tiles, from.x, run, c * chunk, writes, x_strides,
+                           to.x + (c * to.tiles + first + run.first) * chunk, rows);
+    }
+  });
+  const PositionStrides dy_strides{.row = 6 * to.dy_stride, .column = to.dy_stride, .tile = chunk};
+  const winograd::Problem image = cut.problem.mirrored();
+  cut.tiles.for_runs(begin, end, [&](const Run& run) HWY_ATTR {
+    for (std::int64_t c = 0; c < cut.out_chunks; ++c) {
+      transform_gradient_run<Pairs>(image, from.dy, run, c * chunk, writes, dy_strides,
+                                    to.dy + (c * to.tiles + first + run.first) * chunk, rows);
+    }
+  });
+}
+
+void TransformTiles(const GradientCut& cut, const GradientPass& pass, const GradientSources& from,
+                    std::int64_t begin, std::int64_t end, const Operands& to, std::int64_t first, bool writes,
+                    float* rows) {
+  if (pass.count == 6) return transform_tiles<all_rows>(cut, from, begin, end, to, first, writes, rows);
+  switch (pass.row[0]) {
+    case 1:
+      return transform_tiles<rows_12>(cut, from, begin, end, to, first, writes, rows);
+    case 3:
+      return transform_tiles<rows_34>(cut, from, begin, end, to, first, writes, rows);
+    default:
+      return transform_tiles<rows_05>(cut, from, begin, end, to, first, writes, rows);
+  }
+}
+
+void MultiplyTiles(const GradientCut& cut, const GradientPass& pass, const Operands& from, std::int64_t tiles,
+                   const ChannelBlock& channels, bool add, float* sums) {
+  for (int place = 0; place < pass.count * 6; ++place) {
+    const std::int64_t position = pass.row[place / 6] * 6 + place % 6;
+    for (std::int64_t out = channels.out_begin; out < channels.out_end; ++out) {
+      for (std::int64_t in = channels.in_begin; in < channels.in_end; ++in) {
+        multiply_chunk(from.x + place * from.x_stride + in * from.tiles * chunk,
+                       from.dy + place * from.dy_stride + out * from.tiles * chunk, tiles, add,
+                       sums + cut.sums_at(out, in) + position * chunk * chunk);
+      }
+    }
+  }
+}
+
+template <class T>
+void write_chunk(const GradientCut& cut, std::int64_t out_chunk, std::int64_t in_chunk, const float* sums,
+                 int parts, T* dw) {
+  const std::int64_t out = out_chunk * chunk, in = in_chunk * chunk;
+  const winograd::Problem& p = cut.problem;
+  write_weights(sums + cut.sums_at(out_chunk, in_chunk), parts, cut.sums_size(), std::min(chunk, p.out - out),
+                std::min(chunk, p.in - in), p.in, dw + out * 9 * p.in + in);
+}
+
+void WriteChunk(const GradientCut& cut, std::int64_t out_chunk, std::int64_t in_chunk, const float* sums,
+                int parts, void* dw, DType dtype) {
+  dtype == DType::bf16 ? write_chunk(cut, out_chunk, in_chunk, sums, parts, static_cast<Bf16*>(dw))
+                       : write_chunk(cut, out_chunk, in_chunk, sums, parts, static_cast<float*>(dw));
+}
+
+}  // namespace
+}  // namespace fusetape::backends::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fusetape::backends::cpu {
+
+HWY_EXPORT(TransformTiles);
+HWY_EXPORT(MultiplyTiles);
+HWY_EXPORT(WriteChunk);
+
+namespace winograd {
+
+void transform_tiles(const GradientCut& cut, const GradientPass& pass, const GradientSources& from,
+                     std::int64_t begin, std::int64_t end, const Operands& to, std::int64_t first,
+                     bool writes, float* rows) {
+  HWY_DYNAMIC_DISPATCH(TransformTiles)(cut, pass, from, begin, end, to, first, writes, rows);
+}
+
+void multiply_tiles(const GradientCut& cut, const GradientPass& pass, const Operands& from,
+                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums) {
+  HWY_DYNAMIC_DISPATCH(MultiplyTiles)(cut, pass, from, tiles, channels, add, sums);
+}
+
+void write_weights(const GradientCut& cut, std::int64_t out_chunk, std::int64_t in_chunk, const float* sums,
+                   int parts, void* dw, DType dtype) {
+  HWY_DYNAMIC_DISPATCH(WriteChunk)(cut, out_chunk, in_chunk, sums, parts, dw, dtype);
+}
+
+}  // namespace winograd
+}  // namespace fusetape::backends::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,95 @@
+#pragma once
+#include <algorithm>
+
+#include "backends/cpu/channel_rows.hpp"
+#include "backends/cpu/winograd/tiles.hpp"
+#include "backends/cpu/winograd/weight_gradient.hpp"
+
+/// How a weight gradient is cut into blocks of tiles and of channels, and the steps that work on a block.
+namespace fusetape::backends::cpu::winograd {
+
+constexpr std::int64_t positions = transformed_size * transformed_size;
+/// Sums of all positions, of a chunk of each operand: [position][16 out][16 in].
+constexpr std::int64_t chunk_sums = positions * chunk * chunk;
+
+/// Rows of positions that are computed in one pass over the tiles.
+struct GradientPass {
+  int count;  ///< of rows
+  int row[transformed_size];
+};
+constexpr GradientPass whole_pass = {6, {0, 1, 2, 3, 4, 5}};
+constexpr GradientPass short_passes[3] = {{2, {1, 2}}, {2, {3, 4}}, {2, {0, 5}}};
+
+/// Both operands of some tiles, transformed: [position of the pass][chunk][tile][16].
+struct Operands {
+  float *x = nullptr, *dy = nullptr;
+  std::int64_t tiles = 0;                    ///< from chunk to chunk
+  std::int64_t x_stride = 0, dy_stride = 0;  ///< from position to position
+};
+
+/// Chunks of both operands.
+struct ChannelBlock {
+  std::int64_t out_begin, out_end, in_begin, in_end;
+};
+
+struct GradientCut {
+  Problem problem;
+  Tiles tiles;
+  GradientBlocking blocking;
+  std::int64_t blocks;  ///< of tiles
+  std::int64_t in_chunks, out_chunks;
+
+  GradientCut(const Problem& p, const GradientBlocking& b)
+      : problem(p),
+        tiles(p),
+        blocking(b),
+        blocks(divided_up(tiles.count(), b.tiles)),
+        in_chunks(divided_up(p.in, chunk)),
+        out_chunks(divided_up(p.out, chunk)) {}
+
+  std::int64_t begin_of(std::int64_t block) const { return std::min(block * blocking.tiles, tiles.count()); }
+  ChannelBlock all_channels() const { return {0, out_chunks, 0, in_chunks}; }
+
+  std::int64_t sums_size() const { return out_chunks * in_chunks * chunk_sums; }
+  /// Where the sums of two chunks are.
+  std::int64_t sums_at(std::int64_t out_chunk, std::int64_t in_chunk) const {
+    return (out_chunk * in_chunks + in_chunk) * chunk_sums;
+  }
+
+  /// From position to position it is a vector more than a chunk's tiles need: with a power of two between
+  /// them, the 36 places that a tile goes to would share a few sets of the cache.
+  Operands operands(ScratchCarver& scratch) const {
+    Operands o{.tiles = std::min(blocking.tiles, tiles.count())};
+    o.x_stride = (in_chunks * o.tiles + 1) * chunk;
+    o.dy_stride = (out_chunks * o.tiles + 1) * chunk;
+    const std::int64_t count = blocking.passes == 1 ? positions : positions / 3;
+    o.x = scratch.take<float>(count * o.x_stride);
+    o.dy = scratch.take<float>(count * o.dy_stride);
+    return o;
+  }
+};
+
+struct GradientSources {
+  const Source& x;
+  const Source& dy;
+};
+
+/// Floats of the scratch that transform_tiles wants, 64-byte aligned.
+constexpr std::int64_t transform_scratch = transformed_size * (most_in_run * tile_size + 2) * chunk;
+
+/// Transforms the tiles from `begin` to before `end`, in the positions of a pass, to places `first` and on of
+/// the operands.
+void transform_tiles(const GradientCut& cut, const GradientPass& pass, const GradientSources& from,
+                     std::int64_t begin, std::int64_t end, const Operands& to, std::int64_t first,
+                     bool writes, float* rows);
+
+/// Makes, or adds to, the sums of the pass's positions: the products over the first `tiles` of the operands.
+void multiply_tiles(const GradientCut& cut, const GradientPass& pass, const Operands& from,
+                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums);
+
+/// Writes the weights of two chunks: the sum of their sums in every part, in the order of the parts,
+/// transformed back.
+void write_weights(const GradientCut& cut, std::int64_t out_chunk, std::int64_t in_chunk, const float* sums,
+                   int parts, void* dw, DType dtype);
+
+}  // namespace fusetape::backends::cpu::winograd

@@ -1,0 +1,293 @@
+// The Winograd weight gradient against double arithmetic.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+
+#include "backends/cpu/storage.hpp"
+#include "backends/cpu/winograd/weight_gradient.hpp"
+#include "compare.hpp"
+#include "hwy/targets.h"
+
+namespace wino = fusetape::backends::cpu::winograd;
+using fusetape::DType;
+using fusetape::tests::difference;
+using fusetape::tests::Numbers;
+
+namespace {
+
+using Floats = std::vector<float>;
+
+Floats drawn(std::int64_t count, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  Floats values(static_cast<std::size_t>(count));
+  for (float& v : values) v = uniform(generator);
+  return values;
+}
+
+/// A tensor as it is stored; only its own bytes may be read.
+class Stored {
+ public:
+  Stored(const Floats& values, DType dtype) : count_(values.size()), dtype_(dtype), data_(bytes()) {
+    for (std::size_t i = 0; i < count_; ++i) {
+      const std::uint16_t half = fusetape::core::to_bf16(values[i]);
+      if (dtype == DType::f32) std::memcpy(&data_[i * 4], &values[i], 4);
+      if (dtype == DType::bf16) std::memcpy(&data_[i * 2], &half, 2);
+    }
+  }
+  std::byte* data() { return data_.data(); }
+  Floats values() const {
+    Floats values(count_);
+    for (std::size_t i = 0; i < count_; ++i) {
+      std::uint16_t half = 0;
+      if (dtype_ == DType::f32) std::memcpy(&values[i], &data_[i * 4], 4);
+      if (dtype_ == DType::bf16) {
+        std::memcpy(&half, &data_[i * 2], 2);
+        values[i] = fusetape::core::from_bf16(half);
+      }
+    }
+    return values;
+  }
+
+ private:
+  std::size_t bytes() const { return count_ * (dtype_ == DType::f32 ? 4 : 2); }
+  std::size_t count_;
+  DType dtype_;
+  std::vector<std::byte> data_;
+};
+
+/// dw of plain x and dy, in double.
+Numbers reference(const wino::Problem& p, const Floats& x, const Floats& dy) {
+  Numbers dw(static_cast<std::size_t>(p.out * 9 * p.in));
+  const std::int64_t height = p.out_height(), width = p.out_width();
+  for (std::int64_t pixel = 0; pixel < p.batch * height * width; ++pixel) {
+    const std::int64_t image = pixel / width / height, row = pixel / width % height, column = pixel % width;
+    for (int tap = 0; tap < 9; ++tap) {
+      const std::int64_t r = row - p.pad + tap / 3, c = column - p.pad + tap % 3;
+      if (r < 0 || r >= p.height || c < 0 || c >= p.width) continue;
+      const float* from = &x[static_cast<std::size_t>(((image * p.height + r) * p.width + c) * p.in)];
+      for (std::int64_t out = 0; out < p.out; ++out) {
+        const double g = dy[static_cast<std::size_t>(pixel * p.out + out)];
+        double* to = &dw[static_cast<std::size_t>((out * 9 + tap) * p.in)];
+        for (std::int64_t in = 0; in < p.in; ++in) to[in] += g * static_cast<double>(from[in]);
+      }
+    }
+  }
+  return dw;
+}
+
+std::string text(const wino::Problem& p) {
+  std::string s;
+  for (const std::int64_t n : {p.batch, p.height, p.width, p.in, p.out, std::int64_t{p.pad}}) {
+    s += std::to_string(n) + " ";
+  }
+  return s;
+}
+
+/// What is read, how it is cut, and what the result is stored as.
+struct Run {
+  wino::Source x, dy;
+  std::optional<wino::GradientBlocking> blocking;
+  int threads = 1;
+  DType dtype = DType::f32;
+};
+
+Floats gradient(const wino::Problem& p, const Run& run) {
+  const wino::GradientBlocking blocking =
+      run.blocking ? *run.blocking : wino::default_gradient_blocking(p, run.threads);
+  const std::size_t bytes = wino::weight_gradient_scratch_bytes(p, blocking, run.threads);
+  // What is in the scratch must not matter, and behind it nothing be written.
+  std::vector<std::byte> buffer(bytes + 128, std::byte{0xff});
+  void* place = buffer.data();
+  std::size_t room = buffer.size();
+  auto* scratch = static_cast<std::byte*>(std::align(64, bytes, place, room));
+  Stored dw(Floats(static_cast<std::size_t>(p.out * 9 * p.in), 7.0f), run.dtype);
+  wino::weight_gradient(p, run.x, run.dy, dw.data(), run.dtype, blocking, run.threads, scratch);
+  CHECK(scratch[bytes] == std::byte{0xff});
+  return dw.values();
+}
+
+double error(const Floats& got, const Numbers& expected) {
+  return difference(Numbers(got.begin(), got.end()), expected, 1e-3);
+}
+
+std::int64_t x_size(const wino::Problem& p) { return p.batch * p.height * p.width * p.in; }
+std::int64_t dy_size(const wino::Problem& p) { return p.batch * p.out_height() * p.out_width() * p.out; }
+
+/// Runs f once for each of Highway's targets that this machine has; then all of them count again.
+template <class F>
+void on_every_target(F&& f) {
+  const std::int64_t all = hwy::SupportedTargets();
+  for (const std::int64_t target : {HWY_AVX2, HWY_AVX3}) {
+    if ((all & target) == 0) continue;
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    f();
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+/// The forms of a source.
+struct Form {
+  bool norm = false, second = false, second_norm = false, gradient = false, relu = false;
+};
+constexpr Form forms[] = {
+    {},
+    {.relu = true},
+    {.second = true},
+    {.norm = true, .relu = true},
+    {.norm = true, .second = true, .relu = true},
+    {.norm = true, .second = true, .second_norm = true},
+    {.norm = true, .second = true, .gradient = true},
+};
+
+/// A source of a form, and its values in scalar arithmetic.
+struct Image {
+  std::int64_t channels;
+  Form form;
+  DType dtype;
+  Stored x, x2, written;
+  Floats scale, shift, scale2, shift2, mean2;
+
+  Image(std::int64_t count, std::int64_t of_channels, const Form& of_form, DType of_dtype, unsigned seed)
+      : channels(of_channels),
+        form(of_form),
+        dtype(of_dtype),
+        x(drawn(count, seed), dtype),
+        x2(drawn(count, seed + 1), dtype),
+        written(Floats(static_cast<std::size_t>(count)), dtype),
+        scale(drawn(channels, seed + 2)),
+        shift(drawn(channels, seed + 3)),
+        scale2(drawn(channels, seed + 4)),
+        shift2(drawn(channels, seed + 5)),
+        mean2(drawn(channels, seed + 6)) {}
+
+  wino::Source source() {
+    const bool second_norm = form.second_norm || form.gradient;
+    return {.x = x.data(),
+            .dtype = dtype,
+            .scale = form.norm ? scale.data() : nullptr,
+            .shift = form.norm && !form.gradient ? shift.data() : nullptr,
+            .x2 = form.second ? x2.data() : nullptr,
+            .scale2 = second_norm ? scale2.data() : nullptr,
+            .shift2 = second_norm ? shift2.data() : nullptr,
+            .mean2 = form.gradient ? mean2.data() : nullptr,
+            .relu = form.relu,
+            .written = written.data()};
+  }
+
+  float rounded(float v) const {
+    return dtype == DType::f32 ? v : fusetape::core::from_bf16(fusetape::core::to_bf16(v));
+  }
+
+  Floats values() const {
+    Floats v = x.values();
+    const Floats other = x2.values();
+    for (std::size_t i = 0; i < v.size(); ++i) {
+      const std::size_t c = i % static_cast<std::size_t>(channels);
+      if (form.gradient) {
+        v[i] = std::fma(scale[c], v[i], std::fma(scale2[c], other[i] - mean2[c], shift2[c]));
+      } else {
+        if (form.norm) v[i] = rounded(std::fma(scale[c], v[i], shift[c]));
+        if (form.second_norm) v[i] += rounded(std::fma(scale2[c], other[i], shift2[c]));
+        if (form.second && !form.second_norm) v[i] += other[i];
+      }
+      v[i] = rounded(form.relu && v[i] <= 0 ? 0.0f : v[i]);
+    }
+    return v;
+  }
+};
+
+constexpr wino::Problem shapes[] = {
+    {.batch = 2, .height = 32, .width = 32, .in = 16, .out = 16},
+    {.batch = 3, .height = 16, .width = 16, .in = 32, .out = 32},
+    {.batch = 3, .height = 8, .width = 8, .in = 64, .out = 64},
+    {.batch = 4, .height = 4, .width = 4, .in = 144, .out = 80},
+    {.batch = 1, .height = 1, .width = 1, .in = 1, .out = 1},
+    {.batch = 3, .height = 2, .width = 2, .in = 3, .out = 17},
+    {.batch = 1, .height = 5, .width = 7, .in = 17, .out = 3},
+    {.batch = 3, .height = 7, .width = 5, .in = 24, .out = 40},
+    {.batch = 1, .height = 9, .width = 4, .in = 40, .out = 24},
+    {.batch = 1, .height = 33, .width = 31, .in = 3, .out = 24},
+    {.batch = 1, .height = 3, .width = 3, .in = 5, .out = 9, .pad = 0},
+    {.batch = 3, .height = 6, .width = 8, .in = 16, .out = 32, .pad = 0},
+    {.batch = 1, .height = 33, .width = 31, .in = 17, .out = 16, .pad = 0},
+};
+
+}  // namespace
+
+TEST_CASE("the weight gradient of every shape, however it is cut") {
+  const std::optional<wino::GradientBlocking> cuts[] = {
+      std::nullopt,
+      wino::GradientBlocking{.tiles = 7},
+      wino::GradientBlocking{.tiles = 8, .passes = 3},
+      wino::GradientBlocking{.tiles = 1000, .passes = 3},
+      wino::GradientBlocking{.tiles = 10, .by_channels = true, .chunks = 2},
+      wino::GradientBlocking{.tiles = 1000, .by_channels = true, .chunks = 1},
+  };
+  for (const wino::Problem& p : shapes) {
+    const Floats x = drawn(x_size(p), 1), dy = drawn(dy_size(p), 2);
+    const Numbers expected = reference(p, x, dy);
+    Stored xs(x, DType::f32), dys(dy, DType::f32);
+    on_every_target([&] {
+      for (const auto& cut : cuts) {
+        for (const int threads : {1, 2, 3}) {
+          const Run run{.x = {.x = xs.data()}, .dy = {.x = dys.data()}, .blocking = cut, .threads = threads};
+          INFO(text(p), "threads ", threads, " cut ", cut ? &*cut - &**cuts : -1);
+          const Floats dw = gradient(p, run);
+          CHECK(error(dw, expected) <= 2e-5);
+          CHECK(dw == gradient(p, run));
+        }
+      }
+    });
+  }
+}
+
+TEST_CASE("the weight gradient of every form of both sources, which are written once") {
+  const wino::Problem problems[] = {{.batch = 2, .height = 9, .width = 6, .in = 24, .out = 16},
+                                    {.batch = 1, .height = 5, .width = 7, .in = 16, .out = 33, .pad = 0}};
+  const wino::GradientBlocking cuts[] = {
+      {.tiles = 2}, {.tiles = 3, .passes = 3}, {.tiles = 5, .by_channels = true, .chunks = 1}};
+  for (const wino::Problem& p : problems) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const Form& form : forms) {
+        const Form& other = forms[(&form - forms + 3) % std::ssize(forms)];
+        Image x(x_size(p), p.in, form, dtype, 3), dy(dy_size(p), p.out, other, dtype, 10);
+        const Numbers expected = reference(p, x.values(), dy.values());
+        on_every_target([&] {
+          for (const wino::GradientBlocking& cut : cuts) {
+            x.written = Stored(Floats(x.values().size(), 7.0f), dtype);
+            dy.written = Stored(Floats(dy.values().size(), 7.0f), dtype);
+            Run run{.x = x.source(), .dy = dy.source(), .blocking = cut, .threads = 2};
+            INFO(text(p), name_of(dtype), " form ", &form - forms, " cut ", &cut - cuts);
+            CHECK(error(gradient(p, run), expected) <= 2e-5);
+            CHECK(x.written.values() == x.values());
+            CHECK(dy.written.values() == dy.values());
+            run.dtype = DType::bf16;
+            CHECK(error(gradient(p, run), expected) <= 0x1p-8);
+          }
+        });
+      }
+    }
+  }
+}
+
+TEST_CASE("a NaN in x or dy reaches the weight gradients of its channel, and no others") {
+  const wino::Problem p = {.batch = 1, .height = 6, .width = 5, .in = 18, .out = 20};
+  const std::size_t pixel = 13;
+  for (const bool in_x : {true, false}) {
+    Floats x = drawn(x_size(p), 1), dy = drawn(dy_size(p), 2);
+    (in_x ? x[pixel * 18 + 17] : dy[pixel * 20 + 3]) = std::nanf("");
+    Stored xs(x, DType::f32), dys(dy, DType::f32);
+    const Floats dw = gradient(p, {.x = {.x = xs.data()}, .dy = {.x = dys.data()}});
+    for (std::size_t i = 0; i < dw.size(); ++i) {
+      CHECK(std::isnan(dw[i]) == (in_x ? i % 18 == 17 : i / (9 * 18) == 3));
+    }
+  }
+}
