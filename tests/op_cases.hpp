@@ -94,6 +94,7 @@ std::vector<OpCase> fused_cases();
 std::vector<OpCase> conv_fused_cases();  ///< of convolutions
 /// The ops that only plans contain, alone and in groups.
 std::vector<OpCase> retention_cases();
+std::vector<OpCase> split_norm_cases();
 std::vector<OpCase> chain_cases();   ///< pointwise chains, with casts, broadcasts and reductions at their end
 std::vector<OpCase> linear_cases();  ///< matrix products with bias and activation; pooling behind a ReLU
 std::vector<OpCase> update_cases();  ///< optimizer steps, with and without clipping
