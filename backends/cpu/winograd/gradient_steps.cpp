@@ -17,6 +17,7 @@ using winograd::chunk;
 using winograd::GradientCut;
 using winograd::GradientPass;
 using winograd::GradientSources;
+using winograd::Ahead;
 using winograd::Operands;
 using winograd::Run;
 
@@ -55,14 +56,16 @@ void TransformTiles(const GradientCut& cut, const GradientPass& pass, const Grad
 }
 
 void MultiplyTiles(const GradientCut& cut, const GradientPass& pass, const Operands& from, std::int64_t tiles,
-                   const ChannelBlock& channels, bool add, float* sums) {
+                   const ChannelBlock& channels, bool add, float* sums, Ahead ahead) {
+  const std::int64_t products = pass.count * 6 * channels.products();
+  const std::int64_t quota = winograd::divided_up(ahead.lines(), products);
   for (int place = 0; place < pass.count * 6; ++place) {
     const std::int64_t position = pass.row[place / 6] * 6 + place % 6;
     for (std::int64_t out = channels.out_begin; out < channels.out_end; ++out) {
       for (std::int64_t in = channels.in_begin; in < channels.in_end; ++in) {
         multiply_chunk(from.x + place * from.x_stride + in * from.tiles * chunk,
                        from.dy + place * from.dy_stride + out * from.tiles * chunk, tiles, add,
-                       sums + cut.sums_at(out, in) + position * chunk * chunk);
+                       sums + cut.sums_at(out, in) + position * chunk * chunk, ahead.next(quota));
       }
     }
   }
@@ -103,8 +106,8 @@ void transform_tiles(const GradientCut& cut, const GradientPass& pass, const Gra
 }
 
 void multiply_tiles(const GradientCut& cut, const GradientPass& pass, const Operands& from,
-                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums) {
-  HWY_DYNAMIC_DISPATCH(MultiplyTiles)(cut, pass, from, tiles, channels, add, sums);
+                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums, Ahead ahead) {
+  HWY_DYNAMIC_DISPATCH(MultiplyTiles)(cut, pass, from, tiles, channels, add, sums, ahead);
 }
 
 void write_weights(const GradientCut& cut, std::int64_t out_chunk, std::int64_t in_chunk, const float* sums,

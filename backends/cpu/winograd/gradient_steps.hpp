@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <span>
 
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
@@ -30,7 +31,17 @@ struct Operands {
 /// Chunks of both operands.
 struct ChannelBlock {
   std::int64_t out_begin, out_end, in_begin, in_end;
+  std::int64_t products() const { return (out_end - out_begin) * (in_end - in_begin); }
 };
+
+/// The pixels of dy that are a run's tiles.
+inline Rectangle gradient_pixels(const Run& run) {
+  return {.image = run.image,
+          .row = run.row * tile_size,
+          .column = run.column * tile_size,
+          .rows = tile_size,
+          .columns = run.count * tile_size};
+}
 
 struct GradientCut {
   Problem problem;
@@ -69,6 +80,41 @@ struct GradientCut {
   }
 };
 
+/// Lines of memory side by side.
+struct Stretch {
+  const std::byte* first = nullptr;
+  std::int64_t lines = 0;
+};
+
+/// Memory that is fetched while other is worked on, a few lines at a time.
+class Ahead {
+ public:
+  Ahead() = default;
+  explicit Ahead(std::span<const Stretch> stretches) : stretches_(stretches) {}
+
+  std::int64_t lines() const {
+    std::int64_t lines = 0;
+    for (const Stretch& s : stretches_) lines += s.lines;
+    return lines;
+  }
+  /// At most `count` lines that were not given out before.
+  Stretch next(std::int64_t count) {
+    if (stretches_.empty()) return {};
+    const Stretch& whole = stretches_.front();
+    const Stretch part = {whole.first + at_ * 64, std::min(count, whole.lines - at_)};
+    at_ += part.lines;
+    if (at_ == whole.lines) {
+      stretches_ = stretches_.subspan(1);
+      at_ = 0;
+    }
+    return part;
+  }
+
+ private:
+  std::span<const Stretch> stretches_;
+  std::int64_t at_ = 0;  ///< of the first stretch
+};
+
 struct GradientSources {
   const Source& x;
   const Source& dy;
@@ -85,7 +131,7 @@ void transform_tiles(const GradientCut& cut, const GradientPass& pass, const Gra
 
 /// Makes, or adds to, the sums of the pass's positions: the products over the first `tiles` of the operands.
 void multiply_tiles(const GradientCut& cut, const GradientPass& pass, const Operands& from,
-                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums);
+                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums, Ahead ahead);
 
 /// Writes the weights of two chunks: the sum of their sums in every part, in the order of the parts,
 /// transformed back.

@@ -7,6 +7,7 @@
 #define FUSETAPE_WINOGRAD_GRADIENT_TRANSFORM_INL
 #endif
 
+#include "backends/cpu/winograd/gradient_steps.hpp"
 #include "backends/cpu/winograd/input_transform-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -75,22 +76,13 @@ HWY_INLINE void spread_rows(const GradientRows& from, std::int64_t tiles, const 
   if constexpr ((Pairs & rows_05) != 0) spread_pair<rows_05>(from, tiles, strides, row(0, 0), row(5, 1));
 }
 
-/// The pixels of dy that are a run's tiles.
-inline winograd::Rectangle gradient_pixels(const winograd::Run& run) {
-  return {.image = run.image,
-          .row = run.row * winograd::tile_size,
-          .column = run.column * winograd::tile_size,
-          .rows = winograd::tile_size,
-          .columns = run.count * winograd::tile_size};
-}
-
 /// Transforms one chunk of channels of a run; `image` is the problem whose x is dy, the rest as in
 /// transform_run.
 template <unsigned Pairs>
 void transform_gradient_run(const winograd::Problem& image, const winograd::Source& source,
                             const winograd::Run& run, std::int64_t first_channel, bool writes,
                             const PositionStrides& strides, float* to, float* scratch) {
-  const winograd::Rectangle pixels = gradient_pixels(run);
+  const winograd::Rectangle pixels = winograd::gradient_pixels(run);
   winograd::Rectangle inside = pixels;
   inside.rows = std::min(pixels.rows, image.height - pixels.row);
   inside.columns = std::min(pixels.columns, image.width - pixels.column);

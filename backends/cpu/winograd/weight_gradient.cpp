@@ -21,16 +21,70 @@ int parts_of(std::int64_t count, int threads) {
 
 // ---- by tiles ---------------------------------------------------------------------------------------------
 
+constexpr std::size_t most_stretches = 1024;
+
 /// What a thread has for itself.
 struct Workplace {
   float* rows;
   Operands operands;
+  std::span<Stretch> stretches;
   Workplace(const GradientCut& cut, ScratchCarver scratch)
-      : rows(scratch.take<float>(transform_scratch)), operands(cut.operands(scratch)) {
+      : rows(scratch.take<float>(transform_scratch)), operands(cut.operands(scratch)), stretches(scratch.take<Stretch>(most_stretches), most_stretches) {
     bytes = scratch.used();
   }
   std::size_t bytes;
 };
+
+/// The memory that a block's transform will read, as far as there is room to list it.
+class Reading {
+ public:
+  explicit Reading(std::span<Stretch> room) : room_(room) {}
+
+  void add(const Problem& image, const void* tensor, DType dtype, const Rectangle& pixels) {
+    if (tensor == nullptr) return;
+    const std::int64_t rows = std::min(pixels.rows, image.height - pixels.row);
+    const std::int64_t columns = std::min(pixels.columns, image.width - pixels.column);
+    const auto pixel_size = image.in * static_cast<std::int64_t>(size_of(dtype));
+    const std::byte* first = static_cast<const std::byte*>(tensor) +
+                      ((pixels.image * image.height + pixels.row) * image.width + pixels.column) * pixel_size;
+    for (std::int64_t i = 0; i < rows; ++i, first += image.width * pixel_size) {
+      add(first, columns * pixel_size);
+    }
+  }
+  std::span<const Stretch> stretches() const { return room_.first(count_); }
+
+ private:
+  void add(const std::byte* first, std::int64_t bytes) {
+    const std::int64_t lines = divided_up(bytes, 64);
+    if (count_ > 0) {
+      Stretch& last = room_[count_ - 1];
+      if (first == last.first + last.lines * 64) {
+        last.lines += lines;
+        return;
+      }
+    }
+    if (count_ < room_.size()) room_[count_++] = {first, lines};
+  }
+
+  std::span<Stretch> room_;
+  std::size_t count_ = 0;
+};
+
+Ahead reading(const GradientCut& cut, const GradientSources& from, std::int64_t begin, std::int64_t end,
+              std::span<Stretch> room) {
+  Reading list(room);
+  for (const void* tensor : {from.x.x, from.x.x2}) {
+    cut.tiles.for_runs(begin, end, [&](const Run& run) {
+      list.add(cut.problem, tensor, from.x.dtype, pixels_owned(cut.problem, cut.tiles, run));
+    });
+  }
+  for (const void* tensor : {from.dy.x, from.dy.x2}) {
+    cut.tiles.for_runs(begin, end, [&](const Run& run) {
+      list.add(cut.problem.mirrored(), tensor, from.dy.dtype, gradient_pixels(run));
+    });
+  }
+  return Ahead(list.stretches());
+}
 
 /// The sums over the tiles of one part.
 void sum_part(const GradientCut& cut, const GradientSources& from, int part, int parts, const Workplace& at,
@@ -41,7 +95,9 @@ void sum_part(const GradientCut& cut, const GradientSources& from, int part, int
     for (std::int64_t block = begin; block < end; ++block) {
       const std::int64_t first = cut.begin_of(block), last = cut.begin_of(block + 1);
       transform_tiles(cut, pass, from, first, last, at.operands, 0, first_pass, at.rows);
-      multiply_tiles(cut, pass, at.operands, last - first, cut.all_channels(), block > begin, sums);
+      const Ahead ahead =
+          block + 1 < end ? reading(cut, from, last, cut.begin_of(block + 2), at.stretches) : Ahead();
+      multiply_tiles(cut, pass, at.operands, last - first, cut.all_channels(), block > begin, sums, ahead);
     }
     first_pass = false;
   }
@@ -73,7 +129,7 @@ void sum_by_tiles(const GradientCut& cut, const GradientSources& from, void* dw,
 void sum_channels(const GradientCut& cut, const Operands& operands, std::int64_t block,
                   const ChannelBlock& channels, float* sums, void* dw, DType dtype) {
   const std::int64_t tiles = cut.begin_of(block + 1) - cut.begin_of(block);
-  multiply_tiles(cut, whole_pass, operands, tiles, channels, block > 0, sums);
+  multiply_tiles(cut, whole_pass, operands, tiles, channels, block > 0, sums, {});
   if (block + 1 < cut.blocks) return;
   for (std::int64_t out = channels.out_begin; out < channels.out_end; ++out) {
     for (std::int64_t in = channels.in_begin; in < channels.in_end; ++in) {
