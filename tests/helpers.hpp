@@ -43,6 +43,18 @@ class Eager {
   bool before_;
 };
 
+/// How convolutions are computed, for a scope.
+class ConvBy {
+ public:
+  explicit ConvBy(ConvAlgorithm algorithm) : before_(conv_algorithm()) { set_conv_algorithm(algorithm); }
+  ~ConvBy() { set_conv_algorithm(before_); }
+  ConvBy(const ConvBy&) = delete;
+  ConvBy& operator=(const ConvBy&) = delete;
+
+ private:
+  ConvAlgorithm before_;
+};
+
 /// What the Error that `body` throws says; empty where it throws none.
 template <class Body>
 std::string message_of(Body&& body) {

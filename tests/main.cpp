@@ -1,2 +1,12 @@
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
+
+#include <cstdlib>
+
+/// Most tests ask for exact sums and for NaN where they belong: direct convolutions. Those of Winograd switch it
+/// on themselves; FUSETAPE_CONV=automatic does so for all.
+int main(int argc, char** argv) {
+  constexpr int keep_what_is_set = 0;
+  ::setenv("FUSETAPE_CONV", "direct", keep_what_is_set);
+  return doctest::Context(argc, argv).run();
+}

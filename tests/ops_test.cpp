@@ -284,6 +284,27 @@ TEST_CASE("f64, bf16, f16: the CPU agrees with the reference") {
   }
 }
 
+TEST_CASE("Winograd: whatever rides in the transforms, the CPU agrees with the reference") {
+  const ConvBy automatic(ft::ConvAlgorithm::automatic);
+  for (const OpCase& op_case : carried_cases()) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      if (op_case.flags.wide_only && dtype != DType::f32) continue;
+      expect_no_error(op_case, [&] {
+        const Outcome plain = run(op_case, dtype, unfused), together = run(op_case, dtype, fused);
+        const std::string name(name_of(dtype));
+        // In bf16 a rounding turns many a ReLU on or off, in either backend.
+        if (dtype == DType::f32) compare(op_case, "f32, fused", together, run(op_case, dtype, oracle), 2e-5);
+        compare(op_case, name + ", fused beside unfused", together, plain, dtype == DType::f32 ? 2e-5 : 0.05);
+        compare(op_case, name + ", fused again", run(op_case, dtype, fused), together, 0);
+        for (const std::string& group : op_case.flags.groups) {
+          const bool found = together.groups.count(group) > 0;
+          if (!found) FAIL_CHECK(op_case.name << ": no group " << group << " in the fused plan");
+        }
+      });
+    }
+  }
+}
+
 TEST_CASE("bf16, large: fused runs agree with unfused ones to the bit") {
   for (const OpCase& op_case : all_cases()) {
     if (input_elements(op_case) <= 2000 || !op_case.flags.same_bits_bf16) continue;
