@@ -77,6 +77,10 @@ double tensor_passes(const Graph& graph, const Group& group) {
       return 3;
     case Pattern::conv_grad_weight_cast:
       return 2;
+    case Pattern::conv_siblings:
+    case Pattern::conv_grad_weight_siblings:
+    case Pattern::conv_grad_input_siblings:
+      return 1 + static_cast<double>(group.conv_siblings.members.size());
     case Pattern::bias_relu_grad:
       return 3;
     case Pattern::batch_norm_relu:

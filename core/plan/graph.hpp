@@ -63,6 +63,9 @@ enum class Pattern : std::uint8_t {
   convolution,  ///< roles: Convolution
   conv_grad_input_add,    ///< roles: ConvGradInputAdd
   conv_grad_weight_cast,  ///< roles: ConvGradWeightCast
+  conv_siblings,          ///< roles: ConvSiblings, as the next two
+  conv_grad_weight_siblings,
+  conv_grad_input_siblings,
   matrix_product,         ///< roles: MatrixProduct
   bias_relu_grad,         ///< roles: BiasReluGrad (backward of conv+bias+relu: g' and db in one pass)
   batch_norm_relu,        ///< roles: BatchNormRelu
@@ -102,6 +105,20 @@ struct ConvGradWeightCast {
   int x = -1, g = -1;
   int dw = -1;
   int conv_node = -1;
+};
+
+/// One of several convolutions of one image. In a gradient, w and y stand for the gradients, too.
+struct ConvSibling {
+  int w = -1, bias = -1, y = -1;
+  bool relu = false;
+  int conv_node = -1;
+};
+
+/// Convolutions of one shape, side by side: each y = relu(conv2d(x, w) + bias), bias and ReLU optional; or
+/// each w = conv2d_grad_weight(x, y), perhaps cast to a wider dtype; or x = Σ conv2d_grad_input(y, w).
+struct ConvSiblings {
+  int x = -1;
+  std::vector<ConvSibling> members;
 };
 
 enum class Activation : std::uint8_t { none, relu, gelu };
@@ -194,6 +211,7 @@ struct Group {
   Convolution conv;
   ConvGradInputAdd conv_grad_add;
   ConvGradWeightCast conv_grad_cast;
+  ConvSiblings conv_siblings;
   MatrixProduct product;
   MaxPoolReluGrad pool_grad;
   Chain chain;
