@@ -66,16 +66,35 @@ TEST_CASE("siblings are one group, whatever directly follows each") {
   const Tensor smaller = drawn({4, 3, 3, 8});
   const auto conv = [&](int i) { return ft::conv2d(x, w[i], same); };
   const std::pair<const char*, std::function<std::vector<Tensor>()>> cases[] = {
-      {"conv2d&conv2d; ", [&] { return std::vector{conv(0), conv(1)}; }},
-      {"conv2d&conv2d&conv2d; ", [&] { return std::vector{conv(0), conv(1), conv(2)}; }},
+      {"conv2d&conv2d; ",
+       [&] {
+         return std::vector{conv(0), conv(1)};
+       }},
+      {"conv2d&conv2d&conv2d; ",
+       [&] {
+         return std::vector{conv(0), conv(1), conv(2)};
+       }},
       {"conv2d+bias+relu&conv2d+relu; ",
-       [&] { return std::vector{ft::relu(ft::conv2d(x, w[0], b, same)), ft::relu(conv(1))}; }},
+       [&] {
+         return std::vector{ft::relu(ft::conv2d(x, w[0], b, same)), ft::relu(conv(1))};
+       }},
       {"conv2d&conv2d+bias; add+relu; ",
-       [&] { return std::vector{ft::relu(conv(0) + z), ft::conv2d(x, w[1], b, same)}; }},
+       [&] {
+         return std::vector{ft::relu(conv(0) + z), ft::conv2d(x, w[1], b, same)};
+       }},
       // Other shapes, attributes and images stay apart.
-      {"conv2d; conv2d; ", [&] { return std::vector{conv(0), ft::conv2d(x, smaller, same)}; }},
-      {"conv2d; conv2d; ", [&] { return std::vector{conv(0), ft::conv2d(x, w[1], strided)}; }},
-      {"conv2d; conv2d; ", [&] { return std::vector{conv(0), ft::conv2d(z, w[1], same)}; }},
+      {"conv2d; conv2d; ",
+       [&] {
+         return std::vector{conv(0), ft::conv2d(x, smaller, same)};
+       }},
+      {"conv2d; conv2d; ",
+       [&] {
+         return std::vector{conv(0), ft::conv2d(x, w[1], strided)};
+       }},
+      {"conv2d; conv2d; ",
+       [&] {
+         return std::vector{conv(0), ft::conv2d(z, w[1], same)};
+       }},
   };
   for (const auto& [name, program] : cases) {
     const std::vector<Tensor> results = program();
@@ -161,8 +180,8 @@ TEST_CASE("a step of bf16 siblings with f32 weights, forward and backward") {
   };
   const std::vector<Tensor> results = gradients();
   ft::materialize();
-  for (const char* group : {"conv2d_grad_weight+cast&conv2d_grad_weight+cast; ",
-                            "conv2d_grad_input&conv2d_grad_input+add; "}) {
+  for (const char* group :
+       {"conv2d_grad_weight+cast&conv2d_grad_weight+cast; ", "conv2d_grad_input&conv2d_grad_input+add; "}) {
     CHECK(contains(group_names(), group));
   }
   check_against_reference(gradients, 0.02);

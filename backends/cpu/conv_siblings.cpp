@@ -85,7 +85,8 @@ std::uint16_t relu(std::uint16_t v) { return core::from_bf16(v) <= 0 ? std::uint
 /// Rows of `outputs` elements, from every `from_step`th element to every `to_step`th.
 template <class T, int outputs>
 void copy_rows(const T* from, std::int64_t from_step, T* to, std::int64_t to_step, std::int64_t rows) {
-  for (std::int64_t r = 0; r < rows; ++r) std::memcpy(to + r * to_step, from + r * from_step, sizeof(T) * outputs);
+  for (std::int64_t r = 0; r < rows; ++r)
+    std::memcpy(to + r * to_step, from + r * from_step, sizeof(T) * outputs);
 }
 
 template <class T, int outputs>
@@ -101,7 +102,8 @@ class WideConvolution final : public Kernel {
   WideConvolution(const Graph& graph, const Group& group)
       : pass_(pass_of(group)), siblings_(group.conv_siblings) {
     const ConvSibling& first = siblings_.members[0];
-    const plan::GraphValue &x = graph.value(siblings_.x), &w = graph.value(first.w), &y = graph.value(first.y);
+    const plan::GraphValue &x = graph.value(siblings_.x), &w = graph.value(first.w),
+                           &y = graph.value(first.y);
     halves_ = size_of(y.dtype) == 2;
     images_ = x.shape[0];
     image_bytes_ = x.bytes() / images_;
@@ -229,20 +231,24 @@ Support slower(const std::string& why) {
   return {.ok = false, .reason = "not faster than one by one: " + why};
 }
 
-std::int64_t fewest_channels(ConvPass pass, std::size_t siblings) {
-  if (pass == ConvPass::grad_input) return 16;
-  return pass == ConvPass::grad_weight && siblings > 2 ? 5 : 3;
+/// Of x, so that there is enough to compute beside the copies; those of f32 weigh more.
+std::int64_t fewest_channels(const Graph& graph, const Group& group) {
+  const bool wide = graph.value(group.conv_siblings.x).dtype == DType::f32;
+  const bool many = group.conv_siblings.members.size() > 2 &&
+                    graph.value(group.conv_siblings.members[0].w).shape[0] == most_outputs;
+  const ConvPass pass = pass_of(group);
+  if (wide && pass == ConvPass::grad_input) return 16;
+  return wide && many && pass == ConvPass::grad_weight ? 5 : 3;
 }
 
-/// Whether one wider convolution takes less than 95 % of the separate ones' time. (AVX-512, one thread, 2 to 4
-/// siblings, batches of 16 and 128, images of 8×8 to 32×32, 1 to 64 input channels, copies included: forward
-/// 0.35 to 0.85, weight gradients 0.4 to 0.85, strided input gradients 0.4 to 0.9. With 16 outputs, 0.9 to
-/// 1.3; 1×1 filters, 0.6 to 1.9.)
+/// Whether one wider convolution takes less than 95 % of the separate ones' time. (AVX-512, one thread, 2 to
+/// 4 siblings, batches of 16 and 128, images of 8×8 to 32×32, 1 to 64 input channels, copies included:
+/// forward 0.35 to 0.85, weight gradients 0.4 to 0.85, strided input gradients 0.4 to 0.9. With 16 outputs,
+/// 0.9 to 1.3; 1×1 filters, 0.6 to 1.9.)
 Support pays(const Graph& graph, const Group& group) {
   const std::vector<ConvSibling>& members = group.conv_siblings.members;
   const Shape& w = graph.value(members[0].w).shape;
   const auto a = graph.node(members[0].conv_node).attrs.as<core::ConvAttrs>();
-  const ConvPass pass = pass_of(group);
   const std::int64_t outputs = w[0], channels = w[3];
   if (a.groups != 1) return slower("the channels are in groups");
   if (outputs != most_outputs && outputs != most_outputs / 2)
@@ -250,10 +256,10 @@ Support pays(const Graph& graph, const Group& group) {
   if (w[1] < least_extent || w[2] < least_extent) {
     return slower("filters under 3x3 compute too little for the copies that put the results apart");
   }
-  if (channels < fewest_channels(pass, members.size())) {
+  if (channels < fewest_channels(graph, group)) {
     return slower("with " + std::to_string(channels) + " input channels there is too little to compute");
   }
-  if (pass == ConvPass::grad_input && a.stride_h == 1 && a.stride_w == 1) {
+  if (pass_of(group) == ConvPass::grad_input && a.stride_h == 1 && a.stride_w == 1) {
     return slower("without a stride, oneDNN adds one gradient of the image into the other's buffer");
   }
   const std::string implementation = implementation_of(choose_arithmetic(describe_one(graph, group)));

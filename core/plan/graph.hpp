@@ -66,11 +66,11 @@ enum class Pattern : std::uint8_t {
   conv_siblings,          ///< roles: ConvSiblings, as the next two
   conv_grad_weight_siblings,
   conv_grad_input_siblings,
-  matrix_product,         ///< roles: MatrixProduct
-  bias_relu_grad,         ///< roles: BiasReluGrad (backward of conv+bias+relu: g' and db in one pass)
-  batch_norm_relu,        ///< roles: BatchNormRelu
-  batch_norm_relu_grad,   ///< roles: BatchNormReluGrad
-  max_pool_relu_grad,     ///< roles: MaxPoolReluGrad
+  matrix_product,        ///< roles: MatrixProduct
+  bias_relu_grad,        ///< roles: BiasReluGrad (backward of conv+bias+relu: g' and db in one pass)
+  batch_norm_relu,       ///< roles: BatchNormRelu
+  batch_norm_relu_grad,  ///< roles: BatchNormReluGrad
+  max_pool_relu_grad,    ///< roles: MaxPoolReluGrad
   optimizer,  ///< every sgd_update / adam_update node of a slice with the same scalars; roles: Updates
 };
 
