@@ -147,7 +147,7 @@ void add_siblings(Cases& cases) {
       const std::string how =
           named("", x) + ", filters " + to_string(w) + ", stride " + std::to_string(stride);
       std::vector<std::string> pair{"conv2d&conv2d", "conv2d_grad_weight&conv2d_grad_weight"};
-      if (stride == 2 && x[3] >= 16) pair.push_back("conv2d_grad_input&conv2d_grad_input+add");
+      if (stride == 2 && extent == 3 && x[3] >= 16) pair.push_back("conv2d_grad_input&conv2d_grad_input+add");
       cases.push_back({"two siblings" + how,
                        {eighths(x), eighths(w), eighths(w)},
                        [options](In in) {

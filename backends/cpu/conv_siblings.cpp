@@ -231,9 +231,13 @@ Support slower(const std::string& why) {
   return {.ok = false, .reason = "not faster than one by one: " + why};
 }
 
+bool is_f32(const Graph& graph, const Group& group) {
+  return graph.value(group.conv_siblings.x).dtype == DType::f32;
+}
+
 /// Of x, so that there is enough to compute beside the copies; those of f32 weigh more.
 std::int64_t fewest_channels(const Graph& graph, const Group& group) {
-  const bool wide = graph.value(group.conv_siblings.x).dtype == DType::f32;
+  const bool wide = is_f32(graph, group);
   const bool many = group.conv_siblings.members.size() > 2 &&
                     graph.value(group.conv_siblings.members[0].w).shape[0] == most_outputs;
   const ConvPass pass = pass_of(group);
@@ -242,9 +246,9 @@ std::int64_t fewest_channels(const Graph& graph, const Group& group) {
 }
 
 /// Whether one wider convolution takes less than 95 % of the separate ones' time. (AVX-512, one thread, 2 to
-/// 4 siblings, batches of 16 and 128, images of 8×8 to 32×32, 1 to 64 input channels, copies included:
-/// forward 0.35 to 0.85, weight gradients 0.4 to 0.85, strided input gradients 0.4 to 0.9. With 16 outputs,
-/// 0.9 to 1.3; 1×1 filters, 0.6 to 1.9.)
+/// 8 siblings, batches of 16 and 128, images of 8×8 to 32×32, 1 to 64 input channels, copies included:
+/// forward 0.3 to 0.86, weight gradients 0.3 to 0.86, strided input gradients 0.4 to 0.9. With 16 outputs,
+/// 0.6 to 1.7; 1×1 filters, 0.6 to 1.9; input gradients without a stride, 0.9 to 1.2; AVX2, 0.4 to 1.06.)
 Support pays(const Graph& graph, const Group& group) {
   const std::vector<ConvSibling>& members = group.conv_siblings.members;
   const Shape& w = graph.value(members[0].w).shape;
@@ -262,9 +266,14 @@ Support pays(const Graph& graph, const Group& group) {
   if (pass_of(group) == ConvPass::grad_input && a.stride_h == 1 && a.stride_w == 1) {
     return slower("without a stride, oneDNN adds one gradient of the image into the other's buffer");
   }
+  if (pass_of(group) == ConvPass::grad_input && is_f32(graph, group) && w[1] * w[2] > 9) {
+    return slower("the f32 input gradient of a filter over 3x3 computes long enough without");
+  }
   const std::string implementation = implementation_of(choose_arithmetic(describe_one(graph, group)));
-  if (implementation.find("avx512") == std::string::npos)
-    return slower("large images take as long in " + implementation + " as those apart");
+  if (implementation.find("avx512") == std::string::npos) {
+    return {.ok = false,
+            .reason = "a gain is sure only in oneDNN's AVX-512 kernels, not in " + implementation};
+  }
   return {};
 }
 
