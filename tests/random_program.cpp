@@ -11,7 +11,10 @@ namespace fusetape::tests {
 // ---- ingredients ----
 
 Ingredients::Ingredients(const Recipe& recipe)
-    : dice(recipe.seed), kind(recipe.kind), numbers_(recipe.data_seed) {}
+    : dice(recipe.seed),
+      kind(recipe.kind),
+      dtype_(recipe.in_double ? DType::f64 : DType::f32),
+      numbers_(recipe.data_seed) {}
 
 Tensor Ingredients::taken(const Tensor& value) const {
   return value.dtype() == DType::bf16 && autocast_dtype() == DType::f32 ? cast(value, DType::f32) : value;
@@ -57,7 +60,7 @@ Tensor Ingredients::data(const Shape& shape, double centre) {
     const auto number = static_cast<double>(numbers_.below(13) - 6);
     element = static_cast<float>(integers() ? std::trunc(number / 2) : centre + number / 8);
   }
-  return from_vector(elements, shape);
+  return exactly(elements, shape);
 }
 
 Tensor Ingredients::labels(std::int64_t n, std::int64_t classes) {
@@ -82,7 +85,7 @@ Parameter& Ingredients::parameter(const Shape& shape, double centre, std::int64_
     }
   }
   const std::string name = "p" + std::to_string(parameters_.size());
-  parameters_.push_back({Parameter(from_vector(elements, shape), name), name});
+  parameters_.push_back({Parameter(exactly(elements, shape), name), name});
   return parameters_.back().parameter;
 }
 
@@ -98,7 +101,7 @@ Tensor Ingredients::norm(const Tensor& x, bool evaluation) {
   // Never 0: a lone pixel normalises to β, where a ReLU would have its kink.
   const Tensor beta = channels(c, 1.0 / 16);
   Statistics& running = statistics_[c];
-  if (!running.mean.defined()) running = {Cell(zeros({c})), Cell(ones({c}))};
+  if (!running.mean.defined()) running = {Cell(zeros({c}, dtype_)), Cell(ones({c}, dtype_))};
   const BatchNormOptions options{.eps = 0.25};  // tiny batches: their variances may vanish
   if (evaluation)
     return batch_norm_inference(x, gamma, beta, running.mean.value(), running.variance.value(), options);
@@ -217,7 +220,7 @@ class Program : public Ingredients {
   Tensor any_last() { return taken(pool_.back()); }
 
   Tensor scalar_of(const Tensor& x) {
-    if (!integers()) return mean(cast(x, DType::f32) * x);
+    if (!integers()) return mean(cast(x, dtype_) * x);
     return sum(x * data(x.shape()));
   }
 
