@@ -150,9 +150,11 @@ struct Updates {
   int scale = -1;  ///< -1: no clipping
 };
 
-/// g' = g·[!(y ≤ 0)] (with y absent: g' = g), db = Σ g' over all but the last axis.
+/// g' = g·[!(y ≤ 0)], db = Σ g' over all but the last axis.
 struct BiasReluGrad {
-  int g = -1, y = -1;
+  int g = -1;
+  int y = -1;       ///< -1 where the mask comes as bits
+  int mask = -1;    ///< mask as bits (relu_mask's)
   int masked = -1;  ///< g'; always written
   int bias_grad = -1;
 };

@@ -33,6 +33,7 @@ constexpr Rule rules[] = {
     {"conv2d+bias", convolution, "bias_add", match_conv_bias},
     {"conv2d_grad_input+add", residual, "add", match_conv_grad_input_add},
     {"relu_grad+bias_grad", convolution, "relu_grad", match_bias_relu_gradient},
+    {"relu_grad+bias_grad, mask as bits", convolution, "relu_grad_mask", match_bias_relu_gradient},
     {"conv2d_grad_weight&conv2d_grad_weight", convolution, "conv2d_grad_weight",
      match_conv_grad_weight_siblings},
     {"conv2d_grad_weight+cast", convolution, "cast", match_conv_grad_weight_cast},
