@@ -98,8 +98,8 @@ Tensor Ingredients::channels(std::int64_t c, double centre) { return parameter({
 Tensor Ingredients::norm(const Tensor& x, bool evaluation) {
   const std::int64_t c = x.size(-1);
   const Tensor gamma = channels(c, 1);
-  // Never 0: a lone pixel normalises to β, where a ReLU would have its kink.
-  const Tensor beta = channels(c, 1.0 / 16);
+  // Neither β nor the sum of two is ever 0: equal pixels normalise to β, where a ReLU would have its kink.
+  const Tensor beta = channels(c, 1.0 / 64);
   Statistics& running = statistics_[c];
   if (!running.mean.defined()) running = {Cell(zeros({c}, dtype_)), Cell(ones({c}, dtype_))};
   const BatchNormOptions options{.eps = 0.25};  // tiny batches: their variances may vanish
@@ -155,6 +155,8 @@ class Program : public Ingredients {
     whole_in_bf16_ = plan.chance(50);
   }
 
+  bool in_bf16() const { return mixed() && dtype_ == DType::f32; }
+
   // -- one step --
 
   void train_step(Dice plan) {
@@ -196,7 +198,7 @@ class Program : public Ingredients {
   /// Records the step's ops, and a loss of what there is.
   Tensor forward(Dice& plan) {
     std::optional<Autocast> scope;
-    if (mixed() && whole_in_bf16_) scope.emplace(DType::bf16);
+    if (in_bf16() && whole_in_bf16_) scope.emplace(DType::bf16);
     step_dice_ = plan.next();
     for (std::int64_t done = 0; done < length_;) {
       const std::int64_t count = std::min(length_ - done, 1 + segments_.below(4));
@@ -297,7 +299,7 @@ class Program : public Ingredients {
     outcome_.ops = std::max(outcome_.ops, static_cast<int>(op) + 1);
     if (recipe_.without.contains(static_cast<int>(op))) return;
     std::optional<Autocast> scope;
-    if (dice.chance(60) && mixed() && !whole_in_bf16_) scope.emplace(DType::bf16);
+    if (dice.chance(60) && in_bf16() && !whole_in_bf16_) scope.emplace(DType::bf16);
     listing_ += std::to_string(op) + ": ";
     const Tensor value = next_value();
     listing_ += " → " + to_string(value.shape()) + (value.dtype() == DType::bf16 ? " bf16" : "");
