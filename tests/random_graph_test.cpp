@@ -178,7 +178,7 @@ class Subject {
     Difference worst;
     for (std::size_t i = 0; i < apart.size(); ++i) {
       if (apart[i] <= comparison.tolerance || apart[i] <= worst.most) continue;
-      if (comparison.tolerance > 0 && rounding_explains(apart[i], i)) continue;
+      if (comparison.tolerance > 0 && rounding_explains(apart[i], got.outcome.names[i])) continue;
       worst = {apart[i], got.outcome.names[i]};
     }
     if (worst.most == 0) return std::nullopt;
@@ -203,17 +203,19 @@ class Subject {
   /// Measured in f64, with every op's operands off by a rounding. The largest of a few random shifts is what
   /// one other run may come to; two runs that are both rounded, sums of many terms, and luck: four times
   /// that.
-  bool rounding_explains(double apart, std::size_t result) {
+  bool rounding_explains(double apart, const std::string& result) {
     constexpr int most_runs = 16;
     const double rounding = in_bf16(recipe_.kind) ? 0x1p-8 : 0x1p-23;
     if (!undisturbed_) undisturbed_ = run_in_double(recipe_);
     if (undisturbed_->names != expected(unfused).outcome.names) return false;
-    moved_.resize(undisturbed_->names.size(), 0);
     while (apart > 4 * moved_[result] && disturbed_runs_ < most_runs) {
       const Outcome disturbed =
           run_in_double(recipe_, rounding, static_cast<std::uint64_t>(++disturbed_runs_));
       const std::vector<double> apart_now = distances(disturbed, *undisturbed_, by_norm());
-      for (std::size_t i = 0; i < moved_.size(); ++i) moved_[i] = std::max(moved_[i], apart_now[i]);
+      for (std::size_t i = 0; i < apart_now.size(); ++i) {
+        double& most = moved_[undisturbed_->names[i]];
+        most = std::max(most, apart_now[i]);
+      }
     }
     const bool explained = apart <= 4 * moved_[result];
     ill_conditioned_ = ill_conditioned_ || explained;
@@ -223,7 +225,7 @@ class Subject {
   Recipe recipe_;
   std::map<std::string, Run> runs_;
   std::optional<Outcome> undisturbed_;
-  std::vector<double> moved_;  ///< by result: the farthest that a disturbance brought it
+  std::map<std::string, double> moved_;  ///< by result: how far a disturbance brought it in any step
   int disturbed_runs_ = 0;
   bool ill_conditioned_ = false;
 };

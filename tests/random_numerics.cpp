@@ -26,8 +26,9 @@ using plan::Group;
 /// What is done to the ops of a run.
 struct Probe {
   bool watching = false;
-  double bits = 0;      ///< the widest number that an op may come across, in bits
-  double relative = 0;  ///< how far operands are disturbed
+  double bits = 0;        ///< the widest number that an op may come across, in bits
+  double relative = 0;    ///< how far operands are disturbed
+  bool by_value = false;  ///< equal elements of an op's operands equally, as rounding does
   Dice dice{0};
 };
 
@@ -120,8 +121,10 @@ class ProbedKernel final : public Kernel {
     double sum = 0;
     if (probe_.watching) term_bits = bits_of_terms(args), sum = largest_sum(args);
     if (probe_.relative > 0 && rounds_) {
+      const std::uint64_t salt = probe_.dice.next();
       with_operands(args, [&](double x) {
-        return x * (1 + probe_.relative * (static_cast<double>(probe_.dice.below(2001)) / 1000 - 1));
+        Dice dice(probe_.by_value ? salt ^ std::bit_cast<std::uint64_t>(x) : probe_.dice.next());
+        return x * (1 + probe_.relative * (static_cast<double>(dice.below(2001)) / 1000 - 1));
       });
       kernel_->run({pointers_.data(), args.scratch});
     } else {
@@ -236,7 +239,7 @@ Outcome run_probed(Recipe recipe, Probe& probe) {
 }  // namespace
 
 Outcome run_in_double(Recipe recipe, double relative, std::uint64_t seed) {
-  Probe probe{.relative = relative, .dice = Dice(seed)};
+  Probe probe{.relative = relative, .by_value = seed % 2 == 1, .dice = Dice(seed)};
   return run_probed(std::move(recipe), probe);
 }
 
