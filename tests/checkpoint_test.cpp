@@ -112,6 +112,12 @@ const std::vector<Program>& programs() {
          const Tensor y = ft::sum(ft::exp(in[0]) * ft::tanh(in[0]));
          return Tensors{ft::grad({y}, {in[0]}, {}, {.create_graph = true})[0] * in[0]};
        }},
+      {"gradients taken inside, of a nested segment",
+       [](Leaves& l, const Tensors& in) {
+         const Tensor y = ft::sum(ft::checkpoint(
+             [&](const Tensor& x) { return ft::tanh(ft::exp(x) * l.gamma) * x; }, ft::tanh(in[0])));
+         return Tensors{ft::grad({y}, {in[0]}, {}, {.create_graph = true})[0] * in[0]};
+       }},
   };
   return all;
 }
