@@ -72,8 +72,7 @@ bool rounds(const GraphNode& node) {
 
 /// Ops whose terms are products of all their operands; others multiply by scalars only.
 bool multiplies(const GraphNode& node) {
-  return is_any_of(node.op->name,
-                   {"mul", "matmul", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "mul_grad"});
+  return is_any_of(node.op->name, {"mul", "matmul", "conv2d", "conv2d_grad_input", "conv2d_grad_weight"});
 }
 
 double largest(const double* numbers, std::int64_t count) {
