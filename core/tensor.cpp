@@ -275,7 +275,7 @@ bool nobody_else_names(const Tensor& value) {
   const core::Value& result = *value.value();
   const core::Node& node = *result.node;
   return value.pending() && result.holds.load(std::memory_order_acquire) == 1 && !node.history &&
-         node.cell.expired();
+         result.original == nullptr && node.cell.expired();
 }
 
 /// Binds the value, detached: a cell keeps no history alive, and what a user holds does not become a leaf.
