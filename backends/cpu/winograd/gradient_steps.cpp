@@ -12,12 +12,12 @@ HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
 
+using winograd::BothAhead;
 using winograd::ChannelBlock;
 using winograd::chunk;
 using winograd::GradientCut;
 using winograd::GradientPass;
 using winograd::GradientSources;
-using winograd::Ahead;
 using winograd::Operands;
 using winograd::Run;
 
@@ -56,16 +56,20 @@ void TransformTiles(const GradientCut& cut, const GradientPass& pass, const Grad
 }
 
 void MultiplyTiles(const GradientCut& cut, const GradientPass& pass, const Operands& from, std::int64_t tiles,
-                   const ChannelBlock& channels, bool add, float* sums, Ahead ahead) {
+                   const ChannelBlock& channels, bool add, float* sums, BothAhead ahead) {
   const std::int64_t products = pass.count * 6 * channels.products();
-  const std::int64_t quota = winograd::divided_up(ahead.lines(), products);
+  ahead.x.spread(products, tiles);
+  ahead.dy.spread(products, tiles);
+  // Called by a pointer: of a function that it knows, g++ keeps the caller's integers in vector registers,
+  // where they wait behind all the multiplications.
+  const auto multiply = add ? multiply_chunk<true> : multiply_chunk<false>;
   for (int place = 0; place < pass.count * 6; ++place) {
     const std::int64_t position = pass.row[place / 6] * 6 + place % 6;
     for (std::int64_t out = channels.out_begin; out < channels.out_end; ++out) {
       for (std::int64_t in = channels.in_begin; in < channels.in_end; ++in) {
-        multiply_chunk(from.x + place * from.x_stride + in * from.tiles * chunk,
-                       from.dy + place * from.dy_stride + out * from.tiles * chunk, tiles, add,
-                       sums + cut.sums_at(out, in) + position * chunk * chunk, ahead.next(quota));
+        multiply(from.x + place * from.x_stride + in * from.tiles * chunk,
+                 from.dy + place * from.dy_stride + out * from.tiles * chunk, tiles,
+                 sums + cut.sums_at(out, in) + position * chunk * chunk, ahead.x.next(), ahead.dy.next());
       }
     }
   }
@@ -106,7 +110,8 @@ void transform_tiles(const GradientCut& cut, const GradientPass& pass, const Gra
 }
 
 void multiply_tiles(const GradientCut& cut, const GradientPass& pass, const Operands& from,
-                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums, Ahead ahead) {
+                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums,
+                    BothAhead ahead) {
   HWY_DYNAMIC_DISPATCH(MultiplyTiles)(cut, pass, from, tiles, channels, add, sums, ahead);
 }
 

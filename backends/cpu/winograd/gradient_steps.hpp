@@ -80,39 +80,46 @@ struct GradientCut {
   }
 };
 
-/// Lines of memory side by side.
-struct Stretch {
-  const std::byte* first = nullptr;
-  std::int64_t lines = 0;
+/// Memory that one product fetches, a step for each tile.
+struct Fetch {
+  const std::byte* at = nullptr;
+  std::ptrdiff_t step = 0;
 };
 
-/// Memory that is fetched while other is worked on, a few lines at a time.
+/// Memory that is fetched while other is worked on: no product fetches more than a line for each tile.
 class Ahead {
  public:
+  using Stretch = std::span<const std::byte>;
   Ahead() = default;
-  explicit Ahead(std::span<const Stretch> stretches) : stretches_(stretches) {}
+  explicit Ahead(std::span<const Stretch> stretches) : left_(stretches) {}
 
-  std::int64_t lines() const {
-    std::int64_t lines = 0;
-    for (const Stretch& s : stretches_) lines += s.lines;
-    return lines;
+  /// Evenly over so many products, each over so many tiles.
+  void spread(std::int64_t products, std::int64_t tiles) {
+    std::int64_t bytes = 0;
+    for (const Stretch& s : left_) bytes += std::ssize(s);
+    step_ = std::min(line, divided_up(divided_up(bytes, products), tiles));
+    quota_ = step_ * tiles;
   }
-  /// At most `count` lines that were not given out before.
-  Stretch next(std::int64_t count) {
-    if (stretches_.empty()) return {};
-    const Stretch& whole = stretches_.front();
-    const Stretch part = {whole.first + at_ * 64, std::min(count, whole.lines - at_)};
-    at_ += part.lines;
-    if (at_ == whole.lines) {
-      stretches_ = stretches_.subspan(1);
+  Fetch next() {
+    if (left_.empty()) return {};
+    const Stretch& whole = left_.front();
+    const Fetch fetch = {whole.data() + at_, step_};
+    at_ += quota_;
+    if (at_ >= std::ssize(whole)) {
+      left_ = left_.subspan(1);
       at_ = 0;
     }
-    return part;
+    return fetch;
   }
 
  private:
-  std::span<const Stretch> stretches_;
+  static constexpr std::int64_t line = 64;
+  std::span<const Stretch> left_;
   std::int64_t at_ = 0;  ///< of the first stretch
+  std::int64_t step_ = 0, quota_ = 0;
+};
+struct BothAhead {
+  Ahead x, dy;
 };
 
 struct GradientSources {
@@ -131,7 +138,7 @@ void transform_tiles(const GradientCut& cut, const GradientPass& pass, const Gra
 
 /// Makes, or adds to, the sums of the pass's positions: the products over the first `tiles` of the operands.
 void multiply_tiles(const GradientCut& cut, const GradientPass& pass, const Operands& from,
-                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums, Ahead ahead);
+                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums, BothAhead ahead);
 
 /// Writes the weights of two chunks: the sum of their sums in every part, in the order of the parts,
 /// transformed back.

@@ -27,63 +27,73 @@ constexpr std::size_t most_stretches = 1024;
 struct Workplace {
   float* rows;
   Operands operands;
-  std::span<Stretch> stretches;
+  std::span<Ahead::Stretch> stretches;
   Workplace(const GradientCut& cut, ScratchCarver scratch)
-      : rows(scratch.take<float>(transform_scratch)), operands(cut.operands(scratch)), stretches(scratch.take<Stretch>(most_stretches), most_stretches) {
+      : rows(scratch.take<float>(transform_scratch)),
+        operands(cut.operands(scratch)),
+        stretches(scratch.take<Ahead::Stretch>(most_stretches), most_stretches) {
     bytes = scratch.used();
   }
   std::size_t bytes;
 };
 
-/// The memory that a block's transform will read, as far as there is room to list it.
+/// The memory that is one source's pixels, as far as there is room to list it.
 class Reading {
  public:
-  explicit Reading(std::span<Stretch> room) : room_(room) {}
+  Reading(const Problem& image, const Source& source, std::span<Ahead::Stretch> room)
+      : image_(image), source_(source), room_(room) {}
 
-  void add(const Problem& image, const void* tensor, DType dtype, const Rectangle& pixels) {
-    if (tensor == nullptr) return;
-    const std::int64_t rows = std::min(pixels.rows, image.height - pixels.row);
-    const std::int64_t columns = std::min(pixels.columns, image.width - pixels.column);
-    const auto pixel_size = image.in * static_cast<std::int64_t>(size_of(dtype));
-    const std::byte* first = static_cast<const std::byte*>(tensor) +
-                      ((pixels.image * image.height + pixels.row) * image.width + pixels.column) * pixel_size;
-    for (std::int64_t i = 0; i < rows; ++i, first += image.width * pixel_size) {
-      add(first, columns * pixel_size);
+  void add(const Rectangle& pixels, const void* tensor) {
+    const std::int64_t rows = std::min(pixels.rows, image_.height - pixels.row);
+    const std::int64_t columns = std::min(pixels.columns, image_.width - pixels.column);
+    const auto pixel = image_.in * static_cast<std::int64_t>(size_of(source_.dtype));
+    const std::byte* first =
+        static_cast<const std::byte*>(tensor) +
+        ((pixels.image * image_.height + pixels.row) * image_.width + pixels.column) * pixel;
+    for (std::int64_t i = 0; i < rows; ++i, first += image_.width * pixel) {
+      add({first, static_cast<std::size_t>(columns * pixel)});
     }
   }
-  std::span<const Stretch> stretches() const { return room_.first(count_); }
+  Ahead ahead() const { return Ahead(room_.first(count_)); }
 
  private:
-  void add(const std::byte* first, std::int64_t bytes) {
-    const std::int64_t lines = divided_up(bytes, 64);
-    if (count_ > 0) {
-      Stretch& last = room_[count_ - 1];
-      if (first == last.first + last.lines * 64) {
-        last.lines += lines;
-        return;
-      }
+  void add(Ahead::Stretch stretch) {
+    if (count_ > 0 && &*room_[count_ - 1].end() == stretch.data()) {
+      Ahead::Stretch& last = room_[count_ - 1];
+      last = {last.data(), last.size() + stretch.size()};
+    } else if (count_ < room_.size()) {
+      room_[count_++] = stretch;
     }
-    if (count_ < room_.size()) room_[count_++] = {first, lines};
   }
 
-  std::span<Stretch> room_;
+  const Problem image_;
+  const Source& source_;
+  std::span<Ahead::Stretch> room_;
   std::size_t count_ = 0;
 };
 
-Ahead reading(const GradientCut& cut, const GradientSources& from, std::int64_t begin, std::int64_t end,
-              std::span<Stretch> room) {
-  Reading list(room);
+/// The pixels of x that a run reads, without those that the tiles above it have read.
+Rectangle new_pixels(const GradientCut& cut, const Run& run) {
+  Rectangle pixels = pixels_owned(cut.problem, cut.tiles, run);
+  const std::int64_t end = (run.row + 1) * tile_size - cut.problem.pad + 2;
+  if (run.row > 0) pixels.row += 2;
+  pixels.rows = end - pixels.row;
+  return pixels;
+}
+
+BothAhead ahead_of(const GradientCut& cut, const GradientSources& from, std::int64_t begin, std::int64_t end,
+                   std::span<Ahead::Stretch> room) {
+  Reading x(cut.problem, from.x, room.first(room.size() / 2));
+  Reading dy(cut.problem.mirrored(), from.dy, room.subspan(room.size() / 2));
   for (const void* tensor : {from.x.x, from.x.x2}) {
-    cut.tiles.for_runs(begin, end, [&](const Run& run) {
-      list.add(cut.problem, tensor, from.x.dtype, pixels_owned(cut.problem, cut.tiles, run));
-    });
+    if (tensor == nullptr) continue;
+    cut.tiles.for_runs(begin, end, [&](const Run& run) { x.add(new_pixels(cut, run), tensor); });
   }
   for (const void* tensor : {from.dy.x, from.dy.x2}) {
-    cut.tiles.for_runs(begin, end, [&](const Run& run) {
-      list.add(cut.problem.mirrored(), tensor, from.dy.dtype, gradient_pixels(run));
-    });
+    if (tensor == nullptr) continue;
+    cut.tiles.for_runs(begin, end, [&](const Run& run) { dy.add(gradient_pixels(run), tensor); });
   }
-  return Ahead(list.stretches());
+  return {x.ahead(), dy.ahead()};
 }
 
 /// The sums over the tiles of one part.
@@ -95,8 +105,8 @@ void sum_part(const GradientCut& cut, const GradientSources& from, int part, int
     for (std::int64_t block = begin; block < end; ++block) {
       const std::int64_t first = cut.begin_of(block), last = cut.begin_of(block + 1);
       transform_tiles(cut, pass, from, first, last, at.operands, 0, first_pass, at.rows);
-      const Ahead ahead =
-          block + 1 < end ? reading(cut, from, last, cut.begin_of(block + 2), at.stretches) : Ahead();
+      const BothAhead ahead =
+          block + 1 < end ? ahead_of(cut, from, last, cut.begin_of(block + 2), at.stretches) : BothAhead();
       multiply_tiles(cut, pass, at.operands, last - first, cut.all_channels(), block > begin, sums, ahead);
     }
     first_pass = false;
