@@ -9,6 +9,7 @@
 namespace ft = fusetape;
 namespace nn = fusetape::nn;
 using ft::Tensor;
+using fusetape::tests::most_threads;
 using fusetape::tests::OnBackend;
 using Floats = std::vector<float>;
 
@@ -69,7 +70,7 @@ Floats train(bool deterministic) {
 TEST_CASE("two trainings give equal bits, fused and not, at one thread and at two") {
   const OnBackend backend("cpu");
   const int threads = ft::threads();
-  for (const int count : {1, 2}) {
+  for (const int count : {1, most_threads}) {
     for (const bool fusion : {true, false}) {
       CAPTURE(count);
       CAPTURE(fusion);

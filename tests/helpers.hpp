@@ -55,6 +55,13 @@ class ConvBy {
   ConvAlgorithm before_;
 };
 
+/// Threads for a kernel's own parts. One under ThreadSanitizer: it does not see the barriers of GNU OpenMP.
+#ifdef __SANITIZE_THREAD__
+inline constexpr int most_threads = 1;
+#else
+inline constexpr int most_threads = 2;
+#endif
+
 /// What the Error that `body` throws says; empty where it throws none.
 template <class Body>
 std::string message_of(Body&& body) {

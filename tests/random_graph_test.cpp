@@ -152,7 +152,7 @@ std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
       {{.name = "checkpointed, eager", .eager = true, .checkpointed = true}, unfused, 0},
   };
   // Two threads wait for each other where other programs run: seldom.
-  if (seed % 5 == 0) all.push_back({{.name = "two threads", .threads = 2}, unfused, near});
+  if (seed % 5 == 0) all.push_back({{.name = "two threads", .threads = most_threads}, unfused, near});
   return all;
 }
 
