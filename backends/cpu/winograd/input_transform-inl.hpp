@@ -1,0 +1,167 @@
+// Bᵀ d B of F(4×4, 3×3): 6×6 pixels of each tile to 6×6 positions, once for every target that
+// foreach_target.h goes through.
+#if defined(FUSETAPE_WINOGRAD_INPUT_TRANSFORM_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FUSETAPE_WINOGRAD_INPUT_TRANSFORM_INL
+#undef FUSETAPE_WINOGRAD_INPUT_TRANSFORM_INL
+#else
+#define FUSETAPE_WINOGRAD_INPUT_TRANSFORM_INL
+#endif
+
+#include "backends/cpu/winograd/row_loader-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fusetape::backends::cpu::HWY_NAMESPACE {
+namespace {
+
+/// Which rows of the 6×6 positions are made: those that share their sums are made together.
+enum RowPairs : unsigned { rows_12 = 1, rows_34 = 2, rows_05 = 4, all_rows = 7 };
+
+/// Where positions go, in floats: from row to row, from column to column, from tile to tile. With one pair
+/// only, its rows are 0 and 1.
+struct PositionStrides {
+  std::ptrdiff_t row, column, tile;
+};
+
+/// Floats of the scratch that transform_run wants, 64-byte aligned.
+constexpr std::int64_t run_scratch =
+    winograd::transformed_size * (winograd::most_in_run * winograd::tile_size + 2) * winograd::chunk;
+
+/// Six rows of pixels, in x itself or in the loader's scratch.
+struct PixelRows {
+  const float* row[6];
+  std::ptrdiff_t stride;             ///< from pixel to pixel
+  std::ptrdiff_t outer_stride[2];    ///< of the rows 0 and 5; 0 where they are padding
+  bool left_padding, right_padding;  ///< the first, the last column is zeros
+};
+
+struct Pair {
+  Vec first, second;
+};
+
+/// One column of a pair of rows of Bᵀ d.
+template <unsigned Rows>
+HWY_INLINE Pair column_pair(const PixelRows& from, std::ptrdiff_t j) {
+  const Floats f;
+  const auto at = [&](int i) HWY_ATTR { return hn::LoadU(f, from.row[i] + j * from.stride); };
+  const Vec d1 = at(1), d2 = at(2), d3 = at(3), d4 = at(4);
+  const Vec four = hn::Set(f, 4.0f), five = hn::Set(f, 5.0f), two = hn::Set(f, 2.0f);
+  if constexpr (Rows == rows_12) {
+    const Vec even = hn::NegMulAdd(four, d2, d4), odd = hn::NegMulAdd(four, d1, d3);
+    return {hn::Add(even, odd), hn::Sub(even, odd)};
+  } else if constexpr (Rows == rows_34) {
+    const Vec even = hn::Sub(d4, d2), odd = hn::Sub(d3, d1);
+    return {hn::MulAdd(two, odd, even), hn::NegMulAdd(two, odd, even)};
+  } else {
+    const Vec d0 = hn::LoadU(f, from.row[0] + j * from.outer_stride[0]);
+    const Vec d5 = hn::LoadU(f, from.row[5] + j * from.outer_stride[1]);
+    return {hn::MulAdd(four, d0, hn::NegMulAdd(five, d2, d4)),
+            hn::MulAdd(four, d1, hn::NegMulAdd(five, d3, d5))};
+  }
+}
+
+/// A row of Bᵀ d times B.
+HWY_INLINE void store_row(Vec d0, Vec d1, Vec d2, Vec d3, Vec d4, Vec d5, std::ptrdiff_t stride, float* to) {
+  const Floats f;
+  const Vec four = hn::Set(f, 4.0f), five = hn::Set(f, 5.0f), two = hn::Set(f, 2.0f);
+  const Vec even1 = hn::NegMulAdd(four, d2, d4), odd1 = hn::NegMulAdd(four, d1, d3);
+  const Vec even3 = hn::Sub(d4, d2), odd3 = hn::Sub(d3, d1);
+  hn::Store(hn::MulAdd(four, d0, hn::NegMulAdd(five, d2, d4)), f, to);
+  hn::Store(hn::Add(even1, odd1), f, to + stride);
+  hn::Store(hn::Sub(even1, odd1), f, to + 2 * stride);
+  hn::Store(hn::MulAdd(two, odd3, even3), f, to + 3 * stride);
+  hn::Store(hn::NegMulAdd(two, odd3, even3), f, to + 4 * stride);
+  hn::Store(hn::MulAdd(four, d1, hn::NegMulAdd(five, d3, d5)), f, to + 5 * stride);
+}
+
+/// A pair of rows of each tile; two columns are carried over from tile to tile.
+template <unsigned Rows>
+HWY_INLINE void transform_pair(const PixelRows& from, std::int64_t tiles, const PositionStrides& strides,
+                               float* first, float* second) {
+  const Pair padding = {hn::Zero(Floats()), hn::Zero(Floats())};
+  Pair c0 = from.left_padding ? padding : column_pair<Rows>(from, 0);
+  Pair c1 = column_pair<Rows>(from, 1);
+  for (std::int64_t t = 0; t < tiles; ++t, first += strides.tile, second += strides.tile) {
+    const std::ptrdiff_t j = t * winograd::tile_size;
+    const Pair c2 = column_pair<Rows>(from, j + 2), c3 = column_pair<Rows>(from, j + 3);
+    const Pair c4 = column_pair<Rows>(from, j + 4);
+    const bool at_end = t == tiles - 1 && from.right_padding;
+    const Pair c5 = at_end ? padding : column_pair<Rows>(from, j + 5);
+    store_row(c0.first, c1.first, c2.first, c3.first, c4.first, c5.first, strides.column, first);
+    store_row(c0.second, c1.second, c2.second, c3.second, c4.second, c5.second, strides.column, second);
+    c0 = c4;
+    c1 = c5;
+  }
+}
+
+template <unsigned Pairs>
+HWY_INLINE void transform_rows(const PixelRows& from, std::int64_t tiles, const PositionStrides& strides,
+                               float* to) {
+  const auto row = [&](int all, int alone)
+                       HWY_ATTR { return to + (Pairs == all_rows ? all : alone) * strides.row; };
+  if constexpr ((Pairs & rows_12) != 0) transform_pair<rows_12>(from, tiles, strides, row(1, 0), row(2, 1));
+  if constexpr ((Pairs & rows_34) != 0) transform_pair<rows_34>(from, tiles, strides, row(3, 0), row(4, 1));
+  if constexpr ((Pairs & rows_05) != 0) transform_pair<rows_05>(from, tiles, strides, row(0, 0), row(5, 1));
+}
+
+/// Whether a run's pixels can be read where they are: f32 as it is, a whole chunk, and no padding but a
+/// single row or column on each side.
+inline bool reads_in_place(const winograd::Problem& problem, const winograd::Source& source,
+                           const winograd::Rectangle& pixels, std::int64_t first_channel) {
+  return source.dtype == DType::f32 && form_of(source) == Form::plain && !source.relu &&
+         source.written == nullptr && first_channel + winograd::chunk <= problem.in && pixels.row >= -1 &&
+         pixels.column >= -1 && pixels.row + pixels.rows <= problem.height + 1 &&
+         pixels.column + pixels.columns <= problem.width + 1;
+}
+
+inline PixelRows rows_in_place(const winograd::Problem& problem, const winograd::Source& source,
+                               const winograd::Rectangle& pixels, std::int64_t channel) {
+  alignas(64) static constexpr float zeros[winograd::chunk] = {};
+  PixelRows rows{
+      .stride = problem.in,
+      .outer_stride = {problem.in, problem.in},
+      .left_padding = pixels.column<0, .right_padding = pixels.column + pixels.columns> problem.width};
+  const float* first =
+      static_cast<const float*>(source.x) +
+      ((pixels.image * problem.height + pixels.row) * problem.width + pixels.column) * problem.in + channel;
+  for (int i = 0; i < 6; ++i) rows.row[i] = first + i * problem.width * problem.in;
+  if (pixels.row < 0) {
+    rows.row[0] = zeros;
+    rows.outer_stride[0] = 0;
+  }
+  if (pixels.row + pixels.rows > problem.height) {
+    rows.row[5] = zeros;
+    rows.outer_stride[1] = 0;
+  }
+  return rows;
+}
+
+/// Transforms one chunk of channels of a run. Position (i, j) of tile t goes to
+/// `to` + i·strides.row + j·strides.column + t·strides.tile, a whole chunk each; `to` is 64-byte aligned.
+/// `writes`: source.written, if any, gets the run's own pixels.
+template <unsigned Pairs>
+void transform_run(const winograd::Problem& problem, const winograd::Tiles& tiles,
+                   const winograd::Source& source, const winograd::Run& run, std::int64_t first_channel,
+                   bool writes, const PositionStrides& strides, float* to, float* scratch) {
+  const winograd::Rectangle pixels = pixels_read(run, problem.pad);
+  if (reads_in_place(problem, source, pixels, first_channel)) {
+    for (std::int64_t place = 0; place < winograd::chunk; place += lanes) {
+      const PixelRows rows = rows_in_place(problem, source, pixels, first_channel + place);
+      transform_rows<Pairs>(rows, run.count, strides, to + place);
+    }
+    return;
+  }
+  load_pixels(problem, source, pixels, first_channel, scratch);
+  if (writes && source.written != nullptr) {
+    write_pixels(problem, source, pixels, pixels_owned(problem, tiles, run), first_channel, scratch);
+  }
+  for (std::int64_t place = 0; place < winograd::chunk; place += lanes) {
+    PixelRows rows{.stride = winograd::chunk, .outer_stride = {winograd::chunk, winograd::chunk}};
+    for (int i = 0; i < 6; ++i) rows.row[i] = scratch + place + i * pixels.columns * winograd::chunk;
+    transform_rows<Pairs>(rows, run.count, strides, to + place);
+  }
+}
+
+}  // namespace
+}  // namespace fusetape::backends::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // FUSETAPE_WINOGRAD_INPUT_TRANSFORM_INL

@@ -1,0 +1,193 @@
+// Reads a source's pixels as f32 rows, once for every target that foreach_target.h goes through.
+#if defined(FUSETAPE_WINOGRAD_ROW_LOADER_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FUSETAPE_WINOGRAD_ROW_LOADER_INL
+#undef FUSETAPE_WINOGRAD_ROW_LOADER_INL
+#else
+#define FUSETAPE_WINOGRAD_ROW_LOADER_INL
+#endif
+
+#include <limits>
+
+#include "backends/cpu/channel_vectors-inl.hpp"
+#include "backends/cpu/winograd/tiles.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fusetape::backends::cpu::HWY_NAMESPACE {
+namespace {
+
+static_assert(winograd::chunk % lanes == 0);
+
+/// The forms of a Source.
+enum class Form : std::uint8_t { plain, add, norm, norm_add, two_norms, norm_gradient };
+
+inline Form form_of(const winograd::Source& source) {
+  if (source.scale == nullptr) return source.x2 == nullptr ? Form::plain : Form::add;
+  if (source.x2 == nullptr) return Form::norm;
+  if (source.scale2 == nullptr) return Form::norm_add;
+  return source.mean2 == nullptr ? Form::two_norms : Form::norm_gradient;
+}
+
+/// One vector of a per-channel array; 0 where there is none. Every NaN becomes the plain one: bf16's rounding
+/// knows no other.
+template <class Access>
+HWY_INLINE Vec per_channel(const float* values, const Access& access, std::int64_t channel) {
+  if (values == nullptr) return hn::Zero(Floats());
+  const Vec v = access.load(values + channel);
+  return hn::IfThenElse(hn::IsNaN(v), hn::Set(Floats(), std::numeric_limits<float>::quiet_NaN()), v);
+}
+
+/// A source's value on one vector of channels.
+template <class T, Form F, bool Relu>
+struct SourceColumn {
+  Vec scale, shift, scale2, shift2, mean2;
+  template <class Access>
+  HWY_INLINE SourceColumn(const winograd::Source& s, const Access& access, std::int64_t channel)
+      : scale(per_channel(s.scale, access, channel)),
+        shift(per_channel(s.shift, access, channel)),
+        scale2(per_channel(s.scale2, access, channel)),
+        shift2(per_channel(s.shift2, access, channel)),
+        mean2(per_channel(s.mean2, access, channel)) {}
+
+  template <class Access>
+  HWY_INLINE Vec value(const T* x, const T* x2, const Access& access) const {
+    Vec v = access.load(x);
+    if constexpr (F == Form::norm_gradient) {
+      v = hn::MulAdd(scale, v, hn::MulAdd(scale2, hn::Sub(access.load(x2), mean2), shift2));
+    } else if constexpr (F >= Form::norm) {
+      v = hn::MulAdd(scale, v, shift);
+    }
+    if constexpr (F == Form::norm_add || F == Form::two_norms) v = rounded<T>(v);
+    if constexpr (F == Form::add || F == Form::norm_add) v = hn::Add(v, access.load(x2));
+    if constexpr (F == Form::two_norms) {
+      v = hn::Add(v, rounded<T>(hn::MulAdd(scale2, access.load(x2), shift2)));
+    }
+    if constexpr (Relu) v = relu(v);
+    if constexpr (F == Form::plain) return v;
+    return rounded<T>(v);
+  }
+};
+
+inline void fill_zeros(float* to, std::int64_t pixels) {
+  for (std::int64_t i = 0; i < pixels; ++i, to += winograd::chunk) {
+    hn::Store(hn::Zero(Floats()), Floats(), to);
+  }
+}
+
+/// One vector of channels of a rectangle's pixels, `chunk` floats from pixel to pixel.
+template <class T, Form F, bool Relu, class Access>
+void load_column(const winograd::Problem& problem, const winograd::Source& source,
+                 const winograd::Rectangle& pixels, std::int64_t channel, const Access& access, float* to) {
+  const SourceColumn<T, F, Relu> column(source, access, channel);
+  const std::int64_t left = std::clamp<std::int64_t>(-pixels.column, 0, pixels.columns);
+  const std::int64_t right = std::clamp<std::int64_t>(problem.width - pixels.column, left, pixels.columns);
+  for (std::int64_t i = 0; i < pixels.rows; ++i, to += pixels.columns * winograd::chunk) {
+    const std::int64_t row = pixels.row + i;
+    if (row < 0 || row >= problem.height) {
+      fill_zeros(to, pixels.columns);
+      continue;
+    }
+    const std::int64_t at =
+        ((pixels.image * problem.height + row) * problem.width + pixels.column + left) * problem.in + channel;
+    const T* x = static_cast<const T*>(source.x) + at;
+    const T* x2 = F == Form::plain || F == Form::norm ? x : static_cast<const T*>(source.x2) + at;
+    float* p = to + left * winograd::chunk;
+    fill_zeros(to, left);
+    for (std::int64_t j = left; j < right; ++j, x += problem.in, x2 += problem.in, p += winograd::chunk) {
+      hn::Store(column.value(x, x2, access), Floats(), p);
+    }
+    fill_zeros(p, pixels.columns - right);
+  }
+}
+
+/// Calls f(access, channel, place in the chunk) for each vector of a chunk; of channels beyond `channels`
+/// there is nothing to access.
+template <class F>
+HWY_INLINE void for_vectors(std::int64_t first_channel, std::int64_t channels, F&& f) {
+  for (std::int64_t place = 0; place < winograd::chunk; place += lanes) {
+    const std::int64_t count = channels - first_channel - place;
+    if (count >= lanes) {
+      f(Whole{}, first_channel + place, place);
+    } else if (count > 0) {
+      f(Tail(count), first_channel + place, place);
+    }
+  }
+}
+
+template <class T, Form F, bool Relu>
+void load_chunk(const winograd::Problem& problem, const winograd::Source& source,
+                const winograd::Rectangle& pixels, std::int64_t first_channel, float* to) {
+  if (problem.in - first_channel <= winograd::chunk - lanes) {
+    std::memset(to, 0, static_cast<std::size_t>(pixels.rows * pixels.columns * winograd::chunk) * 4);
+  }
+  for_vectors(first_channel, problem.in,
+              [&](const auto& access, std::int64_t channel, std::int64_t place) HWY_ATTR {
+                load_column<T, F, Relu>(problem, source, pixels, channel, access, to + place);
+              });
+}
+
+template <class T, Form F>
+void load_form(const winograd::Problem& problem, const winograd::Source& source,
+               const winograd::Rectangle& pixels, std::int64_t first_channel, float* to) {
+  source.relu ? load_chunk<T, F, true>(problem, source, pixels, first_channel, to)
+              : load_chunk<T, F, false>(problem, source, pixels, first_channel, to);
+}
+
+template <class T>
+void load_typed(const winograd::Problem& problem, const winograd::Source& source,
+                const winograd::Rectangle& pixels, std::int64_t first_channel, float* to) {
+  switch (form_of(source)) {
+    case Form::plain:
+      return load_form<T, Form::plain>(problem, source, pixels, first_channel, to);
+    case Form::add:
+      return load_form<T, Form::add>(problem, source, pixels, first_channel, to);
+    case Form::norm:
+      return load_form<T, Form::norm>(problem, source, pixels, first_channel, to);
+    case Form::norm_add:
+      return load_form<T, Form::norm_add>(problem, source, pixels, first_channel, to);
+    case Form::two_norms:
+      return load_form<T, Form::two_norms>(problem, source, pixels, first_channel, to);
+    case Form::norm_gradient:
+      return load_form<T, Form::norm_gradient>(problem, source, pixels, first_channel, to);
+  }
+}
+
+/// v of a chunk of channels of the rectangle's pixels to `to` {rows, columns, chunk}, 64-byte aligned: zeros
+/// outside of the image and beyond the last channel.
+inline void load_pixels(const winograd::Problem& problem, const winograd::Source& source,
+                        const winograd::Rectangle& pixels, std::int64_t first_channel, float* to) {
+  source.dtype == DType::bf16 ? load_typed<Bf16>(problem, source, pixels, first_channel, to)
+                              : load_typed<float>(problem, source, pixels, first_channel, to);
+}
+
+template <class T>
+void write_typed(const winograd::Problem& problem, const winograd::Source& source,
+                 const winograd::Rectangle& pixels, const winograd::Rectangle& owned,
+                 std::int64_t first_channel, const float* from) {
+  for_vectors(first_channel, problem.in,
+              [&](const auto& access, std::int64_t channel, std::int64_t place) HWY_ATTR {
+                for (std::int64_t row = owned.row; row < owned.row + owned.rows; ++row) {
+                  const float* p =
+                      from + place +
+                      ((row - pixels.row) * pixels.columns + owned.column - pixels.column) * winograd::chunk;
+                  T* to = static_cast<T*>(source.written) +
+                          ((owned.image * problem.height + row) * problem.width + owned.column) * problem.in +
+                          channel;
+                  for (std::int64_t j = 0; j < owned.columns; ++j, p += winograd::chunk, to += problem.in) {
+                    access.store(hn::Load(Floats(), p), to);
+                  }
+                }
+              });
+}
+
+/// From what load_pixels has read, the `owned` pixels to source.written.
+inline void write_pixels(const winograd::Problem& problem, const winograd::Source& source,
+                         const winograd::Rectangle& pixels, const winograd::Rectangle& owned,
+                         std::int64_t first_channel, const float* from) {
+  source.dtype == DType::bf16 ? write_typed<Bf16>(problem, source, pixels, owned, first_channel, from)
+                              : write_typed<float>(problem, source, pixels, owned, first_channel, from);
+}
+
+}  // namespace
+}  // namespace fusetape::backends::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // FUSETAPE_WINOGRAD_ROW_LOADER_INL
