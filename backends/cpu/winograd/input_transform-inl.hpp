@@ -22,10 +22,6 @@ struct PositionStrides {
   std::ptrdiff_t row, column, tile;
 };
 
-/// Floats of the scratch that transform_run wants, 64-byte aligned.
-constexpr std::int64_t run_scratch =
-    winograd::transformed_size * (winograd::most_in_run * winograd::tile_size + 2) * winograd::chunk;
-
 /// Six rows of pixels, in x itself or in the loader's scratch.
 struct PixelRows {
   const float* row[6];
@@ -137,7 +133,8 @@ inline PixelRows rows_in_place(const winograd::Problem& problem, const winograd:
 
 /// Transforms one chunk of channels of a run. Position (i, j) of tile t goes to
 /// `to` + i·strides.row + j·strides.column + t·strides.tile, a whole chunk each; `to` is 64-byte aligned.
-/// `writes`: source.written, if any, gets the run's own pixels.
+/// `writes`: source.written, if any, gets the run's own pixels. `scratch`: pixel_scratch floats, 64-byte
+/// aligned.
 template <unsigned Pairs>
 void transform_run(const winograd::Problem& problem, const winograd::Tiles& tiles,
                    const winograd::Source& source, const winograd::Run& run, std::int64_t first_channel,

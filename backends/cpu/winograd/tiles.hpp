@@ -62,6 +62,9 @@ inline Rectangle pixels_read(const Run& run, int pad) {
           .columns = run.count * tile_size + 2};
 }
 
+/// Floats of a chunk of channels of them.
+constexpr std::int64_t pixel_scratch = transformed_size * (most_in_run * tile_size + 2) * chunk;
+
 /// Those of them that no other run has: every pixel of x belongs to one run.
 inline Rectangle pixels_owned(const Problem& problem, const Tiles& tiles, const Run& run) {
   const auto begin = [&](std::int64_t tile) {

@@ -1,0 +1,115 @@
+// The products of transformed tiles and transformed weights, and half of the way back to pixels, once for
+// every target that foreach_target.h goes through.
+#if defined(FUSETAPE_WINOGRAD_PRODUCTS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FUSETAPE_WINOGRAD_PRODUCTS_INL
+#undef FUSETAPE_WINOGRAD_PRODUCTS_INL
+#else
+#define FUSETAPE_WINOGRAD_PRODUCTS_INL
+#endif
+
+#include "backends/cpu/channel_vectors-inl.hpp"
+#include "backends/cpu/winograd/tiles.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fusetape::backends::cpu::HWY_NAMESPACE {
+namespace {
+
+/// Tiles whose sums stand in registers together: 24 of 32 with AVX-512, 12 of 16 with AVX2.
+constexpr std::int64_t tiles_at_once = lanes == 16 ? 4 : 2;
+
+/// Six to four: a row times A.
+struct FourVectors {
+  Vec v0, v1, v2, v3;
+};
+HWY_INLINE FourVectors inverse(Vec m0, Vec m1, Vec m2, Vec m3, Vec m4, Vec m5) {
+  const Floats f;
+  const Vec even = hn::Add(m1, m2), odd = hn::Sub(m1, m2);
+  const Vec wide_even = hn::Add(m3, m4), wide_odd = hn::Sub(m3, m4);
+  return {hn::Add(m0, hn::Add(even, wide_even)), hn::MulAdd(hn::Set(f, 2.0f), wide_odd, odd),
+          hn::MulAdd(hn::Set(f, 4.0f), wide_even, even),
+          hn::MulAdd(hn::Set(f, 8.0f), wide_odd, hn::Add(odd, m5))};
+}
+
+/// One row of six positions of a tile, for a vector of outputs.
+struct PositionRow {
+  Vec m0, m1, m2, m3, m4, m5;
+  HWY_INLINE PositionRow() { m0 = m1 = m2 = m3 = m4 = m5 = hn::Zero(Floats()); }
+
+  /// v: a channel of the row's six positions, a chunk apart.
+  HWY_INLINE void add(const float* v, Vec w0, Vec w1, Vec w2, Vec w3, Vec w4, Vec w5) {
+    const Floats f;
+    m0 = hn::MulAdd(hn::Set(f, v[0 * winograd::chunk]), w0, m0);
+    m1 = hn::MulAdd(hn::Set(f, v[1 * winograd::chunk]), w1, m1);
+    m2 = hn::MulAdd(hn::Set(f, v[2 * winograd::chunk]), w2, m2);
+    m3 = hn::MulAdd(hn::Set(f, v[3 * winograd::chunk]), w3, m3);
+    m4 = hn::MulAdd(hn::Set(f, v[4 * winograd::chunk]), w4, m4);
+    m5 = hn::MulAdd(hn::Set(f, v[5 * winograd::chunk]), w5, m5);
+  }
+  HWY_INLINE void store(float* to) const {
+    const Floats f;
+    const FourVectors out = inverse(m0, m1, m2, m3, m4, m5);
+    hn::Store(out.v0, f, to);
+    hn::Store(out.v1, f, to + lanes);
+    hn::Store(out.v2, f, to + 2 * lanes);
+    hn::Store(out.v3, f, to + 3 * lanes);
+  }
+};
+
+/// Cache lines that are fetched while the products are made, as many of each kind with each chunk of
+/// channels: of what is read, and what is written, next.
+struct Prefetch {
+  const char* read = nullptr;
+  const char* write = nullptr;
+  std::int64_t lines = 0;
+};
+
+/// Strides in floats.
+struct ProductStrides {
+  std::ptrdiff_t chunk;  ///< of the transformed tiles
+  std::ptrdiff_t tile;   ///< of the products
+};
+
+constexpr std::int64_t tile_row = winograd::transformed_size * winograd::chunk;
+
+/// A row of positions of `tiles_at_once` tiles, for one vector of outputs: v [chunk][tile][6][chunk] times
+/// u [channel][6][lanes], to four vectors for each tile. Not inlined: the compiler would spill.
+HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RESTRICT u,
+                               std::int64_t channels, const ProductStrides strides,
+                               float* HWY_RESTRICT products, Prefetch prefetch) {
+  const Floats f;
+  PositionRow t0, t1, t2, t3;
+  const auto add_channel = [&](const float* from, const float* weights) HWY_ATTR {
+    const Vec w0 = hn::Load(f, weights), w1 = hn::Load(f, weights + lanes);
+    const Vec w2 = hn::Load(f, weights + 2 * lanes), w3 = hn::Load(f, weights + 3 * lanes);
+    const Vec w4 = hn::Load(f, weights + 4 * lanes), w5 = hn::Load(f, weights + 5 * lanes);
+    t0.add(from, w0, w1, w2, w3, w4, w5);
+    t1.add(from + tile_row, w0, w1, w2, w3, w4, w5);
+    if constexpr (tiles_at_once == 4) {
+      t2.add(from + 2 * tile_row, w0, w1, w2, w3, w4, w5);
+      t3.add(from + 3 * tile_row, w0, w1, w2, w3, w4, w5);
+    }
+  };
+  for (; channels > 0; channels -= winograd::chunk, v += strides.chunk) {
+    const std::int64_t here = std::min(channels, winograd::chunk);
+    const float *from = v, *const end = v + here, *const fetching = v + std::min(here, prefetch.lines);
+    for (; from != fetching; ++from, u += 6 * lanes) {
+      __builtin_prefetch(prefetch.read, 0, 3);
+      __builtin_prefetch(prefetch.write, 1, 3);
+      prefetch.read += 64;
+      prefetch.write += 64;
+      add_channel(from, u);
+    }
+    for (; from != end; ++from, u += 6 * lanes) add_channel(from, u);
+  }
+  t0.store(products);
+  t1.store(products + strides.tile);
+  if constexpr (tiles_at_once == 4) {
+    t2.store(products + 2 * strides.tile);
+    t3.store(products + 3 * strides.tile);
+  }
+}
+
+}  // namespace
+}  // namespace fusetape::backends::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // FUSETAPE_WINOGRAD_PRODUCTS_INL

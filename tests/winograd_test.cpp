@@ -1,0 +1,394 @@
+#include <doctest/doctest.h>
+#include <hwy/targets.h>
+
+#include <functional>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backends/cpu/storage.hpp"
+#include "backends/cpu/winograd/winograd.hpp"
+#include "tests/compare.hpp"
+
+/// Winograd convolutions against plain sums in doubles.
+namespace fusetape {
+namespace {
+
+using backends::cpu::Bf16;
+using namespace backends::cpu::winograd;
+using tests::Numbers;
+
+/// Numbers as a kernel reads them: stored in a dtype, 64-byte aligned.
+class Stored {
+ public:
+  Stored() = default;
+  Stored(Numbers numbers, DType dtype) : numbers_(std::move(numbers)), dtype_(dtype) {
+    bytes_.resize(numbers_.size() * size_of(dtype) + 128);
+    for (std::size_t i = 0; i < numbers_.size(); ++i) {
+      const float x = static_cast<float>(numbers_[i]);
+      if (dtype == DType::bf16) {
+        as<Bf16>()[i].bits = core::to_bf16(x);
+      } else {
+        as<float>()[i] = x;
+      }
+    }
+    numbers_ = read();
+  }
+  template <class T = void>
+  T* as() {
+    const auto at = reinterpret_cast<std::uintptr_t>(bytes_.data());
+    return reinterpret_cast<T*>((at + 63) / 64 * 64);
+  }
+  const float* floats() { return as<float>(); }
+  const Numbers& numbers() const { return numbers_; }
+  /// As they are now.
+  Numbers read() {
+    Numbers now(numbers_.size());
+    for (std::size_t i = 0; i < now.size(); ++i) {
+      now[i] = dtype_ == DType::bf16 ? to_float(as<Bf16>()[i]) : as<float>()[i];
+    }
+    return now;
+  }
+
+ private:
+  Numbers numbers_;
+  DType dtype_ = DType::f32;
+  std::vector<std::byte> bytes_;
+};
+
+Numbers random_numbers(std::int64_t count, unsigned seed, double about = 0, double spread = 1) {
+  std::mt19937 engine(seed);
+  std::uniform_real_distribution<double> any(-1, 1);
+  Numbers numbers(static_cast<std::size_t>(count));
+  for (double& x : numbers) x = about + spread * any(engine);
+  return numbers;
+}
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+struct Case {
+  Problem problem;
+  DType dtype = DType::f32;
+  int threads = 2;
+  Blocking blocking = {.tiles = 8};
+  bool backward_data = false;
+  std::string source = "plain", sink = "plain";
+};
+
+std::string text(const Case& c) {
+  const Problem& p = c.problem;
+  const auto s = [](std::int64_t i) { return std::to_string(i); };
+  return s(p.batch) + "x" + s(p.height) + "x" + s(p.width) + ", " + s(p.in) + " to " + s(p.out) + ", pad " +
+         s(p.pad) + ", " + std::string(name_of(c.dtype)) + ", " + s(c.threads) + " threads, blocks of " +
+         s(c.blocking.tiles) + " by " + s(c.blocking.out_parts) + (c.backward_data ? ", backward" : "") +
+         ", source " + c.source + ", sink " + c.sink;
+}
+
+bool has(const std::string& form, const char* part) { return form.find(part) != std::string::npos; }
+
+/// What a kernel got and what is right.
+struct Outcome {
+  Numbers y, first, second, written;
+};
+
+/// Everything that a case reads, and the case in doubles and by the kernel.
+class Trial {
+ public:
+  explicit Trial(const Case& c) : case_(c), p_(c.backward_data ? c.problem.mirrored() : c.problem) {
+    const std::int64_t in_size = p_.batch * p_.height * p_.width * p_.in;
+    out_pixels_ = p_.batch * p_.out_height() * p_.out_width();
+    x_ = Stored(random_numbers(in_size, 1), c.dtype);
+    x2_ = Stored(random_numbers(in_size, 2), c.dtype);
+    w_ = Stored(random_numbers(p_.in * p_.out * 9, 3), c.dtype);
+    for (int i = 0; i < 5; ++i) in_[i] = Stored(random_numbers(p_.in, 10 + i, 0.5), DType::f32);
+    for (int i = 0; i < 4; ++i) out_[i] = Stored(random_numbers(p_.out, 20 + i, 0.5), DType::f32);
+    for (int i = 0; i < 3; ++i) tensors_[i] = Stored(random_numbers(out_pixels_ * p_.out, 30 + i), c.dtype);
+    if (has(c.sink, "far")) out_[0] = Stored(random_numbers(p_.out, 20, 3000), DType::f32);
+  }
+
+  void set_x(std::size_t i, double value) {
+    Numbers numbers = x_.numbers();
+    numbers[i] = value;
+    x_ = Stored(std::move(numbers), case_.dtype);
+  }
+
+  Outcome expected() const {
+    Outcome it;
+    const Numbers v = source_values();
+    it.written = v;
+    Numbers result(at(out_pixels_ * p_.out));
+    for (std::int64_t n = 0, place = 0; n < p_.batch; ++n) {
+      for (std::int64_t h = 0; h < p_.out_height(); ++h) {
+        for (std::int64_t w = 0; w < p_.out_width(); ++w) {
+          for (std::int64_t k = 0; k < p_.out; ++k) result[at(place++)] = convolved(v, n, h, w, k);
+        }
+      }
+    }
+    it.y = sunk(result);
+    return it;
+  }
+
+  Outcome got() {
+    const Problem given = case_.problem;
+    std::vector<float> u_room(weights_bytes(given) / 4 + 16);
+    float* u = aligned(u_room.data());
+    transform_weights(given, w_.as(), case_.dtype, case_.backward_data, u, case_.threads);
+    std::vector<float> room(convolve_scratch_bytes(p_, case_.blocking, case_.threads) / 4 + 16,
+                            std::numeric_limits<float>::quiet_NaN());
+    Stored y(Numbers(at(out_pixels_ * p_.out), -77.0), case_.dtype);
+    Stored written(Numbers(x_.numbers().size(), -77.0), case_.dtype);
+    Outcome it;
+    it.first.resize(at(p_.out));
+    it.second.resize(at(p_.out));
+    Sink to = sink();
+    to.y = y.as();
+    to.first = it.first.data();
+    to.second = it.second.data();
+    Source from = source();
+    if (has(case_.source, "written")) from.written = written.as();
+    convolve(p_, from, u, to, case_.blocking, case_.threads,
+             reinterpret_cast<std::byte*>(aligned(room.data())));
+    it.y = y.read();
+    it.written = written.read();
+    return it;
+  }
+
+  /// Of the stored y.
+  void sums_of(const Numbers& y, Numbers& first, Numbers& second) const {
+    const std::int64_t channels = p_.out;
+    first.assign(at(channels), 0);
+    second.assign(at(channels), 0);
+    const double n = static_cast<double>(out_pixels_);
+    const bool moments = has(case_.sink, "moments");
+    for (std::int64_t i = 0; i < out_pixels_ * channels; ++i)
+      first[at(i % channels)] += y[at(i)] / (moments ? n : 1);
+    for (std::int64_t i = 0; i < out_pixels_ * channels; ++i) {
+      const std::size_t c = at(i % channels);
+      second[c] += moments ? (y[at(i)] - first[c]) * (y[at(i)] - first[c])
+                           : y[at(i)] * (tensors_[2].numbers()[at(i)] - out_[3].numbers()[c]);
+    }
+  }
+
+ private:
+  static float* aligned(float* p) {
+    return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(p) + 63) / 64 * 64);
+  }
+
+  double as_stored(double x) const {
+    const float f = static_cast<float>(x);
+    return case_.dtype == DType::bf16 ? core::from_bf16(core::to_bf16(f)) : f;
+  }
+
+  Source source() {
+    const std::string& form = case_.source;
+    Source s{.x = x_.as(), .dtype = case_.dtype, .relu = has(form, "relu")};
+    if (has(form, "norm") || has(form, "gradient")) {
+      s.scale = in_[0].floats();
+      s.shift = in_[1].floats();
+    }
+    if (has(form, "add") || has(form, "two") || has(form, "gradient")) s.x2 = x2_.as();
+    if (has(form, "two") || has(form, "gradient")) {
+      s.scale2 = in_[2].floats();
+      s.shift2 = in_[3].floats();
+    }
+    if (has(form, "gradient")) s.mean2 = in_[4].floats();
+    return s;
+  }
+
+  Numbers source_values() const {
+    const std::string& form = case_.source;
+    Numbers v = x_.numbers();
+    for (std::size_t i = 0; i < v.size(); ++i) {
+      const std::size_t c = i % at(p_.in);
+      const auto k = [&](int which) { return in_[which].numbers()[c]; };
+      const double x2 = x2_.numbers()[i];
+      if (has(form, "gradient")) v[i] = k(0) * v[i] + (k(2) * (x2 - k(4)) + k(3));
+      if (has(form, "norm")) v[i] = k(0) * v[i] + k(1);
+      if (has(form, "two")) v[i] = as_stored(v[i]) + as_stored(k(2) * x2 + k(3));
+      if (has(form, "add")) v[i] = as_stored(v[i]) + x2;
+      if (has(form, "relu") && v[i] <= 0) v[i] = 0;
+      v[i] = as_stored(v[i]);
+    }
+    return v;
+  }
+
+  double convolved(const Numbers& v, std::int64_t n, std::int64_t h, std::int64_t w, std::int64_t k) const {
+    double sum = 0;
+    for (std::int64_t tap = 0; tap < 9; ++tap) {
+      const std::int64_t row = h + tap / 3 - p_.pad, column = w + tap % 3 - p_.pad;
+      if (row < 0 || row >= p_.height || column < 0 || column >= p_.width) continue;
+      for (std::int64_t c = 0; c < p_.in; ++c) {
+        // Backward-data reads {out, 3, 3, in} of the problem that it mirrors.
+        const std::int64_t weight =
+            case_.backward_data ? (c * 9 + 8 - tap) * p_.out + k : (k * 9 + tap) * p_.in + c;
+        sum += v[at(((n * p_.height + row) * p_.width + column) * p_.in + c)] * w_.numbers()[at(weight)];
+      }
+    }
+    return sum;
+  }
+
+  Sink sink() {
+    const std::string& form = case_.sink;
+    Sink s{.dtype = case_.dtype, .relu = has(form, "relu")};
+    if (has(form, "bias")) s.bias = out_[0].floats();
+    if (has(form, "add")) s.z = tensors_[0].as();
+    if (has(form, "mask_y")) s.mask_y = tensors_[1].as();
+    if (has(form, "mask_x")) {
+      s.mask_x = tensors_[1].as();
+      s.mask_scale = out_[1].floats();
+      s.mask_shift = out_[2].floats();
+    }
+    if (has(form, "moments")) s.sums = Sums::moments;
+    if (has(form, "gradient")) {
+      s.sums = Sums::gradient;
+      s.norm_x = tensors_[2].as();
+      s.norm_mean = out_[3].floats();
+    }
+    return s;
+  }
+
+  Numbers sunk(Numbers y) const {
+    const std::string& form = case_.sink;
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const std::size_t c = i % at(p_.out);
+      const double mask = tensors_[1].numbers()[i];
+      if (has(form, "bias")) y[i] += out_[0].numbers()[c];
+      if (has(form, "add")) y[i] += tensors_[0].numbers()[i];
+      if (has(form, "relu") && y[i] <= 0) y[i] = 0;
+      if (has(form, "mask_y") && mask <= 0) y[i] = 0;
+      if (has(form, "mask_x") && out_[1].numbers()[c] * mask + out_[2].numbers()[c] <= 0) y[i] = 0;
+    }
+    return y;
+  }
+
+  Case case_;
+  Problem p_;
+  std::int64_t out_pixels_ = 0;
+  Stored x_, x2_, w_;
+  Stored in_[5], out_[4], tensors_[3];
+};
+
+/// Half a unit in the last place of what is stored, and the transforms' own error.
+double tolerance(const Case& c) {
+  if (c.dtype == DType::bf16) return 5e-3;
+  return c.backward_data ? 2e-5 : 1e-5;
+}
+
+void check(const Case& c) {
+  INFO(text(c));
+  Trial trial(c);
+  const Outcome expected = trial.expected(), got = trial.got();
+  CHECK(tests::difference(got.y, expected.y) < tolerance(c));
+  if (has(c.source, "written")) {
+    CHECK(tests::difference(got.written, expected.written) < (c.dtype == DType::bf16 ? 5e-3 : 1e-6));
+  }
+  if (has(c.sink, "moments") || has(c.sink, "gradient")) {
+    Numbers first, second;
+    trial.sums_of(got.y, first, second);
+    CHECK(tests::difference(got.first, first) < 1e-6);
+    CHECK(tests::difference(got.second, second) < 1e-5);
+  }
+}
+
+const std::vector<Problem> shapes = {
+    // batch, height, width, in, out, pad
+    {2, 32, 32, 16, 16, 1}, {3, 16, 16, 32, 32, 1}, {3, 8, 8, 64, 64, 1},   {2, 4, 4, 80, 96, 1},
+    {1, 1, 1, 1, 1, 1},     {1, 2, 2, 3, 17, 1},    {3, 1, 1, 24, 3, 1},    {1, 5, 7, 17, 1, 1},
+    {3, 9, 4, 24, 40, 1},   {1, 33, 31, 3, 24, 1},  {1, 7, 5, 40, 17, 1},   {1, 3, 3, 1, 3, 0},
+    {3, 5, 7, 17, 24, 0},   {1, 9, 4, 40, 3, 0},    {1, 33, 31, 16, 16, 0}, {1, 4, 40, 16, 16, 1},
+    {1, 10, 70, 5, 16, 1},
+};
+
+/// Runs `body` for this machine's best target and for AVX2.
+void for_targets(const std::function<void()>& body) {
+  body();
+  hwy::SetSupportedTargetsForTest(HWY_AVX2);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  body();
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+TEST_CASE("winograd: any shape, forward and backward-data, against doubles") {
+  for_targets([] {
+    for (const Problem& problem : shapes) {
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        for (const bool backward : {false, true}) {
+          check({.problem = problem, .dtype = dtype, .backward_data = backward});
+          check({.problem = problem,
+                 .dtype = dtype,
+                 .threads = 1,
+                 .backward_data = backward,
+                 .source = "norm relu written",
+                 .sink = "moments"});
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("winograd: every source and sink") {
+  const std::vector<std::string> sources = {
+      "add",           "add relu",         "norm",     "norm relu",     "norm add", "norm add relu written",
+      "norm two relu", "norm two written", "gradient", "gradient relu", "relu",     "gradient written",
+      "plain written",
+  };
+  const std::vector<std::string> sinks = {
+      "bias",   "bias add relu",   "relu moments", "mask_y",           "add mask_y gradient",
+      "mask_x", "mask_x gradient", "gradient",     "bias far moments", "bias add relu moments",
+  };
+  const std::vector<Problem> problems = {{2, 8, 12, 16, 32, 1}, {1, 7, 5, 24, 17, 1}, {2, 6, 9, 3, 40, 0}};
+  for_targets([&] {
+    for (const Problem& problem : problems) {
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        for (const std::string& source : sources)
+          check({.problem = problem, .dtype = dtype, .source = source});
+        for (const std::string& sink : sinks) {
+          check({.problem = problem, .dtype = dtype, .sink = sink});
+          check({.problem = problem, .dtype = dtype, .backward_data = true, .sink = sink});
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("winograd: any blocking and number of threads") {
+  for_targets([] {
+    for (const int threads : {1, 2, 3, 7}) {
+      for (const Blocking blocking : {Blocking{.tiles = 4}, Blocking{.tiles = 20}, Blocking{.tiles = 64},
+                                      Blocking{.tiles = 8, .out_parts = 2}, Blocking{.out_parts = 9}}) {
+        for (const Problem& problem : {Problem{3, 8, 7, 17, 40, 1}, Problem{1, 1, 2, 16, 16, 1}}) {
+          const Case c{.problem = problem,
+                       .threads = threads,
+                       .blocking = blocking,
+                       .source = "norm relu written",
+                       .sink = "bias far moments"};
+          check(c);
+          const Outcome once = Trial(c).got(), again = Trial(c).got();
+          CHECK(once.y == again.y);
+          CHECK(once.first == again.first);
+          CHECK(once.second == again.second);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("winograd: a NaN goes through every source and sink that lets it") {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const char* source : {"plain", "relu", "norm add relu", "norm two relu", "gradient"}) {
+      for (const char* sink : {"relu moments", "bias add relu"}) {
+        Trial trial({.problem = {1, 4, 4, 16, 16, 1}, .dtype = dtype, .source = source, .sink = sink});
+        trial.set_x(0, std::numeric_limits<double>::quiet_NaN());
+        const Outcome expected = trial.expected(), got = trial.got();
+        for (std::size_t i = 0; i < got.y.size(); ++i)
+          CHECK((!std::isnan(expected.y[i]) || std::isnan(got.y[i])));
+        CHECK(std::isnan(got.y[0]));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fusetape
