@@ -26,39 +26,40 @@ inline Gate gate_of(const Sink& sink) {
   return sink.relu ? Gate::relu : Gate::none;
 }
 
-/// A sink on one vector of channels.
+/// A sink on one vector of channels. It holds copies: what stands in memory might change with every store.
 template <class T, Gate G, Sums S, class Access>
 struct SinkColumn {
-  const Sink& sink;
   const Access access;
-  Vec bias, mask_scale, mask_shift, norm_mean;
+  T* const y;
+  const T *const z, *const mask, *const norm_x;
+  const Vec bias, mask_scale, mask_shift, norm_mean;
   Vec shift = hn::Zero(Floats()), first = shift, second = shift;
 
   HWY_INLINE SinkColumn(const Sink& s, const Access& a, std::int64_t channel)
-      : sink(s),
-        access(a),
+      : access(a),
+        y(static_cast<T*>(s.y)),
+        z(static_cast<const T*>(s.z)),
+        mask(static_cast<const T*>(G == Gate::mask_y ? s.mask_y : s.mask_x)),
+        norm_x(static_cast<const T*>(s.norm_x)),
         bias(per_channel(s.bias, a, channel)),
         mask_scale(per_channel(s.mask_scale, a, channel)),
         mask_shift(per_channel(s.mask_shift, a, channel)),
         norm_mean(per_channel(s.norm_mean, a, channel)) {}
 
-  HWY_INLINE Vec load(const void* tensor, std::int64_t at) const {
-    return access.load(static_cast<const T*>(tensor) + at);
-  }
   /// What is stored at a place for the convolution's result v.
   HWY_INLINE Vec value(Vec v, std::int64_t at) const {
     v = hn::Add(v, bias);
-    if (sink.z != nullptr) v = hn::Add(v, load(sink.z, at));
+    if (z != nullptr) v = hn::Add(v, access.load(z + at));
     if constexpr (G == Gate::relu) v = relu(v);
-    if constexpr (G == Gate::mask_y) v = hn::IfThenZeroElse(blocked<T>(load(sink.mask_y, at)), v);
+    if constexpr (G == Gate::mask_y) v = hn::IfThenZeroElse(blocked<T>(access.load(mask + at)), v);
     if constexpr (G == Gate::mask_x) {
-      v = hn::IfThenZeroElse(blocked<T>(hn::MulAdd(mask_scale, load(sink.mask_x, at), mask_shift)), v);
+      v = hn::IfThenZeroElse(blocked<T>(hn::MulAdd(mask_scale, access.load(mask + at), mask_shift)), v);
     }
     return S == Sums::none ? v : rounded<T>(v);
   }
   HWY_INLINE void pixel(Vec result, std::int64_t at) {
     const Vec v = value(result, at);
-    access.store(v, static_cast<T*>(sink.y) + at);
+    access.store(v, y + at);
     if constexpr (S == Sums::moments) {
       const Vec d = hn::Sub(v, shift);
       first = hn::Add(first, d);
@@ -66,7 +67,7 @@ struct SinkColumn {
     }
     if constexpr (S == Sums::gradient) {
       first = hn::Add(first, v);
-      second = hn::MulAdd(v, hn::Sub(load(sink.norm_x, at), norm_mean), second);
+      second = hn::MulAdd(v, hn::Sub(access.load(norm_x + at), norm_mean), second);
     }
   }
 };
@@ -83,19 +84,32 @@ struct PixelPlaces {
   std::int64_t rows, columns;  ///< of the image, from the run's first pixel on
 };
 
+/// One column of a tile, of which `rows` are inside the image.
+template <class Column>
+HWY_INLINE void sink_pixels(Column& column, const float* products, std::int64_t j, std::int64_t at,
+                            std::int64_t row, std::int64_t rows) {
+  const FourVectors v = pixel_column(products, j);
+  column.pixel(v.v0, at);
+  if (rows > 1) column.pixel(v.v1, at + row);
+  if (rows > 2) column.pixel(v.v2, at + 2 * row);
+  if (rows > 3) column.pixel(v.v3, at + 3 * row);
+}
+
 /// A vector of channels of a run of tiles.
 template <class Column>
-HWY_INLINE void sink_tiles(Column& column, const PixelPlaces& places, std::int64_t tiles,
+HWY_INLINE void sink_tiles(Column& column, const PixelPlaces places, std::int64_t tiles,
                            const float* products) {
-  for (std::int64_t t = 0; t < tiles; ++t, products += 24 * lanes) {
+  const std::int64_t whole = places.rows < 4 ? 0 : std::min(tiles, places.columns / 4);
+  std::int64_t at = places.first;
+  for (std::int64_t t = 0; t < whole; ++t, products += 24 * lanes) {
+    for (std::int64_t j = 0; j < 4; ++j, at += places.pixel) {
+      sink_pixels(column, products, j, at, places.row, 4);
+    }
+  }
+  for (std::int64_t t = whole; t < tiles; ++t, products += 24 * lanes) {
     const std::int64_t columns = std::min<std::int64_t>(4, places.columns - t * 4);
-    std::int64_t at = places.first + t * 4 * places.pixel;
     for (std::int64_t j = 0; j < columns; ++j, at += places.pixel) {
-      const FourVectors v = pixel_column(products, j);
-      column.pixel(v.v0, at);
-      if (places.rows > 1) column.pixel(v.v1, at + places.row);
-      if (places.rows > 2) column.pixel(v.v2, at + 2 * places.row);
-      if (places.rows > 3) column.pixel(v.v3, at + 3 * places.row);
+      sink_pixels(column, products, j, at, places.row, places.rows);
     }
   }
 }

@@ -35,15 +35,18 @@ struct Tiles {
   /// Calls f(Run) for the tiles from `begin` to before `end`, in order.
   template <class F>
   void for_runs(std::int64_t begin, std::int64_t end, F&& f) const {
+    std::int64_t row = begin / columns, column = begin - row * columns, image = row / rows;
+    row -= image * rows;
     for (std::int64_t tile = begin; tile < end;) {
-      const std::int64_t column = tile % columns, row = tile / columns % rows;
       const std::int64_t count = std::min({columns - column, end - tile, most_in_run});
-      f(Run{.image = tile / columns / rows,
-            .row = row,
-            .column = column,
-            .first = tile - begin,
-            .count = count});
+      f(Run{.image = image, .row = row, .column = column, .first = tile - begin, .count = count});
       tile += count;
+      column += count;
+      if (column < columns) continue;
+      column = 0;
+      if (++row < rows) continue;
+      row = 0;
+      ++image;
     }
   }
 };
