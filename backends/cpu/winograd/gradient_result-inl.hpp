@@ -52,8 +52,8 @@ HWY_INLINE void write_filter(const float* sums, int parts, std::int64_t part_str
 
 /// Writes dw[out][3][3][in] for up to 16 × 16 channels from their sums [36][16 out][16 in].
 template <class T>
-void write_weights(const float* sums, int parts, std::int64_t part_stride, std::int64_t outs,
-                   std::int64_t ins, std::int64_t all_ins, T* dw) {
+void write_chunk(const float* sums, int parts, std::int64_t part_stride, std::int64_t outs, std::int64_t ins,
+                 std::int64_t all_ins, T* dw) {
   for (std::int64_t out = 0; out < outs; ++out) {
     for (std::int64_t in = 0; in < ins; in += lanes) {
       const float* const from = sums + out * 16 + in;
