@@ -50,19 +50,15 @@ HWY_INLINE void write_filter(const float* sums, int parts, std::int64_t part_str
   }
 }
 
-/// Writes dw[out][3][3][in] for up to 16 × 16 channels from their sums [36][16 out][16 in].
+/// The filters of one out channel and up to 16 in channels: as above.
 template <class T>
-void write_chunk(const float* sums, int parts, std::int64_t part_stride, std::int64_t outs, std::int64_t ins,
-                 std::int64_t all_ins, T* dw) {
-  for (std::int64_t out = 0; out < outs; ++out) {
-    for (std::int64_t in = 0; in < ins; in += lanes) {
-      const float* const from = sums + out * 16 + in;
-      T* const to = dw + out * 9 * all_ins + in;
-      if (ins - in >= lanes) {
-        write_filter(from, parts, part_stride, Whole{}, to, all_ins);
-      } else {
-        write_filter(from, parts, part_stride, Tail(ins - in), to, all_ins);
-      }
+HWY_INLINE void write_filters(const float* sums, int parts, std::int64_t part_stride, std::int64_t channels,
+                              T* dw, std::int64_t step) {
+  for (std::int64_t in = 0; in < channels; in += lanes) {
+    if (channels - in >= lanes) {
+      write_filter(sums + in, parts, part_stride, Whole{}, dw + in, step);
+    } else {
+      write_filter(sums + in, parts, part_stride, Tail(channels - in), dw + in, step);
     }
   }
 }

@@ -83,14 +83,16 @@ void MultiplyTiles(const GradientPass& pass, const Operands& from, std::int64_t 
   }
 }
 
+/// Row by row of dw, which is written as it lies in memory as far as the block goes.
 template <class T>
 void write_block(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums, int parts,
                  std::int64_t part_stride, T* dw) {
-  for (std::int64_t i = channels.out_begin; i < channels.out_end; ++i) {
-    for (std::int64_t j = channels.in_begin; j < channels.in_end; ++j) {
-      const std::int64_t out = i * chunk, in = j * chunk;
-      write_chunk(sums + channels.sums_at(i, j), parts, part_stride, std::min(chunk, problem.out - out),
-                  std::min(chunk, problem.in - in), problem.in, dw + out * 9 * problem.in + in);
+  const std::int64_t end = std::min(channels.out_end * chunk, problem.out);
+  for (std::int64_t out = channels.out_begin * chunk; out < end; ++out) {
+    for (std::int64_t c = channels.in_begin; c < channels.in_end; ++c) {
+      write_filters(sums + channels.sums_at(out / chunk, c) + out % chunk * chunk, parts, part_stride,
+                    std::min(chunk, problem.in - c * chunk), dw + out * 9 * problem.in + c * chunk,
+                    problem.in);
     }
   }
 }
