@@ -249,6 +249,29 @@ TEST_CASE("the weight gradient of every shape, however it is cut") {
   }
 }
 
+TEST_CASE("many weights, whether aligned or not") {
+  const wino::Problem p = {.batch = 1, .height = 3, .width = 2, .in = 352, .out = 340};
+  const Floats x = drawn(x_size(p), 1), dy = drawn(dy_size(p), 2);
+  const Numbers expected = reference(p, x, dy);
+  Floats room(expected.size() + 32);
+  void* place = room.data();
+  std::size_t bytes = room.size() * sizeof(float);
+  auto* const aligned = static_cast<float*>(std::align(64, 4, place, bytes));
+  on_every_target([&] {
+    for (float* const dw : {aligned, aligned + 1}) {
+      const wino::GradientBlocking blocking = wino::default_gradient_blocking(p, 2);
+      CHECK(blocking.by_channels);
+      std::vector<std::byte> scratch(wino::weight_gradient_scratch_bytes(p, blocking, 2) + 64);
+      void* at = scratch.data();
+      std::size_t left = scratch.size();
+      std::align(64, 1, at, left);
+      wino::weight_gradient(p, {.x = x.data()}, {.x = dy.data()}, dw, DType::f32, blocking, 2,
+                            static_cast<std::byte*>(at));
+      CHECK(error(Floats(dw, dw + expected.size()), expected) <= 2e-5);
+    }
+  });
+}
+
 TEST_CASE("the weight gradient of every form of both sources, which are written once") {
   const wino::Problem problems[] = {{.batch = 2, .height = 9, .width = 6, .in = 24, .out = 16},
                                     {.batch = 1, .height = 5, .width = 7, .in = 16, .out = 33, .pad = 0}};

@@ -7,6 +7,7 @@
 #endif
 
 #include "backends/cpu/channel_vectors-inl.hpp"
+#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
@@ -50,11 +51,30 @@ HWY_INLINE void write_filter(const float* sums, int parts, std::int64_t part_str
   }
 }
 
+/// Past the cache: whole vectors at their alignment.
+struct Streamed {
+  static HWY_INLINE void store(Vec v, float* to) { hn::Stream(v, Floats(), to); }
+};
+
+/// Whether weights go past the cache: it would read what is then overwritten, and keep little of so much.
+template <class T>
+bool goes_past_cache(const T* dw, std::int64_t outs, std::int64_t ins) {
+  constexpr std::int64_t many = 1 << 20;
+  return std::is_same_v<T, float> && outs * 9 * ins >= many && ins % 16 == 0 &&
+         reinterpret_cast<std::uintptr_t>(dw) % 64 == 0;
+}
+
 /// The filters of one out channel and up to 16 in channels: as above.
 template <class T>
 HWY_INLINE void write_filters(const float* sums, int parts, std::int64_t part_stride, std::int64_t channels,
-                              T* dw, std::int64_t step) {
+                              bool past_cache, T* dw, std::int64_t step) {
   for (std::int64_t in = 0; in < channels; in += lanes) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (past_cache) {
+        write_filter(sums + in, parts, part_stride, Streamed{}, dw + in, step);
+        continue;
+      }
+    }
     if (channels - in >= lanes) {
       write_filter(sums + in, parts, part_stride, Whole{}, dw + in, step);
     } else {

@@ -88,13 +88,15 @@ template <class T>
 void write_block(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums, int parts,
                  std::int64_t part_stride, T* dw) {
   const std::int64_t end = std::min(channels.out_end * chunk, problem.out);
+  const bool past_cache = goes_past_cache(dw, problem.out, problem.in);
   for (std::int64_t out = channels.out_begin * chunk; out < end; ++out) {
     for (std::int64_t c = channels.in_begin; c < channels.in_end; ++c) {
       write_filters(sums + channels.sums_at(out / chunk, c) + out % chunk * chunk, parts, part_stride,
-                    std::min(chunk, problem.in - c * chunk), dw + out * 9 * problem.in + c * chunk,
-                    problem.in);
+                    std::min(chunk, problem.in - c * chunk), past_cache,
+                    dw + out * 9 * problem.in + c * chunk, problem.in);
     }
   }
+  if (past_cache) hwy::FlushStream();
 }
 
 void WriteWeights(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums,
