@@ -41,15 +41,13 @@ class Convolution {
       const std::int64_t end = std::min(tile + part_.block_tiles, part_.end_tile);
       transform_input(tile, end);
       multiply(tile, end);
-      const std::int64_t pixels = sink(tile, end);
+      sink(tile, end);
       if (sink_.sums == Sums::none) continue;
-      winograd::fold_block(sink_.sums, pixels, part_.end_out - part_.first_out, part_.sums);
+      winograd::fold_block(sink_.sums, pixels(tile, end), part_.end_out - part_.first_out, part_.sums);
     }
   }
 
  private:
-  static constexpr std::int64_t product_size = 24 * lanes;
-
   void transform_input(std::int64_t first_tile, std::int64_t end_tile) const {
     const SideBySide strides{.row = chunks_ * chunk_stride_};
     tiles_.for_runs(first_tile, end_tile, [&](const Run& run) {
@@ -62,7 +60,6 @@ class Convolution {
   }
 
   void multiply(std::int64_t first_tile, std::int64_t end_tile) const {
-    const ProductStrides strides{.chunk = chunk_stride_, .tile = product_size};
     const std::int64_t tiles = end_tile - first_tile, weights = problem_.in * 6 * lanes;
     Prefetch prefetch = prefetches(first_tile, end_tile);
     for (std::int64_t row = 0; row < winograd::transformed_size; ++row) {
@@ -74,12 +71,11 @@ class Convolution {
         const float* const weights_end = prefetch.weights + weights;
         for (std::int64_t t = 0; t < tiles; t += tiles_at_once) {
           float* to = products(vector, t) + row * 4 * lanes;
-          if (fetches_weights_ && prefetch.weights < weights_end) {
-            multiply_row<true>(v + t * tile_row, u, problem_.in, strides, to, prefetch);
-            prefetch.weights += problem_.in * 16;
-          } else {
-            multiply_row<false>(v + t * tile_row, u, problem_.in, strides, to, prefetch);
-          }
+          const bool fetches = fetches_weights_ && prefetch.weights < weights_end;
+          (fetches ? multiply_row<true>
+                   : multiply_row<false>)(v + t * tile_row, u, problem_.in, chunk_stride_, to, prefetch.read,
+                                          prefetch.write, prefetch.lines, prefetch.weights);
+          if (fetches) prefetch.weights += problem_.in * 16;
           prefetch.read += prefetch.lines * chunks_ * 64;
           prefetch.write += prefetch.lines * chunks_ * 64;
         }
@@ -87,43 +83,32 @@ class Convolution {
     }
   }
 
-  /// Returns the number of pixels.
-  std::int64_t sink(std::int64_t first_tile, std::int64_t end_tile) const {
+  void sink(std::int64_t first_tile, std::int64_t end_tile) const {
+    for (std::int64_t vector = first_vector_; vector < end_vector_; ++vector) {
+      const std::int64_t channel = vector * lanes;
+      const Sinking block{.problem = problem_,
+                          .tiles = tiles_,
+                          .first_tile = first_tile,
+                          .end_tile = end_tile,
+                          .channel = channel,
+                          .products = products(vector, 0),
+                          .sums = part_.sums,
+                          .sums_place = channel - part_.first_out};
+      sink_block(sink_, part_.end_out - channel, block);
+    }
+  }
+
+  std::int64_t pixels(std::int64_t first_tile, std::int64_t end_tile) const {
     std::int64_t pixels = 0;
     tiles_.for_runs(first_tile, end_tile, [&](const Run& run) {
-      const PixelPlaces places = places_of(run);
-      pixels += std::min<std::int64_t>(4, places.rows) * std::min(4 * run.count, places.columns);
-      for (std::int64_t vector = first_vector_; vector < end_vector_; ++vector) {
-        const std::int64_t channel = vector * lanes;
-        const Sinking sinking{.places = at_channel(places, channel),
-                              .tiles = run.count,
-                              .channel = channel,
-                              .products = products(vector, run.first),
-                              .sums = part_.sums,
-                              .sums_place = channel - part_.first_out,
-                              .begins = part_.sums.pixels == 0 && run.first == 0};
-        sink_run(sink_, part_.end_out - channel, sinking);
-      }
+      pixels += std::min<std::int64_t>(4, problem_.out_height() - run.row * 4) *
+                std::min(4 * run.count, problem_.out_width() - run.column * 4);
     });
     return pixels;
   }
 
   float* products(std::int64_t vector, std::int64_t tile) const {
     return part_.products + ((vector - first_vector_) * part_.block_tiles + tile) * product_size;
-  }
-
-  PixelPlaces places_of(const Run& run) const {
-    const std::int64_t height = problem_.out_height(), width = problem_.out_width();
-    const std::int64_t row = run.row * 4, column = run.column * 4;
-    return {.first = ((run.image * height + row) * width + column) * problem_.out,
-            .pixel = problem_.out,
-            .row = width * problem_.out,
-            .rows = height - row,
-            .columns = width - column};
-  }
-  static PixelPlaces at_channel(PixelPlaces places, std::int64_t channel) {
-    places.first += channel;
-    return places;
   }
 
   /// A block's x and y, as if the tiles were spread evenly over them, in as many steps as there are chunks of

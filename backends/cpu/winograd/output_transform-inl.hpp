@@ -82,6 +82,14 @@ HWY_INLINE FourVectors pixel_column(const float* products, std::int64_t column) 
 struct PixelPlaces {
   std::int64_t first, pixel, row;
   std::int64_t rows, columns;  ///< of the image, from the run's first pixel on
+
+  PixelPlaces(const winograd::Problem& problem, const winograd::Run& run, std::int64_t channel)
+      : pixel(problem.out),
+        row(problem.out_width() * problem.out),
+        rows(problem.out_height() - run.row * 4),
+        columns(problem.out_width() - run.column * 4) {
+    first = (run.image * problem.out_height() + run.row * 4) * row + run.column * 4 * pixel + channel;
+  }
 };
 
 /// One column of a tile, of which `rows` are inside the image.
@@ -130,70 +138,82 @@ HWY_INLINE Vec mean_of_first(const Column& column, const PixelPlaces& places, co
   return hn::Mul(sum, hn::Set(Floats(), 1.0f / static_cast<float>(rows * columns)));
 }
 
-/// What is sunk: a run's products for one vector of channels. `begins`: before anything else of the part.
+/// What is sunk: the products of a block of tiles for one vector of channels, from `channel` on.
 struct Sinking {
-  PixelPlaces places;
-  std::int64_t tiles, channel;
+  const winograd::Problem& problem;
+  const winograd::Tiles& tiles;
+  std::int64_t first_tile, end_tile, channel;
   const float* products;
   const winograd::PartSums& sums;
   std::int64_t sums_place;
-  bool begins;
 };
 
+// No lambda: the column is to stay in registers.
+template <class Column>
+HWY_INLINE void sink_runs(Column& column, const Sinking& block) {
+  const std::int64_t tiles = block.end_tile - block.first_tile;
+  winograd::Run run = block.tiles.first_run(block.first_tile, block.end_tile);
+  for (; run.count > 0; run = block.tiles.next_run(run, tiles)) {
+    const PixelPlaces places(block.problem, run, block.channel);
+    sink_tiles(column, places, run.count, block.products + run.first * product_size);
+  }
+}
+
 template <class T, Gate G, Sums S, class Access>
-void sink_column(const Sink& sink, const Access& access, const Sinking& run) {
+void sink_column(const Sink& sink, const Access& access, const Sinking& block) {
   const Floats f;
-  SinkColumn<T, G, S, Access> column(sink, access, run.channel);
-  if constexpr (S == Sums::none) return sink_tiles(column, run.places, run.tiles, run.products);
+  SinkColumn<T, G, S, Access> column(sink, access, block.channel);
+  if constexpr (S == Sums::none) return sink_runs(column, block);
   if constexpr (S == Sums::moments) {
-    float* const shift = run.sums.shift + run.sums_place;
-    if (run.begins) hn::Store(mean_of_first(column, run.places, run.products), f, shift);
+    float* const shift = block.sums.shift + block.sums_place;
+    if (block.sums.pixels == 0) {
+      const PixelPlaces places(block.problem, block.tiles.first_run(block.first_tile, block.end_tile),
+                               block.channel);
+      hn::Store(mean_of_first(column, places, block.products), f, shift);
+    }
     column.shift = hn::Load(f, shift);
   }
-  float* const first = run.sums.block_first + run.sums_place;
-  float* const second = run.sums.block_second + run.sums_place;
-  column.first = hn::Load(f, first);
-  column.second = hn::Load(f, second);
-  sink_tiles(column, run.places, run.tiles, run.products);
-  hn::Store(column.first, f, first);
-  hn::Store(column.second, f, second);
+  sink_runs(column, block);
+  hn::Store(column.first, f, block.sums.block_first + block.sums_place);
+  hn::Store(column.second, f, block.sums.block_second + block.sums_place);
 }
 
 template <class T, Gate G, Sums S>
-void sink_vector(const Sink& sink, std::int64_t channels, const Sinking& run) {
-  channels >= lanes ? sink_column<T, G, S>(sink, Whole{}, run)
-                    : sink_column<T, G, S>(sink, Tail(channels), run);
+void sink_vector(const Sink& sink, std::int64_t channels, const Sinking& block) {
+  channels >= lanes ? sink_column<T, G, S>(sink, Whole{}, block)
+                    : sink_column<T, G, S>(sink, Tail(channels), block);
 }
 
 template <class T, Gate G>
-void sink_gated(const Sink& sink, std::int64_t channels, const Sinking& run) {
+void sink_gated(const Sink& sink, std::int64_t channels, const Sinking& block) {
   switch (sink.sums) {
     case Sums::none:
-      return sink_vector<T, G, Sums::none>(sink, channels, run);
+      return sink_vector<T, G, Sums::none>(sink, channels, block);
     case Sums::moments:
-      return sink_vector<T, G, Sums::moments>(sink, channels, run);
+      return sink_vector<T, G, Sums::moments>(sink, channels, block);
     case Sums::gradient:
-      return sink_vector<T, G, Sums::gradient>(sink, channels, run);
+      return sink_vector<T, G, Sums::gradient>(sink, channels, block);
   }
 }
 
 template <class T>
-void sink_typed(const Sink& sink, std::int64_t channels, const Sinking& run) {
+void sink_typed(const Sink& sink, std::int64_t channels, const Sinking& block) {
   switch (gate_of(sink)) {
     case Gate::none:
-      return sink_gated<T, Gate::none>(sink, channels, run);
+      return sink_gated<T, Gate::none>(sink, channels, block);
     case Gate::relu:
-      return sink_gated<T, Gate::relu>(sink, channels, run);
+      return sink_gated<T, Gate::relu>(sink, channels, block);
     case Gate::mask_y:
-      return sink_gated<T, Gate::mask_y>(sink, channels, run);
+      return sink_gated<T, Gate::mask_y>(sink, channels, block);
     case Gate::mask_x:
-      return sink_gated<T, Gate::mask_x>(sink, channels, run);
+      return sink_gated<T, Gate::mask_x>(sink, channels, block);
   }
 }
 
-/// Sinks a run for one vector of channels, of which there are `channels` or more.
-inline void sink_run(const Sink& sink, std::int64_t channels, const Sinking& run) {
-  sink.dtype == DType::bf16 ? sink_typed<Bf16>(sink, channels, run) : sink_typed<float>(sink, channels, run);
+/// Sinks a block for one vector of channels; `channels` of them are left, perhaps less than a vector.
+inline void sink_block(const Sink& sink, std::int64_t channels, const Sinking& block) {
+  sink.dtype == DType::bf16 ? sink_typed<Bf16>(sink, channels, block)
+                            : sink_typed<float>(sink, channels, block);
 }
 
 }  // namespace
