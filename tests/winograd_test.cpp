@@ -315,7 +315,10 @@ TEST_CASE("winograd: any shape, forward and backward-data, against doubles") {
     for (const Problem& problem : shapes) {
       for (const DType dtype : {DType::f32, DType::bf16}) {
         for (const bool backward : {false, true}) {
-          check({.problem = problem, .dtype = dtype, .backward_data = backward});
+          check({.problem = problem,
+                 .dtype = dtype,
+                 .blocking = default_blocking(backward ? problem.mirrored() : problem, 2),
+                 .backward_data = backward});
           check({.problem = problem,
                  .dtype = dtype,
                  .threads = 1,
@@ -373,6 +376,13 @@ TEST_CASE("winograd: any blocking and number of threads") {
       }
     }
   });
+}
+
+TEST_CASE("winograd: threads share few tiles by their outputs") {
+  CHECK(default_blocking({128, 32, 32, 16, 16, 1}, 2).out_parts == 1);
+  CHECK(default_blocking({16, 4, 4, 512, 512, 1}, 2).out_parts == 2);
+  CHECK(default_blocking({1, 4, 4, 512, 16, 1}, 8).out_parts == 1);
+  CHECK(default_blocking({1, 4, 4, 512, 512, 1}, 6).out_parts == 6);
 }
 
 TEST_CASE("winograd: a NaN goes through every source and sink that lets it") {

@@ -118,8 +118,6 @@ void combine(std::span<const ConvolvePart> parts, const Sink& sink, std::int64_t
 void fold_block(Sums kind, std::int64_t pixels, std::int64_t outs, PartSums& sums) {
   kind == Sums::moments ? fold_moments(pixels, outs, sums) : fold_gradient(outs, sums);
   sums.pixels += pixels;
-  std::fill_n(sums.block_first, outs, 0.0f);
-  std::fill_n(sums.block_second, outs, 0.0f);
 }
 
 std::size_t convolve_scratch_bytes(const Problem& problem, const Blocking& blocking, int threads) {
@@ -143,8 +141,17 @@ void convolve(const Problem& problem, const Source& source, const float* u, cons
 }
 
 Blocking default_blocking(const Problem& problem, int threads) {
-  static_cast<void>(threads);
-  return {.tiles = problem.in <= 16 ? 8 : 16};
+  // The larger the weights, the more tiles have to share each reading of them.
+  const std::int64_t pairs = problem.in * problem.out, tiles = Tiles(problem).count();
+  Blocking blocking{.tiles = pairs <= 128 * 128 ? 16 : pairs <= 256 * 256 ? 32 : 128};
+  // Too few tiles: threads share them, and each reads a part of the weights.
+  const std::int64_t most = std::min<std::int64_t>(threads, divided_up(problem.out, chunk));
+  for (int parts = 1; parts <= most; ++parts) {
+    if (threads % parts != 0) continue;
+    blocking.out_parts = parts;
+    if (tiles * parts / threads >= blocking.tiles / 2) break;
+  }
+  return blocking;
 }
 
 }  // namespace fusetape::backends::cpu::winograd

@@ -24,7 +24,7 @@ struct ConvolvePart {
   PartSums sums;
 };
 
-/// Adds the sums of a block of so many pixels to those in doubles, and makes room for the next one's.
+/// Adds the sums of a block of so many pixels to those in doubles.
 void fold_block(Sums kind, std::int64_t pixels, std::int64_t outs, PartSums& sums);
 
 void convolve_part(const Problem& problem, const Source& source, const float* u, const Sink& sink,

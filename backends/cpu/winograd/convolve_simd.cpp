@@ -18,115 +18,127 @@ using winograd::Run;
 using winograd::Source;
 using winograd::Tiles;
 
-/// A block of a part's tiles, on its way through the three steps.
-class Block {
+/// A thread's part of a convolution, block by block, through three steps.
+class Convolution {
  public:
-  Block(const Problem& problem, const Source& source, const float* u, const Sink& sink,
-        const ConvolvePart& part, std::int64_t first_tile, std::int64_t end_tile)
+  Convolution(const Problem& problem, const Source& source, const float* u, const Sink& sink,
+              ConvolvePart& part)
       : problem_(problem),
         tiles_(problem),
         source_(source),
         u_(u),
         sink_(sink),
         part_(part),
-        first_tile_(first_tile),
-        end_tile_(end_tile) {}
+        chunks_(winograd::divided_up(problem.in, winograd::chunk)),
+        chunk_stride_(part.block_tiles * tile_row),
+        first_vector_(part.first_out / lanes),
+        end_vector_(winograd::divided_up(part.end_out, lanes)) {
+    plan_prefetches();
+  }
 
-  void transform_input() const {
-    const PositionStrides strides{
-        .row = chunks() * chunk_stride(), .column = winograd::chunk, .tile = tile_row};
-    tiles_.for_runs(first_tile_, end_tile_, [&](const Run& run) {
-      for (std::int64_t i = 0; i < chunks(); ++i) {
+  void run() {
+    for (std::int64_t tile = part_.first_tile; tile < part_.end_tile; tile += part_.block_tiles) {
+      const std::int64_t end = std::min(tile + part_.block_tiles, part_.end_tile);
+      transform_input(tile, end);
+      multiply(tile, end);
+      sink(tile, end);
+      if (sink_.sums == Sums::none) continue;
+      winograd::fold_block(sink_.sums, pixels(tile, end), part_.end_out - part_.first_out, part_.sums);
+    }
+  }
+
+ private:
+  void transform_input(std::int64_t first_tile, std::int64_t end_tile) const {
+    const SideBySide strides{.row = chunks_ * chunk_stride_};
+    tiles_.for_runs(first_tile, end_tile, [&](const Run& run) {
+      for (std::int64_t i = 0; i < chunks_; ++i) {
         transform_run<all_rows>(problem_, tiles_, source_, run, i * winograd::chunk, part_.writes_source,
-                                strides, part_.transformed + i * chunk_stride() + run.first * tile_row,
+                                strides, part_.transformed + i * chunk_stride_ + run.first * tile_row,
                                 part_.rows);
       }
     });
   }
 
-  void multiply(bool last) const {
-    const ProductStrides strides{.chunk = chunk_stride(), .tile = product_size};
-    const std::int64_t tiles = end_tile_ - first_tile_;
-    Prefetch prefetch = prefetch_plan(last);
+  void multiply(std::int64_t first_tile, std::int64_t end_tile) const {
+    const std::int64_t tiles = end_tile - first_tile, weights = problem_.in * 6 * lanes;
+    Prefetch prefetch = prefetches(first_tile, end_tile);
     for (std::int64_t row = 0; row < winograd::transformed_size; ++row) {
-      const float* v = part_.transformed + row * chunks() * chunk_stride();
-      for (std::int64_t vector = first_vector(); vector < end_vector(); ++vector) {
-        const float* u = u_ + (vector * 6 + row) * problem_.in * 6 * lanes;
+      const float* v = part_.transformed + row * chunks_ * chunk_stride_;
+      for (std::int64_t vector = first_vector_; vector < end_vector_; ++vector) {
+        const float* u = u_ + (vector * 6 + row) * weights;
+        prefetch.weights =
+            vector + 1 < end_vector_ ? u + 6 * weights : u_ + (first_vector_ * 6 + (row + 1) % 6) * weights;
+        const float* const weights_end = prefetch.weights + weights;
         for (std::int64_t t = 0; t < tiles; t += tiles_at_once) {
-          multiply_row(v + t * tile_row, u, problem_.in, strides, products(vector, t) + row * 4 * lanes,
-                       prefetch);
-          prefetch.read += prefetch.lines * chunks() * 64;
-          prefetch.write += prefetch.lines * chunks() * 64;
+          float* to = products(vector, t) + row * 4 * lanes;
+          const bool fetches = fetches_weights_ && prefetch.weights < weights_end;
+          (fetches ? multiply_row<true>
+                   : multiply_row<false>)(v + t * tile_row, u, problem_.in, chunk_stride_, to, prefetch.read,
+                                          prefetch.write, prefetch.lines, prefetch.weights);
+          if (fetches) prefetch.weights += problem_.in * 16;
+          prefetch.read += prefetch.lines * chunks_ * 64;
+          prefetch.write += prefetch.lines * chunks_ * 64;
         }
       }
     }
   }
 
-  /// Returns the number of pixels.
-  std::int64_t sink() const {
+  void sink(std::int64_t first_tile, std::int64_t end_tile) const {
+    for (std::int64_t vector = first_vector_; vector < end_vector_; ++vector) {
+      const std::int64_t channel = vector * lanes;
+      const Sinking block{.problem = problem_,
+                          .tiles = tiles_,
+                          .first_tile = first_tile,
+                          .end_tile = end_tile,
+                          .channel = channel,
+                          .products = products(vector, 0),
+                          .sums = part_.sums,
+                          .sums_place = channel - part_.first_out};
+      sink_block(sink_, part_.end_out - channel, block);
+    }
+  }
+
+  std::int64_t pixels(std::int64_t first_tile, std::int64_t end_tile) const {
     std::int64_t pixels = 0;
-    tiles_.for_runs(first_tile_, end_tile_, [&](const Run& run) {
-      const PixelPlaces places = places_of(run);
-      pixels += std::min<std::int64_t>(4, places.rows) * std::min(4 * run.count, places.columns);
-      for (std::int64_t vector = first_vector(); vector < end_vector(); ++vector) {
-        const std::int64_t channel = vector * lanes;
-        const Sinking sinking{.places = at_channel(places, channel),
-                              .tiles = run.count,
-                              .channel = channel,
-                              .products = products(vector, run.first),
-                              .sums = part_.sums,
-                              .sums_place = channel - part_.first_out,
-                              .begins = part_.sums.pixels == 0 && run.first == 0};
-        sink_run(sink_, part_.end_out - channel, sinking);
-      }
+    tiles_.for_runs(first_tile, end_tile, [&](const Run& run) {
+      pixels += std::min<std::int64_t>(4, problem_.out_height() - run.row * 4) *
+                std::min(4 * run.count, problem_.out_width() - run.column * 4);
     });
     return pixels;
   }
 
- private:
-  static constexpr std::int64_t product_size = 24 * lanes;
-
-  std::int64_t chunks() const { return winograd::divided_up(problem_.in, winograd::chunk); }
-  std::ptrdiff_t chunk_stride() const { return part_.block_tiles * tile_row; }
-  std::int64_t first_vector() const { return part_.first_out / lanes; }
-  std::int64_t end_vector() const { return winograd::divided_up(part_.end_out, lanes); }
   float* products(std::int64_t vector, std::int64_t tile) const {
-    return part_.products + ((vector - first_vector()) * part_.block_tiles + tile) * product_size;
+    return part_.products + ((vector - first_vector_) * part_.block_tiles + tile) * product_size;
   }
 
-  PixelPlaces places_of(const Run& run) const {
-    const std::int64_t height = problem_.out_height(), width = problem_.out_width();
-    const std::int64_t row = run.row * 4, column = run.column * 4;
-    return {.first = ((run.image * height + row) * width + column) * problem_.out,
-            .pixel = problem_.out,
-            .row = width * problem_.out,
-            .rows = height - row,
-            .columns = width - column};
-  }
-  static PixelPlaces at_channel(PixelPlaces places, std::int64_t channel) {
-    places.first += channel;
-    return places;
+  /// A block's x and y, as if the tiles were spread evenly over them, in as many steps as there are chunks of
+  /// products. Weights are fetched where they will not stay in L2.
+  void plan_prefetches() {
+    const double images = static_cast<double>(problem_.batch * problem_.height * problem_.width);
+    const double out_images =
+        static_cast<double>(problem_.batch * problem_.out_height() * problem_.out_width());
+    const double tiles = static_cast<double>(tiles_.count());
+    x_bytes_ =
+        images * static_cast<double>(problem_.in) * static_cast<double>(size_of(source_.dtype)) / tiles;
+    y_bytes_ =
+        out_images * static_cast<double>(problem_.out) * static_cast<double>(size_of(sink_.dtype)) / tiles;
+    const double steps = static_cast<double>(6 * (end_vector_ - first_vector_) * chunks_) / tiles_at_once;
+    lines_ = static_cast<std::int64_t>(std::max(x_bytes_, y_bytes_) / 64 / steps) + 1;
+    fetches_weights_ = problem_.in * problem_.out >= 128 * 128;
   }
 
-  /// The next block's x, and this one's y, in as many steps as there are chunks of products.
-  Prefetch prefetch_plan(bool last) const {
-    const std::int64_t tiles = end_tile_ - first_tile_;
-    const std::int64_t steps =
-        6 * (end_vector() - first_vector()) * winograd::divided_up(tiles, tiles_at_once) * chunks();
-    const double x_bytes = bytes_of(source_.dtype, problem_.height * problem_.width * problem_.in);
-    const double y_bytes = bytes_of(sink_.dtype, problem_.out_height() * problem_.out_width() * problem_.out);
-    const double of_images = 1.0 / static_cast<double>(tiles_.rows * tiles_.columns);
-    const double most = std::max(x_bytes, y_bytes) * of_images * static_cast<double>(tiles) / 64;
-    const auto at = [&](const void* tensor, double bytes, std::int64_t tile) {
-      return static_cast<const char*>(tensor) +
-             static_cast<std::ptrdiff_t>(bytes * of_images * static_cast<double>(tile)) / 64 * 64;
+  /// The next block's x: the first two rows of a tile are the last of the tile above it. This block's y.
+  Prefetch prefetches(std::int64_t first_tile, std::int64_t end_tile) const {
+    const auto at = [](const void* tensor, double bytes, std::int64_t tile) {
+      const auto offset = static_cast<std::ptrdiff_t>(bytes * static_cast<double>(tile));
+      return static_cast<const char*>(tensor) + offset / 64 * 64;
     };
-    return {.read = at(source_.x, x_bytes, last ? first_tile_ : end_tile_),
-            .write = at(sink_.y, y_bytes, first_tile_),
-            .lines = static_cast<std::int64_t>(most / static_cast<double>(steps)) + 1};
-  }
-  static double bytes_of(DType dtype, std::int64_t elements) {
-    return static_cast<double>(size_of(dtype)) * static_cast<double>(elements);
+    const bool last = end_tile == part_.end_tile;
+    const std::int64_t rows_seen = (2 - problem_.pad) * problem_.width * problem_.in;
+    return {.read = at(source_.x, x_bytes_, last ? first_tile : end_tile) +
+                    (last ? 0 : rows_seen * static_cast<std::int64_t>(size_of(source_.dtype))),
+            .write = at(sink_.y, y_bytes_, first_tile),
+            .lines = lines_};
   }
 
   const Problem& problem_;
@@ -134,22 +146,16 @@ class Block {
   const Source& source_;
   const float* u_;
   const Sink& sink_;
-  const ConvolvePart& part_;
-  std::int64_t first_tile_, end_tile_;
+  ConvolvePart& part_;
+  std::int64_t chunks_, chunk_stride_, first_vector_, end_vector_;
+  double x_bytes_ = 0, y_bytes_ = 0;  ///< of a tile
+  std::int64_t lines_ = 0;
+  bool fetches_weights_ = false;
 };
 
 void Convolve(const Problem& problem, const Source& source, const float* u, const Sink& sink,
               ConvolvePart& part) {
-  for (std::int64_t tile = part.first_tile; tile < part.end_tile; tile += part.block_tiles) {
-    const std::int64_t end = std::min(tile + part.block_tiles, part.end_tile);
-    const Block block(problem, source, u, sink, part, tile, end);
-    block.transform_input();
-    block.multiply(end == part.end_tile);
-    const std::int64_t pixels = block.sink();
-    if (sink.sums != Sums::none) {
-      winograd::fold_block(sink.sums, pixels, part.end_out - part.first_out, part.sums);
-    }
-  }
+  Convolution(problem, source, u, sink, part).run();
 }
 
 }  // namespace

@@ -22,11 +22,17 @@ struct PositionStrides {
   std::ptrdiff_t row, column, tile;
 };
 
+/// The same, with columns side by side, and then tiles.
+struct SideBySide {
+  std::ptrdiff_t row;
+  static constexpr std::ptrdiff_t column = winograd::chunk, tile = winograd::transformed_size * column;
+};
+
 /// Six rows of pixels, in x itself or in the loader's scratch.
 struct PixelRows {
-  const float* row[6];
-  std::ptrdiff_t stride;             ///< from pixel to pixel
-  std::ptrdiff_t outer_stride[2];    ///< of the rows 0 and 5; 0 where they are padding
+  const float* first;
+  std::ptrdiff_t pixel, row;         ///< strides
+  bool top_padding, bottom_padding;  ///< row 0, row 5 is zeros
   bool left_padding, right_padding;  ///< the first, the last column is zeros
 };
 
@@ -34,26 +40,43 @@ struct Pair {
   Vec first, second;
 };
 
-/// One column of a pair of rows of Bᵀ d.
+/// Columns of a pair of rows of Bᵀ d, from left to right.
 template <unsigned Rows>
-HWY_INLINE Pair column_pair(const PixelRows& from, std::ptrdiff_t j) {
-  const Floats f;
-  const auto at = [&](int i) HWY_ATTR { return hn::LoadU(f, from.row[i] + j * from.stride); };
-  const Vec d1 = at(1), d2 = at(2), d3 = at(3), d4 = at(4);
-  const Vec four = hn::Set(f, 4.0f), five = hn::Set(f, 5.0f), two = hn::Set(f, 2.0f);
-  if constexpr (Rows == rows_12) {
-    const Vec even = hn::NegMulAdd(four, d2, d4), odd = hn::NegMulAdd(four, d1, d3);
-    return {hn::Add(even, odd), hn::Sub(even, odd)};
-  } else if constexpr (Rows == rows_34) {
-    const Vec even = hn::Sub(d4, d2), odd = hn::Sub(d3, d1);
-    return {hn::MulAdd(two, odd, even), hn::NegMulAdd(two, odd, even)};
-  } else {
-    const Vec d0 = hn::LoadU(f, from.row[0] + j * from.outer_stride[0]);
-    const Vec d5 = hn::LoadU(f, from.row[5] + j * from.outer_stride[1]);
-    return {hn::MulAdd(four, d0, hn::NegMulAdd(five, d2, d4)),
-            hn::MulAdd(four, d1, hn::NegMulAdd(five, d3, d5))};
+class ColumnPairs {
+ public:
+  HWY_INLINE explicit ColumnPairs(const PixelRows& from)
+      : at_(from.first),
+        pixel_(from.pixel),
+        row_(from.row),
+        top_(hn::FirstN(Floats(), from.top_padding ? 0 : lanes)),
+        bottom_(hn::FirstN(Floats(), from.bottom_padding ? 0 : lanes)) {}
+
+  HWY_INLINE void skip() { at_ += pixel_; }
+  HWY_INLINE Pair next() {
+    const Floats f;
+    const float *p = at_, *q = at_ + 3 * row_;
+    at_ += pixel_;
+    const Vec d1 = hn::LoadU(f, p + row_), d2 = hn::LoadU(f, p + 2 * row_);
+    const Vec d3 = hn::LoadU(f, q), d4 = hn::LoadU(f, q + row_);
+    const Vec four = hn::Set(f, 4.0f), five = hn::Set(f, 5.0f), two = hn::Set(f, 2.0f);
+    if constexpr (Rows == rows_12) {
+      const Vec even = hn::NegMulAdd(four, d2, d4), odd = hn::NegMulAdd(four, d1, d3);
+      return {hn::Add(even, odd), hn::Sub(even, odd)};
+    } else if constexpr (Rows == rows_34) {
+      const Vec even = hn::Sub(d4, d2), odd = hn::Sub(d3, d1);
+      return {hn::MulAdd(two, odd, even), hn::NegMulAdd(two, odd, even)};
+    } else {
+      const Vec d0 = hn::MaskedLoad(top_, f, p), d5 = hn::MaskedLoad(bottom_, f, q + 2 * row_);
+      return {hn::MulAdd(four, d0, hn::NegMulAdd(five, d2, d4)),
+              hn::MulAdd(four, d1, hn::NegMulAdd(five, d3, d5))};
+    }
   }
-}
+
+ private:
+  const float* at_;
+  std::ptrdiff_t pixel_, row_;
+  Bits top_, bottom_;
+};
 
 /// A row of Bᵀ d times B.
 HWY_INLINE void store_row(Vec d0, Vec d1, Vec d2, Vec d3, Vec d4, Vec d5, std::ptrdiff_t stride, float* to) {
@@ -70,18 +93,18 @@ HWY_INLINE void store_row(Vec d0, Vec d1, Vec d2, Vec d3, Vec d4, Vec d5, std::p
 }
 
 /// A pair of rows of each tile; two columns are carried over from tile to tile.
-template <unsigned Rows>
-HWY_INLINE void transform_pair(const PixelRows& from, std::int64_t tiles, const PositionStrides& strides,
+template <unsigned Rows, class Strides>
+HWY_INLINE void transform_pair(const PixelRows& from, std::int64_t tiles, const Strides& strides,
                                float* first, float* second) {
   const Pair padding = {hn::Zero(Floats()), hn::Zero(Floats())};
-  Pair c0 = from.left_padding ? padding : column_pair<Rows>(from, 0);
-  Pair c1 = column_pair<Rows>(from, 1);
-  for (std::int64_t t = 0; t < tiles; ++t, first += strides.tile, second += strides.tile) {
-    const std::ptrdiff_t j = t * winograd::tile_size;
-    const Pair c2 = column_pair<Rows>(from, j + 2), c3 = column_pair<Rows>(from, j + 3);
-    const Pair c4 = column_pair<Rows>(from, j + 4);
-    const bool at_end = t == tiles - 1 && from.right_padding;
-    const Pair c5 = at_end ? padding : column_pair<Rows>(from, j + 5);
+  const bool right_padding = from.right_padding;
+  ColumnPairs<Rows> columns(from);
+  Pair c0 = padding;
+  from.left_padding ? columns.skip() : void(c0 = columns.next());
+  Pair c1 = columns.next();
+  for (; tiles > 0; --tiles, first += strides.tile, second += strides.tile) {
+    const Pair c2 = columns.next(), c3 = columns.next(), c4 = columns.next();
+    const Pair c5 = right_padding && tiles == 1 ? padding : columns.next();
     store_row(c0.first, c1.first, c2.first, c3.first, c4.first, c5.first, strides.column, first);
     store_row(c0.second, c1.second, c2.second, c3.second, c4.second, c5.second, strides.column, second);
     c0 = c4;
@@ -89,9 +112,8 @@ HWY_INLINE void transform_pair(const PixelRows& from, std::int64_t tiles, const 
   }
 }
 
-template <unsigned Pairs>
-HWY_INLINE void transform_rows(const PixelRows& from, std::int64_t tiles, const PositionStrides& strides,
-                               float* to) {
+template <unsigned Pairs, class Strides>
+HWY_INLINE void transform_rows(const PixelRows& from, std::int64_t tiles, const Strides& strides, float* to) {
   const auto row = [&](int all, int alone)
                        HWY_ATTR { return to + (Pairs == all_rows ? all : alone) * strides.row; };
   if constexpr ((Pairs & rows_12) != 0) transform_pair<rows_12>(from, tiles, strides, row(1, 0), row(2, 1));
@@ -116,34 +138,23 @@ inline bool reads_in_place(const winograd::Problem& problem, const winograd::Sou
 
 inline PixelRows rows_in_place(const winograd::Problem& problem, const winograd::Source& source,
                                const winograd::Rectangle& pixels, std::int64_t channel) {
-  alignas(64) static constexpr float zeros[winograd::chunk] = {};
-  PixelRows rows{
-      .stride = problem.in,
-      .outer_stride = {problem.in, problem.in},
-      .left_padding = pixels.column<0, .right_padding = pixels.column + pixels.columns> problem.width};
-  const float* first =
-      static_cast<const float*>(source.x) +
+  const std::int64_t first =
       ((pixels.image * problem.height + pixels.row) * problem.width + pixels.column) * problem.in + channel;
-  for (int i = 0; i < 6; ++i) rows.row[i] = first + i * problem.width * problem.in;
-  if (pixels.row < 0) {
-    rows.row[0] = zeros;
-    rows.outer_stride[0] = 0;
-  }
-  if (pixels.row + pixels.rows > problem.height) {
-    rows.row[5] = zeros;
-    rows.outer_stride[1] = 0;
-  }
-  return rows;
+  return {.first = static_cast<const float*>(source.x) + first,
+          .pixel = problem.in,
+          .row = problem.width * problem.in,
+          .top_padding = pixels.row<0, .bottom_padding = pixels.row + pixels.rows> problem.height,
+          .left_padding = pixels.column<0, .right_padding = pixels.column + pixels.columns> problem.width};
 }
 
 /// Transforms one chunk of channels of a run. Position (i, j) of tile t goes to
 /// `to` + i·strides.row + j·strides.column + t·strides.tile, a whole chunk each; `to` is 64-byte aligned.
 /// `writes`: source.written, if any, gets the run's own pixels. `scratch`: pixel_scratch floats, 64-byte
 /// aligned.
-template <unsigned Pairs>
+template <unsigned Pairs, class Strides>
 void transform_run(const winograd::Problem& problem, const winograd::Tiles& tiles,
                    const winograd::Source& source, const winograd::Run& run, std::int64_t first_channel,
-                   bool writes, const PositionStrides& strides, float* to, float* scratch) {
+                   bool writes, const Strides& strides, float* to, float* scratch) {
   const winograd::Rectangle pixels = pixels_read(run, problem.pad);
   if (reads_in_place(problem, source, pixels, first_channel)) {
     for (std::int64_t place = 0; place < winograd::chunk; place += lanes) {
@@ -157,8 +168,8 @@ void transform_run(const winograd::Problem& problem, const winograd::Tiles& tile
     write_pixels(problem, source, pixels, pixels_owned(problem, tiles, run), first_channel, scratch);
   }
   for (std::int64_t place = 0; place < winograd::chunk; place += lanes) {
-    PixelRows rows{.stride = winograd::chunk, .outer_stride = {winograd::chunk, winograd::chunk}};
-    for (int i = 0; i < 6; ++i) rows.row[i] = scratch + place + i * pixels.columns * winograd::chunk;
+    const PixelRows rows{
+        .first = scratch + place, .pixel = winograd::chunk, .row = pixels.columns * winograd::chunk};
     transform_rows<Pairs>(rows, run.count, strides, to + place);
   }
 }

@@ -26,39 +26,40 @@ inline Gate gate_of(const Sink& sink) {
   return sink.relu ? Gate::relu : Gate::none;
 }
 
-/// A sink on one vector of channels.
+/// A sink on one vector of channels. It holds copies: what stands in memory might change with every store.
 template <class T, Gate G, Sums S, class Access>
 struct SinkColumn {
-  const Sink& sink;
   const Access access;
-  Vec bias, mask_scale, mask_shift, norm_mean;
+  T* const y;
+  const T *const z, *const mask, *const norm_x;
+  const Vec bias, mask_scale, mask_shift, norm_mean;
   Vec shift = hn::Zero(Floats()), first = shift, second = shift;
 
   HWY_INLINE SinkColumn(const Sink& s, const Access& a, std::int64_t channel)
-      : sink(s),
-        access(a),
+      : access(a),
+        y(static_cast<T*>(s.y)),
+        z(static_cast<const T*>(s.z)),
+        mask(static_cast<const T*>(G == Gate::mask_y ? s.mask_y : s.mask_x)),
+        norm_x(static_cast<const T*>(s.norm_x)),
         bias(per_channel(s.bias, a, channel)),
         mask_scale(per_channel(s.mask_scale, a, channel)),
         mask_shift(per_channel(s.mask_shift, a, channel)),
         norm_mean(per_channel(s.norm_mean, a, channel)) {}
 
-  HWY_INLINE Vec load(const void* tensor, std::int64_t at) const {
-    return access.load(static_cast<const T*>(tensor) + at);
-  }
   /// What is stored at a place for the convolution's result v.
   HWY_INLINE Vec value(Vec v, std::int64_t at) const {
     v = hn::Add(v, bias);
-    if (sink.z != nullptr) v = hn::Add(v, load(sink.z, at));
+    if (z != nullptr) v = hn::Add(v, access.load(z + at));
     if constexpr (G == Gate::relu) v = relu(v);
-    if constexpr (G == Gate::mask_y) v = hn::IfThenZeroElse(blocked<T>(load(sink.mask_y, at)), v);
+    if constexpr (G == Gate::mask_y) v = hn::IfThenZeroElse(blocked<T>(access.load(mask + at)), v);
     if constexpr (G == Gate::mask_x) {
-      v = hn::IfThenZeroElse(blocked<T>(hn::MulAdd(mask_scale, load(sink.mask_x, at), mask_shift)), v);
+      v = hn::IfThenZeroElse(blocked<T>(hn::MulAdd(mask_scale, access.load(mask + at), mask_shift)), v);
     }
     return S == Sums::none ? v : rounded<T>(v);
   }
   HWY_INLINE void pixel(Vec result, std::int64_t at) {
     const Vec v = value(result, at);
-    access.store(v, static_cast<T*>(sink.y) + at);
+    access.store(v, y + at);
     if constexpr (S == Sums::moments) {
       const Vec d = hn::Sub(v, shift);
       first = hn::Add(first, d);
@@ -66,7 +67,7 @@ struct SinkColumn {
     }
     if constexpr (S == Sums::gradient) {
       first = hn::Add(first, v);
-      second = hn::MulAdd(v, hn::Sub(load(sink.norm_x, at), norm_mean), second);
+      second = hn::MulAdd(v, hn::Sub(access.load(norm_x + at), norm_mean), second);
     }
   }
 };
@@ -81,21 +82,42 @@ HWY_INLINE FourVectors pixel_column(const float* products, std::int64_t column) 
 struct PixelPlaces {
   std::int64_t first, pixel, row;
   std::int64_t rows, columns;  ///< of the image, from the run's first pixel on
+
+  PixelPlaces(const winograd::Problem& problem, const winograd::Run& run, std::int64_t channel)
+      : pixel(problem.out),
+        row(problem.out_width() * problem.out),
+        rows(problem.out_height() - run.row * 4),
+        columns(problem.out_width() - run.column * 4) {
+    first = (run.image * problem.out_height() + run.row * 4) * row + run.column * 4 * pixel + channel;
+  }
 };
+
+/// One column of a tile, of which `rows` are inside the image.
+template <class Column>
+HWY_INLINE void sink_pixels(Column& column, const float* products, std::int64_t j, std::int64_t at,
+                            std::int64_t row, std::int64_t rows) {
+  const FourVectors v = pixel_column(products, j);
+  column.pixel(v.v0, at);
+  if (rows > 1) column.pixel(v.v1, at + row);
+  if (rows > 2) column.pixel(v.v2, at + 2 * row);
+  if (rows > 3) column.pixel(v.v3, at + 3 * row);
+}
 
 /// A vector of channels of a run of tiles.
 template <class Column>
-HWY_INLINE void sink_tiles(Column& column, const PixelPlaces& places, std::int64_t tiles,
+HWY_INLINE void sink_tiles(Column& column, const PixelPlaces places, std::int64_t tiles,
                            const float* products) {
-  for (std::int64_t t = 0; t < tiles; ++t, products += 24 * lanes) {
+  const std::int64_t whole = places.rows < 4 ? 0 : std::min(tiles, places.columns / 4);
+  std::int64_t at = places.first;
+  for (std::int64_t t = 0; t < whole; ++t, products += 24 * lanes) {
+    for (std::int64_t j = 0; j < 4; ++j, at += places.pixel) {
+      sink_pixels(column, products, j, at, places.row, 4);
+    }
+  }
+  for (std::int64_t t = whole; t < tiles; ++t, products += 24 * lanes) {
     const std::int64_t columns = std::min<std::int64_t>(4, places.columns - t * 4);
-    std::int64_t at = places.first + t * 4 * places.pixel;
     for (std::int64_t j = 0; j < columns; ++j, at += places.pixel) {
-      const FourVectors v = pixel_column(products, j);
-      column.pixel(v.v0, at);
-      if (places.rows > 1) column.pixel(v.v1, at + places.row);
-      if (places.rows > 2) column.pixel(v.v2, at + 2 * places.row);
-      if (places.rows > 3) column.pixel(v.v3, at + 3 * places.row);
+      sink_pixels(column, products, j, at, places.row, places.rows);
     }
   }
 }
@@ -116,70 +138,82 @@ HWY_INLINE Vec mean_of_first(const Column& column, const PixelPlaces& places, co
   return hn::Mul(sum, hn::Set(Floats(), 1.0f / static_cast<float>(rows * columns)));
 }
 
-/// What is sunk: a run's products for one vector of channels. `begins`: before anything else of the part.
+/// What is sunk: the products of a block of tiles for one vector of channels, from `channel` on.
 struct Sinking {
-  PixelPlaces places;
-  std::int64_t tiles, channel;
+  const winograd::Problem& problem;
+  const winograd::Tiles& tiles;
+  std::int64_t first_tile, end_tile, channel;
   const float* products;
   const winograd::PartSums& sums;
   std::int64_t sums_place;
-  bool begins;
 };
 
+// No lambda: the column is to stay in registers.
+template <class Column>
+HWY_INLINE void sink_runs(Column& column, const Sinking& block) {
+  const std::int64_t tiles = block.end_tile - block.first_tile;
+  winograd::Run run = block.tiles.first_run(block.first_tile, block.end_tile);
+  for (; run.count > 0; run = block.tiles.next_run(run, tiles)) {
+    const PixelPlaces places(block.problem, run, block.channel);
+    sink_tiles(column, places, run.count, block.products + run.first * product_size);
+  }
+}
+
 template <class T, Gate G, Sums S, class Access>
-void sink_column(const Sink& sink, const Access& access, const Sinking& run) {
+void sink_column(const Sink& sink, const Access& access, const Sinking& block) {
   const Floats f;
-  SinkColumn<T, G, S, Access> column(sink, access, run.channel);
-  if constexpr (S == Sums::none) return sink_tiles(column, run.places, run.tiles, run.products);
+  SinkColumn<T, G, S, Access> column(sink, access, block.channel);
+  if constexpr (S == Sums::none) return sink_runs(column, block);
   if constexpr (S == Sums::moments) {
-    float* const shift = run.sums.shift + run.sums_place;
-    if (run.begins) hn::Store(mean_of_first(column, run.places, run.products), f, shift);
+    float* const shift = block.sums.shift + block.sums_place;
+    if (block.sums.pixels == 0) {
+      const PixelPlaces places(block.problem, block.tiles.first_run(block.first_tile, block.end_tile),
+                               block.channel);
+      hn::Store(mean_of_first(column, places, block.products), f, shift);
+    }
     column.shift = hn::Load(f, shift);
   }
-  float* const first = run.sums.block_first + run.sums_place;
-  float* const second = run.sums.block_second + run.sums_place;
-  column.first = hn::Load(f, first);
-  column.second = hn::Load(f, second);
-  sink_tiles(column, run.places, run.tiles, run.products);
-  hn::Store(column.first, f, first);
-  hn::Store(column.second, f, second);
+  sink_runs(column, block);
+  hn::Store(column.first, f, block.sums.block_first + block.sums_place);
+  hn::Store(column.second, f, block.sums.block_second + block.sums_place);
 }
 
 template <class T, Gate G, Sums S>
-void sink_vector(const Sink& sink, std::int64_t channels, const Sinking& run) {
-  channels >= lanes ? sink_column<T, G, S>(sink, Whole{}, run)
-                    : sink_column<T, G, S>(sink, Tail(channels), run);
+void sink_vector(const Sink& sink, std::int64_t channels, const Sinking& block) {
+  channels >= lanes ? sink_column<T, G, S>(sink, Whole{}, block)
+                    : sink_column<T, G, S>(sink, Tail(channels), block);
 }
 
 template <class T, Gate G>
-void sink_gated(const Sink& sink, std::int64_t channels, const Sinking& run) {
+void sink_gated(const Sink& sink, std::int64_t channels, const Sinking& block) {
   switch (sink.sums) {
     case Sums::none:
-      return sink_vector<T, G, Sums::none>(sink, channels, run);
+      return sink_vector<T, G, Sums::none>(sink, channels, block);
     case Sums::moments:
-      return sink_vector<T, G, Sums::moments>(sink, channels, run);
+      return sink_vector<T, G, Sums::moments>(sink, channels, block);
     case Sums::gradient:
-      return sink_vector<T, G, Sums::gradient>(sink, channels, run);
+      return sink_vector<T, G, Sums::gradient>(sink, channels, block);
   }
 }
 
 template <class T>
-void sink_typed(const Sink& sink, std::int64_t channels, const Sinking& run) {
+void sink_typed(const Sink& sink, std::int64_t channels, const Sinking& block) {
   switch (gate_of(sink)) {
     case Gate::none:
-      return sink_gated<T, Gate::none>(sink, channels, run);
+      return sink_gated<T, Gate::none>(sink, channels, block);
     case Gate::relu:
-      return sink_gated<T, Gate::relu>(sink, channels, run);
+      return sink_gated<T, Gate::relu>(sink, channels, block);
     case Gate::mask_y:
-      return sink_gated<T, Gate::mask_y>(sink, channels, run);
+      return sink_gated<T, Gate::mask_y>(sink, channels, block);
     case Gate::mask_x:
-      return sink_gated<T, Gate::mask_x>(sink, channels, run);
+      return sink_gated<T, Gate::mask_x>(sink, channels, block);
   }
 }
 
-/// Sinks a run for one vector of channels, of which there are `channels` or more.
-inline void sink_run(const Sink& sink, std::int64_t channels, const Sinking& run) {
-  sink.dtype == DType::bf16 ? sink_typed<Bf16>(sink, channels, run) : sink_typed<float>(sink, channels, run);
+/// Sinks a block for one vector of channels; `channels` of them are left, perhaps less than a vector.
+inline void sink_block(const Sink& sink, std::int64_t channels, const Sinking& block) {
+  sink.dtype == DType::bf16 ? sink_typed<Bf16>(sink, channels, block)
+                            : sink_typed<float>(sink, channels, block);
 }
 
 }  // namespace

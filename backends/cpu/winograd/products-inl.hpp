@@ -55,33 +55,38 @@ struct PositionRow {
   }
 };
 
-/// Cache lines that are fetched while the products are made, as many of each kind with each chunk of
-/// channels: of what is read, and what is written, next.
+/// What is fetched into the caches while products are made: with each chunk of channels, so many cache lines
+/// of what is read and what is written next, and with each channel a line of the weights to come, if any.
 struct Prefetch {
   const char* read = nullptr;
   const char* write = nullptr;
   std::int64_t lines = 0;
+  const float* weights = nullptr;
 };
 
-/// Strides in floats.
-struct ProductStrides {
-  std::ptrdiff_t chunk;  ///< of the transformed tiles
-  std::ptrdiff_t tile;   ///< of the products
-};
-
+constexpr std::int64_t product_size = 6 * 4 * lanes;  ///< of a tile, for one vector of outputs
 constexpr std::int64_t tile_row = winograd::transformed_size * winograd::chunk;
 
-/// A row of positions of `tiles_at_once` tiles, for one vector of outputs: v [chunk][tile][6][chunk] times
-/// u [channel][6][lanes], to four vectors for each tile. Not inlined: the compiler would spill.
+/// A row of positions of `tiles_at_once` tiles, for one vector of outputs: v [chunk][tile][6][chunk], of
+/// which chunks are `chunk_stride` floats apart, times u [channel][6][lanes], to four vectors for each tile.
+/// Not inlined: the compiler would spill. `read`, `write`, `lines` and `weights` as in Prefetch, one by one:
+/// a struct that was just changed is slow to hand over.
+template <bool FetchesWeights>
 HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RESTRICT u,
-                               std::int64_t channels, const ProductStrides strides,
-                               float* HWY_RESTRICT products, Prefetch prefetch) {
+                               std::int64_t channels, std::ptrdiff_t chunk_stride,
+                               float* HWY_RESTRICT products, const char* read, const char* write,
+                               std::int64_t lines, const float* weights) {
   const Floats f;
   PositionRow t0, t1, t2, t3;
-  const auto add_channel = [&](const float* from, const float* weights) HWY_ATTR {
-    const Vec w0 = hn::Load(f, weights), w1 = hn::Load(f, weights + lanes);
-    const Vec w2 = hn::Load(f, weights + 2 * lanes), w3 = hn::Load(f, weights + 3 * lanes);
-    const Vec w4 = hn::Load(f, weights + 4 * lanes), w5 = hn::Load(f, weights + 5 * lanes);
+  const auto add_channel = [&](const float* from) HWY_ATTR {
+    const Vec w0 = hn::Load(f, u), w1 = hn::Load(f, u + lanes), w2 = hn::Load(f, u + 2 * lanes);
+    const Vec w3 = hn::Load(f, u + 3 * lanes), w4 = hn::Load(f, u + 4 * lanes);
+    const Vec w5 = hn::Load(f, u + 5 * lanes);
+    u += 6 * lanes;
+    if constexpr (FetchesWeights) {
+      __builtin_prefetch(weights, 0, 2);
+      weights += 16;
+    }
     t0.add(from, w0, w1, w2, w3, w4, w5);
     t1.add(from + tile_row, w0, w1, w2, w3, w4, w5);
     if constexpr (tiles_at_once == 4) {
@@ -89,23 +94,23 @@ HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RES
       t3.add(from + 3 * tile_row, w0, w1, w2, w3, w4, w5);
     }
   };
-  for (; channels > 0; channels -= winograd::chunk, v += strides.chunk) {
+  for (; channels > 0; channels -= winograd::chunk, v += chunk_stride) {
     const std::int64_t here = std::min(channels, winograd::chunk);
-    const float *from = v, *const end = v + here, *const fetching = v + std::min(here, prefetch.lines);
-    for (; from != fetching; ++from, u += 6 * lanes) {
-      __builtin_prefetch(prefetch.read, 0, 3);
-      __builtin_prefetch(prefetch.write, 1, 3);
-      prefetch.read += 64;
-      prefetch.write += 64;
-      add_channel(from, u);
+    const float *from = v, *const end = v + here, *const fetching = v + std::min(here, lines);
+    for (; from != fetching; ++from) {
+      __builtin_prefetch(read, 0, 3);
+      __builtin_prefetch(write, 1, 3);
+      add_channel(from);
+      read += 64;
+      write += 64;
     }
-    for (; from != end; ++from, u += 6 * lanes) add_channel(from, u);
+    for (; from != end; ++from) add_channel(from);
   }
   t0.store(products);
-  t1.store(products + strides.tile);
+  t1.store(products + product_size);
   if constexpr (tiles_at_once == 4) {
-    t2.store(products + 2 * strides.tile);
-    t3.store(products + 3 * strides.tile);
+    t2.store(products + 2 * product_size);
+    t3.store(products + 3 * product_size);
   }
 }
 

@@ -35,16 +35,32 @@ struct Tiles {
   /// Calls f(Run) for the tiles from `begin` to before `end`, in order.
   template <class F>
   void for_runs(std::int64_t begin, std::int64_t end, F&& f) const {
-    for (std::int64_t tile = begin; tile < end;) {
-      const std::int64_t column = tile % columns, row = tile / columns % rows;
-      const std::int64_t count = std::min({columns - column, end - tile, most_in_run});
-      f(Run{.image = tile / columns / rows,
-            .row = row,
-            .column = column,
-            .first = tile - begin,
-            .count = count});
-      tile += count;
+    for (Run run = first_run(begin, end); run.count > 0; run = next_run(run, end - begin)) f(run);
+  }
+
+  /// The same as a loop's parts. `tiles`: of all runs.
+  Run first_run(std::int64_t begin, std::int64_t end) const {
+    const std::int64_t row = begin / columns, image = row / rows;
+    return cut({.image = image, .row = row - image * rows, .column = begin - row * columns}, end - begin);
+  }
+  Run next_run(Run run, std::int64_t tiles) const {
+    run.first += run.count;
+    run.column += run.count;
+    if (run.column == columns) {
+      run.column = 0;
+      ++run.row;
     }
+    if (run.row == rows) {
+      run.row = 0;
+      ++run.image;
+    }
+    return cut(run, tiles);
+  }
+
+ private:
+  Run cut(Run run, std::int64_t tiles) const {
+    run.count = std::min({columns - run.column, tiles - run.first, most_in_run});
+    return run;
   }
 };
 

@@ -27,13 +27,26 @@ template <class T>
 void gather_taps(const Filters<T>& filters, std::int64_t first_in, std::int64_t ins, std::int64_t first_out,
                  float* taps) {
   const std::int64_t outs = std::min(lanes, filters.out - first_out);
-  std::memset(taps, 0, sizeof(float) * static_cast<std::size_t>(9 * winograd::chunk * lanes));
-  for (std::int64_t out = 0; out < outs; ++out) {
-    for (std::int64_t p = 0; p < 9; ++p) {
-      const T* from = filters.w + first_in * filters.in_stride + p * filters.tap_stride +
-                      (first_out + out) * filters.out_stride;
-      float* to = taps + p * winograd::chunk * lanes + out;
-      for (std::int64_t in = 0; in < ins; ++in) to[in * lanes] = to_float(from[in * filters.in_stride]);
+  if (outs < lanes) {
+    std::memset(taps, 0, sizeof(float) * static_cast<std::size_t>(9 * winograd::chunk * lanes));
+  }
+  const T* from = filters.w + first_in * filters.in_stride + first_out * filters.out_stride;
+  const auto copy = [&](std::int64_t in, std::int64_t p, std::int64_t out) {
+    taps[(p * winograd::chunk + in) * lanes + out] =
+        to_float(from[in * filters.in_stride + p * filters.tap_stride + out * filters.out_stride]);
+  };
+  // Innermost what stands side by side in memory.
+  if (filters.in_stride == 1) {
+    for (std::int64_t out = 0; out < outs; ++out) {
+      for (std::int64_t p = 0; p < 9; ++p) {
+        for (std::int64_t in = 0; in < ins; ++in) copy(in, p, out);
+      }
+    }
+  } else {
+    for (std::int64_t in = 0; in < ins; ++in) {
+      for (std::int64_t p = 0; p < 9; ++p) {
+        for (std::int64_t out = 0; out < outs; ++out) copy(in, p, out);
+      }
     }
   }
 }
