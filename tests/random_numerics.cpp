@@ -1,0 +1,251 @@
+#include "random_numerics.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <string_view>
+#include <utility>
+
+#include "backends/backend.hpp"
+#include "core/tape.hpp"
+#include "helpers.hpp"
+
+namespace fusetape::tests {
+namespace {
+
+using backends::Backend;
+using backends::Kernel;
+using backends::KernelArgs;
+using plan::Graph;
+using plan::GraphNode;
+using plan::Group;
+
+/// What is done to the ops of a run.
+struct Probe {
+  bool watching = false;
+  double bits = 0;        ///< the widest number that an op may come across, in bits
+  double relative = 0;    ///< how far operands are disturbed
+  bool by_value = false;  ///< equal elements of an op's operands equally, as rounding does
+  Dice dice{0};
+};
+
+bool is_any_of(std::string_view op, std::initializer_list<std::string_view> names) {
+  return std::find(names.begin(), names.end(), op) != names.end();
+}
+
+/// Ops that choose among their operands' elements, or move them, give the same ones in every dtype.
+bool rounds(const GraphNode& node) {
+  return !is_any_of(node.op->name, {"relu",
+                                    "relu_grad",
+                                    "neg",
+                                    "abs",
+                                    "abs_grad",
+                                    "minimum",
+                                    "maximum",
+                                    "clamp",
+                                    "clamp_grad",
+                                    "where",
+                                    "less",
+                                    "less_equal",
+                                    "greater",
+                                    "greater_equal",
+                                    "equal",
+                                    "not_equal",
+                                    "max",
+                                    "max_grad",
+                                    "argmax",
+                                    "max_pool2d",
+                                    "max_pool2d_grad",
+                                    "max_pool2d_gather",
+                                    "transpose",
+                                    "concat",
+                                    "slice",
+                                    "slice_grad",
+                                    "pad",
+                                    "broadcast_to",
+                                    "cast",
+                                    "copy_variable"});
+}
+
+/// Ops whose terms are products of all their operands; others multiply by scalars only.
+bool multiplies(const GraphNode& node) {
+  return is_any_of(node.op->name, {"mul", "matmul", "conv2d", "conv2d_grad_input", "conv2d_grad_weight"});
+}
+
+double largest(const double* numbers, std::int64_t count) {
+  double most = 0;
+  for (std::int64_t i = 0; i < count; ++i)
+    most = std::isnan(numbers[i]) ? HUGE_VAL : std::max(most, std::abs(numbers[i]));
+  return most;
+}
+
+/// Binary digits behind the point.
+int fraction_bits(const double* numbers, std::int64_t count) {
+  int most = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (numbers[i] == 0 || !std::isfinite(numbers[i])) continue;
+    int exponent = 0;
+    const auto digits = static_cast<std::int64_t>(std::ldexp(std::frexp(numbers[i], &exponent), 53));
+    most = std::max(most, 53 - exponent - std::countr_zero(static_cast<std::uint64_t>(digits)));
+  }
+  return most;
+}
+
+/// One op on the reference backend.
+class ProbedKernel final : public Kernel {
+ public:
+  ProbedKernel(const Graph& graph, const Group& group, std::unique_ptr<Kernel> kernel, Probe& probe)
+      : kernel_(std::move(kernel)),
+        probe_(probe),
+        rounds_(rounds(graph.node(group.nodes[0]))),
+        multiplies_(multiplies(graph.node(group.nodes[0]))) {
+    name = "probe";
+    const GraphNode& node = graph.node(group.nodes[0]);
+    for (const int id : node.inputs) operands_.push_back({id, graph.value(id)});
+    for (const int id : node.outputs) results_.push_back({id, graph.value(id)});
+    for (const auto& list : {operands_, results_}) {
+      for (const Slot& slot : list)
+        pointers_.resize(std::max(pointers_.size(), static_cast<std::size_t>(slot.id) + 1), nullptr);
+    }
+  }
+
+  std::size_t scratch_bytes() const override { return kernel_->scratch_bytes(); }
+  std::vector<std::pair<int, int>> in_place() const override { return kernel_->in_place(); }
+
+  void run(const KernelArgs& args) override {
+    int term_bits = 0;
+    double sum = 0;
+    if (probe_.watching) term_bits = bits_of_terms(args), sum = largest_sum(args);
+    if (probe_.relative > 0 && rounds_) {
+      const std::uint64_t salt = probe_.dice.next();
+      with_operands(args, [&](double x) {
+        Dice dice(probe_.by_value ? salt ^ std::bit_cast<std::uint64_t>(x) : probe_.dice.next());
+        return x * (1 + probe_.relative * (static_cast<double>(dice.below(2001)) / 1000 - 1));
+      });
+      kernel_->run({pointers_.data(), args.scratch});
+    } else {
+      kernel_->run(args);
+    }
+    if (!probe_.watching) return;
+    for (const Slot& slot : results_) {
+      if (slot.value.dtype == DType::f64)
+        term_bits = std::max(term_bits, fraction_bits(args.in<double>(slot.id), slot.value.elements()));
+    }
+    if (sum > 0) probe_.bits = std::max(probe_.bits, std::log2(sum) + term_bits);
+  }
+
+ private:
+  struct Slot {
+    int id;
+    plan::GraphValue value;
+    std::vector<std::byte> copy = {};
+  };
+
+  /// Points the op's reads at changed copies of its f64 operands.
+  template <class Change>
+  void with_operands(const KernelArgs& args, Change change) {
+    for (const Slot& slot : results_) pointers_[static_cast<std::size_t>(slot.id)] = args.values[slot.id];
+    for (Slot& slot : operands_) {
+      pointers_[static_cast<std::size_t>(slot.id)] = args.values[slot.id];
+      if (slot.value.dtype != DType::f64 || slot.value.scalar) continue;
+      slot.copy.resize(static_cast<std::size_t>(slot.value.bytes()));
+      auto* const copy = reinterpret_cast<double*>(slot.copy.data());
+      const auto* const from = args.in<double>(slot.id);
+      std::transform(from, from + slot.value.elements(), copy, change);
+      pointers_[static_cast<std::size_t>(slot.id)] = copy;
+    }
+  }
+
+  /// No partial sum is larger than the op's result on the operands without their signs.
+  double largest_sum(const KernelArgs& args) {
+    double most = 0;
+    for (const Slot& slot : operands_) {
+      if (slot.value.dtype == DType::f64 && !slot.value.scalar)
+        most += largest(args.in<double>(slot.id), slot.value.elements());
+    }
+    with_operands(args, [](double x) { return std::abs(x); });
+    for (Slot& slot : results_) {
+      slot.copy.resize(static_cast<std::size_t>(slot.value.bytes()));
+      pointers_[static_cast<std::size_t>(slot.id)] = slot.copy.data();
+    }
+    kernel_->run({pointers_.data(), args.scratch});
+    for (const Slot& slot : results_) {
+      if (slot.value.dtype != DType::f64) continue;
+      const auto* const sums = reinterpret_cast<const double*>(slot.copy.data());
+      most = std::max(most, largest(sums, slot.value.elements()));
+    }
+    return most;
+  }
+
+  int bits_of_terms(const KernelArgs& args) const {
+    int of_factors = 0, of_summands = 0;
+    for (const Slot& slot : operands_) {
+      if (slot.value.dtype != DType::f64) continue;
+      const int bits = fraction_bits(args.in<double>(slot.id), slot.value.elements());
+      if (multiplies_ || slot.value.scalar) {
+        of_factors += bits;
+      } else {
+        of_summands = std::max(of_summands, bits);
+      }
+    }
+    return of_factors + of_summands;
+  }
+
+  std::unique_ptr<Kernel> kernel_;
+  Probe& probe_;
+  bool rounds_, multiplies_;
+  std::vector<Slot> operands_, results_;
+  std::vector<void*> pointers_;  ///< by value id
+};
+
+class ProbedBackend final : public Backend {
+ public:
+  Probe probe;
+
+  std::string_view name() const override { return "reference"; }
+  void* allocate(std::size_t bytes) override { return reference_->allocate(bytes); }
+  void free(void* data, std::size_t bytes) override { reference_->free(data, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) override { reference_->copy(to, from, bytes); }
+  void synchronize() override { reference_->synchronize(); }
+  backends::Support supports(const Graph&, const Group&) const override {
+    return {.ok = false, .reason = "ops are probed one by one"};
+  }
+  std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
+    return std::make_unique<ProbedKernel>(graph, group, reference_->compile(graph, group), probe);
+  }
+
+ private:
+  std::unique_ptr<Backend> reference_ = backends::make_reference_backend();
+};
+
+Outcome run_probed(Recipe recipe, Probe& probe) {
+  static ProbedBackend& backend = *new ProbedBackend;  // plans of the cache refer to it
+  backend.probe = probe;
+  recipe.in_double = true;
+  recipe.checkpointed = false;
+  const OnBackend before("reference");
+  const Fusion off(false);
+  core::Tape::current().settings.backend = &backend;
+  Outcome outcome = run_program(recipe);
+  materialize();
+  probe = backend.probe;
+  return outcome;
+}
+
+}  // namespace
+
+Outcome run_in_double(Recipe recipe, double relative, std::uint64_t seed) {
+  Probe probe{.relative = relative, .by_value = seed % 2 == 1, .dice = Dice(seed)};
+  return run_probed(std::move(recipe), probe);
+}
+
+bool exact_in_f32(Recipe recipe) {
+  Probe probe{.watching = true};
+  run_probed(std::move(recipe), probe);
+  return probe.bits <= 24;
+}
+
+}  // namespace fusetape::tests
