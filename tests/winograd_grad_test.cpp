@@ -225,10 +225,12 @@ constexpr wino::Problem shapes[] = {
 TEST_CASE("the weight gradient of every shape, however it is cut") {
   const std::optional<wino::GradientBlocking> cuts[] = {
       std::nullopt,
+      wino::GradientBlocking{.tiles = 1},
       wino::GradientBlocking{.tiles = 7},
       wino::GradientBlocking{.tiles = 8, .passes = 3},
       wino::GradientBlocking{.tiles = 1000, .passes = 3},
       wino::GradientBlocking{.tiles = 10, .by_channels = true, .chunks = 2},
+      wino::GradientBlocking{.tiles = 10, .by_channels = true, .passes = 3, .chunks = 1},
       wino::GradientBlocking{.tiles = 1000, .by_channels = true, .chunks = 1},
   };
   for (const wino::Problem& p : shapes) {
@@ -237,12 +239,15 @@ TEST_CASE("the weight gradient of every shape, however it is cut") {
     Stored xs(x, DType::f32), dys(dy, DType::f32);
     on_every_target([&] {
       for (const auto& cut : cuts) {
+        Floats of_one_thread;
         for (const int threads : {1, 2, 3}) {
           const Run run{.x = {.x = xs.data()}, .dy = {.x = dys.data()}, .blocking = cut, .threads = threads};
           INFO(text(p), "threads ", threads, " cut ", cut ? &*cut - &**cuts : -1);
           const Floats dw = gradient(p, run);
           CHECK(error(dw, expected) <= 2e-5);
           CHECK(dw == gradient(p, run));
+          if (threads == 1) of_one_thread = dw;
+          if (cut && cut->by_channels) CHECK(dw == of_one_thread);
         }
       }
     });
