@@ -225,10 +225,12 @@ constexpr wino::Problem shapes[] = {
 TEST_CASE("the weight gradient of every shape, however it is cut") {
   const std::optional<wino::GradientBlocking> cuts[] = {
       std::nullopt,
+      wino::GradientBlocking{.tiles = 1},
       wino::GradientBlocking{.tiles = 7},
       wino::GradientBlocking{.tiles = 8, .passes = 3},
       wino::GradientBlocking{.tiles = 1000, .passes = 3},
       wino::GradientBlocking{.tiles = 10, .by_channels = true, .chunks = 2},
+      wino::GradientBlocking{.tiles = 10, .by_channels = true, .passes = 3, .chunks = 1},
       wino::GradientBlocking{.tiles = 1000, .by_channels = true, .chunks = 1},
   };
   for (const wino::Problem& p : shapes) {
@@ -237,16 +239,42 @@ TEST_CASE("the weight gradient of every shape, however it is cut") {
     Stored xs(x, DType::f32), dys(dy, DType::f32);
     on_every_target([&] {
       for (const auto& cut : cuts) {
+        Floats of_one_thread;
         for (const int threads : {1, 2, 3}) {
           const Run run{.x = {.x = xs.data()}, .dy = {.x = dys.data()}, .blocking = cut, .threads = threads};
           INFO(text(p), "threads ", threads, " cut ", cut ? &*cut - &**cuts : -1);
           const Floats dw = gradient(p, run);
           CHECK(error(dw, expected) <= 2e-5);
           CHECK(dw == gradient(p, run));
+          if (threads == 1) of_one_thread = dw;
+          if (cut && cut->by_channels) CHECK(dw == of_one_thread);
         }
       }
     });
   }
+}
+
+TEST_CASE("many weights, whether aligned or not") {
+  const wino::Problem p = {.batch = 1, .height = 3, .width = 2, .in = 352, .out = 340};
+  const Floats x = drawn(x_size(p), 1), dy = drawn(dy_size(p), 2);
+  const Numbers expected = reference(p, x, dy);
+  Floats room(expected.size() + 32);
+  void* place = room.data();
+  std::size_t bytes = room.size() * sizeof(float);
+  auto* const aligned = static_cast<float*>(std::align(64, 4, place, bytes));
+  on_every_target([&] {
+    for (float* const dw : {aligned, aligned + 1}) {
+      const wino::GradientBlocking blocking = wino::default_gradient_blocking(p, 2);
+      CHECK(blocking.by_channels);
+      std::vector<std::byte> scratch(wino::weight_gradient_scratch_bytes(p, blocking, 2) + 64);
+      void* at = scratch.data();
+      std::size_t left = scratch.size();
+      std::align(64, 1, at, left);
+      wino::weight_gradient(p, {.x = x.data()}, {.x = dy.data()}, dw, DType::f32, blocking, 2,
+                            static_cast<std::byte*>(at));
+      CHECK(error(Floats(dw, dw + expected.size()), expected) <= 2e-5);
+    }
+  });
 }
 
 TEST_CASE("the weight gradient of every form of both sources, which are written once") {

@@ -15,9 +15,8 @@ HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
 
-/// sums[out][in] = or += Σ over tiles of dy[tile][out]·x[tile][in], 16 channels of each. A block's sum starts
-/// from zero, whatever is there: many short sums are more exact than a long one. A function of its own, for
-/// the sake of the registers: the accumulators are half of them.
+/// sums[out][in] = or += Σ over tiles of dy[tile][out]·x[tile][in], 16 channels of each. A function of its
+/// own: the accumulators want half of the registers, and the loop nothing of what is around it.
 template <bool Add>
 HWY_NOINLINE void multiply_chunk(const float* HWY_RESTRICT x, const float* HWY_RESTRICT dy,
                                  std::int64_t tiles, float* HWY_RESTRICT sums, winograd::Fetch x_ahead,

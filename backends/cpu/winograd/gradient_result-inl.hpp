@@ -7,6 +7,7 @@
 #endif
 
 #include "backends/cpu/channel_vectors-inl.hpp"
+#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
@@ -50,19 +51,34 @@ HWY_INLINE void write_filter(const float* sums, int parts, std::int64_t part_str
   }
 }
 
-/// Writes dw[out][3][3][in] for up to 16 × 16 channels from their sums [36][16 out][16 in].
+/// Past the cache: whole vectors at their alignment.
+struct Streamed {
+  static HWY_INLINE void store(Vec v, float* to) { hn::Stream(v, Floats(), to); }
+};
+
+/// Whether weights go past the cache: it would read what is then overwritten, and keep little of so much.
 template <class T>
-void write_weights(const float* sums, int parts, std::int64_t part_stride, std::int64_t outs,
-                   std::int64_t ins, std::int64_t all_ins, T* dw) {
-  for (std::int64_t out = 0; out < outs; ++out) {
-    for (std::int64_t in = 0; in < ins; in += lanes) {
-      const float* const from = sums + out * 16 + in;
-      T* const to = dw + out * 9 * all_ins + in;
-      if (ins - in >= lanes) {
-        write_filter(from, parts, part_stride, Whole{}, to, all_ins);
-      } else {
-        write_filter(from, parts, part_stride, Tail(ins - in), to, all_ins);
+bool goes_past_cache(const T* dw, std::int64_t outs, std::int64_t ins) {
+  constexpr std::int64_t many = 1 << 20;
+  return std::is_same_v<T, float> && outs * 9 * ins >= many && ins % 16 == 0 &&
+         reinterpret_cast<std::uintptr_t>(dw) % 64 == 0;
+}
+
+/// The filters of one out channel and up to 16 in channels: as above.
+template <class T>
+HWY_INLINE void write_filters(const float* sums, int parts, std::int64_t part_stride, std::int64_t channels,
+                              bool past_cache, T* dw, std::int64_t step) {
+  for (std::int64_t in = 0; in < channels; in += lanes) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (past_cache) {
+        write_filter(sums + in, parts, part_stride, Streamed{}, dw + in, step);
+        continue;
       }
+    }
+    if (channels - in >= lanes) {
+      write_filter(sums + in, parts, part_stride, Whole{}, dw + in, step);
+    } else {
+      write_filter(sums + in, parts, part_stride, Tail(channels - in), dw + in, step);
     }
   }
 }

@@ -21,6 +21,9 @@ using winograd::GradientSources;
 using winograd::Operands;
 using winograd::Run;
 
+/// Tiles that are summed before they are added to other sums: many short sums are more exact than a long one.
+constexpr std::int64_t most_in_sum = 64;
+
 template <unsigned Pairs>
 void transform_tiles(const GradientCut& cut, const GradientSources& from, std::int64_t begin,
                      std::int64_t end, const Operands& to, std::int64_t first, bool writes, float* rows) {
@@ -55,39 +58,51 @@ void TransformTiles(const GradientCut& cut, const GradientPass& pass, const Grad
   }
 }
 
-void MultiplyTiles(const GradientCut& cut, const GradientPass& pass, const Operands& from, std::int64_t tiles,
+void MultiplyTiles(const GradientPass& pass, const Operands& from, std::int64_t tiles,
                    const ChannelBlock& channels, bool add, float* sums, BothAhead ahead) {
-  const std::int64_t products = pass.count * 6 * channels.products();
-  ahead.x.spread(products, tiles);
-  ahead.dy.spread(products, tiles);
+  const std::int64_t products = pass.count * 6 * channels.pairs() * winograd::divided_up(tiles, most_in_sum);
+  ahead.x.spread(products, std::min(tiles, most_in_sum));
+  ahead.dy.spread(products, std::min(tiles, most_in_sum));
   // Called by a pointer: of a function that it knows, g++ keeps the caller's integers in vector registers,
   // where they wait behind all the multiplications.
-  const auto multiply = add ? multiply_chunk<true> : multiply_chunk<false>;
+  const auto make = multiply_chunk<false>, extend = multiply_chunk<true>;
   for (int place = 0; place < pass.count * 6; ++place) {
     const std::int64_t position = pass.row[place / 6] * 6 + place % 6;
     for (std::int64_t out = channels.out_begin; out < channels.out_end; ++out) {
       for (std::int64_t in = channels.in_begin; in < channels.in_end; ++in) {
-        multiply(from.x + place * from.x_stride + in * from.tiles * chunk,
-                 from.dy + place * from.dy_stride + out * from.tiles * chunk, tiles,
-                 sums + cut.sums_at(out, in) + position * chunk * chunk, ahead.x.next(), ahead.dy.next());
+        const float* const x = from.x + place * from.x_stride + in * from.tiles * chunk;
+        const float* const dy = from.dy + place * from.dy_stride + out * from.tiles * chunk;
+        float* const to = sums + channels.sums_at(out, in) + position * chunk * chunk;
+        for (std::int64_t t = 0; t < tiles; t += most_in_sum) {
+          const auto multiply = add || t > 0 ? extend : make;
+          multiply(x + t * chunk, dy + t * chunk, std::min(most_in_sum, tiles - t), to, ahead.x.next(),
+                   ahead.dy.next());
+        }
       }
     }
   }
 }
 
+/// Row by row of dw, which is written as it lies in memory as far as the block goes.
 template <class T>
-void write_chunk(const GradientCut& cut, std::int64_t out_chunk, std::int64_t in_chunk, const float* sums,
-                 int parts, T* dw) {
-  const std::int64_t out = out_chunk * chunk, in = in_chunk * chunk;
-  const winograd::Problem& p = cut.problem;
-  write_weights(sums + cut.sums_at(out_chunk, in_chunk), parts, cut.sums_size(), std::min(chunk, p.out - out),
-                std::min(chunk, p.in - in), p.in, dw + out * 9 * p.in + in);
+void write_block(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums, int parts,
+                 std::int64_t part_stride, T* dw) {
+  const std::int64_t end = std::min(channels.out_end * chunk, problem.out);
+  const bool past_cache = goes_past_cache(dw, problem.out, problem.in);
+  for (std::int64_t out = channels.out_begin * chunk; out < end; ++out) {
+    for (std::int64_t c = channels.in_begin; c < channels.in_end; ++c) {
+      write_filters(sums + channels.sums_at(out / chunk, c) + out % chunk * chunk, parts, part_stride,
+                    std::min(chunk, problem.in - c * chunk), past_cache,
+                    dw + out * 9 * problem.in + c * chunk, problem.in);
+    }
+  }
+  if (past_cache) hwy::FlushStream();
 }
 
-void WriteChunk(const GradientCut& cut, std::int64_t out_chunk, std::int64_t in_chunk, const float* sums,
-                int parts, void* dw, DType dtype) {
-  dtype == DType::bf16 ? write_chunk(cut, out_chunk, in_chunk, sums, parts, static_cast<Bf16*>(dw))
-                       : write_chunk(cut, out_chunk, in_chunk, sums, parts, static_cast<float*>(dw));
+void WriteWeights(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums,
+                  int parts, std::int64_t part_stride, void* dw, DType dtype) {
+  dtype == DType::bf16 ? write_block(problem, channels, sums, parts, part_stride, static_cast<Bf16*>(dw))
+                       : write_block(problem, channels, sums, parts, part_stride, static_cast<float*>(dw));
 }
 
 }  // namespace
@@ -99,7 +114,7 @@ namespace fusetape::backends::cpu {
 
 HWY_EXPORT(TransformTiles);
 HWY_EXPORT(MultiplyTiles);
-HWY_EXPORT(WriteChunk);
+HWY_EXPORT(WriteWeights);
 
 namespace winograd {
 
@@ -109,15 +124,14 @@ void transform_tiles(const GradientCut& cut, const GradientPass& pass, const Gra
   HWY_DYNAMIC_DISPATCH(TransformTiles)(cut, pass, from, begin, end, to, first, writes, rows);
 }
 
-void multiply_tiles(const GradientCut& cut, const GradientPass& pass, const Operands& from,
-                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums,
-                    BothAhead ahead) {
-  HWY_DYNAMIC_DISPATCH(MultiplyTiles)(cut, pass, from, tiles, channels, add, sums, ahead);
+void multiply_tiles(const GradientPass& pass, const Operands& from, std::int64_t tiles,
+                    const ChannelBlock& channels, bool add, float* sums, BothAhead ahead) {
+  HWY_DYNAMIC_DISPATCH(MultiplyTiles)(pass, from, tiles, channels, add, sums, ahead);
 }
 
-void write_weights(const GradientCut& cut, std::int64_t out_chunk, std::int64_t in_chunk, const float* sums,
-                   int parts, void* dw, DType dtype) {
-  HWY_DYNAMIC_DISPATCH(WriteChunk)(cut, out_chunk, in_chunk, sums, parts, dw, dtype);
+void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, int parts,
+                   std::int64_t part_stride, void* dw, DType dtype) {
+  HWY_DYNAMIC_DISPATCH(WriteWeights)(problem, channels, sums, parts, part_stride, dw, dtype);
 }
 
 }  // namespace winograd

@@ -1,8 +1,8 @@
 #pragma once
 #include <algorithm>
-#include <span>
 
 #include "backends/cpu/channel_rows.hpp"
+#include "backends/cpu/winograd/gradient_ahead.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
 #include "backends/cpu/winograd/weight_gradient.hpp"
 
@@ -28,10 +28,14 @@ struct Operands {
   std::int64_t x_stride = 0, dy_stride = 0;  ///< from position to position
 };
 
-/// Chunks of both operands.
+/// Chunks of both operands. The sums of a block stand pair by pair, those of an out chunk together.
 struct ChannelBlock {
   std::int64_t out_begin, out_end, in_begin, in_end;
-  std::int64_t products() const { return (out_end - out_begin) * (in_end - in_begin); }
+  std::int64_t pairs() const { return (out_end - out_begin) * (in_end - in_begin); }
+  std::int64_t sums_size() const { return pairs() * chunk_sums; }
+  std::int64_t sums_at(std::int64_t out, std::int64_t in) const {
+    return ((out - out_begin) * (in_end - in_begin) + in - in_begin) * chunk_sums;
+  }
 };
 
 /// The pixels of dy that are a run's tiles.
@@ -61,12 +65,6 @@ struct GradientCut {
   std::int64_t begin_of(std::int64_t block) const { return std::min(block * blocking.tiles, tiles.count()); }
   ChannelBlock all_channels() const { return {0, out_chunks, 0, in_chunks}; }
 
-  std::int64_t sums_size() const { return out_chunks * in_chunks * chunk_sums; }
-  /// Where the sums of two chunks are.
-  std::int64_t sums_at(std::int64_t out_chunk, std::int64_t in_chunk) const {
-    return (out_chunk * in_chunks + in_chunk) * chunk_sums;
-  }
-
   /// From position to position it is a vector more than a chunk's tiles need: with a power of two between
   /// them, the 36 places that a tile goes to would share a few sets of the cache.
   Operands operands(ScratchCarver& scratch) const {
@@ -80,53 +78,6 @@ struct GradientCut {
   }
 };
 
-/// Memory that one product fetches, a step for each tile.
-struct Fetch {
-  const std::byte* at = nullptr;
-  std::ptrdiff_t step = 0;
-};
-
-/// Memory that is fetched while other is worked on: no product fetches more than a line for each tile.
-class Ahead {
- public:
-  using Stretch = std::span<const std::byte>;
-  Ahead() = default;
-  explicit Ahead(std::span<const Stretch> stretches) : left_(stretches) {}
-
-  /// Evenly over so many products, each over so many tiles.
-  void spread(std::int64_t products, std::int64_t tiles) {
-    std::int64_t bytes = 0;
-    for (const Stretch& s : left_) bytes += std::ssize(s);
-    step_ = std::min(line, divided_up(divided_up(bytes, products), tiles));
-    quota_ = step_ * tiles;
-  }
-  Fetch next() {
-    if (left_.empty()) return {};
-    const Stretch& whole = left_.front();
-    const Fetch fetch = {whole.data() + at_, step_};
-    at_ += quota_;
-    if (at_ >= std::ssize(whole)) {
-      left_ = left_.subspan(1);
-      at_ = 0;
-    }
-    return fetch;
-  }
-
- private:
-  static constexpr std::int64_t line = 64;
-  std::span<const Stretch> left_;
-  std::int64_t at_ = 0;  ///< of the first stretch
-  std::int64_t step_ = 0, quota_ = 0;
-};
-struct BothAhead {
-  Ahead x, dy;
-};
-
-struct GradientSources {
-  const Source& x;
-  const Source& dy;
-};
-
 /// Floats of the scratch that transform_tiles wants, 64-byte aligned.
 constexpr std::int64_t transform_scratch = transformed_size * (most_in_run * tile_size + 2) * chunk;
 
@@ -136,13 +87,14 @@ void transform_tiles(const GradientCut& cut, const GradientPass& pass, const Gra
                      std::int64_t begin, std::int64_t end, const Operands& to, std::int64_t first,
                      bool writes, float* rows);
 
-/// Makes, or adds to, the sums of the pass's positions: the products over the first `tiles` of the operands.
-void multiply_tiles(const GradientCut& cut, const GradientPass& pass, const Operands& from,
-                    std::int64_t tiles, const ChannelBlock& channels, bool add, float* sums, BothAhead ahead);
+/// Makes, or adds to, the sums of a block of channels at the pass's positions: the products over the first
+/// `tiles` of the operands.
+void multiply_tiles(const GradientPass& pass, const Operands& from, std::int64_t tiles,
+                    const ChannelBlock& channels, bool add, float* sums, BothAhead ahead);
 
-/// Writes the weights of two chunks: the sum of their sums in every part, in the order of the parts,
-/// transformed back.
-void write_weights(const GradientCut& cut, std::int64_t out_chunk, std::int64_t in_chunk, const float* sums,
-                   int parts, void* dw, DType dtype);
+/// Writes the weights of a block of channels: its sums of every part, one after the other in memory at
+/// `part_stride`, added in their order and transformed back.
+void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, int parts,
+                   std::int64_t part_stride, void* dw, DType dtype);
 
 }  // namespace fusetape::backends::cpu::winograd

@@ -121,12 +121,17 @@ HWY_INLINE void transform_rows(const PixelRows& from, std::int64_t tiles, const 
   if constexpr ((Pairs & rows_05) != 0) transform_pair<rows_05>(from, tiles, strides, row(0, 0), row(5, 1));
 }
 
+/// Whether a source's pixels are the transform's operands: f32, no arithmetic.
+inline bool reads_as_it_is(const winograd::Source& source) {
+  return source.dtype == DType::f32 && form_of(source) == Form::plain && !source.relu &&
+         source.written == nullptr;
+}
+
 /// Whether a run's pixels can be read where they are: f32 as it is, a whole chunk, and no padding but a
 /// single row or column on each side.
 inline bool reads_in_place(const winograd::Problem& problem, const winograd::Source& source,
                            const winograd::Rectangle& pixels, std::int64_t first_channel) {
-  return source.dtype == DType::f32 && form_of(source) == Form::plain && !source.relu &&
-         source.written == nullptr && first_channel + winograd::chunk <= problem.in && pixels.row >= -1 &&
+  return reads_as_it_is(source) && first_channel + winograd::chunk <= problem.in && pixels.row >= -1 &&
          pixels.column >= -1 && pixels.row + pixels.rows <= problem.height + 1 &&
          pixels.column + pixels.columns <= problem.width + 1;
 }

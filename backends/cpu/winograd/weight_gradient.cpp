@@ -21,6 +21,9 @@ int parts_of(std::int64_t count, int threads) {
 
 // ---- by tiles ---------------------------------------------------------------------------------------------
 
+// More blocks are summed in parts: of a long sum in f32, the last addends lose the most.
+constexpr std::int64_t most_blocks_in_part = 64;
+
 constexpr std::size_t most_stretches = 1024;
 
 /// What a thread has for itself.
@@ -28,86 +31,25 @@ struct Workplace {
   float* rows;
   Operands operands;
   std::span<Ahead::Stretch> stretches;
+  std::size_t bytes;
   Workplace(const GradientCut& cut, ScratchCarver scratch)
       : rows(scratch.take<float>(transform_scratch)),
         operands(cut.operands(scratch)),
         stretches(scratch.take<Ahead::Stretch>(most_stretches), most_stretches) {
     bytes = scratch.used();
   }
-  std::size_t bytes;
 };
 
-/// The memory that is one source's pixels, as far as there is room to list it.
-class Reading {
- public:
-  Reading(const Problem& image, const Source& source, std::span<Ahead::Stretch> room)
-      : image_(image), source_(source), room_(room) {}
-
-  void add(const Rectangle& pixels, const void* tensor) {
-    const std::int64_t rows = std::min(pixels.rows, image_.height - pixels.row);
-    const std::int64_t columns = std::min(pixels.columns, image_.width - pixels.column);
-    const auto pixel = image_.in * static_cast<std::int64_t>(size_of(source_.dtype));
-    const std::byte* first =
-        static_cast<const std::byte*>(tensor) +
-        ((pixels.image * image_.height + pixels.row) * image_.width + pixels.column) * pixel;
-    for (std::int64_t i = 0; i < rows; ++i, first += image_.width * pixel) {
-      add({first, static_cast<std::size_t>(columns * pixel)});
-    }
-  }
-  Ahead ahead() const { return Ahead(room_.first(count_)); }
-
- private:
-  void add(Ahead::Stretch stretch) {
-    if (count_ > 0 && &*room_[count_ - 1].end() == stretch.data()) {
-      Ahead::Stretch& last = room_[count_ - 1];
-      last = {last.data(), last.size() + stretch.size()};
-    } else if (count_ < room_.size()) {
-      room_[count_++] = stretch;
-    }
-  }
-
-  const Problem image_;
-  const Source& source_;
-  std::span<Ahead::Stretch> room_;
-  std::size_t count_ = 0;
-};
-
-/// The pixels of x that a run reads, without those that the tiles above it have read.
-Rectangle new_pixels(const GradientCut& cut, const Run& run) {
-  Rectangle pixels = pixels_owned(cut.problem, cut.tiles, run);
-  const std::int64_t end = (run.row + 1) * tile_size - cut.problem.pad + 2;
-  if (run.row > 0) pixels.row += 2;
-  pixels.rows = end - pixels.row;
-  return pixels;
-}
-
-BothAhead ahead_of(const GradientCut& cut, const GradientSources& from, std::int64_t begin, std::int64_t end,
-                   std::span<Ahead::Stretch> room) {
-  Reading x(cut.problem, from.x, room.first(room.size() / 2));
-  Reading dy(cut.problem.mirrored(), from.dy, room.subspan(room.size() / 2));
-  for (const void* tensor : {from.x.x, from.x.x2}) {
-    if (tensor == nullptr) continue;
-    cut.tiles.for_runs(begin, end, [&](const Run& run) { x.add(new_pixels(cut, run), tensor); });
-  }
-  for (const void* tensor : {from.dy.x, from.dy.x2}) {
-    if (tensor == nullptr) continue;
-    cut.tiles.for_runs(begin, end, [&](const Run& run) { dy.add(gradient_pixels(run), tensor); });
-  }
-  return {x.ahead(), dy.ahead()};
-}
-
-/// The sums over the tiles of one part.
-void sum_part(const GradientCut& cut, const GradientSources& from, int part, int parts, const Workplace& at,
-              float* sums) {
-  const std::int64_t begin = share(cut.blocks, part, parts), end = share(cut.blocks, part + 1, parts);
+/// The sums over the blocks of tiles from `begin` to before `end`.
+void sum_blocks(const GradientCut& cut, const GradientSources& from, std::int64_t begin, std::int64_t end,
+                const Workplace& at, float* sums) {
   bool first_pass = true;
   for (const GradientPass& pass : passes_of(cut)) {
     for (std::int64_t block = begin; block < end; ++block) {
-      const std::int64_t first = cut.begin_of(block), last = cut.begin_of(block + 1);
-      transform_tiles(cut, pass, from, first, last, at.operands, 0, first_pass, at.rows);
-      const BothAhead ahead =
-          block + 1 < end ? ahead_of(cut, from, last, cut.begin_of(block + 2), at.stretches) : BothAhead();
-      multiply_tiles(cut, pass, at.operands, last - first, cut.all_channels(), block > begin, sums, ahead);
+      const std::int64_t first = cut.begin_of(block), next = cut.begin_of(block + 1);
+      transform_tiles(cut, pass, from, first, next, at.operands, 0, first_pass, at.rows);
+      const BothAhead ahead = pixels_ahead(cut.problem, from, next, cut.begin_of(block + 2), at.stretches);
+      multiply_tiles(pass, at.operands, next - first, cut.all_channels(), block > begin, sums, ahead);
     }
     first_pass = false;
   }
@@ -115,67 +57,84 @@ void sum_part(const GradientCut& cut, const GradientSources& from, int part, int
 
 void sum_by_tiles(const GradientCut& cut, const GradientSources& from, void* dw, DType dtype, int threads,
                   ScratchCarver& scratch) {
-  const int parts = parts_of(cut.blocks, threads);
-  float* const sums = scratch.take<float>(parts * cut.sums_size());
-  const std::size_t size = Workplace(cut, ScratchCarver(nullptr)).bytes;
-  auto* const places = scratch.take<std::byte>(static_cast<std::int64_t>(size) * parts);
+  const int workers = parts_of(cut.blocks, threads);
+  const auto parts = static_cast<int>(rounded_up(divided_up(cut.blocks, most_blocks_in_part), workers));
+  const std::int64_t sums_size = cut.all_channels().sums_size();
+  float* const sums = scratch.take<float>(parts * sums_size);
+  const std::size_t place_size = Workplace(cut, ScratchCarver(nullptr)).bytes;
+  auto* const places = scratch.take<std::byte>(static_cast<std::int64_t>(place_size) * workers);
   if (dw == nullptr) return;
-  for_parts(parts, [&](int part) {
-    const Workplace at(cut, ScratchCarver(places + static_cast<std::size_t>(part) * size));
-    sum_part(cut, from, part, parts, at, sums + part * cut.sums_size());
+  for_parts(workers, [&](int worker) {
+    const Workplace at(cut, ScratchCarver(places + static_cast<std::size_t>(worker) * place_size));
+    for (int part = worker * (parts / workers); part < (worker + 1) * (parts / workers); ++part) {
+      sum_blocks(cut, from, share(cut.blocks, part, parts), share(cut.blocks, part + 1, parts), at,
+                 sums + part * sums_size);
+    }
   });
-  const std::int64_t chunks = cut.out_chunks * cut.in_chunks;
-  const int writers = parts_of(chunks, threads);
-  for_parts(writers, [&](int part) {
-    for (std::int64_t i = share(chunks, part, writers); i < share(chunks, part + 1, writers); ++i) {
-      write_weights(cut, i / cut.in_chunks, i % cut.in_chunks, sums, parts, dw, dtype);
+  const ChannelBlock all = cut.all_channels();
+  const int writers = parts_of(all.pairs(), threads);
+  for_parts(writers, [&](int writer) {
+    for (std::int64_t i = share(all.pairs(), writer, writers); i < share(all.pairs(), writer + 1, writers);
+         ++i) {
+      const std::int64_t out = i / cut.in_chunks, in = i % cut.in_chunks;
+      write_weights(cut.problem, {out, out + 1, in, in + 1}, sums + all.sums_at(out, in), parts, sums_size,
+                    dw, dtype);
     }
   });
 }
 
 // ---- by channels ------------------------------------------------------------------------------------------
 
-/// The products of a block of channels over the tiles that were transformed; of the last tiles, its weights.
-void sum_channels(const GradientCut& cut, const Operands& operands, std::int64_t block,
-                  const ChannelBlock& channels, float* sums, void* dw, DType dtype) {
-  const std::int64_t tiles = cut.begin_of(block + 1) - cut.begin_of(block);
-  multiply_tiles(cut, whole_pass, operands, tiles, channels, block > 0, sums, {});
-  if (block + 1 < cut.blocks) return;
-  for (std::int64_t out = channels.out_begin; out < channels.out_end; ++out) {
-    for (std::int64_t in = channels.in_begin; in < channels.in_end; ++in) {
-      write_weights(cut, out, in, sums, 1, dw, dtype);
-    }
+/// The blocks of channels, and where each one's sums are.
+struct ChannelGrid {
+  const GradientCut& cut;
+  std::int64_t out_side, in_side, in_blocks, count;
+  explicit ChannelGrid(const GradientCut& c)
+      : cut(c),
+        out_side(std::min(c.blocking.chunks, c.out_chunks)),
+        in_side(std::min(c.blocking.chunks, c.in_chunks)),
+        in_blocks(divided_up(c.in_chunks, in_side)),
+        count(divided_up(c.out_chunks, out_side) * in_blocks) {}
+
+  std::int64_t sums_size() const { return out_side * in_side * chunk_sums; }
+  ChannelBlock block(std::int64_t i) const {
+    const std::int64_t out = i / in_blocks * out_side, in = i % in_blocks * in_side;
+    return {out, std::min(out + out_side, cut.out_chunks), in, std::min(in + in_side, cut.in_chunks)};
   }
-}
+};
 
 void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* dw, DType dtype, int threads,
                      ScratchCarver& scratch) {
-  float* const sums = scratch.take<float>(cut.sums_size());
-  float* const rows = scratch.take<float>(threads * transform_scratch);
+  const ChannelGrid grid(cut);
+  const int workers = parts_of(grid.count, threads);
+  const int transformers = parts_of(std::min(cut.blocking.tiles, cut.tiles.count()), threads);
+  // What is complete at once needs no sums but those of the block at hand.
+  const bool at_once = cut.blocks == 1 && cut.blocking.passes == 1;
+  float* const sums = scratch.take<float>((at_once ? workers : grid.count) * grid.sums_size());
+  float* const rows = scratch.take<float>(transformers * transform_scratch);
   const Operands operands = cut.operands(scratch);
   if (dw == nullptr) return;
-  const std::int64_t side = cut.blocking.chunks;
-  const std::int64_t out_blocks = divided_up(cut.out_chunks, side),
-                     in_blocks = divided_up(cut.in_chunks, side);
-  const int workers = parts_of(out_blocks * in_blocks, threads);
-  for (std::int64_t block = 0; block < cut.blocks; ++block) {
-    const std::int64_t begin = cut.begin_of(block), tiles = cut.begin_of(block + 1) - begin;
-    const int transformers = parts_of(tiles, threads);
-    for_parts(transformers, [&](int part) {
-      const std::int64_t first = share(tiles, part, transformers),
-                         last = share(tiles, part + 1, transformers);
-      transform_tiles(cut, whole_pass, from, begin + first, begin + last, operands, first, true,
-                      rows + part * transform_scratch);
-    });
-    for_parts(workers, [&](int part) {
-      const std::int64_t count = out_blocks * in_blocks;
-      for (std::int64_t i = share(count, part, workers); i < share(count, part + 1, workers); ++i) {
-        const std::int64_t out = i / in_blocks * side, in = i % in_blocks * side;
-        const ChannelBlock channels = {out, std::min(out + side, cut.out_chunks), in,
-                                       std::min(in + side, cut.in_chunks)};
-        sum_channels(cut, operands, block, channels, sums, dw, dtype);
-      }
-    });
+  const GradientPass& last_pass = passes_of(cut).back();
+  for (const GradientPass& pass : passes_of(cut)) {
+    for (std::int64_t block = 0; block < cut.blocks; ++block) {
+      const std::int64_t begin = cut.begin_of(block), tiles = cut.begin_of(block + 1) - begin;
+      for_parts(transformers, [&](int part) {
+        const std::int64_t first = share(tiles, part, transformers),
+                           end = share(tiles, part + 1, transformers);
+        transform_tiles(cut, pass, from, begin + first, begin + end, operands, first,
+                        &pass == &passes_of(cut).front(), rows + part * transform_scratch);
+      });
+      const bool last = &pass == &last_pass && block + 1 == cut.blocks;
+      for_parts(workers, [&](int part) {
+        for (std::int64_t i = share(grid.count, part, workers); i < share(grid.count, part + 1, workers);
+             ++i) {
+          const ChannelBlock channels = grid.block(i);
+          float* const to = sums + (at_once ? part : i) * grid.sums_size();
+          multiply_tiles(pass, operands, tiles, channels, block > 0, to, {});
+          if (last) write_weights(cut.problem, channels, to, 1, 0, dw, dtype);
+        }
+      });
+    }
   }
 }
 
@@ -187,9 +146,21 @@ void run_or_count(const GradientCut& cut, const GradientSources& from, void* dw,
 
 }  // namespace
 
-GradientBlocking default_gradient_blocking(const Problem& problem, int) {
-  const std::int64_t sums = divided_up(problem.in, chunk) * divided_up(problem.out, chunk) * chunk_sums;
-  return {.tiles = 32, .passes = sums * 4 > (1 << 19) ? 3 : 1};
+/// Measured on Zen 4 (1 MB of L2, 32 MB of L3).
+GradientBlocking default_gradient_blocking(const Problem& problem, int threads) {
+  constexpr std::int64_t l2 = 1 << 20, much = 1 << 22;
+  const std::int64_t ins = divided_up(problem.in, chunk), outs = divided_up(problem.out, chunk);
+  const std::int64_t tiles = Tiles(problem).count(), sums = ins * outs * chunk_sums * 4;
+  // Sums of its own for each thread are as many times the memory, and read again at the end.
+  if (sums > much || (tiles < 16 * threads && ins * outs >= 2 * threads)) {
+    GradientBlocking by_channels{.tiles = 256, .by_channels = true, .chunks = 8};
+    const auto blocks = [&] {
+      return divided_up(ins, by_channels.chunks) * divided_up(outs, by_channels.chunks);
+    };
+    while (by_channels.chunks > 1 && blocks() < 2 * threads) by_channels.chunks /= 2;
+    return by_channels;
+  }
+  return {.tiles = std::clamp<std::int64_t>(divided_up(tiles, threads), 8, 32), .passes = sums > l2 ? 3 : 1};
 }
 
 std::size_t weight_gradient_scratch_bytes(const Problem& problem, const GradientBlocking& blocking,

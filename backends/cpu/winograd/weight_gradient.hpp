@@ -8,11 +8,11 @@ namespace fusetape::backends::cpu::winograd {
 /// How the work of a weight gradient is cut.
 struct GradientBlocking {
   std::int64_t tiles = 32;  ///< transformed at a time
-  /// Threads take tiles and add up sums of their own; or all transform the same tiles and then take channels,
-  /// where there are more of them than tiles.
+  /// Each thread takes tiles, and adds to sums of its own; or all transform the same tiles and then each
+  /// takes channels: fewer sums in all, and nothing to add up at the end.
   bool by_channels = false;
-  int passes = 1;            ///< by tiles: 1, or 3, each over a third of the positions, whose sums stay in L2
-  std::int64_t chunks = 64;  ///< by channels: 16 channels of each operand times so many are a thread's block
+  int passes = 1;           ///< 1, or 3, each over a third of the positions: less that must stay in the cache
+  std::int64_t chunks = 8;  ///< by channels: of 16 channels each; a block is so many of either operand
 };
 
 /// Which blocking is fast for a problem on so many threads.
@@ -21,8 +21,10 @@ GradientBlocking default_gradient_blocking(const Problem& problem, int threads);
 std::size_t weight_gradient_scratch_bytes(const Problem& problem, const GradientBlocking& blocking,
                                           int threads);
 
-/// dw {out, 3, 3, in} of x {batch, height, width, in} and dy {batch, out height, out width, out}. `scratch`
-/// is 64-byte aligned. Equal bits for an equal blocking and number of threads; by channels, for any.
+/// dw {out, 3, 3, in} of x {batch, height, width, in} and dy {batch, out height, out width, out}, each read
+/// through its source, whose per-channel arrays hold `in` and `out` floats. `scratch` is 64-byte aligned.
+/// Equal bits for an equal blocking and number of threads; by channels, for any number. A NaN or an infinity
+/// makes all weight gradients of its channel NaN, at the border of an image also those that do not read it.
 void weight_gradient(const Problem& problem, const Source& x, const Source& dy, void* dw, DType dtype,
                      const GradientBlocking& blocking, int threads, std::byte* scratch);
 
