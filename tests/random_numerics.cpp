@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -32,47 +33,16 @@ struct Probe {
   Dice dice{0};
 };
 
-bool is_any_of(std::string_view op, std::initializer_list<std::string_view> names) {
-  return std::find(names.begin(), names.end(), op) != names.end();
-}
-
 /// Ops that choose among their operands' elements, or move them, give the same ones in every dtype.
-bool rounds(const GraphNode& node) {
-  return !is_any_of(node.op->name, {"relu",
-                                    "relu_grad",
-                                    "neg",
-                                    "abs",
-                                    "abs_grad",
-                                    "minimum",
-                                    "maximum",
-                                    "clamp",
-                                    "clamp_grad",
-                                    "where",
-                                    "less",
-                                    "less_equal",
-                                    "greater",
-                                    "greater_equal",
-                                    "equal",
-                                    "not_equal",
-                                    "max",
-                                    "max_grad",
-                                    "argmax",
-                                    "max_pool2d",
-                                    "max_pool2d_grad",
-                                    "max_pool2d_gather",
-                                    "transpose",
-                                    "concat",
-                                    "slice",
-                                    "slice_grad",
-                                    "pad",
-                                    "broadcast_to",
-                                    "cast",
-                                    "copy_variable"});
-}
-
+constexpr std::string_view exact_ops =
+    " relu relu_grad neg abs abs_grad minimum maximum clamp clamp_grad max max_grad argmax where less "
+    "less_equal greater greater_equal equal not_equal max_pool2d max_pool2d_grad max_pool2d_gather pad "
+    "concat slice slice_grad transpose reshape broadcast_to cast copy_variable rand ";
 /// Ops whose terms are products of all their operands; others multiply by scalars only.
-bool multiplies(const GraphNode& node) {
-  return is_any_of(node.op->name, {"mul", "matmul", "conv2d", "conv2d_grad_input", "conv2d_grad_weight"});
+constexpr std::string_view products = " mul matmul conv2d conv2d_grad_input conv2d_grad_weight ";
+
+bool is_one_of(std::string_view names, const GraphNode& node) {
+  return names.find(" " + std::string(node.op->name) + " ") != std::string_view::npos;
 }
 
 double largest(const double* numbers, std::int64_t count) {
@@ -100,8 +70,8 @@ class ProbedKernel final : public Kernel {
   ProbedKernel(const Graph& graph, const Group& group, std::unique_ptr<Kernel> kernel, Probe& probe)
       : kernel_(std::move(kernel)),
         probe_(probe),
-        rounds_(rounds(graph.node(group.nodes[0]))),
-        multiplies_(multiplies(graph.node(group.nodes[0]))) {
+        rounds_(!is_one_of(exact_ops, graph.node(group.nodes[0]))),
+        multiplies_(is_one_of(products, graph.node(group.nodes[0]))) {
     name = "probe";
     const GraphNode& node = graph.node(group.nodes[0]);
     for (const int id : node.inputs) operands_.push_back({id, graph.value(id)});
