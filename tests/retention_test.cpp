@@ -37,9 +37,9 @@ ft::Report train_step(ft::nn::Module& model, std::int64_t batch, std::int64_t si
   return ft::explain();
 }
 
-std::int64_t groups_named(const ft::Report& report, const std::string& name) {
+std::int64_t groups_that_begin(const ft::Report& report, const std::string& name) {
   return std::count_if(report.groups.begin(), report.groups.end(),
-                       [&](const ft::GroupReport& group) { return group.name == name; });
+                       [&](const ft::GroupReport& group) { return group.name.starts_with(name); });
 }
 
 /// Parameters after two steps, and running statistics.
@@ -67,14 +67,14 @@ TEST_CASE("what ResNet-20 keeps for backward at batch 128") {
     const ft::Report report = train_step(model, 128, 32);
     if (retention == Retention::fastest) {
       CHECK(report.kept_bytes < 205'000'000);
-      CHECK(groups_named(report, "batch_norm_apply+relu") == 0);
+      CHECK(groups_that_begin(report, "batch_norm_apply+relu") == 0);
     } else {
       CHECK(report.kept_bytes < before);
     }
     if (retention == Retention::balanced) {
       CHECK(report.kept_bytes <= 160'000'000);
       CHECK(report.peak_bytes <= 190'000'000);
-      CHECK(groups_named(report, "batch_norm_apply+relu") >= 9);  // the inner ReLU of each block
+      CHECK(groups_that_begin(report, "batch_norm_apply+relu") >= 9);  // the inner ReLU of each block
     }
     before = report.kept_bytes;
   }

@@ -61,23 +61,24 @@ class Convolution {
 
   void multiply(std::int64_t first_tile, std::int64_t end_tile) const {
     const std::int64_t tiles = end_tile - first_tile, weights = problem_.in * 6 * lanes;
-    Prefetch prefetch = prefetches(first_tile, end_tile);
+    const Streams streams = this->streams(first_tile, end_tile);
+    std::ptrdiff_t offset = 0;
     for (std::int64_t row = 0; row < winograd::transformed_size; ++row) {
       const float* v = part_.transformed + row * chunks_ * chunk_stride_;
       for (std::int64_t vector = first_vector_; vector < end_vector_; ++vector) {
         const float* u = u_ + (vector * 6 + row) * weights;
-        prefetch.weights =
+        const float* next_weights =
             vector + 1 < end_vector_ ? u + 6 * weights : u_ + (first_vector_ * 6 + (row + 1) % 6) * weights;
-        const float* const weights_end = prefetch.weights + weights;
+        const float* const weights_end = next_weights + weights;
         for (std::int64_t t = 0; t < tiles; t += tiles_at_once) {
-          float* to = products(vector, t) + row * 4 * lanes;
-          const bool fetches = fetches_weights_ && prefetch.weights < weights_end;
-          (fetches ? multiply_row<true>
-                   : multiply_row<false>)(v + t * tile_row, u, problem_.in, chunk_stride_, to, prefetch.read,
-                                          prefetch.write, prefetch.lines, prefetch.weights);
-          if (fetches) prefetch.weights += problem_.in * 16;
-          prefetch.read += prefetch.lines * chunks_ * 64;
-          prefetch.write += prefetch.lines * chunks_ * 64;
+          const bool fetches = fetches_weights_ && next_weights < weights_end;
+          const auto multiply = fetches       ? multiply_row<true, false>
+                                : streams.few ? multiply_row<false, true>
+                                              : multiply_row<false, false>;
+          multiply(v + t * tile_row, u, problem_.in, chunk_stride_, products(vector, t) + row * 4 * lanes,
+                   streams, offset, lines_, next_weights);
+          if (fetches) next_weights += problem_.in * 16;
+          offset += lines_ * chunks_ * 64;
         }
       }
     }
@@ -127,18 +128,33 @@ class Convolution {
     fetches_weights_ = problem_.in * problem_.out >= 128 * 128;
   }
 
-  /// The next block's x: the first two rows of a tile are the last of the tile above it. This block's y.
-  Prefetch prefetches(std::int64_t first_tile, std::int64_t end_tile) const {
+  /// Of the next block what the source reads and writes: the first two rows of a tile are the last of the
+  /// tile above it. Of this block what the sink does.
+  Streams streams(std::int64_t first_tile, std::int64_t end_tile) const {
     const auto at = [](const void* tensor, double bytes, std::int64_t tile) {
       const auto offset = static_cast<std::ptrdiff_t>(bytes * static_cast<double>(tile));
       return static_cast<const char*>(tensor) + offset / 64 * 64;
     };
     const bool last = end_tile == part_.end_tile;
-    const std::int64_t rows_seen = (2 - problem_.pad) * problem_.width * problem_.in;
-    return {.read = at(source_.x, x_bytes_, last ? first_tile : end_tile) +
-                    (last ? 0 : rows_seen * static_cast<std::int64_t>(size_of(source_.dtype))),
-            .write = at(sink_.y, y_bytes_, first_tile),
-            .lines = lines_};
+    const std::int64_t rows_seen =
+        last ? 0
+             : (2 - problem_.pad) * problem_.width * problem_.in *
+                   static_cast<std::int64_t>(size_of(source_.dtype));
+    const auto next = [&](const void* x) { return at(x, x_bytes_, last ? first_tile : end_tile) + rows_seen; };
+    const auto here = [&](const void* y) { return at(y, y_bytes_, first_tile); };
+    const void* const mask = sink_.mask_y != nullptr ? sink_.mask_y : sink_.mask_x;
+    Streams streams;
+    streams.read[0] = next(source_.x);
+    streams.read[1] = source_.x2 != nullptr ? next(source_.x2) : streams.read[0];
+    streams.read[2] = sink_.z != nullptr ? here(sink_.z) : streams.read[0];
+    const void* const inner = sink_.norm_x != nullptr ? sink_.norm_x : mask;
+    streams.read[3] = inner != nullptr ? here(inner) : streams.read[0];
+    streams.write[0] = here(sink_.y);
+    streams.write[1] = source_.written != nullptr ? next(source_.written)
+                       : mask != inner            ? here(mask)
+                                                  : streams.write[0];
+    streams.few = source_.x2 == nullptr && source_.written == nullptr && sink_.z == nullptr && inner == nullptr;
+    return streams;
   }
 
   const Problem& problem_;

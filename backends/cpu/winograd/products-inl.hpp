@@ -55,13 +55,12 @@ struct PositionRow {
   }
 };
 
-/// What is fetched into the caches while products are made: with each chunk of channels, so many cache lines
-/// of what is read and what is written next, and with each channel a line of the weights to come, if any.
-struct Prefetch {
-  const char* read = nullptr;
-  const char* write = nullptr;
-  std::int64_t lines = 0;
-  const float* weights = nullptr;
+/// What is fetched into the caches while products are made: images that are read and written next. Those that
+/// there are not stand for others that there are: a line fetched twice costs little.
+struct Streams {
+  const char* read[4] = {};
+  const char* write[2] = {};
+  bool few = true;  ///< only the first of each
 };
 
 constexpr std::int64_t product_size = 6 * 4 * lanes;  ///< of a tile, for one vector of outputs
@@ -69,13 +68,13 @@ constexpr std::int64_t tile_row = winograd::transformed_size * winograd::chunk;
 
 /// A row of positions of `tiles_at_once` tiles, for one vector of outputs: v [chunk][tile][6][chunk], of
 /// which chunks are `chunk_stride` floats apart, times u [channel][6][lanes], to four vectors for each tile.
-/// Not inlined: the compiler would spill. `read`, `write`, `lines` and `weights` as in Prefetch, one by one:
-/// a struct that was just changed is slow to hand over.
-template <bool FetchesWeights>
+/// Not inlined: the compiler would spill. With each chunk of channels `lines` cache lines of every stream are
+/// fetched, from `offset` on, and with each channel a line of the weights to come, if any.
+template <bool FetchesWeights, bool Few>
 HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RESTRICT u,
                                std::int64_t channels, std::ptrdiff_t chunk_stride,
-                               float* HWY_RESTRICT products, const char* read, const char* write,
-                               std::int64_t lines, const float* weights) {
+                               float* HWY_RESTRICT products, const Streams& streams,
+                               std::ptrdiff_t offset, std::int64_t lines, const float* weights) {
   const Floats f;
   PositionRow t0, t1, t2, t3;
   const auto add_channel = [&](const float* from) HWY_ATTR {
@@ -98,11 +97,16 @@ HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RES
     const std::int64_t here = std::min(channels, winograd::chunk);
     const float *from = v, *const end = v + here, *const fetching = v + std::min(here, lines);
     for (; from != fetching; ++from) {
-      __builtin_prefetch(read, 0, 3);
-      __builtin_prefetch(write, 1, 3);
+      __builtin_prefetch(streams.read[0] + offset, 0, 3);
+      __builtin_prefetch(streams.write[0] + offset, 1, 3);
+      if constexpr (!Few) {
+        __builtin_prefetch(streams.read[1] + offset, 0, 3);
+        __builtin_prefetch(streams.read[2] + offset, 0, 3);
+        __builtin_prefetch(streams.read[3] + offset, 0, 3);
+        __builtin_prefetch(streams.write[1] + offset, 1, 3);
+      }
       add_channel(from);
-      read += 64;
-      write += 64;
+      offset += 64;
     }
     for (; from != end; ++from) add_channel(from);
   }
