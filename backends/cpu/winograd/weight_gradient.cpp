@@ -59,8 +59,11 @@ void sum_by_tiles(const GradientCut& cut, const GradientSources& from, void* dw,
                   ScratchCarver& scratch) {
   const int workers = parts_of(cut.blocks, threads);
   const auto parts = static_cast<int>(rounded_up(divided_up(cut.blocks, most_blocks_in_part), workers));
-  const std::int64_t sums_size = cut.all_channels().sums_size();
+  const ChannelBlock all = cut.all_channels();
+  const int writers = parts_of(all.pairs(), threads);
+  const std::int64_t sums_size = all.sums_size();
   float* const sums = scratch.take<float>(parts * sums_size);
+  float* const totals = scratch.take<float>(writers * chunk_sums);
   const std::size_t place_size = Workplace(cut, ScratchCarver(nullptr)).bytes;
   auto* const places = scratch.take<std::byte>(static_cast<std::int64_t>(place_size) * workers);
   if (dw == nullptr) return;
@@ -71,14 +74,14 @@ void sum_by_tiles(const GradientCut& cut, const GradientSources& from, void* dw,
                  sums + part * sums_size);
     }
   });
-  const ChannelBlock all = cut.all_channels();
-  const int writers = parts_of(all.pairs(), threads);
   for_parts(writers, [&](int writer) {
-    for (std::int64_t i = share(all.pairs(), writer, writers); i < share(all.pairs(), writer + 1, writers);
-         ++i) {
+    float* const total = totals + writer * chunk_sums;
+    const std::int64_t end = share(all.pairs(), writer + 1, writers);
+    for (std::int64_t i = share(all.pairs(), writer, writers); i < end; ++i) {
       const std::int64_t out = i / cut.in_chunks, in = i % cut.in_chunks;
-      write_weights(cut.problem, {out, out + 1, in, in + 1}, sums + all.sums_at(out, in), parts, sums_size,
-                    dw, dtype);
+      // First as they lie in memory: most are in another core's cache.
+      add_parts(sums + all.sums_at(out, in), parts, sums_size, chunk_sums, total);
+      write_weights(cut.problem, {out, out + 1, in, in + 1}, total, dw, dtype);
     }
   });
 }
@@ -131,7 +134,7 @@ void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* 
           const ChannelBlock channels = grid.block(i);
           float* const to = sums + (at_once ? part : i) * grid.sums_size();
           multiply_tiles(pass, operands, tiles, channels, block > 0, to, {});
-          if (last) write_weights(cut.problem, channels, to, 1, 0, dw, dtype);
+          if (last) write_weights(cut.problem, channels, to, dw, dtype);
         }
       });
     }
