@@ -151,19 +151,19 @@ void run_or_count(const GradientCut& cut, const GradientSources& from, void* dw,
 
 /// Measured on Zen 4 (1 MB of L2, 32 MB of L3).
 GradientBlocking default_gradient_blocking(const Problem& problem, int threads) {
-  constexpr std::int64_t l2 = 1 << 20, much = 1 << 22;
+  constexpr std::int64_t much = 1 << 22;
   const std::int64_t ins = divided_up(problem.in, chunk), outs = divided_up(problem.out, chunk);
   const std::int64_t tiles = Tiles(problem).count(), sums = ins * outs * chunk_sums * 4;
   // Sums of its own for each thread are as many times the memory, and read again at the end.
   if (sums > much || (tiles < 16 * threads && ins * outs >= 2 * threads)) {
-    GradientBlocking by_channels{.tiles = 256, .by_channels = true, .chunks = 8};
+    GradientBlocking by_channels{.tiles = 256, .by_channels = true, .chunks = 4};
     const auto blocks = [&] {
       return divided_up(ins, by_channels.chunks) * divided_up(outs, by_channels.chunks);
     };
     while (by_channels.chunks > 1 && blocks() < 2 * threads) by_channels.chunks /= 2;
     return by_channels;
   }
-  return {.tiles = std::clamp<std::int64_t>(divided_up(tiles, threads), 8, 32), .passes = sums > l2 ? 3 : 1};
+  return {.tiles = std::clamp<std::int64_t>(divided_up(tiles, threads), 8, 32)};
 }
 
 std::size_t weight_gradient_scratch_bytes(const Problem& problem, const GradientBlocking& blocking,
