@@ -189,23 +189,17 @@ class Subject {
   bool ill_conditioned() const { return ill_conditioned_; }
 
   /// Whether no number of the program, whoever computes it, has to be rounded.
-  bool exact() {
-    if (recipe_.kind == Kind::plain || recipe_.kind == Kind::mixed || !exact_in_f32(recipe_)) return false;
-    if (recipe_.kind == Kind::integers) return true;
-    Recipe in_f32 = recipe_;
-    in_f32.kind = Kind::integers;
-    return expected(unfused).outcome.results == run(unfused, in_f32).outcome.results;
-  }
+  bool exact() { return recipe_.kind != Kind::plain && recipe_.kind != Kind::mixed && is_exact(recipe_); }
 
  private:
   bool by_norm() const { return in_bf16(recipe_.kind); }
 
-  /// Measured in f64, with every op's operands off by a rounding. The largest of a few random shifts is what
-  /// one other run may come to; two runs that are both rounded, sums of many terms, and luck: four times
-  /// that.
+  /// Measured in f64, with what every op reads and writes off by a rounding. The largest of a few random
+  /// shifts is what one other run may come to; two runs that are both rounded, sums of many terms, and luck:
+  /// four times that.
   bool rounding_explains(double apart, const std::string& result) {
     constexpr int most_runs = 16;
-    const double rounding = in_bf16(recipe_.kind) ? 0x1p-8 : 0x1p-23;
+    const double rounding = in_bf16(recipe_.kind) ? 0x1p-7 : 0x1p-23;  // a spacing
     if (!undisturbed_) undisturbed_ = run_in_double(recipe_);
     if (undisturbed_->names != expected(unfused).outcome.names) return false;
     while (apart > 4 * moved_[result] && disturbed_runs_ < most_runs) {

@@ -6,10 +6,12 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 
 #include "backends/backend.hpp"
+#include "core/reference.hpp"
 #include "core/tape.hpp"
 #include "helpers.hpp"
 
@@ -27,52 +29,22 @@ using plan::Group;
 struct Probe {
   bool watching = false;
   double bits = 0;        ///< the widest number that an op may come across, in bits
+  bool rounded = false;   ///< whether a result was rounded to its dtype
   double relative = 0;    ///< how far operands are disturbed
   bool by_value = false;  ///< equal elements of an op's operands equally, as rounding does
   Dice dice{0};
 };
 
-bool is_any_of(std::string_view op, std::initializer_list<std::string_view> names) {
-  return std::find(names.begin(), names.end(), op) != names.end();
-}
-
 /// Ops that choose among their operands' elements, or move them, give the same ones in every dtype.
-bool rounds(const GraphNode& node) {
-  return !is_any_of(node.op->name, {"relu",
-                                    "relu_grad",
-                                    "neg",
-                                    "abs",
-                                    "abs_grad",
-                                    "minimum",
-                                    "maximum",
-                                    "clamp",
-                                    "clamp_grad",
-                                    "where",
-                                    "less",
-                                    "less_equal",
-                                    "greater",
-                                    "greater_equal",
-                                    "equal",
-                                    "not_equal",
-                                    "max",
-                                    "max_grad",
-                                    "argmax",
-                                    "max_pool2d",
-                                    "max_pool2d_grad",
-                                    "max_pool2d_gather",
-                                    "transpose",
-                                    "concat",
-                                    "slice",
-                                    "slice_grad",
-                                    "pad",
-                                    "broadcast_to",
-                                    "cast",
-                                    "copy_variable"});
-}
-
+constexpr std::string_view exact_ops =
+    " relu relu_grad neg abs abs_grad minimum maximum clamp clamp_grad max max_grad argmax where less "
+    "less_equal greater greater_equal equal not_equal max_pool2d max_pool2d_grad max_pool2d_gather pad "
+    "concat slice slice_grad transpose reshape broadcast_to cast copy_variable rand ";
 /// Ops whose terms are products of all their operands; others multiply by scalars only.
-bool multiplies(const GraphNode& node) {
-  return is_any_of(node.op->name, {"mul", "matmul", "conv2d", "conv2d_grad_input", "conv2d_grad_weight"});
+constexpr std::string_view products = " mul matmul conv2d conv2d_grad_input conv2d_grad_weight ";
+
+bool is_one_of(std::string_view names, const GraphNode& node) {
+  return names.find(" " + std::string(node.op->name) + " ") != std::string_view::npos;
 }
 
 double largest(const double* numbers, std::int64_t count) {
@@ -94,14 +66,24 @@ int fraction_bits(const double* numbers, std::int64_t count) {
   return most;
 }
 
+/// The op with its floating results as f64.
+std::unique_ptr<Kernel> unrounded(Backend& reference, Graph graph, const Group& group) {
+  for (const int id : graph.node(group.nodes[0]).outputs) {
+    DType& dtype = graph.values[static_cast<std::size_t>(id)].dtype;
+    if (is_floating(dtype)) dtype = DType::f64;
+  }
+  return reference.compile(graph, group);
+}
+
 /// One op on the reference backend.
 class ProbedKernel final : public Kernel {
  public:
-  ProbedKernel(const Graph& graph, const Group& group, std::unique_ptr<Kernel> kernel, Probe& probe)
-      : kernel_(std::move(kernel)),
+  ProbedKernel(Backend& reference, const Graph& graph, const Group& group, Probe& probe)
+      : kernel_(reference.compile(graph, group)),
+        unrounded_(unrounded(reference, graph, group)),
         probe_(probe),
-        rounds_(rounds(graph.node(group.nodes[0]))),
-        multiplies_(multiplies(graph.node(group.nodes[0]))) {
+        rounds_(!is_one_of(exact_ops, graph.node(group.nodes[0]))),
+        multiplies_(is_one_of(products, graph.node(group.nodes[0]))) {
     name = "probe";
     const GraphNode& node = graph.node(group.nodes[0]);
     for (const int id : node.inputs) operands_.push_back({id, graph.value(id)});
@@ -112,24 +94,33 @@ class ProbedKernel final : public Kernel {
     }
   }
 
-  std::size_t scratch_bytes() const override { return kernel_->scratch_bytes(); }
+  std::size_t scratch_bytes() const override {
+    return std::max(kernel_->scratch_bytes(), unrounded_->scratch_bytes());
+  }
   std::vector<std::pair<int, int>> in_place() const override { return kernel_->in_place(); }
 
   void run(const KernelArgs& args) override {
     int term_bits = 0;
     double sum = 0;
-    if (probe_.watching) term_bits = bits_of_terms(args), sum = largest_sum(args);
+    if (probe_.watching) term_bits = bits_of_terms(args), sum = largest_sum(args), run_unrounded(args);
     if (probe_.relative > 0 && rounds_) {
       const std::uint64_t salt = probe_.dice.next();
-      with_operands(args, [&](double x) {
+      const auto disturbed = [&](double x) {
         Dice dice(probe_.by_value ? salt ^ std::bit_cast<std::uint64_t>(x) : probe_.dice.next());
         return x * (1 + probe_.relative * (static_cast<double>(dice.below(2001)) / 1000 - 1));
-      });
+      };
+      with_operands(args, disturbed);
       kernel_->run({pointers_.data(), args.scratch});
+      for (const Slot& slot : results_) {
+        if (slot.value.dtype != DType::f64) continue;
+        auto* const numbers = args.out<double>(slot.id);
+        std::transform(numbers, numbers + slot.value.elements(), numbers, disturbed);
+      }
     } else {
       kernel_->run(args);
     }
     if (!probe_.watching) return;
+    for (const Slot& slot : results_) probe_.rounded = probe_.rounded || differs(slot, args);
     for (const Slot& slot : results_) {
       if (slot.value.dtype == DType::f64)
         term_bits = std::max(term_bits, fraction_bits(args.in<double>(slot.id), slot.value.elements()));
@@ -180,6 +171,24 @@ class ProbedKernel final : public Kernel {
     return most;
   }
 
+  /// Into the copies: the op's results may take the place of its operands.
+  void run_unrounded(const KernelArgs& args) {
+    for (const Slot& slot : operands_) pointers_[static_cast<std::size_t>(slot.id)] = args.values[slot.id];
+    for (Slot& slot : results_) {
+      slot.copy.resize(static_cast<std::size_t>(slot.value.elements()) * sizeof(double));
+      pointers_[static_cast<std::size_t>(slot.id)] = slot.copy.data();
+    }
+    unrounded_->run({pointers_.data(), args.scratch});
+  }
+
+  static bool differs(const Slot& slot, const KernelArgs& args) {
+    if (!is_floating(slot.value.dtype)) return false;
+    std::vector<double> stored(static_cast<std::size_t>(slot.value.elements()));
+    core::to_doubles(args.values[slot.id], slot.value.dtype, slot.value.elements(), stored.data());
+    const auto* const exact = reinterpret_cast<const double*>(slot.copy.data());
+    return !std::equal(stored.begin(), stored.end(), exact);
+  }
+
   int bits_of_terms(const KernelArgs& args) const {
     int of_factors = 0, of_summands = 0;
     for (const Slot& slot : operands_) {
@@ -194,7 +203,7 @@ class ProbedKernel final : public Kernel {
     return of_factors + of_summands;
   }
 
-  std::unique_ptr<Kernel> kernel_;
+  std::unique_ptr<Kernel> kernel_, unrounded_;
   Probe& probe_;
   bool rounds_, multiplies_;
   std::vector<Slot> operands_, results_;
@@ -214,7 +223,7 @@ class ProbedBackend final : public Backend {
     return {.ok = false, .reason = "ops are probed one by one"};
   }
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
-    return std::make_unique<ProbedKernel>(graph, group, reference_->compile(graph, group), probe);
+    return std::make_unique<ProbedKernel>(*reference_, graph, group, probe);
   }
 
  private:
@@ -224,7 +233,6 @@ class ProbedBackend final : public Backend {
 Outcome run_probed(Recipe recipe, Probe& probe) {
   static ProbedBackend& backend = *new ProbedBackend;  // plans of the cache refer to it
   backend.probe = probe;
-  recipe.in_double = true;
   recipe.checkpointed = false;
   const OnBackend before("reference");
   const Fusion off(false);
@@ -238,12 +246,16 @@ Outcome run_probed(Recipe recipe, Probe& probe) {
 }  // namespace
 
 Outcome run_in_double(Recipe recipe, double relative, std::uint64_t seed) {
+  recipe.in_double = true;
   Probe probe{.relative = relative, .by_value = seed % 2 == 1, .dice = Dice(seed)};
   return run_probed(std::move(recipe), probe);
 }
 
-bool exact_in_f32(Recipe recipe) {
+bool is_exact(Recipe recipe) {
   Probe probe{.watching = true};
+  run_probed(recipe, probe);
+  if (probe.rounded) return false;
+  recipe.in_double = true;
   run_probed(std::move(recipe), probe);
   return probe.bits <= 24;
 }
