@@ -77,8 +77,12 @@ double tensor_passes(const Graph& graph, const Group& group) {
       return 3;
     case Pattern::conv_grad_weight_cast:
       return 2;
+    case Pattern::conv_siblings:
+    case Pattern::conv_grad_weight_siblings:
+    case Pattern::conv_grad_input_siblings:
+      return 1 + static_cast<double>(group.conv_siblings.members.size());
     case Pattern::bias_relu_grad:
-      return 3;
+      return group.bias_grad.y >= 0 ? 3 : 2;
     case Pattern::batch_norm_relu:
       return passes_of(group.norm);
     case Pattern::batch_norm_relu_grad:

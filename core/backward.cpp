@@ -72,20 +72,21 @@ class ReversePass {
   ReversePass& operator=(const ReversePass&) = delete;
 
   /// Only what leads to a target is differentiated. Without targets: all that leads to leaves.
-  void aim_at(const Value* target) {
-    oldest_ = targets_.empty() ? target->node->sequence : std::min(oldest_, target->node->sequence);
-    targets_.insert(target);
+  void aim_at(Value& value) {
+    const Value& target = in_history(value);
+    oldest_ = targets_.empty() ? target.node->sequence : std::min(oldest_, target.node->sequence);
+    targets_.insert(&target);
   }
 
   void seed(const Tensor& output, Tensor gradient) {
-    const Node& node = *output.value()->node;
+    Node& node = *in_history(*output.value()).node;
     if (output.value()->state == State::lost)
       throw Error("backward", "the value was lost: " + *node.failure, at_);
     if (output.pending() && node.tape != &Tape::current()) {
       throw Error("backward", "the tensor is still pending on another thread; call backward() there", at_);
     }
-    accumulate(*output.value(), std::move(gradient));
-    visit(*output.value()->node);
+    accumulate(in_history(*output.value()), std::move(gradient));
+    visit(node);
   }
 
   void run() {
@@ -153,9 +154,10 @@ class ReversePass {
   /// The history nodes that the seeds depend on, latest first. What is older than every target leads to none.
   void collect() {
     for (std::size_t i = 0; i < order_.size(); ++i) {
-      for (Value* input : order_[i]->inputs) {
-        const bool older_wanted = input->node->sequence > oldest_ || targets_.count(input) == 0;
-        if (input->requires_grad && input->node->sequence >= oldest_ && older_wanted) visit(*input->node);
+      for (Value* read : order_[i]->inputs) {
+        const Value& input = in_history(*read);
+        const bool older_wanted = input.node->sequence > oldest_ || targets_.count(&input) == 0;
+        if (input.requires_grad && input.node->sequence >= oldest_ && older_wanted) visit(*input.node);
       }
     }
     std::sort(order_.begin(), order_.end(),
@@ -163,7 +165,7 @@ class ReversePass {
     for (std::size_t i = order_.size(); i-- > 0;) {
       Node& node = *order_[i];
       node.leads = std::any_of(node.inputs.begin(), node.inputs.end(),
-                               [&](const Value* input) { return leads(*input); });
+                               [&](Value* input) { return leads(in_history(*input)); });
     }
   }
 
@@ -182,9 +184,8 @@ class ReversePass {
     node.op->gradient(context);
     auto& gradients = context.gradients();
     for (std::size_t i = 0; i < gradients.size(); ++i) {
-      if (gradients[i].defined() && leads(*node.inputs[i])) {
-        accumulate(*node.inputs[i], std::move(gradients[i]));
-      }
+      Value& input = in_history(*node.inputs[i]);
+      if (gradients[i].defined() && leads(input)) accumulate(input, std::move(gradients[i]));
     }
   }
 
@@ -285,7 +286,7 @@ std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<T
     if (!input.defined() || !input.requires_grad()) {
       throw Error("grad", "expected inputs that require a gradient (a Parameter's value or variable(x))", at);
     }
-    pass.aim_at(input.value());
+    pass.aim_at(*input.value());
   }
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (!outputs[i].defined()) throw Error("grad", "an output is undefined", at);
@@ -295,8 +296,9 @@ std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<T
   pass.run();
   std::vector<Tensor> gradients;
   for (const Tensor& input : inputs) {
-    pass.call_hooks(*input.value());
-    Tensor gradient = pass.gradient_of(input.value());
+    const core::Value& value = core::in_history(*input.value());
+    pass.call_hooks(value);
+    Tensor gradient = pass.gradient_of(&value);
     gradients.push_back(gradient.defined() ? gradient : zeros(input.shape(), input.dtype(), at));
   }
   return gradients;

@@ -38,11 +38,25 @@ Tensor GradContext::output(int i) const {
   return saved(node_.output(i));
 }
 
+namespace {
+
+/// For gradients of gradients.
+void stand_for(Value& again, Value& original) {
+  if (again.original != nullptr) return;
+  reference(original.node);
+  again.original = &original;
+  again.requires_grad = true;
+}
+
+}  // namespace
+
 /// Inside a checkpoint that is still being recorded, what is there is used as it is.
 Tensor GradContext::saved(Value& value) const {
   const Segment* segment = node_.segment != nullptr ? node_.segment->around(value) : nullptr;
   if (segment == nullptr || (segment->is_open() && value.state != State::dropped)) return Tensor(&value);
-  return recomputation_.value(*segment, value.node->sequence, value.index);
+  Tensor again = recomputation_.value(*segment, value.node->sequence, value.index);
+  if (Tape::current().settings.grad && value.requires_grad) stand_for(*again.value(), in_history(value));
+  return again;
 }
 
 const Shape& GradContext::input_shape(int i) const {

@@ -155,7 +155,7 @@ void Recomputation::record_again(const Segment& segment, std::size_t step, Clone
     }
     const PhaseScope scope(plan::Phase::backward, again.at, again.module_path);
     source_context().recomputed = true;
-    const GradMode mode(again.history && Tape::current().settings.grad);
+    const GradMode data_only(false);
     clones[n] = record(*again.op, inputs, again.attrs, again.at);
   }
 }

@@ -107,8 +107,9 @@ void Slice::mark_live(Node& root) {
     for_each_kept(node, [&](Value& value) { notes(value).saved = true; });
     mark_outside_of(node.segment.get());
     for (Value* input : node.inputs) {
-      if (input->node->op != nullptr && input->requires_grad && input->state == State::pending) {
-        stack.push_back(input->node);
+      const Value& before = in_history(*input);
+      if (before.node->op != nullptr && before.requires_grad && before.state == State::pending) {
+        stack.push_back(before.node);
       }
     }
   }

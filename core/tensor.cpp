@@ -269,9 +269,18 @@ Tensor arange(std::int64_t n, DType dtype, Location at) {
 
 namespace {
 
-/// Binds the value detached, so that a cell keeps neither history nor sibling outputs alive.
-void bind_version(core::Cell& cell, const Tensor& value, Location at) {
-  Tensor version = value.detach(at);
+/// A pending result without history that only this handle names, as an update's: it can become the cell's
+/// version itself.
+bool nobody_else_names(const Tensor& value) {
+  const core::Value& result = *value.value();
+  const core::Node& node = *result.node;
+  return value.pending() && result.holds.load(std::memory_order_acquire) == 1 && !node.history &&
+         result.original == nullptr && node.cell.expired();
+}
+
+/// Binds the value, detached: a cell keeps no history alive, and what a user holds does not become a leaf.
+void bind_version(core::Cell& cell, Tensor value, Location at) {
+  Tensor version = nobody_else_names(value) ? std::move(value) : value.detach(at);
   if (cell.is_parameter) {
     version.value()->requires_grad = cell.requires_grad;
     version.value()->node->cell = cell.weak_from_this();
@@ -300,7 +309,7 @@ void Cell::set_name(std::string name) { state_of(state_.get(), "set_name").name 
 const Shape& Cell::shape() const { return state_of(state_.get(), "shape").value.shape(); }
 DType Cell::dtype() const { return state_of(state_.get(), "dtype").value.dtype(); }
 
-void Cell::set_data(const Tensor& value, Location at) {
+void Cell::set_data(Tensor value, Location at) {
   core::Cell& cell = state_of(state_.get(), "set_data");
   if (!value.defined() || !(value.shape() == cell.value.shape()) || value.dtype() != cell.value.dtype()) {
     throw Error("set_data",
@@ -310,7 +319,7 @@ void Cell::set_data(const Tensor& value, Location at) {
                                      : std::string("an undefined tensor")),
                 at);
   }
-  bind_version(cell, value, at);
+  bind_version(cell, std::move(value), at);
 }
 
 Parameter::Parameter(Tensor value, std::string name) : Cell(std::move(value), std::move(name)) {

@@ -86,6 +86,11 @@ void free_chain(Node* node) {
       if (input->node->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) doomed.push_back(input->node);
     }
     next->inputs.clear();
+    for (int i = 0; i < next->output_count; ++i) {
+      const Value* original = next->output(i).original;
+      if (original != nullptr && original->node->refs.fetch_sub(1, std::memory_order_acq_rel) == 1)
+        doomed.push_back(original->node);
+    }
     free_node(next);
   }
   freeing = nullptr;

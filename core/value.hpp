@@ -49,6 +49,7 @@ struct Value {
   std::uint8_t index = 0;
   Shape shape;
   BufferRef buffer;
+  Value* original = nullptr;  ///< of a value that a checkpoint computed again: its place in the history
   alignas(8) std::byte inline_data[8];
 
   FlushNotes
@@ -87,6 +88,10 @@ struct Node {
   bool saves_input(int i) const { return (saves.inputs & bit(i)) != 0; }
   bool saves_output(int i) const { return (saves.outputs & bit(i)) != 0; }
 };
+
+/// Where the history goes on from an input. A value that was computed again only lends its data: gradients,
+/// hooks and requests for a gradient are those of the value that it stands for.
+inline Value& in_history(Value& value) { return value.original != nullptr ? *value.original : value; }
 
 /// Whether the node's checkpoint computes the value again for its gradient.
 bool computed_again(const Node& node, const Value& value);

@@ -155,20 +155,20 @@ SgdStep sgd_update(const Tensor& parameter, const Tensor& gradient, const Tensor
                              core::Attrs::of(attrs), at),
             Tensor()};
   }
-  const core::Outputs out = core::record(
+  core::Outputs out = core::record(
       sgd_update_op, {parameter, gradient, scalars.lr, scalars.weight_decay, velocity, scalars.momentum},
       core::Attrs::of(attrs), at);
-  return {out[0], out[1]};
+  return {std::move(out[0]), std::move(out[1])};
 }
 
 AdamStep adam_update(const Tensor& parameter, const Tensor& gradient, const Tensor& m, const Tensor& v,
                      const AdamScalars& scalars, bool decoupled, Location at) {
-  const core::Outputs out =
+  core::Outputs out =
       core::record(adam_update_op,
                    {parameter, gradient, m, v, scalars.lr, scalars.beta1, scalars.beta2, scalars.eps,
                     scalars.weight_decay, scalars.correction1, scalars.correction2},
                    core::Attrs::of(AdamAttrs{.decoupled = decoupled}), at);
-  return {out[0], out[1], out[2]};
+  return {std::move(out[0]), std::move(out[1]), std::move(out[2])};
 }
 
 }  // namespace fusetape::ops

@@ -127,6 +127,55 @@ void add_forks(Cases& cases) {
                    {.groups = {"conv2d_grad_input+add"}}});
 }
 
+// ---- siblings: convolutions of one image, side by side ----
+
+/// What the CPU takes side by side: with AVX-512, where that pays (see conv_siblings.cpp).
+Flags merged(std::vector<std::string> groups) {
+  if (__builtin_cpu_supports("avx512bw") == 0) groups.clear();
+  return {.groups = std::move(groups)};
+}
+
+void add_siblings(Cases& cases) {
+  const Shape images[] = {{2, 7, 5, 3}, {1, 7, 5, 17}, {3, 4, 4, 24}, {2, 1, 1, 8}, {2, 3, 33, 16}};
+  struct Geometry {
+    std::int64_t out, extent, stride;
+  };
+  for (const Shape& x : images) {
+    for (const auto& [out, extent, stride] : {Geometry{8, 3, 1}, Geometry{4, 3, 2}, Geometry{8, 5, 2}}) {
+      const Shape w{out, extent, extent, x[3]};
+      const Conv2dOptions options{.stride = {stride, stride}, .padding = {extent / 2, extent / 2}};
+      const std::string how =
+          named("", x) + ", filters " + to_string(w) + ", stride " + std::to_string(stride);
+      std::vector<std::string> pair{"conv2d&conv2d", "conv2d_grad_weight&conv2d_grad_weight"};
+      if (stride == 2 && extent == 3 && x[3] >= 16) pair.push_back("conv2d_grad_input&conv2d_grad_input+add");
+      cases.push_back({"two siblings" + how,
+                       {eighths(x), eighths(w), eighths(w)},
+                       [options](In in) {
+                         return Results{conv2d(in[0], in[1], options), conv2d(in[0], in[2], options)};
+                       },
+                       merged(pair)});
+      std::vector<std::string> three{"conv2d+bias+relu&conv2d&conv2d+bias"};
+      if (x[3] >= 5 || out == 4) three.push_back("conv2d_grad_weight&conv2d_grad_weight&conv2d_grad_weight");
+      cases.push_back({"three siblings, with and without bias and ReLU" + how,
+                       {eighths(x), eighths(w), eighths(w), eighths(w), real({out}), real({out})},
+                       [options](In in) {
+                         return Results{relu(conv2d(in[0], in[1], in[4], options)),
+                                        conv2d(in[0], in[2], options), conv2d(in[0], in[3], in[5], options)};
+                       },
+                       merged(three)});
+    }
+  }
+  Flags forward_only = merged({"conv2d&conv2d"});
+  forward_only.differentiable = false;
+  const Shape w{8, 3, 3, 5};
+  cases.push_back({"siblings over more images than one block holds",
+                   {eighths({7, 40, 33, 5}), eighths(w), eighths(w)},
+                   [](In in) {
+                     return Results{conv2d(in[0], in[1], padded(3, 3)), conv2d(in[0], in[2], padded(3, 3))};
+                   },
+                   forward_only});
+}
+
 // ---- evaluation: the batch norm folded into the convolution ----
 
 /// x, w, and the batch norm's γ, β, mean and variance.
@@ -204,7 +253,7 @@ void add_folds(Cases& cases) {
 
 std::vector<OpCase> conv_fused_cases() {
   Cases cases;
-  for (const auto add : {add_sums, add_odd_sums, add_forks, add_folds}) add(cases);
+  for (const auto add : {add_sums, add_odd_sums, add_forks, add_siblings, add_folds}) add(cases);
   return cases;
 }
 

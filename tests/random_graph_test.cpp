@@ -14,7 +14,7 @@
 #include <utility>
 
 #include "helpers.hpp"
-#include "random_program.hpp"
+#include "random_numerics.hpp"
 
 namespace ft = fusetape;
 using namespace fusetape::tests;
@@ -88,21 +88,19 @@ double distance(const Numbers& a, const Numbers& b, bool by_norm) {
   return std::sqrt(squares_apart) / std::max(0.1, std::sqrt(squares));
 }
 
+/// Of each result.
+std::vector<double> distances(const Outcome& a, const Outcome& b, bool by_norm) {
+  if (a.names != b.names) return std::vector<double>(a.names.size() + 1, HUGE_VAL);
+  std::vector<double> apart;
+  for (std::size_t i = 0; i < a.results.size(); ++i)
+    apart.push_back(distance(a.results[i], b.results[i], by_norm));
+  return apart;
+}
+
 struct Difference {
   double most = 0;
   std::string where;
 };
-
-Difference difference(const Run& a, const Run& b, bool by_norm) {
-  if (!a.error.empty() || !b.error.empty()) return {HUGE_VAL, a.error + b.error};
-  if (a.outcome.names != b.outcome.names) return {HUGE_VAL, "other results"};
-  Difference worst;
-  for (std::size_t i = 0; i < a.outcome.results.size(); ++i) {
-    const double apart = distance(a.outcome.results[i], b.outcome.results[i], by_norm);
-    if (apart > worst.most) worst = {apart, a.outcome.names[i]};
-  }
-  return worst;
-}
 
 /// A mode, the one that it must agree with, and how closely.
 struct Comparison {
@@ -136,8 +134,6 @@ std::vector<std::string> some_rules(std::uint64_t seed) {
 std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
   const bool rough = in_bf16(kind_of(seed));
   const double near = exact ? 0 : rough ? 0.06 : 2e-5, far = exact ? 0 : rough ? 0.06 : 1e-3;
-  // Gradients of gradients add up in another order where their first halves are clones.
-  const double clones = std::max(near, exact ? 0 : 2e-4);
   std::vector<Comparison> all = {
       {fused, unfused, near},
       {{.name = "fused again, by plans of the cache"}, fused, 0},
@@ -145,69 +141,87 @@ std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
       {{.name = "reference, unfused", .backend = "reference", .fusion = false}, unfused, far},
       {{.name = "eager", .eager = true}, unfused, 0},
       {{.name = "anomaly detection", .anomaly = true}, unfused, 0},
-      {{.name = "balanced", .retention = Retention::balanced}, fused, near},
-      {{.name = "smallest", .retention = Retention::smallest}, fused, near},
+      {{.name = "balanced", .retention = Retention::balanced}, fused, 0},
+      {{.name = "smallest", .retention = Retention::smallest}, fused, 0},
       {{.name = "some rules", .rules = some_rules(seed)}, unfused, near},
-      {{.name = "checkpointed", .checkpointed = true}, unfused, clones},
+      {{.name = "checkpointed", .checkpointed = true}, unfused, near},
       {{.name = "checkpointed, smallest", .checkpointed = true, .retention = Retention::smallest},
        unfused,
-       clones},
-      {{.name = "checkpointed, eager", .eager = true, .checkpointed = true}, unfused, clones},
+       near},
+      {{.name = "checkpointed, unfused", .fusion = false, .checkpointed = true}, unfused, 0},
+      {{.name = "checkpointed, eager", .eager = true, .checkpointed = true}, unfused, 0},
   };
   // Two threads wait for each other where other programs run: seldom.
   if (seed % 5 == 0) all.push_back({{.name = "two threads", .threads = 2}, unfused, near});
   return all;
 }
 
-/// The runs of one program: what others are compared to runs once for each data.
+/// The runs of one program: what others are compared to runs once.
 class Subject {
  public:
   explicit Subject(Recipe recipe) : recipe_(std::move(recipe)) {}
 
-  const Run& expected(const Mode& mode, std::uint64_t data_seed) {
-    const auto [found, is_new] = runs_.try_emplace(mode.name + std::to_string(data_seed));
-    if (is_new) found->second = run(mode, with_data(data_seed));
+  const Run& expected(const Mode& mode) {
+    const auto [found, is_new] = runs_.try_emplace(mode.name);
+    if (is_new) found->second = run(mode, recipe_);
     return found->second;
   }
 
-  /// A normalised value may lie on either side of a ReLU's kink, and two values of a pooling window side by
-  /// side. Other data for the same program has none in the same place: it only fails if it fails on all.
+  /// What is farther apart than the comparison allows, and than the program's own rounding can bring it: a
+  /// normalised value may lie on either side of a ReLU's kink, and a penalty on a gradient magnifies.
   std::optional<Difference> disagreement(const Comparison& comparison) {
-    Difference found;
-    for (int attempt = 0; attempt < (comparison.tolerance == 0 ? 1 : 5); ++attempt) {
-      const std::uint64_t data_seed = recipe_.data_seed + 1'000'003 * static_cast<std::uint64_t>(attempt);
-      const Run& other = expected(comparison.expected, data_seed);
-      const Run got = run(comparison.mode, with_data(data_seed));
-      found = difference(got, other, in_bf16(recipe_.kind));
-      if (found.most <= comparison.tolerance) return std::nullopt;
+    const Run& other = expected(comparison.expected);
+    const Run got = run(comparison.mode, recipe_);
+    if (!got.error.empty() || !other.error.empty()) return Difference{HUGE_VAL, got.error + other.error};
+    const std::vector<double> apart = distances(got.outcome, other.outcome, by_norm());
+    if (apart.size() != got.outcome.names.size()) return Difference{HUGE_VAL, "other results"};
+    Difference worst;
+    for (std::size_t i = 0; i < apart.size(); ++i) {
+      if (apart[i] <= comparison.tolerance || apart[i] <= worst.most) continue;
+      if (comparison.tolerance > 0 && rounding_explains(apart[i], got.outcome.names[i])) continue;
+      worst = {apart[i], got.outcome.names[i]};
     }
-    return found;
+    if (worst.most == 0) return std::nullopt;
+    return worst;
   }
 
-  /// Whether every number was a small one, and none of them had to be rounded.
-  bool exact() {
-    if (recipe_.kind == Kind::plain || recipe_.kind == Kind::mixed) return false;
-    const Run& plain = expected(unfused, recipe_.data_seed);
-    for (const Numbers& numbers : plain.outcome.results) {
-      for (const double number : numbers) {
-        if (!(std::abs(number) < 1 << 16)) return false;
-      }
-    }
-    if (recipe_.kind == Kind::integers) return true;
-    Recipe in_f32 = recipe_;
-    in_f32.kind = Kind::integers;
-    return difference(plain, run(unfused, in_f32), false).most == 0;
-  }
+  /// Whether a disagreement was put down to the program's own rounding.
+  bool ill_conditioned() const { return ill_conditioned_; }
+
+  /// Whether no number of the program, whoever computes it, has to be rounded.
+  bool exact() { return recipe_.kind != Kind::plain && recipe_.kind != Kind::mixed && is_exact(recipe_); }
 
  private:
-  Recipe with_data(std::uint64_t seed) const {
-    Recipe recipe = recipe_;
-    recipe.data_seed = seed;
-    return recipe;
+  bool by_norm() const { return in_bf16(recipe_.kind); }
+
+  /// Measured in f64, with what every op reads and writes off by a rounding. The largest of a few random
+  /// shifts is what one other run may come to; two runs that are both rounded, sums of many terms, and luck:
+  /// four times that.
+  bool rounding_explains(double apart, const std::string& result) {
+    constexpr int most_runs = 16;
+    const double rounding = in_bf16(recipe_.kind) ? 0x1p-7 : 0x1p-23;  // a spacing
+    if (!undisturbed_) undisturbed_ = run_in_double(recipe_);
+    if (undisturbed_->names != expected(unfused).outcome.names) return false;
+    while (apart > 4 * moved_[result] && disturbed_runs_ < most_runs) {
+      const Outcome disturbed =
+          run_in_double(recipe_, rounding, static_cast<std::uint64_t>(++disturbed_runs_));
+      const std::vector<double> apart_now = distances(disturbed, *undisturbed_, by_norm());
+      for (std::size_t i = 0; i < apart_now.size(); ++i) {
+        double& most = moved_[undisturbed_->names[i]];
+        most = std::max(most, apart_now[i]);
+      }
+    }
+    const bool explained = apart <= 4 * moved_[result];
+    ill_conditioned_ = ill_conditioned_ || explained;
+    return explained;
   }
 
   Recipe recipe_;
   std::map<std::string, Run> runs_;
+  std::optional<Outcome> undisturbed_;
+  std::map<std::string, double> moved_;  ///< by result: how far a disturbance brought it in any step
+  int disturbed_runs_ = 0;
+  bool ill_conditioned_ = false;
 };
 
 /// The recipe without what need not be there to fail.
@@ -254,16 +268,27 @@ TEST_CASE("random programs: every mode agrees") {
   const std::uint64_t count = only != 0 ? 1 : setting("FUSETAPE_SEEDS", 500);
   const int threads = ft::threads();
   std::uint64_t of_integers = 0, exact_ones = 0;
+  std::vector<std::uint64_t> ill_conditioned;
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
     const Recipe recipe{.seed = seed, .data_seed = seed, .kind = kind_of(seed)};
     Subject subject(recipe);
     const bool exact = subject.exact();
     if (recipe.kind == Kind::integers) ++of_integers, exact_ones += exact;
+    if (exact) CHECK(subject.expected(unfused).outcome.results == run_in_double(recipe).results);
     for (const Comparison& comparison : comparisons(seed, exact)) {
       const bool agrees = !subject.disagreement(comparison);
       CHECK_MESSAGE(agrees, failure(comparison, recipe));
     }
+    if (subject.ill_conditioned()) ill_conditioned.push_back(seed);
   }
+  if (!ill_conditioned.empty()) {
+    std::ostringstream text;
+    for (const std::uint64_t seed : ill_conditioned) text << ' ' << seed;
+    MESSAGE("of " << count
+                  << " programs, rounding alone moves so many results further than modes may differ: "
+                  << ill_conditioned.size() << ", of seeds" << text.str());
+  }
+  CHECK(ill_conditioned.size() <= 2 + count / 200);
   if (of_integers >= 10) CHECK(2 * exact_ones >= of_integers);
   ft::set_threads(threads);
 }

@@ -11,7 +11,10 @@ namespace fusetape::tests {
 // ---- ingredients ----
 
 Ingredients::Ingredients(const Recipe& recipe)
-    : dice(recipe.seed), kind(recipe.kind), numbers_(recipe.data_seed) {}
+    : dice(recipe.seed),
+      kind(recipe.kind),
+      dtype_(recipe.in_double ? DType::f64 : DType::f32),
+      numbers_(recipe.data_seed) {}
 
 Tensor Ingredients::taken(const Tensor& value) const {
   return value.dtype() == DType::bf16 && autocast_dtype() == DType::f32 ? cast(value, DType::f32) : value;
@@ -57,7 +60,7 @@ Tensor Ingredients::data(const Shape& shape, double centre) {
     const auto number = static_cast<double>(numbers_.below(13) - 6);
     element = static_cast<float>(integers() ? std::trunc(number / 2) : centre + number / 8);
   }
-  return from_vector(elements, shape);
+  return exactly(elements, shape);
 }
 
 Tensor Ingredients::labels(std::int64_t n, std::int64_t classes) {
@@ -82,7 +85,7 @@ Parameter& Ingredients::parameter(const Shape& shape, double centre, std::int64_
     }
   }
   const std::string name = "p" + std::to_string(parameters_.size());
-  parameters_.push_back({Parameter(from_vector(elements, shape), name), name});
+  parameters_.push_back({Parameter(exactly(elements, shape), name), name});
   return parameters_.back().parameter;
 }
 
@@ -95,10 +98,10 @@ Tensor Ingredients::channels(std::int64_t c, double centre) { return parameter({
 Tensor Ingredients::norm(const Tensor& x, bool evaluation) {
   const std::int64_t c = x.size(-1);
   const Tensor gamma = channels(c, 1);
-  // Never 0: a lone pixel normalises to β, where a ReLU would have its kink.
-  const Tensor beta = channels(c, 1.0 / 16);
+  // Neither β nor the sum of two is ever 0: equal pixels normalise to β, where a ReLU would have its kink.
+  const Tensor beta = channels(c, 1.0 / 64);
   Statistics& running = statistics_[c];
-  if (!running.mean.defined()) running = {Cell(zeros({c})), Cell(ones({c}))};
+  if (!running.mean.defined()) running = {Cell(zeros({c}, dtype_)), Cell(ones({c}, dtype_))};
   const BatchNormOptions options{.eps = 0.25};  // tiny batches: their variances may vanish
   if (evaluation)
     return batch_norm_inference(x, gamma, beta, running.mean.value(), running.variance.value(), options);
@@ -152,6 +155,8 @@ class Program : public Ingredients {
     whole_in_bf16_ = plan.chance(50);
   }
 
+  bool in_bf16() const { return mixed() && dtype_ == DType::f32; }
+
   // -- one step --
 
   void train_step(Dice plan) {
@@ -193,7 +198,7 @@ class Program : public Ingredients {
   /// Records the step's ops, and a loss of what there is.
   Tensor forward(Dice& plan) {
     std::optional<Autocast> scope;
-    if (mixed() && whole_in_bf16_) scope.emplace(DType::bf16);
+    if (in_bf16() && whole_in_bf16_) scope.emplace(DType::bf16);
     step_dice_ = plan.next();
     for (std::int64_t done = 0; done < length_;) {
       const std::int64_t count = std::min(length_ - done, 1 + segments_.below(4));
@@ -217,7 +222,7 @@ class Program : public Ingredients {
   Tensor any_last() { return taken(pool_.back()); }
 
   Tensor scalar_of(const Tensor& x) {
-    if (!integers()) return mean(cast(x, DType::f32) * x);
+    if (!integers()) return mean(cast(x, dtype_) * x);
     return sum(x * data(x.shape()));
   }
 
@@ -294,7 +299,7 @@ class Program : public Ingredients {
     outcome_.ops = std::max(outcome_.ops, static_cast<int>(op) + 1);
     if (recipe_.without.contains(static_cast<int>(op))) return;
     std::optional<Autocast> scope;
-    if (dice.chance(60) && mixed() && !whole_in_bf16_) scope.emplace(DType::bf16);
+    if (dice.chance(60) && in_bf16() && !whole_in_bf16_) scope.emplace(DType::bf16);
     listing_ += std::to_string(op) + ": ";
     const Tensor value = next_value();
     listing_ += " → " + to_string(value.shape()) + (value.dtype() == DType::bf16 ? " bf16" : "");

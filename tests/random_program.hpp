@@ -52,6 +52,7 @@ struct Recipe {
   std::uint64_t seed = 0, data_seed = 0;
   Kind kind = Kind::plain;
   bool checkpointed = false;   ///< the same program, in checkpoint segments
+  bool in_double = false;      ///< the same program on the same numbers, in f64
   std::set<int> without = {};  ///< these ops are left out: for smaller programs that fail alike
 };
 
@@ -109,6 +110,12 @@ class Ingredients {
     Cell mean, variance;
   };
 
+  /// Numbers of the data and the parameters in the program's dtype.
+  Tensor exactly(const std::vector<float>& elements, const Shape& shape) const {
+    return cast(from_vector(elements, shape), dtype_);
+  }
+
+  DType dtype_;  ///< f32, or f64
   Dice numbers_;
   std::int64_t channels_[2] = {1, 1};
   std::vector<Tensor> pool_;

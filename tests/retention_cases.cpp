@@ -108,6 +108,21 @@ void add_forward(Cases& cases) {
                    [](In in) { return relu_mask(relu(applied(in))); }, in_group("batch_norm_apply+relu")});
 }
 
+/// Sums of eighths are exact, in whatever order.
+void add_bias_gradient(Cases& cases, const Shape& x) {
+  std::vector<int> rows;
+  for (int axis = 0; axis + 1 < x.rank(); ++axis) rows.push_back(axis);
+  for (const Input& y : {real(x), special(x)}) {
+    cases.push_back({named("gradient of bias+relu, mask as bits", x),
+                     {y, eighths(x)},
+                     [=](In in) {
+                       const Tensor masked = relu_grad_mask(in[1], relu_mask(in[0]));
+                       return Results{sum(masked, rows), masked};
+                     },
+                     in_group("relu_grad+bias_grad")});
+  }
+}
+
 void add_backward(Cases& cases) {
   for (const Shape& x : shapes) {
     for (const Input& y : {real(x), special(x)}) {
@@ -144,6 +159,8 @@ void add_backward(Cases& cases) {
                        in_group("add+relu_grad+batch_norm_grad+batch_norm_grad")});
     }
   }
+  for (const Shape& x : shapes) add_bias_gradient(cases, x);
+  for (const Shape& x : {Shape{5, 6}, Shape{3, 129}, Shape{700, 257}}) add_bias_gradient(cases, x);
   cases.push_back({"gradient of bn+relu, mask of rows that are no whole bytes",
                    norm_inputs(real({3, 129})) + std::vector{real({3, 129}), real({3, 129})},
                    [](In in) { return norm_grad(relu_grad_mask(in[6], relu_mask(in[5])), in); },

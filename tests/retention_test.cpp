@@ -87,6 +87,31 @@ TEST_CASE("no choice of retention changes a bit") {
   CHECK(trained(Retention::smallest) == fastest);
 }
 
+TEST_CASE("a bias gradient has the same bits whether its ReLU's mask is read from y or from bits") {
+  const OnBackend backend("cpu");
+  for (const ft::DType dtype : {ft::DType::f32, ft::DType::bf16}) {
+    for (const std::int64_t channels : {1, 3, 8, 17, 24, 129, 257}) {
+      CAPTURE(channels);
+      const auto gradients = [&](Retention retention) {
+        const Retain retain(retention);
+        ft::manual_seed(7);
+        const Tensor x = ft::variable(ft::cast(ft::randn({2, 17, 19, channels}), dtype));
+        const Tensor b = ft::variable(ft::cast(ft::randn({channels}), dtype));
+        const Tensor scale = ft::cast(ft::randn({2, 17, 19, channels}), dtype);
+        ft::materialize();
+        // Not behind a product with y: the mask is all that backward reads of it.
+        const Tensor loss = ft::sum(ft::avg_pool2d(ft::relu(ft::bias_add(x, b)), {.window = {1, 1}}) * scale);
+        const std::vector<Tensor> both = ft::grad({loss}, {b, x});
+        ft::materialize();
+        CHECK(groups_named(ft::explain(), "relu_grad+bias_grad") == 1);
+        CHECK(groups_named(ft::explain(), "relu_mask") == (retention == Retention::fastest ? 0 : 1));
+        return std::vector<std::vector<float>>{both[0].to_vector(), both[1].to_vector()};
+      };
+      CHECK(gradients(Retention::smallest) == gradients(Retention::fastest));
+    }
+  }
+}
+
 TEST_CASE("a ReLU whose sign is all that backward needs keeps a bit of each element") {
   const OnBackend backend("cpu");
   const auto kept = [&](Retention retention) {

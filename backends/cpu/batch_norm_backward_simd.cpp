@@ -98,7 +98,11 @@ void gradient_block(const RowBlock& block, const NormBackward<T>& norm) {
 
 template <class T>
 void sums(const RowBlock& block, const NormBackward<T>& norm) {
-  if (norm.norms == 0) return sums_block<T, 0, MaskFrom::output>(block, norm);
+  if (norm.norms == 0) {
+    if (norm.mask == MaskFrom::nothing) return sums_block<T, 0, MaskFrom::nothing>(block, norm);
+    return norm.mask == MaskFrom::bits ? sums_block<T, 0, MaskFrom::bits>(block, norm)
+                                       : sums_block<T, 0, MaskFrom::output>(block, norm);
+  }
   if (norm.norms == 2) {
     return norm.mask == MaskFrom::bits ? sums_block<T, 2, MaskFrom::bits>(block, norm)
                                        : sums_block<T, 2, MaskFrom::output>(block, norm);

@@ -47,7 +47,7 @@ enum class MaskFrom : std::uint8_t { nothing, output, input, bits };
 /// g' = (g [+ g2]) where the mask lets it pass, and what is made of it. g + g2 is rounded to T.
 template <class T>
 struct NormBackward {
-  int norms = 1;  ///< 0: only g' and its sum
+  int norms = 1;  ///< 0: only g' and its sum; the mask is not recomputed
   MaskFrom mask = MaskFrom::nothing;
   const T* g = nullptr;
   const T* g2 = nullptr;               ///< or null

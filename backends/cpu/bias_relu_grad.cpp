@@ -1,9 +1,14 @@
 #include <omp.h>
 
+#include <type_traits>
+#include <utility>
+
 #include "backends/cpu/batch_norm_simd.hpp"
 #include "backends/cpu/candidates.hpp"
+#include "backends/cpu/relu_mask_simd.hpp"
 
-/// g' = g·[!(y ≤ 0)] and db = Σ g' over all but the last axis, in one pass.
+/// g' = g·[!(y ≤ 0)] and db = Σ g' over all but the last axis, in one pass. The mask may come as bits: db is
+/// summed in the same order.
 namespace fusetape::backends::cpu {
 namespace {
 
@@ -18,7 +23,7 @@ class BiasReluGradKernel final : public Kernel {
         rows_(rows_of(graph.value(roles_.g).shape)),
         narrow_bias_(graph.value(roles_.bias_grad).dtype == DType::bf16) {
     name = "highway:bias_relu_grad";
-    tensor_passes = 3;
+    tensor_passes = roles_.mask < 0 ? 3 : masked_first() ? 4 : 2;
   }
 
   void run(const KernelArgs& args) override {
@@ -26,11 +31,7 @@ class BiasReluGradKernel final : public Kernel {
     ScratchCarver carver(args.scratch);
     float* block_sums = carver.take<float>(row * rows_.parts());
     double* sums = carver.take<double>(row * rows_.parts());
-    const NormBackward<T> tensors{.norms = 0,
-                                  .mask = MaskFrom::output,
-                                  .g = args.in<T>(roles_.g),
-                                  .y = args.in<T>(roles_.y),
-                                  .masked = args.out<T>(roles_.masked)};
+    const NormBackward<T> tensors = tensors_of(args);
     for_parts(rows_.parts(), [&](int part) {
       NormBackward<T> norm = tensors;
       norm.sum_g = block_sums + part * row;
@@ -61,12 +62,33 @@ class BiasReluGradKernel final : public Kernel {
   }
 
   std::vector<std::pair<int, int>> in_place() const override {
+    if (roles_.mask >= 0) return {{roles_.g, roles_.masked}};
     return {{roles_.g, roles_.masked}, {roles_.y, roles_.masked}};
   }
 
  private:
   static ChannelRows rows_of(const Shape& shape) {
     return ChannelRows(shape.elements() / shape.back(), shape.back(), omp_get_max_threads());
+  }
+
+  /// Bits of a mask of which no block of rows has whole bytes are taken beforehand.
+  bool masked_first() const { return roles_.mask >= 0 && rows_.width() % 8 != 0; }
+
+  NormBackward<T> tensors_of(const KernelArgs& args) const {
+    NormBackward<T> tensors{.norms = 0, .g = args.in<T>(roles_.g), .masked = args.out<T>(roles_.masked)};
+    if (roles_.mask < 0) {
+      tensors.mask = MaskFrom::output;
+      tensors.y = args.in<T>(roles_.y);
+    } else if (!masked_first()) {
+      tensors.mask = MaskFrom::bits;
+      tensors.bits = args.in<std::uint8_t>(roles_.mask);
+    } else {
+      using Word = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int16_t>;
+      apply_relu_mask(args.in<Word>(roles_.g), args.in<std::uint8_t>(roles_.mask),
+                      rows_.rows() * rows_.channels(), args.out<Word>(roles_.masked));
+      tensors.g = std::exchange(tensors.masked, nullptr);
+    }
+    return tensors;
   }
 
   plan::BiasReluGrad roles_;
@@ -77,11 +99,10 @@ class BiasReluGradKernel final : public Kernel {
 Support supports(const Graph& graph, const Group& group) {
   if (group.pattern != plan::Pattern::bias_relu_grad) return {.ok = false, .reason = ""};
   const plan::BiasReluGrad& roles = group.bias_grad;
-  if (roles.y < 0) return {.ok = false, .reason = "no ReLU"};
   const Shape& shape = graph.value(roles.g).shape;
   if (shape.rank() == 0 || shape.elements() == 0) return {.ok = false, .reason = "no rows of channels"};
   const DType dtype = graph.value(roles.g).dtype;
-  for (int value : {roles.g, roles.y, roles.masked}) {
+  for (int value : {roles.g, roles.y >= 0 ? roles.y : roles.g, roles.masked}) {
     const DType other = graph.value(value).dtype;
     if (other != dtype || (other != DType::f32 && other != DType::bf16)) {
       return {.ok = false, .reason = "expected f32 or bf16, got " + std::string(name_of(other))};
@@ -91,7 +112,8 @@ Support supports(const Graph& graph, const Group& group) {
   if (bias != DType::f32 && bias != DType::bf16) {
     return {.ok = false, .reason = "expected a bias of f32 or bf16, got " + std::string(name_of(bias))};
   }
-  if (!(graph.value(roles.y).shape == shape)) return {.ok = false, .reason = "operands broadcast"};
+  if (roles.y >= 0 && !(graph.value(roles.y).shape == shape))
+    return {.ok = false, .reason = "operands broadcast"};
   return {};
 }
 

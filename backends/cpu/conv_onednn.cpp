@@ -94,18 +94,7 @@ Support plain_supports(const Graph& graph, const Group& group) {
 
 std::unique_ptr<Kernel> make_plain(const Graph& graph, const Group& group) {
   const Convolution conv = choose_arithmetic(describe_convolution(graph, *roles_of(graph, group)));
-  std::unique_ptr<Kernel> kernel;
-  switch (conv.pass) {
-    case ConvPass::forward:
-      kernel = make_forward_convolution(conv);
-      break;
-    case ConvPass::grad_input:
-      kernel = make_grad_input(conv);
-      break;
-    case ConvPass::grad_weight:
-      kernel = make_grad_weight(conv);
-      break;
-  }
+  std::unique_ptr<Kernel> kernel = make_convolution(conv);
   kernel->tensor_passes = conv.z.present() ? 3 : 2;  // beside the weights
   return kernel;
 }
@@ -165,9 +154,22 @@ constexpr Candidate candidates[] = {
     {"onednn:convolution, folded", with_epilogue<supports_folded_convolution>,
      with_our_errors<make_folded_convolution>},
     {"onednn:conv2d_grad_input+add", supports_grad_input_add, with_our_errors<make_grad_input_add>},
+    {"onednn:siblings", supports_conv_siblings, with_our_errors<make_conv_siblings>},
 };
 
 }  // namespace
+
+std::unique_ptr<Kernel> make_convolution(const Convolution& conv) {
+  switch (conv.pass) {
+    case ConvPass::grad_input:
+      return make_grad_input(conv);
+    case ConvPass::grad_weight:
+      return make_grad_weight(conv);
+    case ConvPass::forward:
+      break;
+  }
+  return make_forward_convolution(conv);
+}
 
 Support fits_onednn(const Graph& graph, std::initializer_list<int> values) {
   for (int id : values) {

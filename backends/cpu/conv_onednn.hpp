@@ -51,6 +51,8 @@ std::string implementation_of(const Convolution& conv);
 /// "onednn:brgconv:avx512_core"
 std::string kernel_name(const Convolution& conv, const std::string& implementation);
 
+/// The convolution for its pass, with what stands behind it.
+std::unique_ptr<Kernel> make_convolution(const Convolution& conv);
 /// Whether oneDNN adds z to these images at more than the price of a pass of its own, unless into z's buffer.
 bool adds_slowly(const plan::Graph& graph, const plan::Convolution& roles);
 /// relu(conv(x, w) + bias + z)
@@ -62,11 +64,13 @@ std::unique_ptr<Kernel> make_forward_primitives(const Convolution& conv);
 bool has_long_sums(const Convolution& conv);
 std::unique_ptr<Kernel> make_split_convolution(const Convolution& conv);
 
-// Groups whose weights are made anew in each run, by files of their own.
+// Groups whose operands are made anew in each run, by files of their own.
 Support supports_folded_convolution(const plan::Graph& graph, const plan::Group& group);
 std::unique_ptr<Kernel> make_folded_convolution(const plan::Graph& graph, const plan::Group& group);
 Support supports_grad_input_add(const plan::Graph& graph, const plan::Group& group);
 std::unique_ptr<Kernel> make_grad_input_add(const plan::Graph& graph, const plan::Group& group);
+Support supports_conv_siblings(const plan::Graph& graph, const plan::Group& group);
+std::unique_ptr<Kernel> make_conv_siblings(const plan::Graph& graph, const plan::Group& group);
 
 /// Of a candidate whose kind the group is not.
 inline const Support not_mine{.ok = false, .reason = ""};

@@ -154,13 +154,14 @@ std::optional<Group> match_conv_bias(const Cover& cover, int node, NearMiss& mis
 }
 
 /// g' = g·[!(y ≤ 0)] and db = Σ g' over all but the last axis, for the convolution's (or linear layer's) own
-/// gradients.
+/// gradients. Where backward was given y's mask as bits, it is the same kernel: db has the same bits.
 std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, NearMiss&) {
   const Graph& graph = cover.graph;
-  const GraphNode& mask = graph.node(node);
-  const int masked = mask.outputs[0];
+  const GraphNode& relu_grad = graph.node(node);
+  const bool bits = relu_grad.op->is("relu_grad_mask");
+  const int g = relu_grad.inputs[0], mask = relu_grad.inputs[1], masked = relu_grad.outputs[0];
   const int rank = graph.value(masked).shape.rank();
-  if (rank == 0 || !same_shape(graph, mask.inputs[0], mask.inputs[1])) return std::nullopt;
+  if (rank == 0 || (!bits && !same_shape(graph, g, mask))) return std::nullopt;
   for (int consumer : graph.value(masked).consumers) {
     const GraphNode& sum = graph.node(consumer);
     if (!sum.op->is("sum") || !cover.free(consumer)) continue;
@@ -170,8 +171,8 @@ std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, Near
     group.pattern = Pattern::bias_relu_grad;
     group.name = "relu_grad+bias_grad";
     group.nodes = {node, consumer};
-    group.bias_grad = {
-        .g = mask.inputs[0], .y = mask.inputs[1], .masked = masked, .bias_grad = sum.outputs[0]};
+    group.bias_grad = {.g = g, .masked = masked, .bias_grad = sum.outputs[0]};
+    (bits ? group.bias_grad.mask : group.bias_grad.y) = mask;
     return group;
   }
   return std::nullopt;

@@ -63,11 +63,14 @@ enum class Pattern : std::uint8_t {
   convolution,  ///< roles: Convolution
   conv_grad_input_add,    ///< roles: ConvGradInputAdd
   conv_grad_weight_cast,  ///< roles: ConvGradWeightCast
-  matrix_product,         ///< roles: MatrixProduct
-  bias_relu_grad,         ///< roles: BiasReluGrad (backward of conv+bias+relu: g' and db in one pass)
-  batch_norm_relu,        ///< roles: BatchNormRelu
-  batch_norm_relu_grad,   ///< roles: BatchNormReluGrad
-  max_pool_relu_grad,     ///< roles: MaxPoolReluGrad
+  conv_siblings,          ///< roles: ConvSiblings, as the next two
+  conv_grad_weight_siblings,
+  conv_grad_input_siblings,
+  matrix_product,        ///< roles: MatrixProduct
+  bias_relu_grad,        ///< roles: BiasReluGrad (backward of conv+bias+relu: g' and db in one pass)
+  batch_norm_relu,       ///< roles: BatchNormRelu
+  batch_norm_relu_grad,  ///< roles: BatchNormReluGrad
+  max_pool_relu_grad,    ///< roles: MaxPoolReluGrad
   optimizer,  ///< every sgd_update / adam_update node of a slice with the same scalars; roles: Updates
 };
 
@@ -104,6 +107,20 @@ struct ConvGradWeightCast {
   int conv_node = -1;
 };
 
+/// One of several convolutions of one image. In a gradient, w and y stand for the gradients, too.
+struct ConvSibling {
+  int w = -1, bias = -1, y = -1;
+  bool relu = false;
+  int conv_node = -1;
+};
+
+/// Convolutions of one shape, side by side: each y = relu(conv2d(x, w) + bias), bias and ReLU optional; or
+/// each w = conv2d_grad_weight(x, y), perhaps cast to a wider dtype; or x = Σ conv2d_grad_input(y, w).
+struct ConvSiblings {
+  int x = -1;
+  std::vector<ConvSibling> members;
+};
+
 enum class Activation : std::uint8_t { none, relu, gelu };
 
 /// y = activation(matmul(a, b) + bias), or y = matmul(a, b) cast to f32; attributes are the matmul node's.
@@ -133,9 +150,11 @@ struct Updates {
   int scale = -1;  ///< -1: no clipping
 };
 
-/// g' = g·[!(y ≤ 0)] (with y absent: g' = g), db = Σ g' over all but the last axis.
+/// g' = g·[!(y ≤ 0)], db = Σ g' over all but the last axis.
 struct BiasReluGrad {
-  int g = -1, y = -1;
+  int g = -1;
+  int y = -1;       ///< -1 where the mask comes as bits
+  int mask = -1;    ///< mask as bits (relu_mask's)
   int masked = -1;  ///< g'; always written
   int bias_grad = -1;
 };
@@ -194,6 +213,7 @@ struct Group {
   Convolution conv;
   ConvGradInputAdd conv_grad_add;
   ConvGradWeightCast conv_grad_cast;
+  ConvSiblings conv_siblings;
   MatrixProduct product;
   MaxPoolReluGrad pool_grad;
   Chain chain;

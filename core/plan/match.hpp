@@ -28,6 +28,8 @@ Match match_conv_norm_add_relu, match_conv_norm_relu, match_conv_norm_add, match
 Match match_conv_add_relu, match_conv_bias_relu, match_conv_add, match_conv_bias;
 Match match_bias_relu_gradient, match_conv_grad_input_add, match_conv_grad_weight_cast;
 
+// sibling_rules.cpp
+Match match_conv_siblings, match_conv_grad_weight_siblings, match_conv_grad_input_siblings;
 // linear_rules.cpp
 Match match_linear_relu, match_linear_gelu, match_linear_bias, match_matmul_cast;
 Match match_max_pool_relu_gradient;

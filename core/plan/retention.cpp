@@ -8,9 +8,9 @@
 #include "core/plan/rewrite.hpp"
 
 /// What backward gets of forward's intermediate values: the value itself, one bit of it, or the means to
-/// compute it again. A mask is read of the same stored value, and a recomputation runs the same arithmetic on
-/// the same operands: equal to the bit in f32 and bf16 on CPU, though other groups may form around it and sum
-/// in another order. The reference's batch norm has its statistics unrounded in forward: equal to a rounding.
+/// compute it again. A mask is read of the same stored value, a recomputation runs the same arithmetic on the
+/// same operands, and every sum has the same order whichever groups form: equal to the bit in f32 and bf16 on
+/// CPU. The reference's batch norm has its statistics unrounded in forward: equal to a rounding.
 namespace fusetape::plan {
 namespace {
 

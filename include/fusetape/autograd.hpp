@@ -40,9 +40,9 @@ Tensor variable(const Tensor& x, Location at = Location::current());
 /// fn(inputs), of which backward keeps nothing but what enters it: whatever else the gradients inside it read
 /// is computed again from that when backward gets there, once in each backward(). fn itself is called once:
 /// running statistics move once, dropout drops the same elements again, and parameters are read as they were.
-/// Gradients are those without the checkpoint, to the bit where kernels are. Checkpoints may be nested.
-/// Gradients of second order reach everything that fn reads, but not tensors made inside that fn hands out
-/// by other ways than its result. Throws for an empty fn or an undefined input.
+/// Gradients, also those of gradients, are those without the checkpoint, to the bit where kernels are; they
+/// reach tensors made inside, and hooks on them are called, as without it. Checkpoints may be nested. Throws
+/// for an empty fn or an undefined input.
 std::vector<Tensor> checkpoint(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& fn,
                                const std::vector<Tensor>& inputs, Location at = Location::current());
 /// The same for one tensor in and one out: `checkpoint([&](const Tensor& x) { return block(x); }, x)`.

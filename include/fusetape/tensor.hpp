@@ -167,7 +167,7 @@ class Cell {
   const std::string& name() const;
   void set_name(std::string name);
   /// Binds a new version: the same shape and dtype, detached. Throws otherwise.
-  void set_data(const Tensor& value, Location at = Location::current());
+  void set_data(Tensor value, Location at = Location::current());
   const Shape& shape() const;
   DType dtype() const;
   core::Cell* state() const { return state_.get(); }

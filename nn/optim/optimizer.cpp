@@ -90,7 +90,7 @@ void Optimizer::step(Location at) {
     end_step();
     // Only now, when nothing can throw any more; and no handle stays here to keep an old version alive.
     last_grad_norm_ = norm;
-    for (auto& [cell, value] : bindings) cell.set_data(value, at);
+    for (auto& [cell, value] : bindings) cell.set_data(std::move(value), at);
     for (std::size_t i : updated) ++updates_[i];
   }
   try {
