@@ -143,7 +143,7 @@ void convolve(const Problem& problem, const Source& source, const float* u, cons
 Blocking default_blocking(const Problem& problem, int threads) {
   // The larger the weights, the more tiles have to share each reading of them.
   const std::int64_t pairs = problem.in * problem.out, tiles = Tiles(problem).count();
-  Blocking blocking{.tiles = pairs <= 128 * 128 ? 16 : pairs <= 256 * 256 ? 32 : 128};
+  Blocking blocking{.tiles = problem.in <= 16 ? 8 : pairs <= 128 * 128 ? 16 : pairs <= 256 * 256 ? 32 : 128};
   // Too few tiles: threads share them, and each reads a part of the weights.
   const std::int64_t most = std::min<std::int64_t>(threads, divided_up(problem.out, chunk));
   for (int parts = 1; parts <= most; ++parts) {

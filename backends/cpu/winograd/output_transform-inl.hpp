@@ -27,7 +27,7 @@ inline Gate gate_of(const Sink& sink) {
 }
 
 /// A sink on one vector of channels. It holds copies: what stands in memory might change with every store.
-template <class T, Gate G, Sums S, class Access>
+template <class T, Gate G, Sums S, bool HasZ, class Access>
 struct SinkColumn {
   const Access access;
   T* const y;
@@ -49,7 +49,7 @@ struct SinkColumn {
   /// What is stored at a place for the convolution's result v.
   HWY_INLINE Vec value(Vec v, std::int64_t at) const {
     v = hn::Add(v, bias);
-    if (z != nullptr) v = hn::Add(v, access.load(z + at));
+    if constexpr (HasZ) v = hn::Add(v, access.load(z + at));
     if constexpr (G == Gate::relu) v = relu(v);
     if constexpr (G == Gate::mask_y) v = hn::IfThenZeroElse(blocked<T>(access.load(mask + at)), v);
     if constexpr (G == Gate::mask_x) {
@@ -159,10 +159,10 @@ HWY_INLINE void sink_runs(Column& column, const Sinking& block) {
   }
 }
 
-template <class T, Gate G, Sums S, class Access>
+template <class T, Gate G, Sums S, bool HasZ, class Access>
 void sink_column(const Sink& sink, const Access& access, const Sinking& block) {
   const Floats f;
-  SinkColumn<T, G, S, Access> column(sink, access, block.channel);
+  SinkColumn<T, G, S, HasZ, Access> column(sink, access, block.channel);
   if constexpr (S == Sums::none) return sink_runs(column, block);
   if constexpr (S == Sums::moments) {
     float* const shift = block.sums.shift + block.sums_place;
@@ -178,10 +178,16 @@ void sink_column(const Sink& sink, const Access& access, const Sinking& block) {
   hn::Store(column.second, f, block.sums.block_second + block.sums_place);
 }
 
+template <class T, Gate G, Sums S, class Access>
+void sink_access(const Sink& sink, const Access& access, const Sinking& block) {
+  sink.z != nullptr ? sink_column<T, G, S, true>(sink, access, block)
+                    : sink_column<T, G, S, false>(sink, access, block);
+}
+
 template <class T, Gate G, Sums S>
 void sink_vector(const Sink& sink, std::int64_t channels, const Sinking& block) {
-  channels >= lanes ? sink_column<T, G, S>(sink, Whole{}, block)
-                    : sink_column<T, G, S>(sink, Tail(channels), block);
+  channels >= lanes ? sink_access<T, G, S>(sink, Whole{}, block)
+                    : sink_access<T, G, S>(sink, Tail(channels), block);
 }
 
 template <class T, Gate G>
