@@ -27,20 +27,17 @@ HWY_INLINE Three from_points(Vec m0, Vec m1, Vec m2, Vec m3, Vec m4, Vec m5) {
           hn::MulAdd(hn::Set(d, 4.0f), even2, hn::Add(even1, m5))};
 }
 
-/// Sums of one out channel and the vector of in channels at `sums`, of `parts` parts in their order: to the
-/// nine weights, `step` elements apart.
+/// The sums at `sums`, of one out channel and a vector of in channels, to their nine weights, `step` elements
+/// apart.
 template <class T, class Access>
-HWY_INLINE void write_filter(const float* sums, int parts, std::int64_t part_stride, const Access& access,
-                             T* dw, std::int64_t step) {
+HWY_INLINE void write_filter(const float* sums, const Access& access, T* dw, std::int64_t step) {
   const Floats d;
   Three column[6];
   for (int j = 0; j < 6; ++j) {
     Vec m[6];
     for (int i = 0; i < 6; ++i) {
-      const float* from = sums + (i * 6 + j) * 256;
-      m[i] = hn::Load(d, from);
-      for (int part = 1; part < parts; ++part) m[i] = hn::Add(m[i], hn::Load(d, from + part * part_stride));
-      m[i] = hn::Mul(m[i], hn::Set(d, point_scale[i] * point_scale[j]));
+      const Vec sum = hn::Load(d, sums + (i * 6 + j) * 256);
+      m[i] = hn::Mul(sum, hn::Set(d, point_scale[i] * point_scale[j]));
     }
     column[j] = from_points(m[0], m[1], m[2], m[3], m[4], m[5]);
   }
@@ -66,19 +63,19 @@ bool goes_past_cache(const T* dw, std::int64_t outs, std::int64_t ins) {
 
 /// The filters of one out channel and up to 16 in channels: as above.
 template <class T>
-HWY_INLINE void write_filters(const float* sums, int parts, std::int64_t part_stride, std::int64_t channels,
-                              bool past_cache, T* dw, std::int64_t step) {
+HWY_INLINE void write_filters(const float* sums, std::int64_t channels, bool past_cache, T* dw,
+                              std::int64_t step) {
   for (std::int64_t in = 0; in < channels; in += lanes) {
     if constexpr (std::is_same_v<T, float>) {
       if (past_cache) {
-        write_filter(sums + in, parts, part_stride, Streamed{}, dw + in, step);
+        write_filter(sums + in, Streamed{}, dw + in, step);
         continue;
       }
     }
     if (channels - in >= lanes) {
-      write_filter(sums + in, parts, part_stride, Whole{}, dw + in, step);
+      write_filter(sums + in, Whole{}, dw + in, step);
     } else {
-      write_filter(sums + in, parts, part_stride, Tail(channels - in), dw + in, step);
+      write_filter(sums + in, Tail(channels - in), dw + in, step);
     }
   }
 }

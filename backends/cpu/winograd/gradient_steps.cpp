@@ -83,15 +83,23 @@ void MultiplyTiles(const GradientPass& pass, const Operands& from, std::int64_t 
   }
 }
 
+void AddParts(const float* sums, int parts, std::int64_t part_stride, std::int64_t count, float* total) {
+  const Floats d;
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    Vec sum = hn::Load(d, sums + i);
+    for (int part = 1; part < parts; ++part) sum = hn::Add(sum, hn::Load(d, sums + part * part_stride + i));
+    hn::Store(sum, d, total + i);
+  }
+}
+
 /// Row by row of dw, which is written as it lies in memory as far as the block goes.
 template <class T>
-void write_block(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums, int parts,
-                 std::int64_t part_stride, T* dw) {
+void write_block(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums, T* dw) {
   const std::int64_t end = std::min(channels.out_end * chunk, problem.out);
   const bool past_cache = goes_past_cache(dw, problem.out, problem.in);
   for (std::int64_t out = channels.out_begin * chunk; out < end; ++out) {
     for (std::int64_t c = channels.in_begin; c < channels.in_end; ++c) {
-      write_filters(sums + channels.sums_at(out / chunk, c) + out % chunk * chunk, parts, part_stride,
+      write_filters(sums + channels.sums_at(out / chunk, c) + out % chunk * chunk,
                     std::min(chunk, problem.in - c * chunk), past_cache,
                     dw + out * 9 * problem.in + c * chunk, problem.in);
     }
@@ -99,10 +107,10 @@ void write_block(const winograd::Problem& problem, const ChannelBlock& channels,
   if (past_cache) hwy::FlushStream();
 }
 
-void WriteWeights(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums,
-                  int parts, std::int64_t part_stride, void* dw, DType dtype) {
-  dtype == DType::bf16 ? write_block(problem, channels, sums, parts, part_stride, static_cast<Bf16*>(dw))
-                       : write_block(problem, channels, sums, parts, part_stride, static_cast<float*>(dw));
+void WriteWeights(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums, void* dw,
+                  DType dtype) {
+  dtype == DType::bf16 ? write_block(problem, channels, sums, static_cast<Bf16*>(dw))
+                       : write_block(problem, channels, sums, static_cast<float*>(dw));
 }
 
 }  // namespace
@@ -114,6 +122,7 @@ namespace fusetape::backends::cpu {
 
 HWY_EXPORT(TransformTiles);
 HWY_EXPORT(MultiplyTiles);
+HWY_EXPORT(AddParts);
 HWY_EXPORT(WriteWeights);
 
 namespace winograd {
@@ -129,9 +138,13 @@ void multiply_tiles(const GradientPass& pass, const Operands& from, std::int64_t
   HWY_DYNAMIC_DISPATCH(MultiplyTiles)(pass, from, tiles, channels, add, sums, ahead);
 }
 
-void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, int parts,
-                   std::int64_t part_stride, void* dw, DType dtype) {
-  HWY_DYNAMIC_DISPATCH(WriteWeights)(problem, channels, sums, parts, part_stride, dw, dtype);
+void add_parts(const float* sums, int parts, std::int64_t part_stride, std::int64_t count, float* total) {
+  HWY_DYNAMIC_DISPATCH(AddParts)(sums, parts, part_stride, count, total);
+}
+
+void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, void* dw,
+                   DType dtype) {
+  HWY_DYNAMIC_DISPATCH(WriteWeights)(problem, channels, sums, dw, dtype);
 }
 
 }  // namespace winograd

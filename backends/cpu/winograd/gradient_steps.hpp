@@ -92,9 +92,12 @@ void transform_tiles(const GradientCut& cut, const GradientPass& pass, const Gra
 void multiply_tiles(const GradientPass& pass, const Operands& from, std::int64_t tiles,
                     const ChannelBlock& channels, bool add, float* sums, BothAhead ahead);
 
-/// Writes the weights of a block of channels: its sums of every part, one after the other in memory at
-/// `part_stride`, added in their order and transformed back.
-void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, int parts,
-                   std::int64_t part_stride, void* dw, DType dtype);
+/// total = the sum of `parts` arrays of `count` floats, `part_stride` apart, in their order. All 64-byte
+/// aligned, whole vectors.
+void add_parts(const float* sums, int parts, std::int64_t part_stride, std::int64_t count, float* total);
+
+/// Writes the weights of a block of channels: its sums transformed back.
+void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, void* dw,
+                   DType dtype);
 
 }  // namespace fusetape::backends::cpu::winograd

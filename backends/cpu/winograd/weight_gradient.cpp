@@ -59,8 +59,11 @@ void sum_by_tiles(const GradientCut& cut, const GradientSources& from, void* dw,
                   ScratchCarver& scratch) {
   const int workers = parts_of(cut.blocks, threads);
   const auto parts = static_cast<int>(rounded_up(divided_up(cut.blocks, most_blocks_in_part), workers));
-  const std::int64_t sums_size = cut.all_channels().sums_size();
+  const ChannelBlock all = cut.all_channels();
+  const int writers = parts_of(all.pairs(), threads);
+  const std::int64_t sums_size = all.sums_size();
   float* const sums = scratch.take<float>(parts * sums_size);
+  float* const totals = scratch.take<float>(writers * chunk_sums);
   const std::size_t place_size = Workplace(cut, ScratchCarver(nullptr)).bytes;
   auto* const places = scratch.take<std::byte>(static_cast<std::int64_t>(place_size) * workers);
   if (dw == nullptr) return;
@@ -71,14 +74,14 @@ void sum_by_tiles(const GradientCut& cut, const GradientSources& from, void* dw,
                  sums + part * sums_size);
     }
   });
-  const ChannelBlock all = cut.all_channels();
-  const int writers = parts_of(all.pairs(), threads);
   for_parts(writers, [&](int writer) {
-    for (std::int64_t i = share(all.pairs(), writer, writers); i < share(all.pairs(), writer + 1, writers);
-         ++i) {
+    float* const total = totals + writer * chunk_sums;
+    const std::int64_t end = share(all.pairs(), writer + 1, writers);
+    for (std::int64_t i = share(all.pairs(), writer, writers); i < end; ++i) {
       const std::int64_t out = i / cut.in_chunks, in = i % cut.in_chunks;
-      write_weights(cut.problem, {out, out + 1, in, in + 1}, sums + all.sums_at(out, in), parts, sums_size,
-                    dw, dtype);
+      // First as they lie in memory: most are in another core's cache.
+      add_parts(sums + all.sums_at(out, in), parts, sums_size, chunk_sums, total);
+      write_weights(cut.problem, {out, out + 1, in, in + 1}, total, dw, dtype);
     }
   });
 }
@@ -131,7 +134,7 @@ void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* 
           const ChannelBlock channels = grid.block(i);
           float* const to = sums + (at_once ? part : i) * grid.sums_size();
           multiply_tiles(pass, operands, tiles, channels, block > 0, to, {});
-          if (last) write_weights(cut.problem, channels, to, 1, 0, dw, dtype);
+          if (last) write_weights(cut.problem, channels, to, dw, dtype);
         }
       });
     }
@@ -148,19 +151,19 @@ void run_or_count(const GradientCut& cut, const GradientSources& from, void* dw,
 
 /// Measured on Zen 4 (1 MB of L2, 32 MB of L3).
 GradientBlocking default_gradient_blocking(const Problem& problem, int threads) {
-  constexpr std::int64_t l2 = 1 << 20, much = 1 << 22;
+  constexpr std::int64_t much = 1 << 22;
   const std::int64_t ins = divided_up(problem.in, chunk), outs = divided_up(problem.out, chunk);
   const std::int64_t tiles = Tiles(problem).count(), sums = ins * outs * chunk_sums * 4;
   // Sums of its own for each thread are as many times the memory, and read again at the end.
   if (sums > much || (tiles < 16 * threads && ins * outs >= 2 * threads)) {
-    GradientBlocking by_channels{.tiles = 256, .by_channels = true, .chunks = 8};
+    GradientBlocking by_channels{.tiles = 256, .by_channels = true, .chunks = 4};
     const auto blocks = [&] {
       return divided_up(ins, by_channels.chunks) * divided_up(outs, by_channels.chunks);
     };
     while (by_channels.chunks > 1 && blocks() < 2 * threads) by_channels.chunks /= 2;
     return by_channels;
   }
-  return {.tiles = std::clamp<std::int64_t>(divided_up(tiles, threads), 8, 32), .passes = sums > l2 ? 3 : 1};
+  return {.tiles = std::clamp<std::int64_t>(divided_up(tiles, threads), 8, 32)};
 }
 
 std::size_t weight_gradient_scratch_bytes(const Problem& problem, const GradientBlocking& blocking,

@@ -12,7 +12,7 @@ struct GradientBlocking {
   /// takes channels: fewer sums in all, and nothing to add up at the end.
   bool by_channels = false;
   int passes = 1;           ///< 1, or 3, each over a third of the positions: less that must stay in the cache
-  std::int64_t chunks = 8;  ///< by channels: of 16 channels each; a block is so many of either operand
+  std::int64_t chunks = 4;  ///< by channels: of 16 channels each; a block is so many of either operand
 };
 
 /// Which blocking is fast for a problem on so many threads.
