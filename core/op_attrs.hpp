@@ -33,8 +33,8 @@ struct MatmulAttrs {
 /// gamma, mean, inv_std → dx, dgamma, dbeta. batch_norm_inference: x, gamma, beta, running_mean, running_var
 /// → y. In f32 forward kernels: a = γ·inv_std, s = fma(−a, mean, β), y = fma(a, x, s), each rounded to f32 —
 /// equal to the bit wherever a mask is recomputed.
-/// Only in plans, the same in parts: batch_norm_statistics: x [, running_mean, running_var] → mean, inv_std [,
-/// new_mean, new_var]. batch_norm_apply: x, gamma, beta, mean, inv_std → y, the same a, s and y.
+/// Only in plans, the same in parts: batch_norm_statistics: x [, running_mean, running_var] → mean, inv_std
+/// [, new_mean, new_var]. batch_norm_apply: x, gamma, beta, mean, inv_std → y, the same a, s and y.
 /// batch_norm_grad_sums: g, x, mean, inv_std → dgamma, dbeta. batch_norm_grad_apply: g, x, gamma, mean,
 /// inv_std, dgamma, dbeta → dx.
 struct BatchNormAttrs {

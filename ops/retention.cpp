@@ -1,5 +1,5 @@
-// What a plan keeps for backward instead of a large value: a ReLU's mask as bits. Only plans contain these ops;
-// they carry no gradient.
+// What a plan keeps for backward instead of a large value: a ReLU's mask as bits. Only plans contain these
+// ops; they carry no gradient.
 #include <cstdint>
 #include <string>
 

@@ -1,6 +1,6 @@
-// Batch norm in parts, as plans take it apart so that each part can ride in a neighbour's kernel: the statistics
-// where x is made, the normalisation where y is read, and the same two of its gradient. Also what computes y
-// again for backward. Only plans contain these ops; they carry no gradient.
+// Batch norm in parts, as plans take it apart so that each part can ride in a neighbour's kernel: the
+// statistics where x is made, the normalisation where y is read, and the same two of its gradient. Also what
+// computes y again for backward. Only plans contain these ops; they carry no gradient.
 #include <cmath>
 #include <vector>
 
@@ -37,8 +37,7 @@ void check(const InferContext& ctx, int tensors) {
 void infer_statistics(InferContext& ctx) {
   check(ctx, 1);
   const std::size_t outputs = ctx.inputs.size() == 3 ? 4 : 2;
-  for (std::size_t i = 0; i < outputs; ++i)
-    ctx.output({ctx.shape(0).back()}, statistics_dtype(ctx.dtype(0)));
+  for (std::size_t i = 0; i < outputs; ++i) ctx.output({ctx.shape(0).back()}, statistics_dtype(ctx.dtype(0)));
 }
 
 void infer_apply(InferContext& ctx) {

@@ -1,7 +1,7 @@
 #include "op_cases.hpp"
 
-/// Convolutions that Winograd computes, with batch norms, sums and ReLUs around them: whatever the plan puts into
-/// their transforms.
+/// Convolutions that Winograd computes, with batch norms, sums and ReLUs around them: whatever the plan puts
+/// into their transforms.
 namespace fusetape::tests {
 namespace {
 
@@ -59,10 +59,12 @@ std::vector<OpCase> carried_cases() {
                      [](In in) { return block(block(in[0], in, 0), in, 2); },
                      expecting({forward, forward_sum, backward, backward_sum, weights})});
     cases.push_back({named("residual blocks that share their weights", x), inputs_of(x, 2),
-                     [](In in) { return block(block(in[0], in, 0), in, 0); }, expecting({forward, backward})});
+                     [](In in) { return block(block(in[0], in, 0), in, 0); },
+                     expecting({forward, backward})});
     cases.push_back({named("two batch norms, their sum, ReLU, conv", x), inputs_of(x, 3),
                      [](In in) {
-                       const Tensor y = relu(norm(conv(in[0], in, 0), in, 0) + norm(conv(in[0], in, 1), in, 1));
+                       const Tensor y =
+                           relu(norm(conv(in[0], in, 0), in, 0) + norm(conv(in[0], in, 1), in, 1));
                        return norm(conv(y, in, 2), in, 2) + y;
                      },
                      expecting({})});
@@ -87,7 +89,8 @@ std::vector<OpCase> carried_cases() {
                      expecting({})});
     const std::int64_t c = x.back();
     const Input w = real({c, 3, 3, c}), bias = real({c});
-    cases.push_back({named("conv+bias+relu, twice", x), {real(x), w, bias, w, bias},
+    cases.push_back({named("conv+bias+relu, twice", x),
+                     {real(x), w, bias, w, bias},
                      [](In in) {
                        const Tensor y = relu(conv2d(in[0], in[1], in[2], same));
                        return relu(conv2d(y, in[3], in[4], same) + in[0]);

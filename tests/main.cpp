@@ -3,8 +3,8 @@
 
 #include <cstdlib>
 
-/// Most tests ask for exact sums and for NaN where they belong: direct convolutions. Those of Winograd switch it
-/// on themselves; FUSETAPE_CONV=automatic does so for all.
+/// Most tests ask for exact sums and for NaN where they belong: direct convolutions. Those of Winograd switch
+/// it on themselves; FUSETAPE_CONV=automatic does so for all.
 int main(int argc, char** argv) {
   constexpr int keep_what_is_set = 0;
   ::setenv("FUSETAPE_CONV", "direct", keep_what_is_set);

@@ -46,28 +46,31 @@ std::vector<OpCase> split_norm_cases() {
     cases.push_back({named("batch_norm_statistics", x), inputs,
                      [](In in) { return all(recorded("batch_norm_statistics", {in[0]})); }, forward_only});
     cases.push_back({named("batch_norm_statistics, tracked", x), inputs,
-                     [](In in) { return all(recorded("batch_norm_statistics", {in[0], in[3], in[4]})); },
-                     forward_only});
-    cases.push_back({named("batch_norm in parts", x), inputs,
                      [](In in) {
-                       const core::Outputs s = recorded("batch_norm_statistics", {in[0]});
-                       return Results{relu(recorded("batch_norm_apply", {in[0], in[1], in[2], s[0], s[1]})[0])};
+                       return all(recorded("batch_norm_statistics", {in[0], in[3], in[4]}));
                      },
-                     in_group("batch_norm_apply+relu")});
-    cases.push_back({named("batch_norm_grad_sums", x), inputs, [](In in) { return grad_sums(in[5], in); },
                      forward_only});
+    cases.push_back(
+        {named("batch_norm in parts", x), inputs,
+         [](In in) {
+           const core::Outputs s = recorded("batch_norm_statistics", {in[0]});
+           return Results{relu(recorded("batch_norm_apply", {in[0], in[1], in[2], s[0], s[1]})[0])};
+         },
+         in_group("batch_norm_apply+relu")});
+    cases.push_back(
+        {named("batch_norm_grad_sums", x), inputs, [](In in) { return grad_sums(in[5], in); }, forward_only});
     cases.push_back({named("batch_norm_grad_apply", x), inputs,
                      [](In in) { return Results{grad_apply(in[5], in)}; }, forward_only});
     cases.push_back({named("batch_norm_grad in parts, after a ReLU", x), special_y,
                      [](In in) { return Results{grad_apply(relu_grad(in[5], in[6]), in)}; },
                      in_group("relu_grad+batch_norm_grad_sums")});
-    cases.push_back({named("batch_norm_grad in parts, after a ReLU of the norm", x), inputs,
-                     [](In in) {
-                       const Tensor y =
-                           relu(recorded("batch_norm_apply", {in[0], in[1], in[2], in[3], in[4]})[0]);
-                       return Results{grad_apply(relu_grad(in[5], y), in)};
-                     },
-                     in_group("relu_grad+batch_norm_grad_sums")});
+    cases.push_back(
+        {named("batch_norm_grad in parts, after a ReLU of the norm", x), inputs,
+         [](In in) {
+           const Tensor y = relu(recorded("batch_norm_apply", {in[0], in[1], in[2], in[3], in[4]})[0]);
+           return Results{grad_apply(relu_grad(in[5], y), in)};
+         },
+         in_group("relu_grad+batch_norm_grad_sums")});
   }
   return cases;
 }

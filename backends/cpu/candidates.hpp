@@ -17,7 +17,8 @@ struct Candidate {
 };
 
 // Each file of kernels offers its own.
-std::span<const Candidate> winograd_convolutions();  ///< 3×3 with stride 1, with batch norms in the transforms
+std::span<const Candidate>
+winograd_convolutions();                           ///< 3×3 with stride 1, with batch norms in the transforms
 std::span<const Candidate> onednn_convolutions();  ///< conv2d and its gradients, conv+bias+relu
 std::span<const Candidate> onednn_pooling();       ///< max and average pooling, forward and backward
 std::span<const Candidate> matrix_products();      ///< matmul: oneDNN f32, OpenBLAS f64 and where it serves

@@ -16,7 +16,8 @@ struct WinogradRoles {
 /// nullopt: the group is none of a convolution, or asks for what no transform does.
 std::optional<WinogradRoles> winograd_roles(const plan::Graph& graph, const plan::Group& group);
 
-/// The forward convolution that the node is, or is a gradient of; nullopt: not 3×3 with stride 1 and the like.
+/// The forward convolution that the node is, or is a gradient of; nullopt: not 3×3 with stride 1 and the
+/// like.
 std::optional<winograd::Problem> winograd_problem(const plan::Graph& graph, const plan::GraphNode& conv);
 
 /// Whether Winograd is sound and, by shape, faster than a direct convolution for the node.

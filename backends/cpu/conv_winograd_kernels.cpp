@@ -6,8 +6,8 @@
 #include "backends/cpu/conv_winograd.hpp"
 #include "backends/cpu/winograd/weight_gradient.hpp"
 
-/// From a group's roles to what the Winograd kernels read and write: per-channel factors before a convolution,
-/// what becomes of its sums after it.
+/// From a group's roles to what the Winograd kernels read and write: per-channel factors before a
+/// convolution, what becomes of its sums after it.
 namespace fusetape::backends::cpu {
 namespace {
 
@@ -26,7 +26,8 @@ struct Affine {
   float *scale = nullptr, *shift = nullptr;
 };
 
-Affine affine_of(const KernelArgs& args, const NormRoles& norm, std::int64_t channels, ScratchCarver& carver) {
+Affine affine_of(const KernelArgs& args, const NormRoles& norm, std::int64_t channels,
+                 ScratchCarver& carver) {
   const Affine affine{carver.take<float>(channels), carver.take<float>(channels)};
   if (affine.scale == nullptr) return affine;  // only counting
   const float *gamma = args.in<float>(norm.gamma), *beta = args.in<float>(norm.beta),
@@ -110,8 +111,7 @@ class Operand {
 /// conv2d and conv2d_grad_input.
 class WinogradConvolution final : public Kernel {
  public:
-  WinogradConvolution(const Graph& graph, const Group& group)
-      : threads_(omp_get_max_threads()) {
+  WinogradConvolution(const Graph& graph, const Group& group) : threads_(omp_get_max_threads()) {
     const WinogradRoles roles = *winograd_roles(graph, group);
     parts_ = roles.parts;
     relu_ = roles.relu;

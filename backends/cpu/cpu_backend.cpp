@@ -26,10 +26,21 @@ std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1
 
 /// Every kernel of the CPU in the order in which they are asked; the reference comes after all of them.
 std::array<std::span<const Candidate>, 15> candidate_lists() {
-  return {cpu::winograd_convolutions(), cpu::onednn_convolutions(), cpu::onednn_pooling(),     cpu::matrix_products(), cpu::batch_norms(),
-          cpu::bias_relu_gradients(), cpu::pointwise_programs(), cpu::reductions(),      cpu::softmaxes(),
-          cpu::cross_entropies(),     cpu::optimizers(),         cpu::movements(),       cpu::transposes(),
-          cpu::random_draws(),        cpu::relu_masks()};
+  return {cpu::winograd_convolutions(),
+          cpu::onednn_convolutions(),
+          cpu::onednn_pooling(),
+          cpu::matrix_products(),
+          cpu::batch_norms(),
+          cpu::bias_relu_gradients(),
+          cpu::pointwise_programs(),
+          cpu::reductions(),
+          cpu::softmaxes(),
+          cpu::cross_entropies(),
+          cpu::optimizers(),
+          cpu::movements(),
+          cpu::transposes(),
+          cpu::random_draws(),
+          cpu::relu_masks()};
 }
 
 struct Choice {

@@ -90,8 +90,8 @@ class CarriedMatch {
   }
 
   std::optional<Group> finish() && {
-    const bool carries_any = roles_.x.present() || roles_.g.present() || roles_.statistics.node >= 0 ||
-                             roles_.sums.node >= 0;
+    const bool carries_any =
+        roles_.x.present() || roles_.g.present() || roles_.statistics.node >= 0 || roles_.sums.node >= 0;
     if (!carries_any) return std::nullopt;
     std::sort(group_.nodes.begin(), group_.nodes.end());
     group_.name = before_ + after_;
@@ -124,7 +124,9 @@ class CarriedMatch {
     return nullptr;
   }
 
-  bool inner(int value) const { return !graph_.value(value).keep && graph_.value(value).consumers.size() == 1; }
+  bool inner(int value) const {
+    return !graph_.value(value).keep && graph_.value(value).consumers.size() == 1;
+  }
 
   /// A normalisation with given statistics that only this group would read.
   const GraphNode* inner_norm(int value) const {
@@ -193,7 +195,8 @@ class CarriedMatch {
   void take_mask_from_x() {
     if (roles_.mask < 0) return;
     const GraphNode* relu = graph_.producer_if(roles_.mask, "relu");
-    const GraphNode* norm = relu != nullptr ? graph_.producer_if(relu->inputs[0], "batch_norm_apply") : nullptr;
+    const GraphNode* norm =
+        relu != nullptr ? graph_.producer_if(relu->inputs[0], "batch_norm_apply") : nullptr;
     const NormRoles& sums = roles_.sums;
     if (norm == nullptr || norm->inputs[0] != sums.x || norm->inputs[3] != sums.mean ||
         norm->inputs[4] != sums.inv_std)

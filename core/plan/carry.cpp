@@ -4,8 +4,9 @@
 #include "core/plan/rewrite.hpp"
 
 /// Takes batch norms apart where convolutions beside them can carry the parts: the statistics ride where x is
-/// written, the normalisation where y is read, and the same of the gradient. The rules of carried_rules.cpp then
-/// put the parts into the convolutions' groups; what finds no place there is a kernel of its own, as before.
+/// written, the normalisation where y is read, and the same of the gradient. The rules of carried_rules.cpp
+/// then put the parts into the convolutions' groups; what finds no place there is a kernel of its own, as
+/// before.
 namespace fusetape::plan {
 namespace {
 

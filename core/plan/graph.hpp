@@ -171,10 +171,10 @@ enum class Statistics : std::uint8_t {
 
 /// One normalisation inside a group.
 struct NormRoles {
-  int node = -1;  ///< the batch_norm… node: its attributes hold eps, momentum
-  int x = -1, gamma = -1, beta = -1;  ///< gamma, beta: -1 where only the statistics or sums are made
-  int running_mean = -1, running_var = -1;          ///< inputs; -1 when not tracked
-  int mean = -1, inv_std = -1;                      ///< outputs of Statistics::batch, else inputs
+  int node = -1;                            ///< the batch_norm… node: its attributes hold eps, momentum
+  int x = -1, gamma = -1, beta = -1;        ///< gamma, beta: -1 where only the statistics or sums are made
+  int running_mean = -1, running_var = -1;  ///< inputs; -1 when not tracked
+  int mean = -1, inv_std = -1;              ///< outputs of Statistics::batch, else inputs
   int new_running_mean = -1, new_running_var = -1;  ///< outputs
   int normed = -1;                       ///< output: norm(x) itself, where somebody beside the group reads it
   int dx = -1, dgamma = -1, dbeta = -1;  ///< outputs backward; dx may be -1 when nobody wants it
@@ -202,7 +202,7 @@ struct BatchNormReluGrad {
   bool recompute =
       false;  ///< mask from x: !(fma(a, x, s) ≤ 0), a = γ·inv_std, s = β − a·mean as forward; norms == 1
   bool sums_given = false;  ///< batch_norm_grad_apply: dgamma and dbeta are inputs
-  int masked = -1;  ///< g', written when the residual branch reads it; else -1
+  int masked = -1;          ///< g', written when the residual branch reads it; else -1
 };
 
 /// What a convolution's transform makes of other tensors in place of reading an operand.
@@ -224,8 +224,8 @@ struct Carried {
   Prologue x, g;       ///< of its operands by those names
   int w = -1;          ///< but for the weight gradient
   int bias = -1, z = -1;
-  int mask = -1;      ///< y' of !(y' ≤ 0); -1: none, or from `masked_by`
-  NormRoles masked_by;  ///< mask computed again: !(fma(a, x, s) ≤ 0); node -1: not so
+  int mask = -1;         ///< y' of !(y' ≤ 0); -1: none, or from `masked_by`
+  NormRoles masked_by;   ///< mask computed again: !(fma(a, x, s) ≤ 0); node -1: not so
   NormRoles statistics;  ///< mean, inv_std and new running statistics are outputs; node -1: none
   NormRoles sums;        ///< dgamma, dbeta are outputs; node -1: none
   int y = -1;

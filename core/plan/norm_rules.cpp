@@ -135,10 +135,9 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
   (source == MaskSource::bits ? roles.mask : roles.y) = mask.inputs[1];
   roles.masked = read_elsewhere ? masked : -1;
   if (source == MaskSource::x) {
-    const GraphNode* forward =
-        roles.norms == 1 && (!read_elsewhere || roles.norm[0].dx < 0)
-            ? forward_norm_of_mask(graph, roles.y, roles.norm[0])
-            : nullptr;
+    const GraphNode* forward = roles.norms == 1 && (!read_elsewhere || roles.norm[0].dx < 0)
+                                   ? forward_norm_of_mask(graph, roles.y, roles.norm[0])
+                                   : nullptr;
     if (forward == nullptr) return std::nullopt;
     roles.recompute = true;
     roles.norm[0].gamma = forward->inputs[1];

@@ -11,7 +11,8 @@ using enum Family;
 /// passes of their own that are switched here, too.
 constexpr Rule rules[] = {
     {"batch norm in conv2d's transforms", transform, "conv2d", match_carried_forward},
-    {"batch norm in conv2d_grad_input's transforms", transform, "conv2d_grad_input", match_carried_grad_input},
+    {"batch norm in conv2d_grad_input's transforms", transform, "conv2d_grad_input",
+     match_carried_grad_input},
     {"batch norm in conv2d_grad_weight's transforms", transform, "conv2d_grad_weight",
      match_carried_grad_weight},
     {"batch_norm+relu, mask as bits", batch_norm, "relu_mask", match_batch_norm_relu_mask},

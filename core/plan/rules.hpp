@@ -25,7 +25,15 @@ struct NearMiss {
 };
 
 /// The steps of the ladder (`compare_fusion --ladder`).
-enum class Family : std::uint8_t { pointwise, convolution, batch_norm, residual, optimizer, transform, memory };
+enum class Family : std::uint8_t {
+  pointwise,
+  convolution,
+  batch_norm,
+  residual,
+  optimizer,
+  transform,
+  memory
+};
 
 struct Rule {
   std::string_view name;

@@ -51,9 +51,9 @@ Retention retention();
 void set_deterministic(bool on);
 bool deterministic();
 
-/// How 3×3 convolutions are computed. Winograd's algorithm takes less than half of the time, its largest error
-/// is about 1e-5 of the largest value (direct: 1e-6), and a NaN or an infinity may spread over a tile of 4×4
-/// pixels. `automatic` takes it where it is faster and stays within that error; `direct` never does.
+/// How 3×3 convolutions are computed. Winograd's algorithm takes less than half of the time, its largest
+/// error is about 1e-5 of the largest value (direct: 1e-6), and a NaN or an infinity may spread over a tile
+/// of 4×4 pixels. `automatic` takes it where it is faster and stays within that error; `direct` never does.
 enum class ConvAlgorithm : std::uint8_t { automatic, direct };
 /// For plans made from now on by this thread. Default: automatic; FUSETAPE_CONV=automatic|direct sets it.
 void set_conv_algorithm(ConvAlgorithm algorithm);

@@ -136,11 +136,12 @@ class Convolution {
       return static_cast<const char*>(tensor) + offset / 64 * 64;
     };
     const bool last = end_tile == part_.end_tile;
-    const std::int64_t rows_seen =
-        last ? 0
-             : (2 - problem_.pad) * problem_.width * problem_.in *
-                   static_cast<std::int64_t>(size_of(source_.dtype));
-    const auto next = [&](const void* x) { return at(x, x_bytes_, last ? first_tile : end_tile) + rows_seen; };
+    const std::int64_t rows_seen = last ? 0
+                                        : (2 - problem_.pad) * problem_.width * problem_.in *
+                                              static_cast<std::int64_t>(size_of(source_.dtype));
+    const auto next = [&](const void* x) {
+      return at(x, x_bytes_, last ? first_tile : end_tile) + rows_seen;
+    };
     const auto here = [&](const void* y) { return at(y, y_bytes_, first_tile); };
     const void* const mask = sink_.mask_y != nullptr ? sink_.mask_y : sink_.mask_x;
     Streams streams;
@@ -153,7 +154,8 @@ class Convolution {
     streams.write[1] = source_.written != nullptr ? next(source_.written)
                        : mask != inner            ? here(mask)
                                                   : streams.write[0];
-    streams.few = source_.x2 == nullptr && source_.written == nullptr && sink_.z == nullptr && inner == nullptr;
+    streams.few =
+        source_.x2 == nullptr && source_.written == nullptr && sink_.z == nullptr && inner == nullptr;
     return streams;
   }
 

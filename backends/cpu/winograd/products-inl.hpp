@@ -73,8 +73,8 @@ constexpr std::int64_t tile_row = winograd::transformed_size * winograd::chunk;
 template <bool FetchesWeights, bool Few>
 HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RESTRICT u,
                                std::int64_t channels, std::ptrdiff_t chunk_stride,
-                               float* HWY_RESTRICT products, const Streams& streams,
-                               std::ptrdiff_t offset, std::int64_t lines, const float* weights) {
+                               float* HWY_RESTRICT products, const Streams& streams, std::ptrdiff_t offset,
+                               std::int64_t lines, const float* weights) {
   const Floats f;
   PositionRow t0, t1, t2, t3;
   const auto add_channel = [&](const float* from) HWY_ATTR {
