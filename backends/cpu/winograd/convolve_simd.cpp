@@ -20,6 +20,9 @@ using winograd::Tiles;
 
 /// A thread's part of a convolution, block by block, through three steps.
 class Convolution {
+  // Sums over more channels at a time lose digits.
+  static constexpr std::int64_t summed_channels = 64;
+
  public:
   Convolution(const Problem& problem, const Source& source, const float* u, const Sink& sink,
               ConvolvePart& part)
@@ -60,27 +63,40 @@ class Convolution {
   }
 
   void multiply(std::int64_t first_tile, std::int64_t end_tile) const {
-    const std::int64_t tiles = end_tile - first_tile, weights = problem_.in * 6 * lanes;
     Prefetch prefetch = prefetches(first_tile, end_tile);
     for (std::int64_t row = 0; row < winograd::transformed_size; ++row) {
-      const float* v = part_.transformed + row * chunks_ * chunk_stride_;
       for (std::int64_t vector = first_vector_; vector < end_vector_; ++vector) {
-        const float* u = u_ + (vector * 6 + row) * weights;
-        prefetch.weights =
-            vector + 1 < end_vector_ ? u + 6 * weights : u_ + (first_vector_ * 6 + (row + 1) % 6) * weights;
-        const float* const weights_end = prefetch.weights + weights;
-        for (std::int64_t t = 0; t < tiles; t += tiles_at_once) {
-          float* to = products(vector, t) + row * 4 * lanes;
-          const bool fetches = fetches_weights_ && prefetch.weights < weights_end;
-          (fetches ? multiply_row<true>
-                   : multiply_row<false>)(v + t * tile_row, u, problem_.in, chunk_stride_, to, prefetch.read,
-                                          prefetch.write, prefetch.lines, prefetch.weights);
-          if (fetches) prefetch.weights += problem_.in * 16;
-          prefetch.read += prefetch.lines * chunks_ * 64;
-          prefetch.write += prefetch.lines * chunks_ * 64;
+        const bool last = vector + 1 == end_vector_;
+        prefetch.weights = last ? weights(first_vector_, (row + 1) % 6) : weights(vector + 1, row);
+        const float* const weights_end = prefetch.weights + problem_.in * 6 * lanes;
+        for (std::int64_t channel = 0; channel < problem_.in; channel += summed_channels) {
+          multiply_slice(end_tile - first_tile, row, vector, channel, prefetch, weights_end);
         }
       }
     }
+  }
+
+  /// Some channels of a row of positions, for a vector of outputs.
+  void multiply_slice(std::int64_t tiles, std::int64_t row, std::int64_t vector, std::int64_t channel,
+                      Prefetch& prefetch, const float* weights_end) const {
+    const std::int64_t channels = std::min(summed_channels, problem_.in - channel);
+    const float* v = part_.transformed + (row * chunks_ + channel / winograd::chunk) * chunk_stride_;
+    const float* u = weights(vector, row) + channel * 6 * lanes;
+    const std::int64_t fetched = prefetch.lines * winograd::divided_up(channels, winograd::chunk) * 64;
+    for (std::int64_t t = 0; t < tiles; t += tiles_at_once) {
+      const bool fetches = fetches_weights_ && prefetch.weights < weights_end;
+      const auto multiply = fetches ? (channel > 0 ? multiply_row<true, true> : multiply_row<true, false>)
+                                    : (channel > 0 ? multiply_row<false, true> : multiply_row<false, false>);
+      multiply(v + t * tile_row, u, channels, chunk_stride_, products(vector, t) + row * 4 * lanes,
+               prefetch.read, prefetch.write, prefetch.lines, prefetch.weights);
+      if (fetches) prefetch.weights += channels * 16;
+      prefetch.read += fetched;
+      prefetch.write += fetched;
+    }
+  }
+
+  const float* weights(std::int64_t vector, std::int64_t row) const {
+    return u_ + (vector * 6 + row) * problem_.in * 6 * lanes;
   }
 
   void sink(std::int64_t first_tile, std::int64_t end_tile) const {
