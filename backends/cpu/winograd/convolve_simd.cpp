@@ -20,6 +20,9 @@ using winograd::Tiles;
 
 /// A thread's part of a convolution, block by block, through three steps.
 class Convolution {
+  // Sums over more channels at a time lose digits.
+  static constexpr std::int64_t summed_channels = 64;
+
  public:
   Convolution(const Problem& problem, const Source& source, const float* u, const Sink& sink,
               ConvolvePart& part)
@@ -59,29 +62,54 @@ class Convolution {
     });
   }
 
-  void multiply(std::int64_t first_tile, std::int64_t end_tile) const {
-    const std::int64_t tiles = end_tile - first_tile, weights = problem_.in * 6 * lanes;
-    const Streams streams = this->streams(first_tile, end_tile);
+  /// How far the streams are fetched, and the weights.
+  struct Ahead {
+    Streams streams;
     std::ptrdiff_t offset = 0;
+    const float *weights = nullptr, *weights_end = nullptr;
+  };
+
+  void multiply(std::int64_t first_tile, std::int64_t end_tile) const {
+    Ahead ahead{.streams = streams(first_tile, end_tile)};
     for (std::int64_t row = 0; row < winograd::transformed_size; ++row) {
-      const float* v = part_.transformed + row * chunks_ * chunk_stride_;
       for (std::int64_t vector = first_vector_; vector < end_vector_; ++vector) {
-        const float* u = u_ + (vector * 6 + row) * weights;
-        const float* next_weights =
-            vector + 1 < end_vector_ ? u + 6 * weights : u_ + (first_vector_ * 6 + (row + 1) % 6) * weights;
-        const float* const weights_end = next_weights + weights;
-        for (std::int64_t t = 0; t < tiles; t += tiles_at_once) {
-          const bool fetches = fetches_weights_ && next_weights < weights_end;
-          const auto multiply = fetches       ? multiply_row<true, false>
-                                : streams.few ? multiply_row<false, true>
-                                              : multiply_row<false, false>;
-          multiply(v + t * tile_row, u, problem_.in, chunk_stride_, products(vector, t) + row * 4 * lanes,
-                   streams, offset, lines_, next_weights);
-          if (fetches) next_weights += problem_.in * 16;
-          offset += lines_ * chunks_ * 64;
+        const bool last = vector + 1 == end_vector_;
+        ahead.weights = last ? weights(first_vector_, (row + 1) % 6) : weights(vector + 1, row);
+        ahead.weights_end = ahead.weights + problem_.in * 6 * lanes;
+        for (std::int64_t channel = 0; channel < problem_.in; channel += summed_channels) {
+          multiply_slice(end_tile - first_tile, row, vector, channel, ahead);
         }
       }
     }
+  }
+
+  /// Some channels of a row of positions, for a vector of outputs.
+  void multiply_slice(std::int64_t tiles, std::int64_t row, std::int64_t vector, std::int64_t channel,
+                      Ahead& ahead) const {
+    const std::int64_t channels = std::min(summed_channels, problem_.in - channel);
+    const float* v = part_.transformed + (row * chunks_ + channel / winograd::chunk) * chunk_stride_;
+    const float* u = weights(vector, row) + channel * 6 * lanes;
+    const std::int64_t fetched = lines_ * winograd::divided_up(channels, winograd::chunk) * 64;
+    const bool adds = channel > 0;
+    for (std::int64_t t = 0; t < tiles; t += tiles_at_once) {
+      const bool fetches = fetches_weights_ && ahead.weights < ahead.weights_end;
+      const auto multiply = fetches             ? multiplying<true, false>(adds)
+                            : ahead.streams.few ? multiplying<false, true>(adds)
+                                                : multiplying<false, false>(adds);
+      multiply(v + t * tile_row, u, channels, chunk_stride_, products(vector, t) + row * 4 * lanes,
+               ahead.streams, ahead.offset, lines_, ahead.weights);
+      if (fetches) ahead.weights += channels * 16;
+      ahead.offset += fetched;
+    }
+  }
+
+  template <bool FetchesWeights, bool Few>
+  static auto multiplying(bool adds) {
+    return adds ? multiply_row<FetchesWeights, Few, true> : multiply_row<FetchesWeights, Few, false>;
+  }
+
+  const float* weights(std::int64_t vector, std::int64_t row) const {
+    return u_ + (vector * 6 + row) * problem_.in * 6 * lanes;
   }
 
   void sink(std::int64_t first_tile, std::int64_t end_tile) const {
@@ -136,26 +164,24 @@ class Convolution {
       return static_cast<const char*>(tensor) + offset / 64 * 64;
     };
     const bool last = end_tile == part_.end_tile;
-    const std::int64_t rows_seen = last ? 0
-                                        : (2 - problem_.pad) * problem_.width * problem_.in *
-                                              static_cast<std::int64_t>(size_of(source_.dtype));
-    const auto next = [&](const void* x) {
-      return at(x, x_bytes_, last ? first_tile : end_tile) + rows_seen;
-    };
+    const std::int64_t rows_seen = (2 - problem_.pad) * problem_.width * problem_.in;
+    const std::int64_t seen = last ? 0 : rows_seen * static_cast<std::int64_t>(size_of(source_.dtype));
+    const auto next = [&](const void* x) { return at(x, x_bytes_, last ? first_tile : end_tile) + seen; };
     const auto here = [&](const void* y) { return at(y, y_bytes_, first_tile); };
     const void* const mask = sink_.mask_y != nullptr ? sink_.mask_y : sink_.mask_x;
+    const void* const inner = sink_.norm_x != nullptr ? sink_.norm_x : mask;
+
     Streams streams;
+    streams.few =
+        source_.x2 == nullptr && source_.written == nullptr && sink_.z == nullptr && inner == nullptr;
     streams.read[0] = next(source_.x);
     streams.read[1] = source_.x2 != nullptr ? next(source_.x2) : streams.read[0];
     streams.read[2] = sink_.z != nullptr ? here(sink_.z) : streams.read[0];
-    const void* const inner = sink_.norm_x != nullptr ? sink_.norm_x : mask;
     streams.read[3] = inner != nullptr ? here(inner) : streams.read[0];
     streams.write[0] = here(sink_.y);
     streams.write[1] = source_.written != nullptr ? next(source_.written)
                        : mask != inner            ? here(mask)
                                                   : streams.write[0];
-    streams.few =
-        source_.x2 == nullptr && source_.written == nullptr && sink_.z == nullptr && inner == nullptr;
     return streams;
   }
 

@@ -100,7 +100,11 @@ HWY_INLINE void transform_pair(const PixelRows& from, std::int64_t tiles, const 
   const bool right_padding = from.right_padding;
   ColumnPairs<Rows> columns(from);
   Pair c0 = padding;
-  from.left_padding ? columns.skip() : void(c0 = columns.next());
+  if (from.left_padding) {
+    columns.skip();
+  } else {
+    c0 = columns.next();
+  }
   Pair c1 = columns.next();
   for (; tiles > 0; --tiles, first += strides.tile, second += strides.tile) {
     const Pair c2 = columns.next(), c3 = columns.next(), c4 = columns.next();

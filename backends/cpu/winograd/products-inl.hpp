@@ -45,18 +45,22 @@ struct PositionRow {
     m4 = hn::MulAdd(hn::Set(f, v[4 * winograd::chunk]), w4, m4);
     m5 = hn::MulAdd(hn::Set(f, v[5 * winograd::chunk]), w5, m5);
   }
+  /// To `to`, or to what stands there.
+  template <bool Adds>
   HWY_INLINE void store(float* to) const {
     const Floats f;
     const FourVectors out = inverse(m0, m1, m2, m3, m4, m5);
-    hn::Store(out.v0, f, to);
-    hn::Store(out.v1, f, to + lanes);
-    hn::Store(out.v2, f, to + 2 * lanes);
-    hn::Store(out.v3, f, to + 3 * lanes);
+    const auto put = [&](Vec v, float* place)
+                         HWY_ATTR { hn::Store(Adds ? hn::Add(v, hn::Load(f, place)) : v, f, place); };
+    put(out.v0, to);
+    put(out.v1, to + lanes);
+    put(out.v2, to + 2 * lanes);
+    put(out.v3, to + 3 * lanes);
   }
 };
 
-/// What is fetched into the caches while products are made: images that are read and written next. Those that
-/// there are not stand for others that there are: a line fetched twice costs little.
+/// Images that are read and written next, to be fetched into the caches while products are made. One that
+/// there is not stands for another that there is: a line fetched twice costs little.
 struct Streams {
   const char* read[4] = {};
   const char* write[2] = {};
@@ -68,9 +72,9 @@ constexpr std::int64_t tile_row = winograd::transformed_size * winograd::chunk;
 
 /// A row of positions of `tiles_at_once` tiles, for one vector of outputs: v [chunk][tile][6][chunk], of
 /// which chunks are `chunk_stride` floats apart, times u [channel][6][lanes], to four vectors for each tile.
-/// Not inlined: the compiler would spill. With each chunk of channels `lines` cache lines of every stream are
-/// fetched, from `offset` on, and with each channel a line of the weights to come, if any.
-template <bool FetchesWeights, bool Few>
+/// Not inlined, and called by a pointer: the compiler would spill. With each chunk of channels `lines` cache
+/// lines of every stream are fetched, from `offset` on, and with each channel a line of the weights to come.
+template <bool FetchesWeights, bool Few, bool Adds>
 HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RESTRICT u,
                                std::int64_t channels, std::ptrdiff_t chunk_stride,
                                float* HWY_RESTRICT products, const Streams& streams, std::ptrdiff_t offset,
@@ -110,11 +114,11 @@ HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RES
     }
     for (; from != end; ++from) add_channel(from);
   }
-  t0.store(products);
-  t1.store(products + product_size);
+  t0.store<Adds>(products);
+  t1.store<Adds>(products + product_size);
   if constexpr (tiles_at_once == 4) {
-    t2.store(products + 2 * product_size);
-    t3.store(products + 3 * product_size);
+    t2.store<Adds>(products + 2 * product_size);
+    t3.store<Adds>(products + 3 * product_size);
   }
 }
 
