@@ -62,6 +62,11 @@ class Convolution {
     });
   }
 
+  template <bool FetchesWeights, bool Few>
+  static auto multiplying(bool adds) {
+    return adds ? multiply_row<FetchesWeights, Few, true> : multiply_row<FetchesWeights, Few, false>;
+  }
+
   /// How far the streams are fetched, and the weights.
   struct Ahead {
     Streams streams;
@@ -101,11 +106,6 @@ class Convolution {
       if (fetches) ahead.weights += channels * 16;
       ahead.offset += fetched;
     }
-  }
-
-  template <bool FetchesWeights, bool Few>
-  static auto multiplying(bool adds) {
-    return adds ? multiply_row<FetchesWeights, Few, true> : multiply_row<FetchesWeights, Few, false>;
   }
 
   const float* weights(std::int64_t vector, std::int64_t row) const {
