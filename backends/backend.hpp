@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,6 +27,12 @@ struct KernelArgs {
   }
 };
 
+/// Multiplications and additions, two for each pair of them, and the dtype that they are in.
+struct Arithmetic {
+  double flops = 0;
+  DType dtype = DType::f32;
+};
+
 /// One compiled group: owns its primitives, no values. Runs many times; allocates nothing then.
 class Kernel {
  public:
@@ -38,6 +45,8 @@ class Kernel {
   std::string name;          ///< "onednn:…", "highway:batch_norm_relu", "reference"
   double tensor_passes = 0;  ///< whole-tensor reads and writes
   std::string why;           ///< why no faster one: the refusals of the candidates before it
+  /// Of its products, where it does not compute its ops directly, in the dtype of their operands.
+  std::optional<Arithmetic> arithmetic;
 };
 
 /// What the device does in a second, roughly: for the planner's estimates.

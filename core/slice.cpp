@@ -1,7 +1,6 @@
 #include "core/slice.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "core/check.hpp"
@@ -263,17 +262,24 @@ void Slice::bind(plan::Plan& plan) {
   tape_.scratch_ = arena + plan.arena_bytes;
 }
 
+void Slice::run_timed(plan::Step& step, const backends::KernelArgs& args, Report& report) const {
+  using Clock = std::chrono::steady_clock;
+  using Milliseconds = std::chrono::duration<double, std::milli>;
+  const Clock::time_point start = Clock::now();
+  step.kernel->run(args);
+  tape_.settings.backend->synchronize();
+  GroupReport& group = report.groups[static_cast<std::size_t>(step.group)];
+  group.milliseconds = Milliseconds(Clock::now() - start).count();
+  group.start_ms = Milliseconds(start - began_).count();
+}
+
 void Slice::execute(plan::Plan& plan) {
   if (!tape_.settings.backend->executes()) return;
   const backends::KernelArgs args{plan.pointers.data(), tape_.scratch_};
   for (plan::Step& step : plan.steps) {
     try {
       if (tape_.settings.profiling) {
-        const auto start = std::chrono::steady_clock::now();
-        step.kernel->run(args);
-        tape_.settings.backend->synchronize();
-        const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
-        plan.report->groups[static_cast<std::size_t>(step.group)].milliseconds = spent.count();
+        run_timed(step, args, *plan.report);
       } else {
         step.kernel->run(args);
       }

@@ -1,4 +1,5 @@
 #pragma once
+#include <chrono>
 #include <unordered_map>
 #include <vector>
 
@@ -36,10 +37,12 @@ class Slice {
 
   void bind(plan::Plan& plan);
   void execute(plan::Plan& plan);
+  void run_timed(plan::Step& step, const backends::KernelArgs& args, Report& report) const;
   void settle(plan::Plan& plan);
 
   Tape& tape_;
   std::span<Node* const> nodes_;
+  std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
   std::uint64_t epoch_ = 0;
   // The tape's, so that their capacity serves the next slice.
   std::vector<Value*>& values_;     ///< by id

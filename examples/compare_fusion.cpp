@@ -1,9 +1,7 @@
 // Times training steps with and without fusion: the same data, from the same state, in pairs of random order,
 // with an unfused step against an unfused one as control. Nothing is switched but the fusion rules: all of
-// them, those of --rules, or with --ladder one family after the other.
-#include <sys/wait.h>
-#include <unistd.h>
-
+// them, those of --rules, or with --ladder one family after the other. With --profile: where the fused step's
+// time goes, kernel by kernel.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -18,10 +16,13 @@
 #include <string>
 #include <vector>
 
+#include "cold_step.hpp"
 #include "command_line.hpp"
 #include "compare_subjects.hpp"
 #include "files.hpp"
 #include "ladder.hpp"
+#include "machine_speed.hpp"
+#include "profile.hpp"
 #include "statistics.hpp"
 #include "timed_steps.hpp"
 
@@ -41,10 +42,11 @@ struct Options {
   std::string precision = "f32";
   std::string rules;  // empty: all
   bool ladder = false;
+  bool profile = false;
   int threads = 0;  // 0: all cores
   int steps = 30;
   std::uint64_t seed = 1;
-  std::string json;
+  std::string json, trace;
   bool evaluate = false;
   bool explain = false;
 };
@@ -52,6 +54,15 @@ struct Options {
 SubjectFactory factory_of(const Options& options) {
   return {options.model, examples::dtype_of(options.precision), options.batch, options.seed,
           options.evaluate};
+}
+
+void use_threads(const Options& options) {
+  if (options.threads > 0) ft::set_threads(options.threads);
+}
+
+Mode fused_mode(const Options& options) {
+  if (options.rules.empty()) return {};
+  return {.rules = examples::parse_rules(options.rules)};
 }
 
 /// What is known of one side.
@@ -67,40 +78,6 @@ struct Result {
   std::vector<double> control_ms;
   double max_rel_diff = 0;
 };
-
-// ---- the first step
-// -----------------------------------------------------------------------------------------------------
-
-void use_threads(const Options& options) {
-  if (options.threads > 0) ft::set_threads(options.threads);
-}
-
-/// In a process of its own, where no library has created a kernel yet. To be called before this process runs
-/// a step.
-double cold_step_ms(const Options& options, const Mode& mode) {
-  std::array<int, 2> ends{};
-  if (::pipe(ends.data()) != 0) throw std::runtime_error("no pipe for the process that times a first step");
-  const pid_t child = ::fork();
-  if (child < 0) throw std::runtime_error("no process to time a first step in");
-  if (child == 0) {
-    int status = 1;
-    try {
-      use_threads(options);
-      const double ms = timed_step(*factory_of(options).make(), mode, 0);
-      if (::write(ends[1], &ms, sizeof ms) == sizeof ms) status = 0;
-    } catch (const std::exception& error) {
-      examples::complain("compare_fusion", error.what());
-    }
-    ::_exit(status);
-  }
-  double ms = 0;
-  ::close(ends[1]);
-  const bool complete = ::read(ends[0], &ms, sizeof ms) == sizeof ms;
-  ::close(ends[0]);
-  ::waitpid(child, nullptr, 0);
-  if (!complete) throw std::runtime_error("the process that times a first step failed");
-  return ms;
-}
 
 // ---- equal gradients
 // ----------------------------------------------------------------------------------------------------
@@ -127,8 +104,13 @@ double largest_relative_difference(const std::vector<ft::Tensor>& a, const std::
 
 Result measure(const Options& options) {
   Result result;
-  if (!options.rules.empty()) result.fused.mode.rules = examples::parse_rules(options.rules);
-  for (Side* side : {&result.fused, &result.unfused}) side->first_step_ms = cold_step_ms(options, side->mode);
+  result.fused.mode = fused_mode(options);
+  for (Side* side : {&result.fused, &result.unfused}) {
+    side->first_step_ms = examples::cold_step_ms([&] {
+      use_threads(options);
+      return timed_step(*factory_of(options).make(), side->mode, 0);
+    });
+  }
 
   use_threads(options);
   const Mode &with = result.fused.mode, &without = result.unfused.mode;
@@ -242,8 +224,8 @@ void print_summary(const Options& options, const Result& result, const Ratio& sp
       static_cast<long long>(options.batch), options.steps);
 }
 
-void write_json(const Options& options, const nlohmann::ordered_json& json) {
-  if (!options.json.empty()) examples::write_file(options.json, json.dump(2) + "\n");
+void write_json(const std::string& path, const nlohmann::ordered_json& json) {
+  if (!path.empty()) examples::write_file(path, json.dump(2) + "\n");
 }
 
 void compare(const Options& options) {
@@ -254,7 +236,7 @@ void compare(const Options& options) {
   print_table(options, result);
   print_summary(options, result, speedup, control);
   std::fflush(stdout);
-  write_json(options, to_json(options, result, speedup, control));
+  write_json(options.json, to_json(options, result, speedup, control));
 }
 
 void climb_ladder(const Options& options) {
@@ -269,12 +251,34 @@ void climb_ladder(const Options& options) {
   std::fflush(stdout);
   nlohmann::ordered_json json = subject_json(options);
   json["ladder"] = examples::to_json(ladder);
-  write_json(options, json);
+  write_json(options.json, json);
+}
+
+void profile(const Options& options) {
+  use_threads(options);
+  const Mode mode = fused_mode(options);
+  const bool half = examples::dtype_of(options.precision) == ft::DType::bf16;
+  const examples::MachineSpeed machine = examples::measure_machine(ft::threads(), half);
+  const std::unique_ptr<Subject> subject = factory_of(options).make();
+  const examples::Profile profile = examples::profile_steps(*subject, mode, options.steps, machine);
+  if (options.explain) std::cout << profile.report << std::endl;
+  print_subject(options);
+  examples::print_kernels(profile);
+  examples::print_differences(profile);
+  std::fflush(stdout);
+  nlohmann::ordered_json json = subject_json(options);
+  json["profile"] = examples::to_json(profile);
+  write_json(options.json, json);
+  write_json(options.trace, examples::chrome_trace(profile.report));
 }
 
 void run(const Options& options) {
-  if (!options.json.empty()) examples::require_writable(options.json);
-  if (options.ladder) {
+  for (const std::string& file : {options.json, options.trace}) {
+    if (!file.empty()) examples::require_writable(file);
+  }
+  if (options.profile) {
+    profile(options);
+  } else if (options.ladder) {
     climb_ladder(options);
   } else {
     compare(options);
@@ -304,6 +308,11 @@ int main(int argc, char** argv) {
   CLI::Option* const ladder =
       app.add_flag("--ladder", options.ladder, "Switch the rules on family by family instead");
   ladder->excludes(rules);
+  CLI::Option* const profile =
+      app.add_flag("--profile", options.profile, "Time every kernel of the fused step beside its floor")
+          ->excludes(ladder);
+  app.add_option("--trace", options.trace, "Write one step's kernels to this file, in Chrome's trace format")
+      ->needs(profile);
   app.add_option("--seed", options.seed, "Of weights, inputs and the order of the steps")
       ->check(examples::seeds)
       ->capture_default_str();

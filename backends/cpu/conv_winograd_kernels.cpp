@@ -4,6 +4,7 @@
 
 #include "backends/cpu/batch_norm_simd.hpp"
 #include "backends/cpu/conv_winograd.hpp"
+#include "backends/cpu/winograd/tiles.hpp"
 #include "backends/cpu/winograd/weight_gradient.hpp"
 
 /// From a group's roles to what the Winograd kernels read and write: per-channel factors before a
@@ -126,6 +127,7 @@ class WinogradConvolution final : public Kernel {
     if (parts_.statistics.node >= 0)
       attrs_ = graph.node(parts_.statistics.node).attrs.as<core::BatchNormAttrs>();
     name = "highway:winograd F(4×4, 3×3)";
+    arithmetic = {.flops = winograd::product_flops(problem_), .dtype = DType::f32};
   }
 
   void run(const KernelArgs& args) override {
@@ -253,6 +255,7 @@ class WinogradGradWeight final : public Kernel {
     dtype_ = graph.value(dw_).dtype;
     blocking_ = winograd::default_gradient_blocking(problem_, threads_);
     name = "highway:winograd F(3×3, 4×4)";
+    arithmetic = {.flops = winograd::product_flops(problem_), .dtype = DType::f32};
   }
 
   void run(const KernelArgs& args) override {

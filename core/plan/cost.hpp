@@ -6,6 +6,9 @@
 /// whichever takes longer.
 namespace fusetape::plan {
 
+/// Two for every multiply-add of a convolution or matrix product, computed directly; 0 of other ops.
+double flops_of(const Graph& graph, const GraphNode& node);
+
 /// Of one node run alone, in seconds.
 double seconds_of(const Graph& graph, const GraphNode& node, const backends::Speed& speed);
 /// Of all living nodes.

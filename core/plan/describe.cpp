@@ -3,6 +3,7 @@
 
 #include "backends/tensor_passes.hpp"
 #include "core/check.hpp"
+#include "core/plan/cost.hpp"
 #include "core/plan/passes.hpp"
 
 namespace fusetape::plan {
@@ -96,6 +97,34 @@ void describe_unfused(const Graph& graph, const Group& group, GroupReport& out) 
   }
 }
 
+void describe_largest(const Graph& graph, const Group& group, GroupReport& out) {
+  std::int64_t most = -1;
+  for (const std::vector<int>* values : {&group.inputs, &group.outputs}) {
+    for (int id : *values) {
+      const GraphValue& value = graph.value(id);
+      if (value.elements() <= most) continue;
+      most = value.elements();
+      out.shape = value.shape;
+      out.dtype = value.dtype;
+    }
+  }
+}
+
+void describe_arithmetic(const Graph& graph, const Group& group, const backends::Kernel& kernel,
+                         GroupReport& out) {
+  for (int id : group.nodes) {
+    const GraphNode& node = graph.node(id);
+    const double flops = flops_of(graph, node);
+    if (flops > 0) out.kernel_dtype = graph.value(node.inputs[0]).dtype;
+    out.flops += flops;
+  }
+  out.kernel_flops = out.flops;
+  if (kernel.arithmetic.has_value()) {
+    out.kernel_flops = kernel.arithmetic->flops;
+    out.kernel_dtype = kernel.arithmetic->dtype;
+  }
+}
+
 GroupReport describe_group(const Graph& graph, const Group& group, const backends::Kernel& kernel) {
   const GraphNode& node = graph.node(group.nodes.back());
   GroupReport out;
@@ -110,6 +139,8 @@ GroupReport describe_group(const Graph& graph, const Group& group, const backend
   out.tensor_passes = kernel.tensor_passes;
   out.bytes = backends::bytes_moved(graph, group.inputs, group.outputs, kernel.tensor_passes);
   describe_unfused(graph, group, out);
+  describe_largest(graph, group, out);
+  describe_arithmetic(graph, group, kernel, out);
   return out;
 }
 

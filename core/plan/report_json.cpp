@@ -8,6 +8,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+std::vector<std::int64_t> extents(const Shape& shape) { return {shape.begin(), shape.end()}; }
+
 Json json_of(const GroupReport& group) {
   return {{"name", group.name},
           {"rule", group.rule},
@@ -21,8 +23,14 @@ Json json_of(const GroupReport& group) {
           {"unfused_passes", group.unfused_passes},
           {"bytes", group.bytes},
           {"unfused_bytes", group.unfused_bytes},
+          {"shape", extents(group.shape)},
+          {"dtype", name_of(group.dtype)},
+          {"flops", group.flops},
+          {"kernel_flops", group.kernel_flops},
+          {"kernel_dtype", name_of(group.kernel_dtype)},
           {"kept_bytes", group.kept_bytes},
           {"reads_from", group.reads_from},
+          {"start_ms", group.start_ms},
           {"milliseconds", group.milliseconds}};
 }
 
@@ -40,7 +48,7 @@ Json json_of(const KeptReport& kept) {
   return {{"op", kept.op},
           {"module_path", kept.module_path},
           {"source", kept.source},
-          {"shape", std::vector<std::int64_t>(kept.shape.begin(), kept.shape.end())},
+          {"shape", extents(kept.shape)},
           {"dtype", name_of(kept.dtype)},
           {"bytes", kept.bytes}};
 }

@@ -27,9 +27,15 @@ struct GroupReport {
   double unfused_passes = 0;       ///< of its ops, were each run by itself
   std::int64_t bytes = 0;          ///< moved by those passes
   std::int64_t unfused_bytes = 0;  ///< moved by its ops, were each run by itself
-  std::int64_t kept_bytes = 0;     ///< of its outputs, alive between forward and backward
-  std::vector<int> reads_from;     ///< the groups (indices into Report::groups) that made its inputs
-  double milliseconds = 0;         ///< of the last run; 0 unless set_profiling(true)
+  Shape shape;                     ///< of the largest tensor that it reads or writes
+  DType dtype = DType::f32;        ///< of that tensor
+  double flops = 0;  ///< of its convolutions and matrix products, computed directly: two a multiply-add
+  double kernel_flops = 0;          ///< of what its kernel multiplies: a Winograd convolution's are fewer
+  DType kernel_dtype = DType::f32;  ///< in which it multiplies
+  std::int64_t kept_bytes = 0;      ///< of its outputs, alive between forward and backward
+  std::vector<int> reads_from;      ///< the groups (indices into Report::groups) that made its inputs
+  double start_ms = 0;              ///< from the beginning of the run, where the plan is still to be found
+  double milliseconds = 0;          ///< both of the last run under set_profiling(true); 0 without one
 };
 
 /// A group that a rule could not make, though its ops stand there, and why. Sources are "model.cpp:42".

@@ -85,7 +85,7 @@ class DetectAnomaly {
 void set_eager(bool on);
 bool eager_enabled();
 
-/// Times every kernel of every run, for explain(). Default: off.
+/// Notes when every kernel of every run starts and how long it takes, for explain(). Default: off.
 void set_profiling(bool on);
 
 /// Threads of the CPU backend (one OpenMP pool for our kernels, oneDNN and OpenBLAS). Default: all cores.
