@@ -215,15 +215,15 @@ inline void print_differences(const Profile& profile) {
   std::printf("outside kernels     %9.3f ms: recording %.3f, planning key and memory %.3f, gaps %.3f\n",
               outside.sum(), outside.recording_ms, outside.key_ms, outside.gaps_ms);
   std::printf(
-      "between the step and the floors stand %.3f ms: %.3f in kernels, %.3f outside, %.3f of steps\n"
-      "in which kernels took longer than their medians; the most in\n",
+      "between the step and the floors stand %.3f ms: %.3f in kernels, %.3f outside, %.3f in the spread\n"
+      "of steps; the most in\n",
       step - floors, kernels - floors, outside.sum(), step - kernels - outside.sum());
   std::vector<KernelRow> rows = profile.rows;
   std::stable_sort(rows.begin(), rows.end(),
                    [](const auto& a, const auto& b) { return a.above_floor() > b.above_floor(); });
   rows.resize(std::min<std::size_t>(rows.size(), 3));
   for (const KernelRow& row : rows)
-    std::printf("%+9.3f ms  %s, %d times\n", row.above_floor(), label_of(row.first).c_str(), row.count);
+    std::printf("%+9.3f ms  %s ×%d\n", row.above_floor(), label_of(row.first).c_str(), row.count);
 }
 
 inline nlohmann::ordered_json to_json(const KernelRow& row) {
