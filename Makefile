@@ -2,10 +2,11 @@
 #   make deps     packages and oneDNN (the only target that touches the system)
 #   make build    library and examples        make test      everything, then every test
 #   make fuzz     random programs (SEEDS=3000) in every mode
+#   make bench    the same steps in PyTorch beside ours (installs PyTorch, several GB, for itself)
 #   make train    ResNet-20 on CIFAR-10       make compare   a step with fusion beside one without
 #   make lint     format, layers, clang-tidy  make format    rewrite the sources in the project's format
 .DEFAULT_GOAL := build
-.PHONY: deps deps-lint build test fuzz train compare lint format clean
+.PHONY: deps deps-lint build test fuzz bench train compare lint format clean
 .NOTPARALLEL:
 
 EPOCHS ?= 3
@@ -51,6 +52,9 @@ train: build
 	  $(PROGRAMS)/resnet_cifar --data "$$data" --depth 20 --epochs $(EPOCHS) --batch 128 --lr 0.4 --seed 1 \
 	    --out runs/train && \
 	  $(PROGRAMS)/compare_fusion --model resnet20 --batch 128 --steps 10 --json runs/train/compare.json
+
+bench: build
+	python3 benchmarks/suite.py --json runs/bench.json
 
 compare: build
 	$(PROGRAMS)/compare_fusion

@@ -15,6 +15,7 @@ standard input with the times of N steps. In between it sleeps in a read, so tha
 import argparse
 import json
 import os
+import resource
 import sys
 import time
 
@@ -33,6 +34,7 @@ def arguments():
     parser.add_argument("--mode", default="eager", choices=["eager", "compiled", "whole"])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="f32", choices=["f32", "bf16"], help="bf16: autocast")
     parser.add_argument("--layout", default="channels_last", choices=["channels_last", "contiguous_format"])
     parser.add_argument("--heap", default="kept", choices=["kept", "system"], help="system: glibc's defaults")
     parser.add_argument("--steps", type=int, default=20, help="steps to time when not serving")
@@ -58,6 +60,7 @@ class Training:
         self.model = MODELS[options.model](10).to(memory_format=layout).train()
         self.images = torch.randn(options.batch, 3, 32, 32).to(memory_format=layout)
         self.labels = torch.randint(0, 10, (options.batch,))
+        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16")
         self.sgd = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
         if options.mode == "compiled":
             self.forward = torch.compile(self.forward)
@@ -66,7 +69,8 @@ class Training:
             self.step = torch.compile(self.step)
 
     def forward(self):
-        return F.cross_entropy(self.model(self.images), self.labels)
+        with self.autocast:
+            return F.cross_entropy(self.model(self.images), self.labels)
 
     def step(self):
         self.sgd.zero_grad(set_to_none=True)
@@ -92,6 +96,11 @@ class Training:
         return sum(storage.nbytes() for storage in kept.values())
 
 
+def resident_bytes():
+    """The most that this process ever had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def step_ms(training):
     start = time.perf_counter()
     training.step()
@@ -111,11 +120,16 @@ def say(**answer):
 def main(options):
     torch.set_num_threads(options.threads)
     training = Training(options)
-    about = {name: getattr(options, name) for name in ("model", "mode", "batch", "threads", "layout", "heap")}
+    about = {name: getattr(options, name)
+             for name in ("model", "mode", "batch", "threads", "precision", "layout", "heap")}
+    before = resident_bytes()
     first = step_ms(training)
+    # What the step took of memory; a compiler's own memory says nothing.
+    peak = resident_bytes() - before if options.mode == "eager" else None
     # The compiled whole step leaves no forward to look into.
     kept = None if options.mode == "whole" else training.kept_bytes()
-    say(torch=torch.__version__, **about, first_step_ms=first, kept_bytes=kept, loss=training.step().item())
+    say(torch=torch.__version__, **about, first_step_ms=first, kept_bytes=kept, peak_bytes=peak,
+        loss=training.step().item())
 
     if not options.serve:
         say(step_ms=timed_block(training, options.steps, options.settle))

@@ -34,6 +34,7 @@ def arguments():
     parser.add_argument("--model", default="resnet20", choices=["resnet20", "resnet56", "resnet18"])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="f32", choices=["f32", "bf16"])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=10, help="timed steps in a block")
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled", "whole"],
@@ -53,14 +54,15 @@ def set_up():
     subprocess.run([VENV / "bin/python", "-m", "pip", "install", "--quiet", "torch", "numpy"], check=True)
 
 
-def python_with_torch(options):
-    if options.python:
-        return options.python
+def found_pytorch():
+    """A Python that has PyTorch: this one, or that of --setup."""
     if importlib.util.find_spec("torch"):
         return sys.executable
-    if (VENV / "bin/python").exists():
-        return str(VENV / "bin/python")
-    sys.exit("no PyTorch here: pass --python, or run once with --setup")
+    return str(VENV / "bin/python") if (VENV / "bin/python").exists() else None
+
+
+def python_with_torch(options):
+    return options.python or found_pytorch() or sys.exit("no PyTorch here: pass --python, or run once with --setup")
 
 
 # ---- what runs: each has a name, `block(steps) -> {series: [ms, ...]}` and `cpu_seconds()` spent so far
@@ -73,7 +75,7 @@ class PyTorch:
         self.name = mode
         command = [python_with_torch(options), HERE / "pytorch_step.py", "--serve", "--mode", mode,
                    "--model", options.model, "--batch", str(options.batch), "--threads", str(options.threads),
-                   "--heap", options.heap]
+                   "--precision", options.precision, "--heap", options.heap]
         # Nothing compiled before is found, so the first step is what a first step costs.
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": compile_cache}
         self.complaints = tempfile.TemporaryFile("w+")  # a file: a pipe nobody reads would fill
@@ -112,8 +114,8 @@ class Fusetape:
 
     def __init__(self, options, folder):
         self.json = Path(folder) / "fusetape.json"
-        self.command = [options.binary, "--model", options.model, "--batch", str(options.batch), "--precision", "f32",
-                        "--threads", str(options.threads), "--json", self.json]
+        self.command = [options.binary, "--model", options.model, "--batch", str(options.batch), "--precision",
+                        options.precision, "--threads", str(options.threads), "--json", self.json]
         self.about = {}
 
     def block(self, steps):
@@ -210,11 +212,13 @@ def summary(rounds, runners, options):
     torch = {r.name: r.about for r in runners if isinstance(r, PyTorch)}
     best = min(torch, key=median.get)
     result = {
-        "model": options.model, "batch": options.batch, "threads": options.threads, "heap": options.heap,
+        "model": options.model, "batch": options.batch, "threads": options.threads,
+        "precision": options.precision, "heap": options.heap,
         "torch": next(iter(torch.values()))["torch"],
         "median_ms": median,
         "first_step_ms": {name: about["first_step_ms"] for name, about in torch.items()},
         "kept_bytes": {name: about["kept_bytes"] for name, about in torch.items()},
+        "peak_bytes": {name: about["peak_bytes"] for name, about in torch.items()},
         "best_pytorch": best, "ratios": {},
         "rounds": rounds,
     }
@@ -223,17 +227,19 @@ def summary(rounds, runners, options):
         result["ratios"] = {f"{a}/{b}": ratio(rounds, a, b) for a, b in pairs if a in median and b in median}
         ours = next(r.about for r in runners if isinstance(r, Fusetape))
         result["fusetape"] = ours
-        for quantity in ("first_step_ms", "kept_bytes"):
+        for quantity in ("first_step_ms", "kept_bytes", "peak_bytes"):
             result[quantity] |= {name: ours[name].get(quantity) for name in ("fused", "unfused")}
     return result
 
 
 def show(result):
-    print(f"\n{result['model']}, batch {result['batch']}, {result['threads']} threads, PyTorch {result['torch']}")
-    print(f"{'':12}{'step, ms':>12}{'first, ms':>12}{'kept, MB':>12}")
+    print(f"\n{result['model']}, batch {result['batch']}, {result['precision']}, {result['threads']} threads, PyTorch {result['torch']}")
+    print(f"{'':12}{'step, ms':>12}{'first, ms':>12}{'kept, MB':>12}{'peak, MB':>12}")
     for name, ms in sorted(result["median_ms"].items(), key=lambda item: -item[1]):
         first, kept = result["first_step_ms"].get(name), result["kept_bytes"].get(name)
-        print(f"{name:12}{ms:12.1f}{f'{first:.0f}' if first else '':>12}{f'{kept / 1e6:.1f}' if kept else '':>12}")
+        peak = result["peak_bytes"].get(name)
+        print(f"{name:12}{ms:12.1f}{f'{first:.0f}' if first else '':>12}"
+              + "".join(f"{f'{size / 1e6:.1f}' if size else '':>12}" for size in (kept, peak)))
     for pair, value in result["ratios"].items():
         best = "   (the best of PyTorch)" if pair == f"fused/{result['best_pytorch']}" else ""
         print(f"{pair:18} {value['median']:.3f}   {value['min']:.3f} to {value['max']:.3f}{best}")
