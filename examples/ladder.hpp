@@ -32,7 +32,7 @@ inline std::vector<Rung> rungs() {
   const std::string in_place = unfused().rules[0];
   std::vector<Rung> ladder = {{"per op", {unfused().rules, ft::Retention::fastest}}};
   for (const std::string family :
-       {"pointwise", "convolution", "batch_norm", "residual", "optimizer", "memory"}) {
+       {"pointwise", "convolution", "batch_norm", "residual", "optimizer", "transform", "memory"}) {
     Mode mode = ladder.back().mode;
     for (const ft::FusionRule& rule : ft::fusion_rules()) {
       if (rule.family == family && rule.name != in_place) mode.rules.push_back(rule.name);

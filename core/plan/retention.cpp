@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <unordered_map>
 #include <unordered_set>
@@ -16,10 +17,18 @@ namespace {
 
 /// The share of a step's estimated time that `balanced` may spend.
 constexpr double balanced_share = 0.03;
+/// Starting a kernel: what it costs to compute a small value again, however few its bytes.
+constexpr double seconds_to_start = 1e-5;
 /// Longer recipes would be worth little: they read as much as they save.
 constexpr std::size_t longest_recipe = 8;
 
 bool in_forward(const GraphNode& node) { return node.phase == Phase::forward && !node.recomputed; }
+
+/// Whether a batch norm, whole or taken apart, makes the value.
+bool makes_norm(const Graph& graph, int value) {
+  return graph.producer_if(value, "batch_norm") != nullptr ||
+         graph.producer_if(value, "batch_norm_apply") != nullptr;
+}
 
 // ---- masks ----
 
@@ -48,7 +57,7 @@ bool only_for_masks(const Graph& graph, int y) {
 
 /// The mask of a batch norm's own ReLU is recomputed from x by a fusion rule: neither y nor bits are read.
 bool recomputed_by_rule(const Graph& graph, const GraphNode& relu) {
-  return graph.producer_if(relu.inputs[0], "batch_norm") != nullptr;
+  return makes_norm(graph, relu.inputs[0]);
 }
 
 void replace_by_mask(Graph& graph, Rewrite& rewrite, int relu_node) {
@@ -122,7 +131,11 @@ class Recomputation {
     });
     Rewrite rewrite(graph_);
     for (const Recipe& recipe : recipes) {
-      const double seconds = recipe.bytes / speed_.bytes;
+      const double seconds = recipe.bytes / speed_.bytes + seconds_to_start;
+      // A value that moves faster than a kernel starts is worth its repetition only to who wants the last
+      // byte.
+      const bool small = size(recipe) < seconds_to_start * speed_.bytes;
+      if (small && std::isfinite(budget_seconds)) continue;
       if (seconds > budget_seconds || needed_as_source_.count(recipe.value) != 0) continue;
       const bool sources_stay = std::none_of(recipe.sources.begin(), recipe.sources.end(),
                                              [&](int source) { return given_up_.count(source) != 0; });
@@ -142,7 +155,7 @@ class Recomputation {
   bool reads_only_a_mask(const GraphNode& node, int input) const {
     if (!node.op->is("relu_grad") || node.inputs[1] != input) return false;
     const GraphNode* relu = graph_.producer_if(input, "relu");
-    return relu != nullptr && graph_.producer_if(relu->inputs[0], "batch_norm") != nullptr;
+    return relu != nullptr && makes_norm(graph_, relu->inputs[0]);
   }
 
   std::vector<Recipe> candidates() {
@@ -175,7 +188,8 @@ class Recomputation {
   bool repeatable(int value) const {
     const GraphValue& info = graph_.value(value);
     const GraphNode& producer = graph_.node(info.producer);
-    return producer.op->pointwise != nullptr || (producer.op->is("batch_norm") && info.output == 0);
+    return producer.op->pointwise != nullptr || producer.op->is("batch_norm_apply") ||
+           (producer.op->is("batch_norm") && info.output == 0);
   }
 
   /// Adds what makes `value` again; false: something on the way is too dear.
