@@ -30,13 +30,18 @@ struct Mode {
   int threads = 1;
   bool anomaly = false;
   std::vector<std::string> rules = {"all"};
+  ft::ConvAlgorithm conv = ft::ConvAlgorithm::direct;
 };
 
 /// A mode of the library for a scope.
 class In {
  public:
   explicit In(const Mode& mode)
-      : backend_(mode.backend), fusion_(mode.fusion), eager_(mode.eager), anomaly_(mode.anomaly) {
+      : backend_(mode.backend),
+        fusion_(mode.fusion),
+        eager_(mode.eager),
+        anomaly_(mode.anomaly),
+        conv_(mode.conv) {
     ft::set_retention(mode.retention);
     ft::set_fusion_rules(mode.rules);
     if (ft::threads() != mode.threads) ft::set_threads(mode.threads);
@@ -53,6 +58,7 @@ class In {
   Fusion fusion_;
   Eager eager_;
   ft::DetectAnomaly anomaly_;
+  ConvBy conv_;
   Retention retention_ = ft::retention();
 };
 
@@ -106,8 +112,13 @@ struct Difference {
 struct Comparison {
   Mode mode, expected;
   double tolerance = 0;
+  double rounding = 0;  ///< relative, of any op; 0: the dtype's
 };
 
+/// Winograd's error, of the largest value.
+constexpr double winograd_rounding = 1e-5;
+
+const Mode winograd{.name = "Winograd", .conv = ft::ConvAlgorithm::automatic};
 const Mode unfused{.name = "unfused", .fusion = false}, fused{.name = "fused"};
 
 bool in_bf16(Kind kind) { return kind == Kind::mixed || kind == Kind::integers_mixed; }
@@ -151,6 +162,18 @@ std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
       {{.name = "checkpointed, unfused", .fusion = false, .checkpointed = true}, unfused, 0},
       {{.name = "checkpointed, eager", .eager = true, .checkpointed = true}, unfused, 0},
   };
+  // Its sums are never exact.
+  if (!exact) {
+    const double wide = rough ? 0.06 : 5e-3;
+    all.push_back({winograd, unfused, wide, winograd_rounding});
+    all.push_back({{.name = "Winograd, unfused", .fusion = false, .conv = winograd.conv},
+                   unfused,
+                   wide,
+                   winograd_rounding});
+    all.push_back({{.name = "Winograd, smallest", .retention = Retention::smallest, .conv = winograd.conv},
+                   winograd,
+                   0});
+  }
   // Two threads wait for each other where other programs run: seldom.
   if (seed % 5 == 0) all.push_back({{.name = "two threads", .threads = most_threads}, unfused, near});
   return all;
@@ -178,7 +201,8 @@ class Subject {
     Difference worst;
     for (std::size_t i = 0; i < apart.size(); ++i) {
       if (apart[i] <= comparison.tolerance || apart[i] <= worst.most) continue;
-      if (comparison.tolerance > 0 && rounding_explains(apart[i], got.outcome.names[i])) continue;
+      if (comparison.tolerance > 0 && rounding_explains(apart[i], got.outcome.names[i], comparison.rounding))
+        continue;
       worst = {apart[i], got.outcome.names[i]};
     }
     if (worst.most == 0) return std::nullopt;
@@ -197,30 +221,35 @@ class Subject {
   /// Measured in f64, with what every op reads and writes off by a rounding. The largest of a few random
   /// shifts is what one other run may come to; two runs that are both rounded, sums of many terms, and luck:
   /// four times that.
-  bool rounding_explains(double apart, const std::string& result) {
+  bool rounding_explains(double apart, const std::string& result, double given_rounding) {
     constexpr int most_runs = 16;
-    const double rounding = in_bf16(recipe_.kind) ? 0x1p-7 : 0x1p-23;  // a spacing
+    const double spacing = in_bf16(recipe_.kind) ? 0x1p-7 : 0x1p-23;
+    const double rounding = std::max(spacing, given_rounding);
+    Moved& moved = moved_[rounding];
     if (!undisturbed_) undisturbed_ = run_in_double(recipe_);
     if (undisturbed_->names != expected(unfused).outcome.names) return false;
-    while (apart > 4 * moved_[result] && disturbed_runs_ < most_runs) {
-      const Outcome disturbed =
-          run_in_double(recipe_, rounding, static_cast<std::uint64_t>(++disturbed_runs_));
+    while (apart > 4 * moved.by_result[result] && moved.runs < most_runs) {
+      const Outcome disturbed = run_in_double(recipe_, rounding, static_cast<std::uint64_t>(++moved.runs));
       const std::vector<double> apart_now = distances(disturbed, *undisturbed_, by_norm());
       for (std::size_t i = 0; i < apart_now.size(); ++i) {
-        double& most = moved_[undisturbed_->names[i]];
+        double& most = moved.by_result[undisturbed_->names[i]];
         most = std::max(most, apart_now[i]);
       }
     }
-    const bool explained = apart <= 4 * moved_[result];
-    ill_conditioned_ = ill_conditioned_ || explained;
+    const bool explained = apart <= 4 * moved.by_result[result];
+    // A larger rounding may well do what it did.
+    ill_conditioned_ = ill_conditioned_ || (explained && rounding == spacing);
     return explained;
   }
 
   Recipe recipe_;
   std::map<std::string, Run> runs_;
   std::optional<Outcome> undisturbed_;
-  std::map<std::string, double> moved_;  ///< by result: how far a disturbance brought it in any step
-  int disturbed_runs_ = 0;
+  struct Moved {
+    std::map<std::string, double> by_result;  ///< how far a disturbance brought it in any step
+    int runs = 0;
+  };
+  std::map<double, Moved> moved_;  ///< by the disturbance
   bool ill_conditioned_ = false;
 };
 
