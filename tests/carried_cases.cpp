@@ -88,6 +88,13 @@ std::vector<OpCase> carried_cases() {
                      },
                      expecting({})});
     const std::int64_t c = x.back();
+    cases.push_back({named("evaluation: conv+bn+add+relu", x),
+                     {real(x), real({c, 3, 3, c}), scale(c), shift(c), shift(c), scale(c)},
+                     [](In in) {
+                       const Tensor y = conv2d(in[0], in[1], same);
+                       return relu(batch_norm_inference(y, in[2], in[3], in[4], in[5]) + in[0]);
+                     },
+                     expecting({"conv2d+batch_norm_inference+add+relu"})});
     const Input w = real({c, 3, 3, c}), bias = real({c});
     cases.push_back({named("conv+bias+relu, twice", x),
                      {real(x), w, bias, w, bias},

@@ -1,12 +1,7 @@
-#include <cmath>
-
 #include "backends/cpu/conv_prepared.hpp"
-#include "core/half.hpp"
-#include "core/op_attrs.hpp"
+#include "backends/cpu/folded_weights.hpp"
 
-/// In evaluation a batch norm is a scale and a shift per channel, which the convolution before it can do:
-/// ŵ = a·w, b̂ = a·(b − mean) + β with a = γ/√(var + eps). Made in double from what the cells hold, and
-/// rounded once.
+/// oneDNN's convolution with a batch norm folded into its weights.
 namespace fusetape::backends::cpu {
 namespace {
 
@@ -14,42 +9,19 @@ using dnnl::memory;
 using plan::Graph;
 using plan::Group;
 
-double element(const KernelArgs& args, int value, DType dtype, std::int64_t i) {
-  return dtype == DType::bf16 ? core::from_bf16(args.in<std::uint16_t>(value)[i]) : args.in<float>(value)[i];
-}
-
 class FoldedConvolution final : public PreparedConvolution {
  public:
   FoldedConvolution(const Graph& graph, const plan::Convolution& roles, const Convolution& conv)
-      : PreparedConvolution(conv),
-        roles_(roles),
-        weights_type_(graph.value(roles.w).dtype),
-        bias_type_(roles.bias >= 0 ? graph.value(roles.bias).dtype : DType::f32),
-        eps_(graph.node(roles.norm_node).attrs.as<core::BatchNormAttrs>().eps),
-        channels_(graph.value(roles.w).shape[0]),
-        filter_(graph.value(roles.w).elements() / channels_) {
+      : PreparedConvolution(conv), folded_(graph, roles) {
     tensor_passes = roles.z >= 0 ? 3 : 2;  // beside the weights
   }
 
  private:
   void prepare(const KernelArgs& args, float* weights, float* bias) const override {
-    const float *gamma = args.in<float>(roles_.gamma), *beta = args.in<float>(roles_.beta);
-    const float *mean = args.in<float>(roles_.running_mean), *var = args.in<float>(roles_.running_var);
-#pragma omp parallel for schedule(static)
-    for (std::int64_t o = 0; o < channels_; ++o) {
-      const double a = gamma[o] / std::sqrt(var[o] + eps_);
-      const double b = roles_.bias >= 0 ? element(args, roles_.bias, bias_type_, o) : 0;
-      bias[o] = static_cast<float>(a * (b - mean[o]) + beta[o]);
-      for (std::int64_t i = o * filter_; i < (o + 1) * filter_; ++i) {
-        weights[i] = static_cast<float>(a * element(args, roles_.w, weights_type_, i));
-      }
-    }
+    folded_.make(args, weights, bias);
   }
 
-  plan::Convolution roles_;
-  DType weights_type_, bias_type_;
-  double eps_;
-  std::int64_t channels_, filter_;
+  FoldedWeights folded_;
 };
 
 /// The convolution with folded weights and bias, as if the graph had them.
@@ -73,10 +45,7 @@ Support supports_folded_convolution(const Graph& graph, const Group& group) {
   const Support fits =
       fits_onednn(graph, {r.x, r.w, r.bias, r.z, r.y, r.gamma, r.beta, r.running_mean, r.running_var});
   if (!fits.ok) return fits;
-  for (int id : {r.gamma, r.beta, r.running_mean, r.running_var}) {
-    if (graph.value(id).dtype != DType::f32)
-      return {.ok = false, .reason = "a batch norm whose parameters are not f32"};
-  }
+  if (const Support folds = supports_folding(graph, r); !folds.ok) return folds;
   return supported_by_onednn([&] { implementation_of(describe(graph, r)); });
 }
 

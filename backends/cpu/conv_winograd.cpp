@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backends/cpu/candidates.hpp"
+#include "backends/cpu/folded_weights.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -68,7 +69,11 @@ Support supports(const Graph& graph, const Group& group) {
   const std::optional<WinogradRoles> roles = winograd_roles(graph, group);
   if (!roles.has_value()) return refuse("");
   const Support serves = winograd_serves(graph, graph.node(roles->parts.conv_node));
-  return serves.ok ? check_types(graph, *roles) : serves;
+  if (!serves.ok) return serves;
+  if (roles->folded != nullptr) {
+    if (const Support folds = supports_folding(graph, *roles->folded); !folds.ok) return folds;
+  }
+  return check_types(graph, *roles);
 }
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
@@ -88,9 +93,13 @@ std::optional<WinogradRoles> winograd_roles(const Graph& graph, const Group& gro
     }
     case Pattern::convolution: {
       const plan::Convolution& conv = group.conv;
-      if (conv.norm_node >= 0 || conv.before_relu >= 0) return std::nullopt;
+      if (conv.before_relu >= 0) return std::nullopt;
       WinogradRoles roles{.parts = plain_roles(graph, conv.conv_node), .relu = conv.relu};
-      roles.parts.bias = conv.bias;
+      if (conv.norm_node >= 0) {
+        roles.folded = &conv;
+      } else {
+        roles.parts.bias = conv.bias;
+      }
       roles.parts.z = conv.z;
       roles.parts.y = conv.y;
       return roles;

@@ -11,7 +11,8 @@ namespace fusetape::backends::cpu {
 /// Every group that contains one convolution (or gradient of one) as the same roles.
 struct WinogradRoles {
   plan::Carried parts;
-  bool relu = false;  ///< y = relu(…)
+  bool relu = false;                          ///< y = relu(…)
+  const plan::Convolution* folded = nullptr;  ///< with the batch norm of these roles in the weights
 };
 /// nullopt: the group is none of a convolution, or asks for what no transform does.
 std::optional<WinogradRoles> winograd_roles(const plan::Graph& graph, const plan::Group& group);

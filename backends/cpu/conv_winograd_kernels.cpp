@@ -4,6 +4,7 @@
 
 #include "backends/cpu/batch_norm_simd.hpp"
 #include "backends/cpu/conv_winograd.hpp"
+#include "backends/cpu/folded_weights.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
 #include "backends/cpu/winograd/weight_gradient.hpp"
 
@@ -116,13 +117,14 @@ class WinogradConvolution final : public Kernel {
     const WinogradRoles roles = *winograd_roles(graph, group);
     parts_ = roles.parts;
     relu_ = roles.relu;
+    if (roles.folded != nullptr) folded_.emplace(graph, *roles.folded);
     const plan::GraphNode& conv = graph.node(parts_.conv_node);
     weights_of_ = *winograd_problem(graph, conv);
     turned_ = conv.op->is("conv2d_grad_input");
     problem_ = turned_ ? weights_of_.mirrored() : weights_of_;
     operand_ = Operand(graph, group, turned_ ? parts_.g : parts_.x);
     blocking_ = winograd::default_blocking(problem_, threads_);
-    w_dtype_ = graph.value(parts_.w).dtype;
+    w_dtype_ = folded_ ? DType::f32 : graph.value(parts_.w).dtype;
     y_dtype_ = graph.value(parts_.y).dtype;
     if (parts_.statistics.node >= 0)
       attrs_ = graph.node(parts_.statistics.node).attrs.as<core::BatchNormAttrs>();
@@ -133,9 +135,16 @@ class WinogradConvolution final : public Kernel {
   void run(const KernelArgs& args) override {
     ScratchCarver carver(args.scratch);
     const Source source = operand_.source(args, carver);
-    const Sink sink = this->sink(args, carver);
+    Sink sink = this->sink(args, carver);
     float* u = take_weights(carver);
-    winograd::transform_weights(weights_of_, args.values[parts_.w], w_dtype_, turned_, u, threads_);
+    const void* w = args.values[parts_.w];
+    if (folded_) {
+      const Folded folded = take_folded(carver);
+      folded_->make(args, folded.weights, folded.bias);
+      w = folded.weights;
+      sink.bias = folded.bias;
+    }
+    winograd::transform_weights(weights_of_, w, w_dtype_, turned_, u, threads_);
     winograd::convolve(problem_, source, u, sink, blocking_, threads_, take_work(carver));
     if (parts_.statistics.node >= 0) finish_statistics(args, sink);
     if (parts_.sums.node >= 0) finish_sums(args, sink);
@@ -146,6 +155,7 @@ class WinogradConvolution final : public Kernel {
     operand_.source({}, carver);
     sink({}, carver);
     take_weights(carver);
+    if (folded_) take_folded(carver);
     take_work(carver);
     return carver.used();
   }
@@ -164,6 +174,12 @@ class WinogradConvolution final : public Kernel {
   }
 
  private:
+  struct Folded {
+    float *weights, *bias;
+  };
+  Folded take_folded(ScratchCarver& carver) const {
+    return {carver.take<float>(folded_->weights()), carver.take<float>(folded_->channels())};
+  }
   float* take_weights(ScratchCarver& carver) const {
     return carver.take<float>(static_cast<std::int64_t>(winograd::weights_bytes(problem_) / sizeof(float)));
   }
@@ -238,6 +254,7 @@ class WinogradConvolution final : public Kernel {
   Problem weights_of_;   ///< the forward convolution's
   Problem problem_;
   Operand operand_;
+  std::optional<FoldedWeights> folded_;  ///< of a batch norm in evaluation
   winograd::Blocking blocking_;
   int threads_;
   DType w_dtype_ = DType::f32, y_dtype_ = DType::f32;

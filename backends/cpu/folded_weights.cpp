@@ -1,0 +1,47 @@
+#include "backends/cpu/folded_weights.hpp"
+
+#include <cmath>
+
+#include "core/half.hpp"
+#include "core/op_attrs.hpp"
+
+namespace fusetape::backends::cpu {
+namespace {
+
+double element(const KernelArgs& args, int value, DType dtype, std::int64_t i) {
+  return dtype == DType::bf16 ? core::from_bf16(args.in<std::uint16_t>(value)[i]) : args.in<float>(value)[i];
+}
+
+}  // namespace
+
+FoldedWeights::FoldedWeights(const plan::Graph& graph, const plan::Convolution& roles)
+    : roles_(roles),
+      weights_type_(graph.value(roles.w).dtype),
+      bias_type_(roles.bias >= 0 ? graph.value(roles.bias).dtype : DType::f32),
+      eps_(graph.node(roles.norm_node).attrs.as<core::BatchNormAttrs>().eps),
+      channels_(graph.value(roles.w).shape[0]),
+      filter_(graph.value(roles.w).elements() / channels_) {}
+
+void FoldedWeights::make(const KernelArgs& args, float* weights, float* bias) const {
+  const float *gamma = args.in<float>(roles_.gamma), *beta = args.in<float>(roles_.beta);
+  const float *mean = args.in<float>(roles_.running_mean), *var = args.in<float>(roles_.running_var);
+#pragma omp parallel for schedule(static)
+  for (std::int64_t o = 0; o < channels_; ++o) {
+    const double a = gamma[o] / std::sqrt(var[o] + eps_);
+    const double b = roles_.bias >= 0 ? element(args, roles_.bias, bias_type_, o) : 0;
+    bias[o] = static_cast<float>(a * (b - mean[o]) + beta[o]);
+    for (std::int64_t i = o * filter_; i < (o + 1) * filter_; ++i) {
+      weights[i] = static_cast<float>(a * element(args, roles_.w, weights_type_, i));
+    }
+  }
+}
+
+Support supports_folding(const plan::Graph& graph, const plan::Convolution& roles) {
+  for (int id : {roles.gamma, roles.beta, roles.running_mean, roles.running_var}) {
+    if (graph.value(id).dtype != DType::f32)
+      return {.ok = false, .reason = "a batch norm whose parameters are not f32"};
+  }
+  return {};
+}
+
+}  // namespace fusetape::backends::cpu
