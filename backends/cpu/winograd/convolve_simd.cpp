@@ -62,25 +62,48 @@ class Convolution {
     });
   }
 
-  template <bool FetchesWeights, bool Few>
-  static auto multiplying(bool adds) {
-    return adds ? multiply_row<FetchesWeights, Few, true> : multiply_row<FetchesWeights, Few, false>;
-  }
-
-  /// How far the streams are fetched, and the weights.
+  /// What is fetched ahead while a block is multiplied: images, at an even pace, and the weights to come.
   struct Ahead {
-    Streams streams;
-    std::ptrdiff_t offset = 0;
+    struct Stretch {
+      const char* at;
+      std::ptrdiff_t bytes;
+    };
+    Stretch images[8] = {};
+    int count = 0, current = 0;
+    int images_at_once = 0;  ///< stretches for each product
     const float *weights = nullptr, *weights_end = nullptr;
+
+    void add(const char* at, double bytes) { images[count++] = {at, static_cast<std::ptrdiff_t>(bytes)}; }
+    /// For a product of so many channels. After the last stretch its end again and again: what has been
+    /// fetched costs little, and a change of mind more.
+    Fetched next(std::int64_t channels) {
+      Fetched lines;
+      int place = 0;
+      for (; place < images_at_once; ++place) {
+        Stretch& stretch = images[current];
+        lines.at[place] = stretch.at;
+        if (stretch.bytes > channels * 64) {
+          stretch = {stretch.at + channels * 64, stretch.bytes - channels * 64};
+        } else if (current + 1 < count) {
+          ++current;
+        }
+      }
+      if (weights == nullptr) return lines;
+      lines.at[place] = reinterpret_cast<const char*>(weights);
+      if (weights < weights_end) weights += channels * 16;
+      return lines;
+    }
   };
 
   void multiply(std::int64_t first_tile, std::int64_t end_tile) const {
-    Ahead ahead{.streams = streams(first_tile, end_tile)};
+    Ahead ahead = images_ahead(first_tile, end_tile);
     for (std::int64_t row = 0; row < winograd::transformed_size; ++row) {
       for (std::int64_t vector = first_vector_; vector < end_vector_; ++vector) {
-        const bool last = vector + 1 == end_vector_;
-        ahead.weights = last ? weights(first_vector_, (row + 1) % 6) : weights(vector + 1, row);
-        ahead.weights_end = ahead.weights + problem_.in * 6 * lanes;
+        if (fetches_weights_) {
+          const bool last = vector + 1 == end_vector_;
+          ahead.weights = last ? weights(first_vector_, (row + 1) % 6) : weights(vector + 1, row);
+          ahead.weights_end = ahead.weights + problem_.in * 6 * lanes;
+        }
         for (std::int64_t channel = 0; channel < problem_.in; channel += summed_channels) {
           multiply_slice(end_tile - first_tile, row, vector, channel, ahead);
         }
@@ -91,20 +114,20 @@ class Convolution {
   /// Some channels of a row of positions, for a vector of outputs.
   void multiply_slice(std::int64_t tiles, std::int64_t row, std::int64_t vector, std::int64_t channel,
                       Ahead& ahead) const {
+    using Multiply = decltype(&multiply_row<0, false>);
+    static constexpr Multiply make[] = {multiply_row<0, false>, multiply_row<1, false>,
+                                        multiply_row<2, false>, multiply_row<3, false>,
+                                        multiply_row<4, false>};
+    static constexpr Multiply extend[] = {multiply_row<0, true>, multiply_row<1, true>, multiply_row<2, true>,
+                                          multiply_row<3, true>, multiply_row<4, true>};
     const std::int64_t channels = std::min(summed_channels, problem_.in - channel);
     const float* v = part_.transformed + (row * chunks_ + channel / winograd::chunk) * chunk_stride_;
     const float* u = weights(vector, row) + channel * 6 * lanes;
-    const std::int64_t fetched = lines_ * winograd::divided_up(channels, winograd::chunk) * 64;
-    const bool adds = channel > 0;
+    const int fetched = ahead.images_at_once + (fetches_weights_ ? 1 : 0);
+    const Multiply multiply = (channel > 0 ? extend : make)[fetched];
     for (std::int64_t t = 0; t < tiles; t += tiles_at_once) {
-      const bool fetches = fetches_weights_ && ahead.weights < ahead.weights_end;
-      const auto multiply = fetches             ? multiplying<true, false>(adds)
-                            : ahead.streams.few ? multiplying<false, true>(adds)
-                                                : multiplying<false, false>(adds);
       multiply(v + t * tile_row, u, channels, chunk_stride_, products(vector, t) + row * 4 * lanes,
-               ahead.streams, ahead.offset, lines_, ahead.weights);
-      if (fetches) ahead.weights += channels * 16;
-      ahead.offset += fetched;
+               ahead.next(channels));
     }
   }
 
@@ -140,8 +163,8 @@ class Convolution {
     return part_.products + ((vector - first_vector_) * part_.block_tiles + tile) * product_size;
   }
 
-  /// A block's x and y, as if the tiles were spread evenly over them, in as many steps as there are chunks of
-  /// products. Weights are fetched where they will not stay in L2.
+  /// A tile's share of x and y, as if the tiles were spread evenly over them. Weights are fetched where they
+  /// will not stay in L2.
   void plan_prefetches() {
     const double images = static_cast<double>(problem_.batch * problem_.height * problem_.width);
     const double out_images =
@@ -151,38 +174,37 @@ class Convolution {
         images * static_cast<double>(problem_.in) * static_cast<double>(size_of(source_.dtype)) / tiles;
     y_bytes_ =
         out_images * static_cast<double>(problem_.out) * static_cast<double>(size_of(sink_.dtype)) / tiles;
-    const double steps = static_cast<double>(6 * (end_vector_ - first_vector_) * chunks_) / tiles_at_once;
-    lines_ = static_cast<std::int64_t>(std::max(x_bytes_, y_bytes_) / 64 / steps) + 1;
     fetches_weights_ = problem_.in * problem_.out >= 128 * 128;
   }
 
-  /// Of the next block what the source reads and writes: the first two rows of a tile are the last of the
-  /// tile above it. Of this block what the sink does.
-  Streams streams(std::int64_t first_tile, std::int64_t end_tile) const {
-    const auto at = [](const void* tensor, double bytes, std::int64_t tile) {
-      const auto offset = static_cast<std::ptrdiff_t>(bytes * static_cast<double>(tile));
-      return static_cast<const char*>(tensor) + offset / 64 * 64;
-    };
-    const bool last = end_tile == part_.end_tile;
+  /// First what the source will read and write of the next block, of which the first two rows are the last of
+  /// the tiles above it; then what the sink will of this block, which is used first and so is to come last.
+  Ahead images_ahead(std::int64_t first_tile, std::int64_t end_tile) const {
+    Ahead ahead;
+    const double tiles = static_cast<double>(end_tile - first_tile);
+    const double next_tiles = static_cast<double>(std::min(part_.block_tiles, part_.end_tile - end_tile));
     const std::int64_t rows_seen = (2 - problem_.pad) * problem_.width * problem_.in;
-    const std::int64_t seen = last ? 0 : rows_seen * static_cast<std::int64_t>(size_of(source_.dtype));
-    const auto next = [&](const void* x) { return at(x, x_bytes_, last ? first_tile : end_tile) + seen; };
-    const auto here = [&](const void* y) { return at(y, y_bytes_, first_tile); };
-    const void* const mask = sink_.mask_y != nullptr ? sink_.mask_y : sink_.mask_x;
-    const void* const inner = sink_.norm_x != nullptr ? sink_.norm_x : mask;
+    const std::int64_t seen = rows_seen * static_cast<std::int64_t>(size_of(source_.dtype));
+    for (const void* x : {source_.x, source_.x2, static_cast<const void*>(source_.written)}) {
+      if (x != nullptr && next_tiles > 0) ahead.add(at(x, x_bytes_, end_tile) + seen, x_bytes_ * next_tiles);
+    }
+    const void* const norm_x = sink_.norm_x != sink_.mask_x ? sink_.norm_x : nullptr;
+    for (const void* y : {static_cast<const void*>(sink_.y), sink_.z, sink_.mask_y, sink_.mask_x, norm_x}) {
+      if (y != nullptr) ahead.add(at(y, y_bytes_, first_tile), y_bytes_ * tiles);
+    }
+    double lines = 0;
+    for (const Ahead::Stretch& stretch : ahead.images) lines += static_cast<double>(stretch.bytes) / 64;
+    const std::int64_t products = winograd::transformed_size * (end_vector_ - first_vector_) *
+                                  winograd::divided_up(end_tile - first_tile, tiles_at_once);
+    const int most = fetches_weights_ ? most_fetched - 1 : most_fetched;
+    ahead.images_at_once =
+        std::min(most, static_cast<int>(lines / static_cast<double>(products * problem_.in)) + 1);
+    return ahead;
+  }
 
-    Streams streams;
-    streams.few =
-        source_.x2 == nullptr && source_.written == nullptr && sink_.z == nullptr && inner == nullptr;
-    streams.read[0] = next(source_.x);
-    streams.read[1] = source_.x2 != nullptr ? next(source_.x2) : streams.read[0];
-    streams.read[2] = sink_.z != nullptr ? here(sink_.z) : streams.read[0];
-    streams.read[3] = inner != nullptr ? here(inner) : streams.read[0];
-    streams.write[0] = here(sink_.y);
-    streams.write[1] = source_.written != nullptr ? next(source_.written)
-                       : mask != inner            ? here(mask)
-                                                  : streams.write[0];
-    return streams;
+  static const char* at(const void* tensor, double bytes, std::int64_t tile) {
+    const auto offset = static_cast<std::ptrdiff_t>(bytes * static_cast<double>(tile));
+    return static_cast<const char*>(tensor) + offset / 64 * 64;
   }
 
   const Problem& problem_;
@@ -193,7 +215,6 @@ class Convolution {
   ConvolvePart& part_;
   std::int64_t chunks_, chunk_stride_, first_vector_, end_vector_;
   double x_bytes_ = 0, y_bytes_ = 0;  ///< of a tile
-  std::int64_t lines_ = 0;
   bool fetches_weights_ = false;
 };
 

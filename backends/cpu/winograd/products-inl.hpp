@@ -59,12 +59,10 @@ struct PositionRow {
   }
 };
 
-/// Images that are read and written next, to be fetched into the caches while products are made. One that
-/// there is not stands for another that there is: a line fetched twice costs little.
-struct Streams {
-  const char* read[4] = {};
-  const char* write[2] = {};
-  bool few = true;  ///< only the first of each
+/// Memory that is fetched while a row of positions is multiplied: a line of each stretch with each channel.
+constexpr int most_fetched = 4;
+struct Fetched {
+  const char* at[most_fetched] = {};
 };
 
 constexpr std::int64_t product_size = 6 * 4 * lanes;  ///< of a tile, for one vector of outputs
@@ -72,24 +70,25 @@ constexpr std::int64_t tile_row = winograd::transformed_size * winograd::chunk;
 
 /// A row of positions of `tiles_at_once` tiles, for one vector of outputs: v [chunk][tile][6][chunk], of
 /// which chunks are `chunk_stride` floats apart, times u [channel][6][lanes], to four vectors for each tile.
-/// Not inlined, and called by a pointer: the compiler would spill. With each chunk of channels `lines` cache
-/// lines of every stream are fetched, from `offset` on, and with each channel a line of the weights to come.
-template <bool FetchesWeights, bool Few, bool Adds>
+/// Not inlined, and called by a pointer: the compiler would spill.
+template <int Count, bool Adds>
 HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RESTRICT u,
                                std::int64_t channels, std::ptrdiff_t chunk_stride,
-                               float* HWY_RESTRICT products, const Streams& streams, std::ptrdiff_t offset,
-                               std::int64_t lines, const float* weights) {
+                               float* HWY_RESTRICT products, const Fetched& fetched) {
   const Floats f;
   PositionRow t0, t1, t2, t3;
+  std::ptrdiff_t offset = 0;
   const auto add_channel = [&](const float* from) HWY_ATTR {
     const Vec w0 = hn::Load(f, u), w1 = hn::Load(f, u + lanes), w2 = hn::Load(f, u + 2 * lanes);
     const Vec w3 = hn::Load(f, u + 3 * lanes), w4 = hn::Load(f, u + 4 * lanes);
     const Vec w5 = hn::Load(f, u + 5 * lanes);
     u += 6 * lanes;
-    if constexpr (FetchesWeights) {
-      __builtin_prefetch(weights, 0, 2);
-      weights += 16;
-    }
+    // To L2: in L1 the next block would push out this one. More than a line or two at a time gets lost.
+    if constexpr (Count > 0) __builtin_prefetch(fetched.at[0] + offset, 0, 2);
+    if constexpr (Count > 1) __builtin_prefetch(fetched.at[1] + offset, 0, 2);
+    if constexpr (Count > 2) __builtin_prefetch(fetched.at[2] + offset, 0, 2);
+    if constexpr (Count > 3) __builtin_prefetch(fetched.at[3] + offset, 0, 2);
+    offset += 64;
     t0.add(from, w0, w1, w2, w3, w4, w5);
     t1.add(from + tile_row, w0, w1, w2, w3, w4, w5);
     if constexpr (tiles_at_once == 4) {
@@ -98,21 +97,8 @@ HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RES
     }
   };
   for (; channels > 0; channels -= winograd::chunk, v += chunk_stride) {
-    const std::int64_t here = std::min(channels, winograd::chunk);
-    const float *from = v, *const end = v + here, *const fetching = v + std::min(here, lines);
-    for (; from != fetching; ++from) {
-      __builtin_prefetch(streams.read[0] + offset, 0, 3);
-      __builtin_prefetch(streams.write[0] + offset, 1, 3);
-      if constexpr (!Few) {
-        __builtin_prefetch(streams.read[1] + offset, 0, 3);
-        __builtin_prefetch(streams.read[2] + offset, 0, 3);
-        __builtin_prefetch(streams.read[3] + offset, 0, 3);
-        __builtin_prefetch(streams.write[1] + offset, 1, 3);
-      }
-      add_channel(from);
-      offset += 64;
-    }
-    for (; from != end; ++from) add_channel(from);
+    const float* const end = v + std::min(channels, winograd::chunk);
+    for (const float* from = v; from != end; ++from) add_channel(from);
   }
   t0.store<Adds>(products);
   t1.store<Adds>(products + product_size);
