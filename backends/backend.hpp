@@ -37,7 +37,7 @@ class Kernel {
 
   std::string name;          ///< "onednn:…", "highway:batch_norm_relu", "reference"
   double tensor_passes = 0;  ///< whole-tensor reads and writes
-  std::string why;           ///< why no faster one: the refusals of the candidates before it, or what was timed
+  std::string why;  ///< why no faster one: the refusals of the candidates before it, or what was timed
 };
 
 /// What the device does in a second, roughly: for the planner's estimates.
