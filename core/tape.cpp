@@ -33,7 +33,8 @@ ConvAlgorithm conv_algorithm_of_environment() {
   const std::string_view name = set != nullptr ? set : "automatic";
   if (name == "automatic") return ConvAlgorithm::automatic;
   if (name == "direct") return ConvAlgorithm::direct;
-  throw Error("FUSETAPE_CONV", "expected automatic or direct, got '" + std::string(name) + "'");
+  if (name == "winograd") return ConvAlgorithm::winograd;
+  throw Error("FUSETAPE_CONV", "expected automatic, direct or winograd, got '" + std::string(name) + "'");
 }
 
 bool environment_says(const char* name, const char* value) {
@@ -61,6 +62,7 @@ Tape::Tape() {
   settings.retention = retention_of_environment();
   settings.conv_algorithm = conv_algorithm_of_environment();
   settings.deterministic = environment_says("FUSETAPE_DETERMINISTIC", "1");
+  settings.tuning = !environment_says("FUSETAPE_TUNE", "off") && !environment_says("FUSETAPE_TUNE", "0");
   settings.anomaly = environment_says("FUSETAPE_ANOMALY", "1");
   settings.threads = omp_get_max_threads();
   const char* set = std::getenv("FUSETAPE_BACKEND");

@@ -34,6 +34,12 @@ Flags expecting(std::vector<std::string> groups) {
   return {.smooth = false, .same_bits = false, .tolerance = 2e-5, .groups = std::move(groups)};
 }
 
+Flags no_gradient() {
+  Flags flags = expecting({});
+  flags.differentiable = false;
+  return flags;
+}
+
 /// A rounding of what the bias is added to turns ReLUs on or off.
 Flags no_bf16(Flags flags) {
   flags.wide_only = true;
@@ -51,7 +57,7 @@ constexpr const char* weights = "batch_norm_apply+relu+batch_norm_grad_apply+con
 
 std::vector<OpCase> carried_cases() {
   std::vector<OpCase> cases;
-  for (const Shape& x : {Shape{2, 6, 6, 16}, Shape{1, 9, 4, 24}, Shape{3, 4, 7, 17}, Shape{2, 8, 8, 40}}) {
+  for (const Shape& x : {Shape{3, 6, 8, 16}, Shape{2, 9, 8, 24}, Shape{5, 4, 7, 17}, Shape{2, 8, 8, 40}}) {
     cases.push_back({named("conv+bn+relu twice", x), inputs_of(x, 2),
                      [](In in) { return norm(conv(relu(norm(conv(in[0], in, 0), in, 0)), in, 1), in, 1); },
                      expecting({forward, backward, weights})});
@@ -87,6 +93,12 @@ std::vector<OpCase> carried_cases() {
                        return norm(conv(pad(y, {{0, 0}, {1, 1}, {1, 1}, {0, 0}}), in, 1, {}), in, 1);
                      },
                      expecting({})});
+    cases.push_back({named("only the statistics of a convolution are wanted", x), inputs_of(x, 1),
+                     [](In in) {
+                       const Tensor y = conv(in[0], in, 0);
+                       return batch_norm(y, in[2], in[3], in[3], in[2], {.eps = 1e-2}).running_mean;
+                     },
+                     no_gradient()});
     const std::int64_t c = x.back();
     cases.push_back({named("evaluation: conv+bn+add+relu", x),
                      {real(x), real({c, 3, 3, c}), scale(c), shift(c), shift(c), scale(c)},

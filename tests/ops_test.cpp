@@ -286,7 +286,7 @@ TEST_CASE("f64, bf16, f16: the CPU agrees with the reference") {
 }
 
 TEST_CASE("Winograd: whatever rides in the transforms, the CPU agrees with the reference") {
-  const ConvBy automatic(ft::ConvAlgorithm::automatic);
+  const ConvBy winograd(ft::ConvAlgorithm::winograd);
   for (const OpCase& op_case : carried_cases()) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       if (op_case.flags.wide_only && dtype != DType::f32) continue;
