@@ -36,6 +36,17 @@ HWY_INLINE Vec per_channel(const float* values, const Access& access, std::int64
   return hn::IfThenElse(hn::IsNaN(v), hn::Set(Floats(), std::numeric_limits<float>::quiet_NaN()), v);
 }
 
+/// Stores what is `rounded` already.
+template <class T, class Access>
+HWY_INLINE void store_rounded(const Access& access, Vec v, T* to) {
+  if constexpr (std::is_same_v<T, Bf16> && std::is_same_v<Access, Whole>) {
+    const auto upper = hn::ShiftRight<16>(hn::BitCast(Words(), v));
+    hn::StoreU(hn::TruncateTo(Halves(), upper), Halves(), halves(to));
+  } else {
+    access.store(v, to);
+  }
+}
+
 /// A source's value on one vector of channels.
 template <class T, Form F, bool Relu>
 struct SourceColumn {
@@ -110,7 +121,7 @@ void load_column(const winograd::Problem& problem, const winograd::Source& sourc
            ++j, x += pixel, x2 += pixel, written += pixel, p += winograd::chunk) {
         const Vec v = column.value(x, x2, access);
         hn::Store(v, Floats(), p);
-        access.store(v, written);
+        store_rounded(access, v, written);
       }
       load(right - end);
     }
