@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "backends/cpu/winograd/convolve_part.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -197,8 +199,8 @@ class Convolution {
     const std::int64_t products = winograd::transformed_size * (end_vector_ - first_vector_) *
                                   winograd::divided_up(end_tile - first_tile, tiles_at_once);
     const int most = fetches_weights_ ? most_fetched - 1 : most_fetched;
-    ahead.images_at_once =
-        std::min(most, static_cast<int>(lines / static_cast<double>(products * problem_.in)) + 1);
+    const double at_once = std::ceil(lines / static_cast<double>(products * problem_.in));
+    ahead.images_at_once = std::min(most, static_cast<int>(at_once));
     return ahead;
   }
 

@@ -22,6 +22,7 @@ struct Fetch {
 class Ahead {
  public:
   using Stretch = std::span<const std::byte>;
+  static constexpr std::int64_t line = 64;
   Ahead() = default;
   explicit Ahead(std::span<const Stretch> stretches) : left_(stretches) {}
 
@@ -32,6 +33,7 @@ class Ahead {
     step_ = std::min(line, divided_up(divided_up(bytes, products), tiles));
     quota_ = step_ * tiles;
   }
+  std::int64_t step() const { return step_; }  ///< bytes for each tile of a product
   Fetch next() {
     if (left_.empty()) return {};
     const Stretch& whole = left_.front();
@@ -45,7 +47,6 @@ class Ahead {
   }
 
  private:
-  static constexpr std::int64_t line = 64;
   std::span<const Stretch> left_;
   std::int64_t at_ = 0;  ///< of the first stretch
   std::int64_t step_ = 0, quota_ = 0;

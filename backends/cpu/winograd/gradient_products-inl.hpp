@@ -9,7 +9,6 @@
 
 #include "backends/cpu/channel_vectors-inl.hpp"
 #include "backends/cpu/winograd/gradient_steps.hpp"
-#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
@@ -17,7 +16,8 @@ namespace {
 
 /// sums[out][in] = or += Σ over tiles of dy[tile][out]·x[tile][in], 16 channels of each. A function of its
 /// own: the accumulators want half of the registers, and the loop nothing of what is around it.
-template <bool Add>
+/// `Dense`: so much is fetched that it goes to L2 only; L1 takes few lines at a time.
+template <bool Add, bool Dense>
 HWY_NOINLINE void multiply_chunk(const float* HWY_RESTRICT x, const float* HWY_RESTRICT dy,
                                  std::int64_t tiles, float* HWY_RESTRICT sums, winograd::Fetch x_ahead,
                                  winograd::Fetch dy_ahead) {
@@ -34,8 +34,8 @@ HWY_NOINLINE void multiply_chunk(const float* HWY_RESTRICT x, const float* HWY_R
     const float* from_dy = dy + out;
     for (const float* end = x + tiles * 16; from_x < end; from_x += 16, from_dy += 16) {
       if (columns == 1 || out == 0) {
-        hwy::Prefetch(x_ahead.at);
-        hwy::Prefetch(dy_ahead.at);
+        __builtin_prefetch(x_ahead.at, 0, Dense ? 2 : 3);
+        __builtin_prefetch(dy_ahead.at, 0, Dense ? 2 : 3);
         x_ahead.at += x_ahead.step;
         dy_ahead.at += dy_ahead.step;
       }

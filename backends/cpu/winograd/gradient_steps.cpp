@@ -12,6 +12,7 @@ HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
 
+using winograd::Ahead;
 using winograd::BothAhead;
 using winograd::ChannelBlock;
 using winograd::chunk;
@@ -65,7 +66,9 @@ void MultiplyTiles(const GradientPass& pass, const Operands& from, std::int64_t 
   ahead.dy.spread(products, std::min(tiles, most_in_sum));
   // Called by a pointer: of a function that it knows, g++ keeps the caller's integers in vector registers,
   // where they wait behind all the multiplications.
-  const auto make = multiply_chunk<false>, extend = multiply_chunk<true>;
+  const bool dense = ahead.x.step() + ahead.dy.step() > Ahead::line;
+  const auto make = dense ? multiply_chunk<false, true> : multiply_chunk<false, false>;
+  const auto extend = dense ? multiply_chunk<true, true> : multiply_chunk<true, false>;
   for (int place = 0; place < pass.count * 6; ++place) {
     const std::int64_t position = pass.row[place / 6] * 6 + place % 6;
     for (std::int64_t out = channels.out_begin; out < channels.out_end; ++out) {

@@ -95,10 +95,8 @@ void transform_gradient_run(const winograd::Problem& image, const winograd::Sour
             .row = image.width * image.in,
             .pixel = image.in};
   } else {
-    load_pixels(image, source, pixels, first_channel, scratch);
-    if (writes && source.written != nullptr) {
-      write_pixels(image, source, pixels, inside, first_channel, scratch);
-    }
+    const bool written = writes && source.written != nullptr;
+    load_pixels(image, source, pixels, written ? inside : winograd::Rectangle{}, first_channel, scratch);
   }
   for (std::int64_t place = 0; place < winograd::chunk; place += lanes, rows.first += lanes) {
     spread_rows<Pairs>(rows, run.count, strides, to + place);

@@ -167,10 +167,9 @@ void transform_run(const winograd::Problem& problem, const winograd::Tiles& tile
     }
     return;
   }
-  load_pixels(problem, source, pixels, first_channel, scratch);
-  if (writes && source.written != nullptr) {
-    write_pixels(problem, source, pixels, pixels_owned(problem, tiles, run), first_channel, scratch);
-  }
+  const bool written = writes && source.written != nullptr;
+  const winograd::Rectangle owned = written ? pixels_owned(problem, tiles, run) : winograd::Rectangle{};
+  load_pixels(problem, source, pixels, owned, first_channel, scratch);
   for (std::int64_t place = 0; place < winograd::chunk; place += lanes) {
     const PixelRows rows{
         .first = scratch + place, .pixel = winograd::chunk, .row = pixels.columns * winograd::chunk};

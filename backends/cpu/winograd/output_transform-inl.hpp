@@ -59,7 +59,11 @@ struct SinkColumn {
   }
   HWY_INLINE void pixel(Vec result, std::int64_t at) {
     const Vec v = value(result, at);
-    access.store(v, y + at);
+    if constexpr (S == Sums::none) {
+      access.store(v, y + at);
+    } else {
+      store_rounded(access, v, y + at);
+    }
     if constexpr (S == Sums::moments) {
       const Vec d = hn::Sub(v, shift);
       first = hn::Add(first, d);

@@ -83,8 +83,8 @@ HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RES
     const Vec w3 = hn::Load(f, u + 3 * lanes), w4 = hn::Load(f, u + 4 * lanes);
     const Vec w5 = hn::Load(f, u + 5 * lanes);
     u += 6 * lanes;
-    // To L2: in L1 the next block would push out this one. More than a line or two at a time gets lost.
-    if constexpr (Count > 0) __builtin_prefetch(fetched.at[0] + offset, 0, 2);
+    // L1 takes a line with each channel; more of them wait there for each other, and go to L2.
+    if constexpr (Count > 0) __builtin_prefetch(fetched.at[0] + offset, 0, Count == 1 ? 3 : 2);
     if constexpr (Count > 1) __builtin_prefetch(fetched.at[1] + offset, 0, 2);
     if constexpr (Count > 2) __builtin_prefetch(fetched.at[2] + offset, 0, 2);
     if constexpr (Count > 3) __builtin_prefetch(fetched.at[3] + offset, 0, 2);

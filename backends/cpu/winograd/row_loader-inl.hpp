@@ -36,6 +36,17 @@ HWY_INLINE Vec per_channel(const float* values, const Access& access, std::int64
   return hn::IfThenElse(hn::IsNaN(v), hn::Set(Floats(), std::numeric_limits<float>::quiet_NaN()), v);
 }
 
+/// Stores what is `rounded` already.
+template <class T, class Access>
+HWY_INLINE void store_rounded(const Access& access, Vec v, T* to) {
+  if constexpr (std::is_same_v<T, Bf16> && std::is_same_v<Access, Whole>) {
+    const auto upper = hn::ShiftRight<16>(hn::BitCast(Words(), v));
+    hn::StoreU(hn::TruncateTo(Halves(), upper), Halves(), halves(to));
+  } else {
+    access.store(v, to);
+  }
+}
+
 /// A source's value on one vector of channels.
 template <class T, Form F, bool Relu>
 struct SourceColumn {
@@ -73,11 +84,14 @@ inline void fill_zeros(float* to, std::int64_t pixels) {
   }
 }
 
-/// One vector of channels of a rectangle's pixels, `chunk` floats from pixel to pixel.
+/// One vector of channels of a rectangle's pixels, `chunk` floats from pixel to pixel; of those in `owned`
+/// also to source.written.
 template <class T, Form F, bool Relu, class Access>
 void load_column(const winograd::Problem& problem, const winograd::Source& source,
-                 const winograd::Rectangle& pixels, std::int64_t channel, const Access& access, float* to) {
+                 const winograd::Rectangle& pixels, const winograd::Rectangle& owned, std::int64_t channel,
+                 const Access& access, float* to) {
   const SourceColumn<T, F, Relu> column(source, access, channel);
+  const std::int64_t pixel = problem.in;  // what stands in memory might change with every store
   const std::int64_t left = std::clamp<std::int64_t>(-pixels.column, 0, pixels.columns);
   const std::int64_t right = std::clamp<std::int64_t>(problem.width - pixels.column, left, pixels.columns);
   for (std::int64_t i = 0; i < pixels.rows; ++i, to += pixels.columns * winograd::chunk) {
@@ -92,8 +106,24 @@ void load_column(const winograd::Problem& problem, const winograd::Source& sourc
     const T* x2 = F == Form::plain || F == Form::norm ? x : static_cast<const T*>(source.x2) + at;
     float* p = to + left * winograd::chunk;
     fill_zeros(to, left);
-    for (std::int64_t j = left; j < right; ++j, x += problem.in, x2 += problem.in, p += winograd::chunk) {
-      hn::Store(column.value(x, x2, access), Floats(), p);
+    const auto load = [&](std::int64_t count) HWY_ATTR {
+      for (; count > 0; --count, x += pixel, x2 += pixel, p += winograd::chunk) {
+        hn::Store(column.value(x, x2, access), Floats(), p);
+      }
+    };
+    if (row < owned.row || row >= owned.row + owned.rows) {
+      load(right - left);
+    } else {
+      const std::int64_t first = owned.column - pixels.column, end = first + owned.columns;
+      T* written = static_cast<T*>(source.written) + at + (first - left) * pixel;
+      load(first - left);
+      for (std::int64_t j = first; j < end;
+           ++j, x += pixel, x2 += pixel, written += pixel, p += winograd::chunk) {
+        const Vec v = column.value(x, x2, access);
+        hn::Store(v, Floats(), p);
+        store_rounded(access, v, written);
+      }
+      load(right - end);
     }
     fill_zeros(p, pixels.columns - right);
   }
@@ -115,76 +145,53 @@ HWY_INLINE void for_vectors(std::int64_t first_channel, std::int64_t channels, F
 
 template <class T, Form F, bool Relu>
 void load_chunk(const winograd::Problem& problem, const winograd::Source& source,
-                const winograd::Rectangle& pixels, std::int64_t first_channel, float* to) {
+                const winograd::Rectangle& pixels, const winograd::Rectangle& owned,
+                std::int64_t first_channel, float* to) {
   if (problem.in - first_channel <= winograd::chunk - lanes) {
     std::memset(to, 0, static_cast<std::size_t>(pixels.rows * pixels.columns * winograd::chunk) * 4);
   }
   for_vectors(first_channel, problem.in,
               [&](const auto& access, std::int64_t channel, std::int64_t place) HWY_ATTR {
-                load_column<T, F, Relu>(problem, source, pixels, channel, access, to + place);
+                load_column<T, F, Relu>(problem, source, pixels, owned, channel, access, to + place);
               });
 }
 
 template <class T, Form F>
 void load_form(const winograd::Problem& problem, const winograd::Source& source,
-               const winograd::Rectangle& pixels, std::int64_t first_channel, float* to) {
-  source.relu ? load_chunk<T, F, true>(problem, source, pixels, first_channel, to)
-              : load_chunk<T, F, false>(problem, source, pixels, first_channel, to);
+               const winograd::Rectangle& pixels, const winograd::Rectangle& owned,
+               std::int64_t first_channel, float* to) {
+  source.relu ? load_chunk<T, F, true>(problem, source, pixels, owned, first_channel, to)
+              : load_chunk<T, F, false>(problem, source, pixels, owned, first_channel, to);
 }
 
 template <class T>
 void load_typed(const winograd::Problem& problem, const winograd::Source& source,
-                const winograd::Rectangle& pixels, std::int64_t first_channel, float* to) {
+                const winograd::Rectangle& pixels, const winograd::Rectangle& owned,
+                std::int64_t first_channel, float* to) {
   switch (form_of(source)) {
     case Form::plain:
-      return load_form<T, Form::plain>(problem, source, pixels, first_channel, to);
+      return load_form<T, Form::plain>(problem, source, pixels, owned, first_channel, to);
     case Form::add:
-      return load_form<T, Form::add>(problem, source, pixels, first_channel, to);
+      return load_form<T, Form::add>(problem, source, pixels, owned, first_channel, to);
     case Form::norm:
-      return load_form<T, Form::norm>(problem, source, pixels, first_channel, to);
+      return load_form<T, Form::norm>(problem, source, pixels, owned, first_channel, to);
     case Form::norm_add:
-      return load_form<T, Form::norm_add>(problem, source, pixels, first_channel, to);
+      return load_form<T, Form::norm_add>(problem, source, pixels, owned, first_channel, to);
     case Form::two_norms:
-      return load_form<T, Form::two_norms>(problem, source, pixels, first_channel, to);
+      return load_form<T, Form::two_norms>(problem, source, pixels, owned, first_channel, to);
     case Form::norm_gradient:
-      return load_form<T, Form::norm_gradient>(problem, source, pixels, first_channel, to);
+      return load_form<T, Form::norm_gradient>(problem, source, pixels, owned, first_channel, to);
   }
 }
 
 /// v of a chunk of channels of the rectangle's pixels to `to` {rows, columns, chunk}, 64-byte aligned: zeros
-/// outside of the image and beyond the last channel.
+/// outside of the image and beyond the last channel. Those of the pixels that are in `owned`, inside of the
+/// image or without rows, go to source.written, too.
 inline void load_pixels(const winograd::Problem& problem, const winograd::Source& source,
-                        const winograd::Rectangle& pixels, std::int64_t first_channel, float* to) {
-  source.dtype == DType::bf16 ? load_typed<Bf16>(problem, source, pixels, first_channel, to)
-                              : load_typed<float>(problem, source, pixels, first_channel, to);
-}
-
-template <class T>
-void write_typed(const winograd::Problem& problem, const winograd::Source& source,
-                 const winograd::Rectangle& pixels, const winograd::Rectangle& owned,
-                 std::int64_t first_channel, const float* from) {
-  for_vectors(first_channel, problem.in,
-              [&](const auto& access, std::int64_t channel, std::int64_t place) HWY_ATTR {
-                for (std::int64_t row = owned.row; row < owned.row + owned.rows; ++row) {
-                  const float* p =
-                      from + place +
-                      ((row - pixels.row) * pixels.columns + owned.column - pixels.column) * winograd::chunk;
-                  T* to = static_cast<T*>(source.written) +
-                          ((owned.image * problem.height + row) * problem.width + owned.column) * problem.in +
-                          channel;
-                  for (std::int64_t j = 0; j < owned.columns; ++j, p += winograd::chunk, to += problem.in) {
-                    access.store(hn::Load(Floats(), p), to);
-                  }
-                }
-              });
-}
-
-/// From what load_pixels has read, the `owned` pixels to source.written.
-inline void write_pixels(const winograd::Problem& problem, const winograd::Source& source,
-                         const winograd::Rectangle& pixels, const winograd::Rectangle& owned,
-                         std::int64_t first_channel, const float* from) {
-  source.dtype == DType::bf16 ? write_typed<Bf16>(problem, source, pixels, owned, first_channel, from)
-                              : write_typed<float>(problem, source, pixels, owned, first_channel, from);
+                        const winograd::Rectangle& pixels, const winograd::Rectangle& owned,
+                        std::int64_t first_channel, float* to) {
+  source.dtype == DType::bf16 ? load_typed<Bf16>(problem, source, pixels, owned, first_channel, to)
+                              : load_typed<float>(problem, source, pixels, owned, first_channel, to);
 }
 
 }  // namespace
