@@ -44,7 +44,7 @@ class Kernel {
 
   std::string name;          ///< "onednn:…", "highway:batch_norm_relu", "reference"
   double tensor_passes = 0;  ///< whole-tensor reads and writes
-  std::string why;           ///< why no faster one: the refusals of the candidates before it
+  std::string why;           ///< why no faster one: the refusals of the candidates before it, or what was timed
   /// Of its products, where it does not compute its ops directly, in the dtype of their operands.
   std::optional<Arithmetic> arithmetic;
 };
@@ -80,6 +80,12 @@ class Backend {
   virtual bool carries(const plan::Graph& graph, const plan::GraphNode& convolution) const {
     static_cast<void>(graph), static_cast<void>(convolution);
     return false;
+  }
+  /// Times kernels for the graph's nodes, once for each kind of node, and notes the fastest on them
+  /// (GraphNode::tuned), for `carries`, `supports` and `compile` to obey. Tells what it did, for the report.
+  virtual std::string tune(plan::Graph& graph) {
+    static_cast<void>(graph);
+    return {};
   }
   virtual std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) = 0;
   /// False: plans are made, nothing is run (null).

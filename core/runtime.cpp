@@ -93,6 +93,9 @@ ConvAlgorithm conv_algorithm() { return Tape::current().settings.conv_algorithm;
 void set_deterministic(bool on) { Tape::current().settings.deterministic = on; }
 bool deterministic() { return Tape::current().settings.deterministic; }
 
+void set_tuning(bool on) { Tape::current().settings.tuning = on; }
+bool tuning_enabled() { return Tape::current().settings.tuning; }
+
 void set_anomaly_detection(bool on) { Tape::current().settings.anomaly = on; }
 bool anomaly_detection_enabled() { return Tape::current().settings.anomaly; }
 

@@ -148,6 +148,7 @@ void Slice::write_key() {
                 static_cast<std::uint64_t>(settings.retention) << 2 |
                 static_cast<std::uint64_t>(settings.anomaly) << 4 |
                 static_cast<std::uint64_t>(settings.conv_algorithm) << 5 |
+                static_cast<std::uint64_t>(settings.tuning) << 6 |
                 static_cast<std::uint64_t>(settings.threads) << 8);
   key.push_back(externals_.size());
   const auto push_type = [&key](const Value& value, std::uint64_t facts) {
@@ -221,6 +222,7 @@ plan::Plan& Slice::find_or_make_plan() {
   const plan::Options options{.rules = settings.anomaly ? plan::RuleSet{0} : rules,
                               .retention = settings.retention,
                               .deterministic = settings.deterministic,
+                              .tuning = settings.tuning && !settings.deterministic,
                               .threads = settings.threads,
                               .backend = settings.backend};
   plan::Plan& plan = *tape_.cache.insert(tape_.key_, plan::make_plan(build_graph(), options));

@@ -61,6 +61,7 @@ Tape::Tape() {
   settings.retention = retention_of_environment();
   settings.conv_algorithm = conv_algorithm_of_environment();
   settings.deterministic = environment_says("FUSETAPE_DETERMINISTIC", "1");
+  settings.tuning = !environment_says("FUSETAPE_TUNE", "off") && !environment_says("FUSETAPE_TUNE", "0");
   settings.anomaly = environment_says("FUSETAPE_ANOMALY", "1");
   settings.threads = omp_get_max_threads();
   const char* set = std::getenv("FUSETAPE_BACKEND");

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <optional>
 
 #include "backends/cpu/conv_onednn.hpp"
@@ -82,17 +83,26 @@ bool direct_is_faster(const Convolution& conv) {
   return conv.z.present() || !single_place || conv.offered(conv.x).get_data_type() == bf16;
 }
 
+std::string instructions_of(const std::string& implementation) {  // "brgconv:avx512_core"
+  return implementation.substr(implementation.rfind(':') + 1);
+}
+
 /// The first sound implementation that oneDNN offers; with `prefer_direct`, rather a direct one with the same
 /// instructions.
 template <class Make>
 auto choose(const Convolution& conv, bool prefer_direct, Make make) {
+  if (!conv.implementation.empty()) {
+    auto asked = first_that(
+        make, [&](const std::string& name) { return name == conv.implementation && !unsound(conv, name); });
+    if (asked) return *asked;
+  }
   auto first = first_that(make, [&](const std::string& name) { return !unsound(conv, name); });
   if (!first) throw dnnl::error(dnnl_unimplemented, "no implementation of this convolution is sound");
-  const std::string name = first->impl_info_str();  // "brgconv:avx512_core"
+  const std::string name = first->impl_info_str();
   if (!prefer_direct || !name.starts_with("brg")) return *first;
-  const std::string instructions = name.substr(name.rfind(':') + 1);
   auto direct = first_that(make, [&](const std::string& other) {
-    return other.starts_with("jit") && other.ends_with(instructions) && !unsound(conv, other);
+    return other.starts_with("jit") && instructions_of(other) == instructions_of(name) &&
+           !unsound(conv, other);
   });
   return direct ? *direct : *first;
 }
@@ -118,6 +128,42 @@ dnnl::convolution_forward::primitive_desc hint(const Convolution& conv) {
           conv.padding,
           conv.padding_end,
           onednn_attributes()};
+}
+
+// ---- descriptors, made anew for each walk through the implementations --------------------------------------
+
+auto forward_maker(const Convolution& conv) {
+  dnnl::post_ops post;
+  if (conv.onto_y) post.append_sum();
+  if (conv.z.present()) post.append_binary(dnnl::algorithm::binary_add, conv.offered(conv.z));
+  if (conv.relu) post.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
+  dnnl::primitive_attr attributes = onednn_attributes();
+  attributes.set_post_ops(post);
+  const memory::desc bias = conv.bias.present() ? conv.offered(conv.bias) : memory::desc();
+  return [&conv, attributes, bias] {
+    return dnnl::convolution_forward::primitive_desc(
+        onednn_engine(), dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct,
+        conv.offered(conv.x), any_weights(conv), bias, conv.offered(conv.y), conv.strides, conv.dilates,
+        conv.padding, conv.padding_end, attributes);
+  };
+}
+
+auto grad_input_maker(const Convolution& conv) {
+  return [&conv, forward = hint(conv)] {
+    return dnnl::convolution_backward_data::primitive_desc(
+        onednn_engine(), dnnl::algorithm::convolution_direct, conv.offered(conv.x), any_weights(conv),
+        conv.offered(conv.y), conv.strides, conv.dilates, conv.padding, conv.padding_end, forward,
+        onednn_attributes());
+  };
+}
+
+auto grad_weight_maker(const Convolution& conv) {
+  return [&conv, forward = hint(conv)] {
+    return dnnl::convolution_backward_weights::primitive_desc(
+        onednn_engine(), dnnl::algorithm::convolution_direct, conv.offered(conv.x), any_weights(conv),
+        conv.offered(conv.y), conv.strides, conv.dilates, conv.padding, conv.padding_end, forward,
+        onednn_attributes());
+  };
 }
 
 /// Whether oneDNN computes it with the CPU's bf16 instructions. What emulates them is slower than f32.
@@ -161,39 +207,15 @@ Convolution choose_arithmetic(Convolution conv) {
 }
 
 dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv) {
-  dnnl::post_ops post;
-  if (conv.onto_y) post.append_sum();
-  if (conv.z.present()) post.append_binary(dnnl::algorithm::binary_add, conv.offered(conv.z));
-  if (conv.relu) post.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0);
-  dnnl::primitive_attr attributes = onednn_attributes();
-  attributes.set_post_ops(post);
-  const memory::desc x = conv.offered(conv.x), y = conv.offered(conv.y), w = any_weights(conv);
-  const memory::desc bias = conv.bias.present() ? conv.offered(conv.bias) : memory::desc();
-  return choose(conv, direct_is_faster(conv), [&] {
-    return dnnl::convolution_forward::primitive_desc(
-        onednn_engine(), dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct, x, w, bias,
-        y, conv.strides, conv.dilates, conv.padding, conv.padding_end, attributes);
-  });
+  return choose(conv, direct_is_faster(conv), forward_maker(conv));
 }
 
 dnnl::convolution_backward_data::primitive_desc grad_input_desc(const Convolution& conv) {
-  const auto forward = hint(conv);
-  const memory::desc dx = conv.offered(conv.x), dy = conv.offered(conv.y), w = any_weights(conv);
-  return choose(conv, true, [&] {
-    return dnnl::convolution_backward_data::primitive_desc(
-        onednn_engine(), dnnl::algorithm::convolution_direct, dx, w, dy, conv.strides, conv.dilates,
-        conv.padding, conv.padding_end, forward, onednn_attributes());
-  });
+  return choose(conv, true, grad_input_maker(conv));
 }
 
 dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Convolution& conv) {
-  const auto forward = hint(conv);
-  const memory::desc x = conv.offered(conv.x), dy = conv.offered(conv.y), dw = any_weights(conv);
-  return choose(conv, false, [&] {
-    return dnnl::convolution_backward_weights::primitive_desc(
-        onednn_engine(), dnnl::algorithm::convolution_direct, x, dw, dy, conv.strides, conv.dilates,
-        conv.padding, conv.padding_end, forward, onednn_attributes());
-  });
+  return choose(conv, false, grad_weight_maker(conv));
 }
 
 std::string implementation_of(const Convolution& conv) {
@@ -206,6 +228,28 @@ std::string implementation_of(const Convolution& conv) {
       break;
   }
   return forward_desc(conv).impl_info_str();
+}
+
+std::vector<std::string> implementations_of(const Convolution& conv) {
+  std::vector<std::string> names{implementation_of(conv)};
+  const auto collect = [&](const std::string& name) {
+    const bool known = std::find(names.begin(), names.end(), name) != names.end();
+    if (!known && instructions_of(name) == instructions_of(names[0]) && !unsound(conv, name))
+      names.push_back(name);
+    return false;
+  };
+  switch (conv.pass) {
+    case ConvPass::forward:
+      first_that(forward_maker(conv), collect);
+      break;
+    case ConvPass::grad_input:
+      first_that(grad_input_maker(conv), collect);
+      break;
+    case ConvPass::grad_weight:
+      first_that(grad_weight_maker(conv), collect);
+      break;
+  }
+  return names;
 }
 
 bool adds_slowly(const Graph& graph, const plan::Convolution& roles) {

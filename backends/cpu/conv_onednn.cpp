@@ -93,7 +93,11 @@ Support plain_supports(const Graph& graph, const Group& group) {
 }
 
 std::unique_ptr<Kernel> make_plain(const Graph& graph, const Group& group) {
-  const Convolution conv = choose_arithmetic(describe_convolution(graph, *roles_of(graph, group)));
+  const ConvRoles roles = *roles_of(graph, group);
+  Convolution conv = choose_arithmetic(describe_convolution(graph, roles));
+  // What was timed added no image to its result: that has a built-in order of its own.
+  const auto& tuned = graph.node(roles.node).tuned;
+  if (tuned != nullptr && !conv.z.present()) conv.implementation = tuned->kernel;
   std::unique_ptr<Kernel> kernel = make_convolution(conv);
   kernel->tensor_passes = conv.z.present() ? 3 : 2;  // beside the weights
   return kernel;

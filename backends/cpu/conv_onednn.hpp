@@ -30,6 +30,7 @@ struct Convolution {
   /// bf16 operands are converted to f32 in scratch, and results back: where oneDNN has no kernel with this
   /// CPU's bf16 instructions, or none that is sound.
   bool through_f32 = false;
+  std::string implementation;  ///< taken where it is offered; empty or elsewhere: the built-in choice
 
   bool strided() const { return strides[0] > 1 || strides[1] > 1; }
   bool dilated() const { return dilates[0] > 0 || dilates[1] > 0; }
@@ -48,6 +49,8 @@ dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Convol
 
 /// The name of the implementation for the convolution's pass: "brgconv:avx512_core".
 std::string implementation_of(const Convolution& conv);
+/// Every sound implementation for the pass with the instructions of the built-in choice, by name.
+std::vector<std::string> implementations_of(const Convolution& conv);
 /// "onednn:brgconv:avx512_core"
 std::string kernel_name(const Convolution& conv, const std::string& implementation);
 

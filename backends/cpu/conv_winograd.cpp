@@ -34,10 +34,6 @@ Carried plain_roles(const Graph& graph, int conv) {
   return parts;
 }
 
-bool is_convolution(const GraphNode& node) {
-  return node.op->is("conv2d") || node.op->is("conv2d_grad_input") || node.op->is("conv2d_grad_weight");
-}
-
 bool writes(const Group& group, int value) {
   return std::find(group.outputs.begin(), group.outputs.end(), value) != group.outputs.end();
 }
@@ -148,7 +144,11 @@ std::optional<winograd::Problem> winograd_problem(const Graph& graph, const Grap
                            .pad = static_cast<int>(a.pad_h)};
 }
 
-Support winograd_serves(const Graph& graph, const GraphNode& conv) {
+bool is_convolution(const GraphNode& node) {
+  return node.op->is("conv2d") || node.op->is("conv2d_grad_input") || node.op->is("conv2d_grad_weight");
+}
+
+Support winograd_computes(const Graph& graph, const GraphNode& conv) {
   if (!is_convolution(conv)) return refuse("");
   if (graph.conv_algorithm == ConvAlgorithm::direct) return refuse("");
   const std::optional<winograd::Problem> problem = winograd_problem(graph, conv);
@@ -159,10 +159,49 @@ Support winograd_serves(const Graph& graph, const GraphNode& conv) {
   if (problem->batch == 0 || problem->in == 0 || problem->out == 0 || problem->out_height() < 1 ||
       problem->out_width() < 1)
     return refuse("an empty tensor");
-  // Chunks of 16 channels and tiles of 4×4 pixels that are mostly padding cost more than they save.
-  if (problem->in < 16 || problem->out < 16) return refuse("fewer than 16 channels");
-  if (problem->out_height() < 4 || problem->out_width() < 4) return refuse("images smaller than a tile");
   return {};
+}
+
+Support winograd_serves(const Graph& graph, const GraphNode& conv) {
+  const Support computes = winograd_computes(graph, conv);
+  if (!computes.ok) return computes;
+  if (conv.tuned != nullptr && !conv.tuned->kernel.empty())
+    return conv.tuned->kernel == "winograd" ? Support{} : refuse(conv.tuned->why);
+  const winograd::Problem problem = *winograd_problem(graph, conv);
+  // Chunks of 16 channels and tiles of 4×4 pixels that are mostly padding cost more than they save.
+  if (problem.in < 16 || problem.out < 16) return refuse("fewer than 16 channels");
+  if (problem.out_height() < 4 || problem.out_width() < 4) return refuse("images smaller than a tile");
+  return {};
+}
+
+std::vector<winograd::Blocking> winograd_blockings(const winograd::Problem& problem, int threads) {
+  const winograd::Blocking built_in = winograd::default_blocking(problem, threads);
+  std::vector<winograd::Blocking> blockings{built_in};
+  for (const std::int64_t tiles : {built_in.tiles / 2, built_in.tiles * 2}) {
+    if (tiles >= 8) blockings.push_back({.tiles = tiles, .out_parts = built_in.out_parts});
+  }
+  return blockings;
+}
+
+std::vector<winograd::GradientBlocking> winograd_gradient_blockings(const winograd::Problem& problem,
+                                                                    int threads) {
+  const winograd::GradientBlocking built_in = winograd::default_gradient_blocking(problem, threads);
+  std::vector<winograd::GradientBlocking> blockings{built_in};
+  if (built_in.by_channels) {
+    blockings.push_back({.tiles = 32});
+    return blockings;
+  }
+  blockings.push_back({.tiles = built_in.tiles >= 32 ? built_in.tiles / 2 : built_in.tiles * 2});
+  blockings.push_back({.tiles = built_in.tiles, .passes = 3});
+  return blockings;
+}
+
+std::vector<std::int64_t> words_of(const winograd::Blocking& blocking) {
+  return {blocking.tiles, blocking.out_parts};
+}
+
+std::vector<std::int64_t> words_of(const winograd::GradientBlocking& blocking) {
+  return {blocking.tiles, blocking.by_channels ? 1 : 0, blocking.passes, blocking.chunks};
 }
 
 std::span<const Candidate> winograd_convolutions() { return candidates; }

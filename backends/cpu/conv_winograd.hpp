@@ -2,7 +2,7 @@
 #include <optional>
 
 #include "backends/backend.hpp"
-#include "backends/cpu/winograd/winograd.hpp"
+#include "backends/cpu/winograd/weight_gradient.hpp"
 #include "core/op_attrs.hpp"
 
 /// Winograd convolutions as kernels of the CPU: which groups they take, and what rides in their transforms.
@@ -21,8 +21,28 @@ std::optional<WinogradRoles> winograd_roles(const plan::Graph& graph, const plan
 /// like.
 std::optional<winograd::Problem> winograd_problem(const plan::Graph& graph, const plan::GraphNode& conv);
 
-/// Whether Winograd is sound and, by shape, faster than a direct convolution for the node.
+bool is_convolution(const plan::GraphNode& node);  ///< or a gradient of one
+
+/// Whether Winograd can compute the node, however slowly.
+Support winograd_computes(const plan::Graph& graph, const plan::GraphNode& conv);
+/// Whether it is to: where it is the fastest by what was timed, or else by shape.
 Support winograd_serves(const plan::Graph& graph, const plan::GraphNode& conv);
+
+/// Blockings worth timing, the built-in one first, and how a TunedKernel holds one.
+std::vector<winograd::Blocking> winograd_blockings(const winograd::Problem& problem, int threads);
+std::vector<winograd::GradientBlocking> winograd_gradient_blockings(const winograd::Problem& problem,
+                                                                    int threads);
+std::vector<std::int64_t> words_of(const winograd::Blocking& blocking);
+std::vector<std::int64_t> words_of(const winograd::GradientBlocking& blocking);
+
+/// The offered blocking that the node was tuned to; else the first.
+template <class Blocking>
+Blocking tuned_blocking(const plan::GraphNode& conv, const std::vector<Blocking>& offered) {
+  for (const Blocking& blocking : offered) {
+    if (conv.tuned != nullptr && conv.tuned->blocking == words_of(blocking)) return blocking;
+  }
+  return offered[0];
+}
 
 std::unique_ptr<Kernel> make_winograd_convolution(const plan::Graph& graph, const plan::Group& group);
 std::unique_ptr<Kernel> make_winograd_grad_weight(const plan::Graph& graph, const plan::Group& group);

@@ -6,7 +6,6 @@
 #include "backends/cpu/conv_winograd.hpp"
 #include "backends/cpu/folded_weights.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
-#include "backends/cpu/winograd/weight_gradient.hpp"
 
 /// From a group's roles to what the Winograd kernels read and write: per-channel factors before a
 /// convolution, what becomes of its sums after it.
@@ -123,7 +122,7 @@ class WinogradConvolution final : public Kernel {
     turned_ = conv.op->is("conv2d_grad_input");
     problem_ = turned_ ? weights_of_.mirrored() : weights_of_;
     operand_ = Operand(graph, group, turned_ ? parts_.g : parts_.x);
-    blocking_ = winograd::default_blocking(problem_, threads_);
+    blocking_ = tuned_blocking(conv, winograd_blockings(problem_, threads_));
     w_dtype_ = folded_ ? DType::f32 : graph.value(parts_.w).dtype;
     y_dtype_ = graph.value(parts_.y).dtype;
     if (parts_.statistics.node >= 0)
@@ -265,12 +264,13 @@ class WinogradGradWeight final : public Kernel {
  public:
   WinogradGradWeight(const Graph& graph, const Group& group) : threads_(omp_get_max_threads()) {
     const Carried parts = winograd_roles(graph, group)->parts;
-    problem_ = *winograd_problem(graph, graph.node(parts.conv_node));
+    const plan::GraphNode& conv = graph.node(parts.conv_node);
+    problem_ = *winograd_problem(graph, conv);
     x_ = Operand(graph, group, parts.x);
     dy_ = Operand(graph, group, parts.g);
     dw_ = parts.y;
     dtype_ = graph.value(dw_).dtype;
-    blocking_ = winograd::default_gradient_blocking(problem_, threads_);
+    blocking_ = tuned_blocking(conv, winograd_gradient_blockings(problem_, threads_));
     name = "highway:winograd F(3×3, 4×4)";
     arithmetic = {.flops = winograd::product_flops(problem_), .dtype = DType::f32};
   }

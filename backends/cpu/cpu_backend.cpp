@@ -8,6 +8,7 @@
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/conv_winograd.hpp"
+#include "backends/cpu/tuner.hpp"
 #include "backends/custom_kernel.hpp"
 #include "backends/tensor_passes.hpp"
 
@@ -61,6 +62,14 @@ Choice choose(const Graph& graph, const Group& group) {
     }
   }
   return choice;
+}
+
+/// What was timed for the group's convolution, if anything.
+std::string tuned_why(const Graph& graph, const Group& group) {
+  for (const int node : group.nodes) {
+    if (graph.node(node).tuned != nullptr) return graph.node(node).tuned->why;
+  }
+  return {};
 }
 
 class CpuBackend final : public Backend {
@@ -122,6 +131,8 @@ class CpuBackend final : public Backend {
     return cpu::winograd_serves(graph, convolution).ok;
   }
 
+  std::string tune(Graph& graph) override { return cpu::process_tuner().tune(graph, *this); }
+
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
     if (is_custom(graph, group)) return make_custom_kernel(graph, group);
     const Choice choice = choose(graph, group);
@@ -131,6 +142,7 @@ class CpuBackend final : public Backend {
       kernel->name = choice.candidate != nullptr ? choice.candidate->name : "reference";
     if (choice.candidate == nullptr)
       kernel->why = choice.refusals.empty() ? "no CPU kernel" : choice.refusals;
+    if (kernel->why.empty()) kernel->why = tuned_why(graph, group);
     if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
     return kernel;
   }

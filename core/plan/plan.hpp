@@ -54,6 +54,7 @@ struct Options {
   RuleSet rules = all_rules;
   Retention retention = Retention::fastest;
   bool deterministic = false;
+  bool tuning = false;  ///< kernels may be chosen by timing them
   int threads = 1;
   backends::Backend* backend = nullptr;
 };

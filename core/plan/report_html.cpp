@@ -79,6 +79,7 @@ void write_head(std::ostream& out, const Report& report) {
       << (report.deterministic ? "on" : "off") << "; planned in " << formatted(report.planning_ms, "%.2f ms")
       << "; plan cache: " << counted(static_cast<std::size_t>(report.cache_hits), "hit") << ", "
       << report.cache_misses << (report.cache_misses == 1 ? " miss" : " misses")
+      << (report.tuning.empty() ? "" : "; tuning: " + escaped(report.tuning))
       << "</p>\n<ul class=\"facts\">\n";
   write_fact(out, std::to_string(report.kernels), "kernels");
   write_fact(out, formatted(report.tensor_passes, "%.0f"),

@@ -86,6 +86,7 @@ std::string Report::to_json() const {
                      {"arena_bytes", arena_bytes},
                      {"scratch_bytes", scratch_bytes},
                      {"arena_lower_bound", arena_lower_bound},
+                     {"tuning", tuning},
                      {"planning_ms", planning_ms},
                      {"pass_ms", times},
                      {"cache_hits", cache_hits},

@@ -51,6 +51,14 @@ Retention retention();
 void set_deterministic(bool on);
 bool deterministic();
 
+/// Whether convolutions are timed when they are first planned, for 0.3 s of a plan at most, and computed by
+/// what is fastest here. What was found is kept in a file, $XDG_CACHE_HOME/fusetape/tuning-….json or that of
+/// ~/.cache, for this build on this kind of CPU. For plans made from now on by this thread; where off, and in
+/// deterministic plans, kernels are taken in their built-in order. Default: on; FUSETAPE_TUNE=off turns it
+/// off.
+void set_tuning(bool on);
+bool tuning_enabled();
+
 /// How 3×3 convolutions are computed. Winograd's algorithm takes less than half of the time, its largest
 /// error is about 1e-5 of the largest value (direct: 1e-6), and a NaN or an infinity may spread over a tile
 /// of 4×4 pixels. `automatic` takes it where it is faster and stays within that error; `direct` never does.

@@ -1,0 +1,185 @@
+#include "backends/cpu/kernel_race.hpp"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+
+#include "core/half.hpp"
+
+namespace fusetape::backends::cpu {
+namespace {
+
+using plan::Graph;
+using plan::TunedKernel;
+
+constexpr int least_rounds = 3, most_rounds = 12;
+constexpr double enough_ms = 2;        ///< of runs, for kernels so short that three of them tell little
+constexpr double clearly_slower = 1.25;
+constexpr std::size_t l2_bytes = std::size_t{1} << 20;
+
+std::string formatted(double ms) {
+  char text[32];
+  std::snprintf(text, sizeof text, ms < 0.1 ? "%.3f ms" : "%.2f ms", ms);
+  return text;
+}
+
+/// Numbers between −1 and 1 that are the same read as f32 and as pairs of bf16.
+void fill(void* data, std::size_t bytes) {
+  constexpr std::size_t words = 1 << 14;
+  std::vector<std::uint32_t> pattern(words);
+  std::uint32_t state = 1;
+  for (std::uint32_t& word : pattern) {
+    state = state * 1664525 + 1013904223;
+    const float x = static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-31f;
+    word = core::to_bf16(x) * 0x10001u;
+  }
+  for (std::size_t at = 0; at < bytes; at += words * 4)
+    std::memcpy(static_cast<std::byte*>(data) + at, pattern.data(), std::min(bytes - at, words * 4));
+}
+
+template <class Runner>
+const Runner& fastest(const std::vector<Runner>& runners) {
+  return *std::min_element(runners.begin(), runners.end(),
+                           [](const Runner& a, const Runner& b) { return a.best_ms < b.best_ms; });
+}
+
+/// The built-in choice stands first, and keeps its place but against a convincing gain.
+template <class Runner>
+std::size_t convincing_winner(const std::vector<Runner>& runners) {
+  const auto best = static_cast<std::size_t>(&fastest(runners) - runners.data());
+  return runners[best].best_ms < convincing * runners[0].best_ms ? best : 0;
+}
+
+}  // namespace
+
+double time_run(Kernel& kernel, const KernelArgs& args) {
+  const auto start = KernelRace::Clock::now();
+  kernel.run(args);
+  return std::chrono::duration<double, std::milli>(KernelRace::Clock::now() - start).count();
+}
+
+struct KernelRace::Runner {
+  Contender contender;
+  std::unique_ptr<Kernel> kernel = nullptr;
+  double last_ms = 0;
+  /// Of its runs but the first, which finds cold caches and untouched pages. What disturbs a run only makes
+  /// it longer: the shortest tells the most.
+  double best_ms = std::numeric_limits<double>::infinity();
+  bool running = true;
+};
+
+KernelRace::KernelRace(Backend& backend, Stopwatch stopwatch, Clock::time_point deadline)
+    : backend_(backend), stopwatch_(std::move(stopwatch)), deadline_(deadline), threads_(omp_get_max_threads()) {}
+
+KernelRace::~KernelRace() {
+  for (const Room& room : rooms_) backend_.free(room.data, room.bytes);
+}
+
+bool KernelRace::has_time_for(double ms) const {
+  return Clock::now() + std::chrono::duration<double, std::milli>(ms) < deadline_;
+}
+
+void* KernelRace::room(std::size_t which, std::size_t bytes, bool filled) {
+  if (rooms_.size() <= which) rooms_.resize(which + 1);
+  Room& room = rooms_[which];
+  if (room.bytes < bytes) {
+    backend_.free(room.data, room.bytes);
+    room = {};
+    room.data = backend_.allocate(bytes);
+    room.bytes = bytes;
+    if (filled) fill(room.data, bytes);
+  }
+  return room.data;
+}
+
+KernelArgs KernelRace::next_args(const Graph& graph, std::size_t scratch_bytes) {
+  // What a step reads was written long before: beyond the cache, two sets of operands take turns.
+  std::int64_t bytes = 0;
+  for (const plan::GraphValue& value : graph.values) bytes += value.bytes();
+  second_set_ = !second_set_ && static_cast<std::size_t>(bytes) > l2_bytes;
+  values_.clear();
+  for (std::size_t i = 0; i < graph.values.size(); ++i) {
+    const bool input = graph.values[i].producer < 0;
+    const std::size_t set = second_set_ ? graph.values.size() : 0;
+    values_.push_back(room(1 + set + i, static_cast<std::size_t>(graph.values[i].bytes()), input));
+  }
+  return {.values = values_.data(), .scratch = static_cast<std::byte*>(room(0, scratch_bytes, false))};
+}
+
+double KernelRace::run_once(const TimedConvolution& timed, Runner& runner) {
+  return stopwatch_(*runner.kernel, next_args(timed.graph(), runner.kernel->scratch_bytes()));
+}
+
+bool KernelRace::warm_up(TimedConvolution& timed, Runner& runner) {
+  constexpr double slow_flops_of_a_ms = 2e7;  // of one core that makes a kernel and touches new pages, too
+  if (!has_time_for(timed.flops() / slow_flops_of_a_ms / threads_)) return false;
+  runner.kernel = timed.make(runner.contender.kernel, backend_);
+  runner.last_ms = run_once(timed, runner);
+  return true;
+}
+
+bool KernelRace::run_round(const TimedConvolution& timed, std::vector<Runner>& runners) {
+  for (Runner& runner : runners) {
+    if (!runner.running) continue;
+    if (!has_time_for(runner.last_ms)) return false;
+    runner.last_ms = run_once(timed, runner);
+    runner.best_ms = std::min(runner.best_ms, runner.last_ms);
+  }
+  const double best = fastest(runners).best_ms;
+  for (Runner& runner : runners) runner.running = runner.best_ms < clearly_slower * best;
+  return true;
+}
+
+std::vector<KernelRace::Runner> KernelRace::race(TimedConvolution& timed,
+                                                 const std::vector<Contender>& contenders) {
+  std::vector<Runner> runners;
+  for (const Contender& contender : contenders) {
+    runners.push_back({.contender = contender});
+    if (!warm_up(timed, runners.back())) return {};
+  }
+  double spent_ms = 0;
+  for (int round = 0; round < most_rounds; ++round) {
+    if (!run_round(timed, runners)) return round < least_rounds ? std::vector<Runner>() : std::move(runners);
+    spent_ms += fastest(runners).best_ms;
+    const bool alone =
+        std::count_if(runners.begin(), runners.end(), [](const Runner& r) { return r.running; }) == 1;
+    if (round + 1 >= least_rounds && (alone || spent_ms >= enough_ms)) break;
+  }
+  return runners;
+}
+
+std::optional<TunedKernel> KernelRace::winner(TimedConvolution& timed) {
+  std::vector<Contender> contenders = timed.algorithms();
+  std::string others;
+  std::optional<Runner> best;
+  const auto settle = [&](std::vector<Runner> runners) {
+    const std::size_t chosen = convincing_winner(runners);
+    for (std::size_t i = 0; i < runners.size(); ++i) {
+      const bool compared = i == 0 || !best.has_value();
+      if (i != chosen && compared) others += ", " + runners[i].contender.label + " " + formatted(runners[i].best_ms);
+    }
+    best = std::move(runners[chosen]);
+  };
+  if (contenders.size() > 1) {
+    std::vector<Runner> algorithms = race(timed, contenders);
+    if (algorithms.empty()) return std::nullopt;
+    settle(std::move(algorithms));
+    contenders = {best->contender};
+  }
+  for (Contender& variant : timed.variants(contenders[0])) contenders.push_back(std::move(variant));
+  if (contenders.size() > 1) {
+    std::vector<Runner> variants = race(timed, contenders);
+    if (!variants.empty()) settle(std::move(variants));
+    if (!best.has_value()) return std::nullopt;
+  }
+  if (!best.has_value()) return TunedKernel{};  // nothing to choose from
+  TunedKernel kernel = best->contender.kernel;
+  kernel.why = "tuned: " + formatted(best->best_ms) + others + ", of " + std::to_string(timed.images()) +
+               (timed.images() == 1 ? " image" : " images");
+  return kernel;
+}
+
+}  // namespace fusetape::backends::cpu

@@ -1,0 +1,48 @@
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backends/backend.hpp"
+
+/// What the tuner times for a convolution or a gradient of one: the same by itself, on few images.
+namespace fusetape::backends::cpu {
+
+/// A kernel that competes, and what explain() calls it.
+struct Contender {
+  plan::TunedKernel kernel;
+  std::string label;  ///< "Winograd", "direct"
+};
+
+class TimedConvolution {
+ public:
+  /// nullopt: no convolution, too little work to time, or not in f32 or bf16.
+  static std::optional<TimedConvolution> of(const plan::Graph& graph, const plan::GraphNode& conv);
+
+  /// Pass, shapes, dtypes, stride, padding, threads: all that decides what is fast on one CPU.
+  const std::string& key() const { return key_; }
+  double flops() const { return flops_; }
+  std::int64_t images() const { return images_; }
+  const plan::Graph& graph() const { return graph_; }
+  const plan::Group& group() const { return group_; }
+
+  /// The built-in choice, then the best by shape of another algorithm, where there is one.
+  std::vector<Contender> algorithms();
+  /// The winner's other blockings, or oneDNN's other implementations.
+  std::vector<Contender> variants(const Contender& winner);
+  /// The kernel as a plan would make it.
+  std::unique_ptr<Kernel> make(const plan::TunedKernel& kernel, Backend& backend);
+
+ private:
+  TimedConvolution() = default;
+  bool winograd(const plan::TunedKernel& kernel);
+  plan::GraphNode& node() { return graph_.nodes[0]; }
+
+  plan::Graph graph_;
+  plan::Group group_;
+  std::string key_;
+  double flops_ = 0;  ///< on so many images
+  std::int64_t images_ = 0;
+};
+
+}  // namespace fusetape::backends::cpu

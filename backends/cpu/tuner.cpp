@@ -1,0 +1,135 @@
+#include "backends/cpu/tuner.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+
+namespace fusetape::backends::cpu {
+namespace {
+
+using plan::Graph;
+using plan::TunedKernel;
+
+double since(KernelRace::Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(KernelRace::Clock::now() - start).count();
+}
+
+/// "12 kinds of convolution timed in 140 ms"
+std::string summary(std::size_t kinds, std::size_t timed, std::size_t left, double ms) {
+  char text[128];
+  std::string result = std::to_string(kinds) + (kinds == 1 ? " kind" : " kinds") + " of convolution";
+  if (timed > 0) {
+    std::snprintf(text, sizeof text, ", %zu timed in %.0f ms", timed, ms);
+    result += text;
+  }
+  if (left > 0) result += ", " + std::to_string(left) + " left for a later plan";
+  return result;
+}
+
+}  // namespace
+
+/// Convolutions that are timed as one.
+struct Tuner::Kind {
+  TimedConvolution timed;
+  std::vector<std::size_t> nodes;
+  double cost() const { return timed.flops() * static_cast<double>(nodes.size()); }
+};
+
+std::vector<Tuner::Kind*> Tuner::unknown(Kinds& kinds) {
+  const std::lock_guard lock(mutex_);
+  if (!file_read_) {
+    for (auto& [key, kernel] : read_tunings(settings_.file))
+      known_.emplace(key, std::make_shared<const TunedKernel>(std::move(kernel)));
+    file_read_ = true;
+  }
+  std::vector<Kind*> unknown;
+  for (auto& [key, kind] : kinds) {
+    if (known_.find(key) == known_.end()) unknown.push_back(&kind);
+  }
+  std::sort(unknown.begin(), unknown.end(), [](const Kind* a, const Kind* b) { return a->cost() > b->cost(); });
+  return unknown;
+}
+
+Tunings Tuner::time(const std::vector<Kind*>& kinds, Backend& backend, const Settings& settings) {
+  const auto deadline = KernelRace::Clock::now() + std::chrono::duration_cast<KernelRace::Clock::duration>(
+                                                       std::chrono::duration<double, std::milli>(settings.deadline_ms));
+  KernelRace race(backend, settings.stopwatch, deadline);
+  Tunings found;
+  for (Kind* kind : kinds) {
+    try {
+      if (std::optional<TunedKernel> winner = race.winner(kind->timed)) found[kind->timed.key()] = std::move(*winner);
+    } catch (const std::exception&) {
+      // What cannot be made or run alone is for the plan to report, if it comes to that.
+    }
+  }
+  return found;
+}
+
+void Tuner::note(Graph& graph, const Kinds& kinds) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [key, kind] : kinds) {
+    const auto known = known_.find(key);
+    if (known == known_.end()) continue;
+    for (const std::size_t node : kind.nodes) graph.nodes[node].tuned = known->second;
+  }
+}
+
+std::string Tuner::tune(Graph& graph, Backend& backend) {
+  const auto start = KernelRace::Clock::now();
+  Kinds kinds;
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    std::optional<TimedConvolution> timed = TimedConvolution::of(graph, graph.nodes[n]);
+    if (!timed.has_value()) continue;
+    const std::string key = timed->key();
+    kinds.try_emplace(key, Kind{std::move(*timed), {}}).first->second.nodes.push_back(n);
+  }
+  if (kinds.empty()) return {};
+
+  std::vector<Kind*> missing = unknown(kinds);
+  Tunings found;
+  std::string unwritten;
+  const std::unique_lock timing(timing_, std::try_to_lock);
+  if (!missing.empty() && timing.owns_lock()) {
+    missing = unknown(kinds);  // by now
+    const Settings settings = this->settings();
+    found = time(missing, backend, settings);
+    publish(found);
+    if (!found.empty() && !settings.file.empty()) unwritten = add_tunings(settings.file, found);
+  }
+  note(graph, kinds);
+  std::string text = summary(kinds.size(), found.size(), missing.size() - found.size(), since(start));
+  const std::filesystem::path file = settings().file;
+  if (!unwritten.empty()) return text + ", not written: " + unwritten;
+  return file.empty() ? text : text + ", file " + file.string();
+}
+
+void Tuner::publish(const Tunings& found) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [key, kernel] : found) known_.emplace(key, std::make_shared<const TunedKernel>(kernel));
+  stats_.timed += static_cast<int>(found.size());
+}
+
+Tuner::Settings Tuner::settings() const {
+  const std::lock_guard lock(mutex_);
+  return settings_;
+}
+
+Tuner::Stats Tuner::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Tuner::start_over(Settings settings) {
+  const std::lock_guard lock(mutex_);
+  settings_ = std::move(settings);
+  file_read_ = false;
+  known_.clear();
+  stats_ = {};
+}
+
+Tuner& process_tuner() {
+  static Tuner& tuner = *new Tuner;  // outlives every tape
+  return tuner;
+}
+
+}  // namespace fusetape::backends::cpu

@@ -1,0 +1,56 @@
+#pragma once
+#include <mutex>
+
+#include "backends/cpu/kernel_race.hpp"
+#include "backends/cpu/tuning_file.hpp"
+
+/// Chooses the kernels of convolutions by timing them, once for each kind on a machine.
+namespace fusetape::backends::cpu {
+
+class Tuner {
+ public:
+  struct Settings {
+    std::filesystem::path file = default_tuning_file();  ///< empty: nothing is kept
+    double deadline_ms = 300;                            ///< of one plan
+    Stopwatch stopwatch = time_run;
+  };
+  struct Stats {
+    int timed = 0;  ///< kinds of convolution
+  };
+
+  Tuner() = default;
+  explicit Tuner(Settings settings) : settings_(std::move(settings)) {}
+
+  /// Notes on each convolution of the graph which kernel is the fastest; what is not known is timed, the most
+  /// expensive first. What there is no time for keeps the built-in order and is left to a later plan, and so
+  /// is everything while another thread times. Never throws for a file. Tells what it did.
+  std::string tune(plan::Graph& graph, Backend& backend);
+
+  Stats stats() const;
+  /// Forgets everything and goes on so.
+  void start_over(Settings settings);
+
+ private:
+  struct Kind;
+  using Kinds = std::map<std::string, Kind>;
+
+  /// Those that nobody timed yet, the most expensive first.
+  std::vector<Kind*> unknown(Kinds& kinds);
+  static Tunings time(const std::vector<Kind*>& kinds, Backend& backend, const Settings& settings);
+  void publish(const Tunings& found);
+  void note(plan::Graph& graph, const Kinds& kinds);
+  Settings settings() const;
+
+  mutable std::mutex mutex_;  ///< of all below; never held while kernels run
+  Settings settings_;
+  bool file_read_ = false;
+  std::map<std::string, std::shared_ptr<const plan::TunedKernel>> known_;  ///< what is in here stays
+  Stats stats_;
+
+  std::mutex timing_;  ///< two that time at once would disturb each other
+};
+
+/// The tuner of every plan of the process.
+Tuner& process_tuner();
+
+}  // namespace fusetape::backends::cpu

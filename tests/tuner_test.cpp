@@ -1,0 +1,336 @@
+// The choice of convolution kernels by timing. No test reads a clock: kernels take the time that a test says.
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "backends/cpu/tuner.hpp"
+#include "fusetape/fusetape.hpp"
+#include "helpers.hpp"
+
+namespace ft = fusetape;
+namespace fs = std::filesystem;
+using namespace fusetape::backends::cpu;
+using namespace fusetape::tests;
+using fusetape::plan::TunedKernel;
+using ft::Tensor;
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+class ScratchFolder {
+ public:
+  ScratchFolder() { fs::remove_all(path_); }
+  ~ScratchFolder() { fs::remove_all(path_); }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  fs::path file() const { return path_ / "below" / "tuning.json"; }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_ = fs::temp_directory_path() / ("fusetape_tuner_test." + std::to_string(::getpid()));
+};
+
+class Environment {
+ public:
+  Environment(const char* name, const char* value) : name_(name) {
+    const char* before = std::getenv(name);
+    if (before != nullptr) before_ = before;
+    ::setenv(name, value, 1);
+  }
+  ~Environment() {
+    if (before_.has_value()) {
+      ::setenv(name_, before_->c_str(), 1);
+    } else {
+      ::unsetenv(name_);
+    }
+  }
+  Environment(const Environment&) = delete;
+  Environment& operator=(const Environment&) = delete;
+
+ private:
+  const char* name_;
+  std::optional<std::string> before_;
+};
+
+/// Kernels take these milliseconds, by the beginning of their name.
+struct Times {
+  double winograd = 1, direct = 1;
+};
+
+/// The process's tuner, made anew, for a scope.
+class Tuning {
+ public:
+  explicit Tuning(Times times, fs::path file = {}, double deadline_ms = 1e9) {
+    process_tuner().start_over({.file = std::move(file),
+                                .deadline_ms = deadline_ms,
+                                .stopwatch = [this, times](Kernel& kernel, const KernelArgs& args) {
+                                  ++runs;
+                                  kernel.run(args);
+                                  return kernel.name.starts_with("highway:winograd") ? times.winograd
+                                                                                     : times.direct;
+                                }});
+    ft::set_tuning(true);
+    ft::clear_plan_cache();
+  }
+  ~Tuning() {
+    ft::set_tuning(before_);
+    process_tuner().start_over({.file = {}});
+    ft::clear_plan_cache();
+  }
+  Tuning(const Tuning&) = delete;
+  Tuning& operator=(const Tuning&) = delete;
+
+  std::atomic<int> runs = 0;
+
+ private:
+  using Kernel = fusetape::backends::Kernel;
+  using KernelArgs = fusetape::backends::KernelArgs;
+  bool before_ = ft::tuning_enabled();
+};
+
+constexpr ft::Conv2dOptions same{.padding = {1, 1}};
+
+/// Runs a convolution of 16 channels, which are Winograd's to take, by the built-in order.
+ft::GroupReport convolve(std::int64_t images = 2) {
+  const OnBackend backend("cpu");
+  const ConvBy algorithm(ft::ConvAlgorithm::automatic);
+  const Tensor x = ft::ones({images, 16, 16, 16}), w = ft::ones({16, 3, 3, 16});
+  ft::materialize({x, w});
+  const Tensor y = ft::conv2d(x, w, same);
+  CHECK(y.to_vector()[0] == doctest::Approx(4 * 16).epsilon(1e-4));
+  return ft::explain().groups.back();
+}
+
+bool by_winograd(const ft::GroupReport& group) { return group.kernel.starts_with("highway:winograd"); }
+
+Json read_json(const fs::path& file) {
+  std::ifstream in(file);
+  return Json::parse(in);
+}
+
+void write_text(const fs::path& file, const std::string& text) { std::ofstream(file) << text; }
+
+const Tunings some{{"a", {.kernel = "winograd", .blocking = {8, 1}, .why = "tuned: 1 ms"}},
+                   {"b", {.kernel = "brgconv:avx512_core", .blocking = {}, .why = ""}}};
+
+bool equal(const Tunings& a, const Tunings& b) {
+  const auto same_entry = [](const auto& x, const auto& y) {
+    return x.first == y.first && x.second.kernel == y.second.kernel && x.second.blocking == y.second.blocking &&
+           x.second.why == y.second.why;
+  };
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), same_entry);
+}
+
+}  // namespace
+
+TEST_CASE("tunings: what is written is read, and stays when more is added") {
+  const ScratchFolder scratch;
+  CHECK(read_tunings(scratch.file()).empty());
+  CHECK(add_tunings(scratch.file(), some) == "");
+  CHECK(equal(read_tunings(scratch.file()), some));
+  CHECK(add_tunings(scratch.file(), {{"a", {.kernel = "direct"}}, {"c", {.kernel = "direct"}}}) == "");
+  Tunings more = some;
+  more["c"] = {.kernel = "direct"};
+  CHECK(equal(read_tunings(scratch.file()), more));
+  const auto files = fs::directory_iterator(scratch.file().parent_path());
+  CHECK(std::distance(begin(files), end(files)) == 1);  // nothing unfinished
+}
+
+TEST_CASE("tunings: a corrupt, old or foreign file is as none, and is replaced") {
+  const ScratchFolder scratch;
+  REQUIRE(add_tunings(scratch.file(), some) == "");
+  const Json good = read_json(scratch.file());
+  const auto changed = [&](const char* pointer, const Json& value) {
+    Json json = good;
+    json[Json::json_pointer(pointer)] = value;
+    return json.dump();
+  };
+  const std::string whole = good.dump();
+  for (const std::string& text :
+       {std::string(), std::string("{"), std::string("[]"), std::string("3"), std::string("{}"),
+        whole.substr(0, whole.size() / 2), changed("/format", 0), changed("/cpu", "another"),
+        changed("/library", "fusetape 0.0.1"), changed("/convolutions", 7), changed("/convolutions/a", "winograd"),
+        changed("/convolutions/a/blocking", "wide"), changed("/convolutions/a/kernel", 3)}) {
+    CAPTURE(text);
+    write_text(scratch.file(), text);
+    CHECK(read_tunings(scratch.file()).empty());
+    CHECK(add_tunings(scratch.file(), some) == "");
+    CHECK(equal(read_tunings(scratch.file()), some));
+  }
+}
+
+TEST_CASE("tunings: the file is in the user's cache") {
+  {
+    const Environment cache("XDG_CACHE_HOME", "/somewhere"), home("HOME", "/home/me");
+    CHECK(default_tuning_file().string().starts_with("/somewhere/fusetape/tuning-"));
+  }
+  const Environment home("HOME", "/home/me");
+  for (const char* no_folder : {"", "relative"}) {
+    const Environment cache("XDG_CACHE_HOME", no_folder);
+    CHECK(default_tuning_file().string().starts_with("/home/me/.cache/fusetape/tuning-"));
+    const Environment homeless("HOME", "");
+    CHECK(default_tuning_file().empty());
+  }
+}
+
+TEST_CASE("tuner: the built-in order is left for a gain of more than a tenth") {
+  struct Case {
+    Times times;
+    bool winograd;
+  };
+  for (const Case& c : {Case{{.winograd = 1, .direct = 2}, true}, Case{{.winograd = 2, .direct = 1}, false},
+                        Case{{.winograd = 2, .direct = 1.9}, true}, Case{{.winograd = 2, .direct = 1.7}, false}}) {
+    CAPTURE(c.times.winograd);
+    CAPTURE(c.times.direct);
+    const Tuning tuning(c.times);
+    const ft::GroupReport group = convolve();
+    CHECK(by_winograd(group) == c.winograd);
+    CHECK(contains(group.why, c.winograd ? "tuned: " + std::string(c.times.winograd == 1 ? "1.00" : "2.00") + " ms, direct"
+                                         : "tuned: " + std::string(c.times.direct == 1 ? "1.00" : "1.70") +
+                                               " ms, Winograd 2.00 ms"));
+    CHECK(contains(ft::explain().tuning, "1 kind of convolution, 1 timed in "));
+    CHECK(contains(ft::explain().to_string(), "tuning: 1 kind of convolution"));
+    CHECK(process_tuner().stats().timed == 1);
+  }
+}
+
+TEST_CASE("tuner: off, or deterministic, nothing is timed and the built-in order holds") {
+  for (const bool deterministic : {false, true}) {
+    CAPTURE(deterministic);
+    const Tuning tuning({.winograd = 2, .direct = 1});
+    if (deterministic) {
+      ft::set_deterministic(true);
+    } else {
+      ft::set_tuning(false);
+    }
+    const ft::GroupReport group = convolve();
+    CHECK(by_winograd(group));
+    CHECK(group.why.empty());
+    CHECK(ft::explain().tuning.empty());
+    CHECK(tuning.runs == 0);
+    CHECK(process_tuner().stats().timed == 0);
+    // The setting is part of a plan's key.
+    ft::set_deterministic(false);
+    ft::set_tuning(true);
+    CHECK_FALSE(by_winograd(convolve()));
+  }
+}
+
+TEST_CASE("tuner: what is known is not timed again, in this process or the next") {
+  const ScratchFolder scratch;
+  {
+    const Tuning tuning({.winograd = 2, .direct = 1}, scratch.file());
+    CHECK_FALSE(by_winograd(convolve()));
+    const int runs = tuning.runs;
+    CHECK(runs > 0);
+    ft::clear_plan_cache();
+    CHECK_FALSE(by_winograd(convolve()));
+    CHECK(tuning.runs == runs);
+  }
+  const Tuning next({.winograd = 1, .direct = 2}, scratch.file());
+  const ft::GroupReport group = convolve();
+  CHECK_FALSE(by_winograd(group));
+  CHECK(contains(group.why, "tuned: 1.00 ms, Winograd 2.00 ms"));
+  CHECK(next.runs == 0);
+  CHECK(contains(ft::explain().tuning, "1 kind of convolution, file " + scratch.file().string()));
+}
+
+TEST_CASE("tuner: a stored choice is obeyed, and one that makes no sense does no harm") {
+  struct Case {
+    TunedKernel kernel;
+    bool winograd;
+  };
+  for (const Case& c : {Case{{.kernel = "direct"}, false}, Case{{.kernel = "winograd"}, true},
+                        Case{{.kernel = ""}, true}, Case{{.kernel = "no such thing"}, false},
+                        Case{{.kernel = "winograd", .blocking = {-1, 0}}, true},
+                        Case{{.kernel = "winograd", .blocking = {7}}, true}}) {
+    CAPTURE(c.kernel.kernel);
+    const ScratchFolder scratch;
+    {
+      const Tuning tuning({}, scratch.file());
+      convolve();
+    }
+    Tunings stored = read_tunings(scratch.file());
+    REQUIRE(stored.size() == 1);
+    stored.begin()->second = c.kernel;
+    fs::remove(scratch.file());
+    REQUIRE(add_tunings(scratch.file(), stored) == "");
+    const Tuning tuning({}, scratch.file());
+    CHECK(by_winograd(convolve()) == c.winograd);
+    CHECK(tuning.runs == 0);
+  }
+}
+
+TEST_CASE("tuner: without time, or a folder to write to, plans are made all the same") {
+  {
+    const Tuning hurried({.winograd = 2, .direct = 1}, {}, 0);
+    CHECK(by_winograd(convolve()));
+    CHECK(hurried.runs == 0);
+    CHECK(contains(ft::explain().tuning, "1 left for a later plan"));
+  }
+  const ScratchFolder scratch;
+  fs::create_directories(scratch.path());
+  write_text(scratch.file().parent_path(), "a file where the folder should be");
+  const Tuning tuning({.winograd = 2, .direct = 1}, scratch.file());
+  CHECK_FALSE(by_winograd(convolve()));
+  CHECK(contains(ft::explain().tuning, "not written: "));
+}
+
+TEST_CASE("tuner: a training step times each pass once, and carries norms where Winograd stays") {
+  const OnBackend backend("cpu");
+  const ConvBy algorithm(ft::ConvAlgorithm::automatic);
+  const auto names = [] {
+    ft::nn::Conv2d first({.in = 16, .out = 16, .kernel = 3, .padding = 1, .bias = false}),
+        second({.in = 16, .out = 16, .kernel = 3, .padding = 1, .bias = false});
+    ft::nn::BatchNorm2d norm(16);
+    const Tensor x = ft::variable(ft::ones({2, 16, 16, 16}));
+    const Tensor loss = ft::sum(second(ft::relu(norm(first(x)))));
+    loss.backward();
+    ft::materialize();
+    std::string all;
+    for (const ft::GroupReport& group : ft::explain().groups) all += group.name + " by " + group.kernel + "; ";
+    return all;
+  };
+  {
+    const Tuning tuning({.winograd = 1, .direct = 2});
+    CHECK(contains(names(), "conv2d+batch_norm"));
+    CHECK(process_tuner().stats().timed == 3);
+  }
+  const Tuning tuning({.winograd = 2, .direct = 1});
+  const std::string apart = names();
+  CHECK_FALSE(contains(apart, "winograd"));
+  CHECK_FALSE(contains(apart, "conv2d+batch_norm"));
+}
+
+TEST_CASE("tuner: two threads may plan at once") {
+  const ScratchFolder scratch;
+  Tuning tuning({.winograd = 2, .direct = 1}, scratch.file());
+  constexpr std::int64_t sizes = 3;  // of batches that are no kind of each other
+  std::atomic<int> wrong = 0;
+  const auto plan_all = [&] {
+    ft::set_tuning(true);
+    ft::set_threads(1);
+    for (int round = 0; round < 3; ++round) {
+      ft::clear_plan_cache();
+      for (std::int64_t size = 1; size <= sizes; ++size) {
+        const ConvBy algorithm(ft::ConvAlgorithm::automatic);
+        const Tensor x = ft::ones({std::int64_t{1} << size, 16, 16, 16}), w = ft::ones({16, 3, 3, 16});
+        const std::vector<float> y = ft::conv2d(x, w, same).to_vector();
+        if (y[0] < 63.9F || y[0] > 64.1F) ++wrong;
+      }
+    }
+  };
+  std::thread one(plan_all), other(plan_all);
+  one.join();
+  other.join();
+  CHECK(wrong == 0);
+  CHECK(process_tuner().stats().timed == sizes);  // whatever one left, a later plan timed, and none twice
+  CHECK(read_tunings(scratch.file()).size() == sizes);
+}
