@@ -16,6 +16,7 @@ using plan::Graph;
 using plan::TunedKernel;
 
 constexpr int least_rounds = 3, most_rounds = 12;
+constexpr int sure_rounds = 6;         ///< before the built-in choice is left
 constexpr double enough_ms = 2;        ///< of runs, for kernels so short that three of them tell little
 constexpr double clearly_slower = 1.25;
 constexpr std::size_t l2_bytes = std::size_t{1} << 20;
@@ -128,8 +129,6 @@ bool KernelRace::run_round(const TimedConvolution& timed, std::vector<Runner>& r
     runner.last_ms = run_once(timed, runner);
     runner.best_ms = std::min(runner.best_ms, runner.last_ms);
   }
-  const double best = fastest(runners).best_ms;
-  for (Runner& runner : runners) runner.running = runner.best_ms < clearly_slower * best;
   return true;
 }
 
@@ -141,12 +140,15 @@ std::vector<KernelRace::Runner> KernelRace::race(TimedConvolution& timed,
     if (!warm_up(timed, runners.back())) return {};
   }
   double spent_ms = 0;
-  for (int round = 0; round < most_rounds; ++round) {
-    if (!run_round(timed, runners)) return round < least_rounds ? std::vector<Runner>() : std::move(runners);
+  for (int round = 1; round <= most_rounds; ++round) {
+    if (!run_round(timed, runners)) return round <= least_rounds ? std::vector<Runner>() : std::move(runners);
     spent_ms += fastest(runners).best_ms;
-    const bool alone =
-        std::count_if(runners.begin(), runners.end(), [](const Runner& r) { return r.running; }) == 1;
-    if (round + 1 >= least_rounds && (alone || spent_ms >= enough_ms)) break;
+    if (round < least_rounds) continue;  // one run may be slow by chance
+    for (Runner& runner : runners) runner.running = runner.best_ms < clearly_slower * fastest(runners).best_ms;
+    runners[0].running = true;
+    const bool alone = std::none_of(runners.begin() + 1, runners.end(), [](const Runner& r) { return r.running; });
+    const bool sure = convincing_winner(runners) == 0 || round >= sure_rounds;
+    if (alone || (sure && spent_ms >= enough_ms)) break;
   }
   return runners;
 }
