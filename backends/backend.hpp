@@ -44,7 +44,7 @@ class Kernel {
 
   std::string name;          ///< "onednn:…", "highway:batch_norm_relu", "reference"
   double tensor_passes = 0;  ///< whole-tensor reads and writes
-  std::string why;           ///< why no faster one: the refusals of the candidates before it, or what was timed
+  std::string why;  ///< why no faster one: the refusals of the candidates before it, or what was timed
   /// Of its products, where it does not compute its ops directly, in the dtype of their operands.
   std::optional<Arithmetic> arithmetic;
 };

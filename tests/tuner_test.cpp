@@ -18,8 +18,8 @@ namespace ft = fusetape;
 namespace fs = std::filesystem;
 using namespace fusetape::backends::cpu;
 using namespace fusetape::tests;
-using fusetape::plan::TunedKernel;
 using ft::Tensor;
+using fusetape::plan::TunedKernel;
 using Json = nlohmann::ordered_json;
 
 namespace {
@@ -122,8 +122,8 @@ const Tunings some{{"a", {.kernel = "winograd", .blocking = {8, 1}, .why = "tune
 
 bool equal(const Tunings& a, const Tunings& b) {
   const auto same_entry = [](const auto& x, const auto& y) {
-    return x.first == y.first && x.second.kernel == y.second.kernel && x.second.blocking == y.second.blocking &&
-           x.second.why == y.second.why;
+    return x.first == y.first && x.second.kernel == y.second.kernel &&
+           x.second.blocking == y.second.blocking && x.second.why == y.second.why;
   };
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), same_entry);
 }
@@ -156,8 +156,9 @@ TEST_CASE("tunings: a corrupt, old or foreign file is as none, and is replaced")
   for (const std::string& text :
        {std::string(), std::string("{"), std::string("[]"), std::string("3"), std::string("{}"),
         whole.substr(0, whole.size() / 2), changed("/format", 0), changed("/cpu", "another"),
-        changed("/library", "fusetape 0.0.1"), changed("/convolutions", 7), changed("/convolutions/a", "winograd"),
-        changed("/convolutions/a/blocking", "wide"), changed("/convolutions/a/kernel", 3)}) {
+        changed("/library", "fusetape 0.0.1"), changed("/convolutions", 7),
+        changed("/convolutions/a", "winograd"), changed("/convolutions/a/blocking", "wide"),
+        changed("/convolutions/a/kernel", 3)}) {
     CAPTURE(text);
     write_text(scratch.file(), text);
     CHECK(read_tunings(scratch.file()).empty());
@@ -185,14 +186,16 @@ TEST_CASE("tuner: the built-in order is left for a gain of more than a tenth") {
     Times times;
     bool winograd;
   };
-  for (const Case& c : {Case{{.winograd = 1, .direct = 2}, true}, Case{{.winograd = 2, .direct = 1}, false},
-                        Case{{.winograd = 2, .direct = 1.9}, true}, Case{{.winograd = 2, .direct = 1.7}, false}}) {
+  for (const Case& c :
+       {Case{{.winograd = 1, .direct = 2}, true}, Case{{.winograd = 2, .direct = 1}, false},
+        Case{{.winograd = 2, .direct = 1.9}, true}, Case{{.winograd = 2, .direct = 1.7}, false}}) {
     CAPTURE(c.times.winograd);
     CAPTURE(c.times.direct);
     const Tuning tuning(c.times);
     const ft::GroupReport group = convolve();
     CHECK(by_winograd(group) == c.winograd);
-    CHECK(contains(group.why, c.winograd ? "tuned: " + std::string(c.times.winograd == 1 ? "1.00" : "2.00") + " ms, direct"
+    CHECK(contains(group.why, c.winograd ? "tuned: " + std::string(c.times.winograd == 1 ? "1.00" : "2.00") +
+                                               " ms, direct"
                                          : "tuned: " + std::string(c.times.direct == 1 ? "1.00" : "1.70") +
                                                " ms, Winograd 2.00 ms"));
     CHECK(contains(ft::explain().tuning, "1 kind of convolution, 1 timed in "));
@@ -223,6 +226,41 @@ TEST_CASE("tuner: off, or deterministic, nothing is timed and the built-in order
   }
 }
 
+TEST_CASE("the built-in order takes Winograd by shape") {
+  struct Case {
+    std::int64_t images, size, in, out;
+    ft::DType dtype;
+    bool winograd;
+  };
+  const OnBackend backend("cpu");
+  const ConvBy algorithm(ft::ConvAlgorithm::automatic);
+  for (const Case& c : {
+           Case{8, 8, 8, 8, ft::DType::f32, true},
+           Case{8, 8, 7, 8, ft::DType::f32, false},
+           Case{8, 8, 8, 3, ft::DType::f32, true},
+           Case{1, 8, 16, 16, ft::DType::f32, true},
+           Case{1, 7, 16, 16, ft::DType::f32, false},
+           Case{8, 3, 16, 16, ft::DType::f32, false},
+           Case{8, 5, 16, 16, ft::DType::f32, false},
+           Case{8, 6, 16, 16, ft::DType::f32, true},
+           Case{8, 8, 12, 16, ft::DType::bf16, false},
+           Case{8, 8, 16, 16, ft::DType::bf16, true},
+           Case{8, 6, 16, 16, ft::DType::bf16, false},
+           Case{3, 8, 16, 16, ft::DType::bf16, false},
+       }) {
+    CAPTURE(c.images);
+    CAPTURE(c.size);
+    CAPTURE(c.in);
+    CAPTURE(c.out);
+    const Tensor x = ft::cast(ft::ones({c.images, c.size, c.size, c.in}), c.dtype);
+    const Tensor w = ft::cast(ft::ones({c.out, 3, 3, c.in}), c.dtype);
+    ft::materialize({x, w});
+    const Tensor y = ft::conv2d(x, w, same);
+    ft::materialize({y});
+    CHECK(by_winograd(ft::explain().groups.back()) == c.winograd);
+  }
+}
+
 TEST_CASE("tuner: what is known is not timed again, in this process or the next") {
   const ScratchFolder scratch;
   {
@@ -247,10 +285,10 @@ TEST_CASE("tuner: a stored choice is obeyed, and one that makes no sense does no
     TunedKernel kernel;
     bool winograd;
   };
-  for (const Case& c : {Case{{.kernel = "direct"}, false}, Case{{.kernel = "winograd"}, true},
-                        Case{{.kernel = ""}, true}, Case{{.kernel = "no such thing"}, false},
-                        Case{{.kernel = "winograd", .blocking = {-1, 0}}, true},
-                        Case{{.kernel = "winograd", .blocking = {7}}, true}}) {
+  for (const Case& c :
+       {Case{{.kernel = "direct"}, false}, Case{{.kernel = "winograd"}, true}, Case{{.kernel = ""}, true},
+        Case{{.kernel = "no such thing"}, false}, Case{{.kernel = "winograd", .blocking = {-1, 0}}, true},
+        Case{{.kernel = "winograd", .blocking = {7}}, true}}) {
     CAPTURE(c.kernel.kernel);
     const ScratchFolder scratch;
     {
@@ -295,7 +333,8 @@ TEST_CASE("tuner: a training step times each pass once, and carries norms where 
     loss.backward();
     ft::materialize();
     std::string all;
-    for (const ft::GroupReport& group : ft::explain().groups) all += group.name + " by " + group.kernel + "; ";
+    for (const ft::GroupReport& group : ft::explain().groups)
+      all += group.name + " by " + group.kernel + "; ";
     return all;
   };
   {

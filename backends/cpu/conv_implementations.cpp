@@ -130,7 +130,8 @@ dnnl::convolution_forward::primitive_desc hint(const Convolution& conv) {
           onednn_attributes()};
 }
 
-// ---- descriptors, made anew for each walk through the implementations --------------------------------------
+// ---- descriptors, made anew for each walk through the implementations
+// --------------------------------------
 
 auto forward_maker(const Convolution& conv) {
   dnnl::post_ops post;

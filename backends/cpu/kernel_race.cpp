@@ -16,8 +16,8 @@ using plan::Graph;
 using plan::TunedKernel;
 
 constexpr int least_rounds = 3, most_rounds = 12;
-constexpr int sure_rounds = 6;         ///< before the built-in choice is left
-constexpr double enough_ms = 2;        ///< of runs, for kernels so short that three of them tell little
+constexpr int sure_rounds = 6;   ///< before the built-in choice is left
+constexpr double enough_ms = 2;  ///< of runs, for kernels so short that three of them tell little
 constexpr double clearly_slower = 1.25;
 constexpr std::size_t l2_bytes = std::size_t{1} << 20;
 
@@ -73,7 +73,10 @@ struct KernelRace::Runner {
 };
 
 KernelRace::KernelRace(Backend& backend, Stopwatch stopwatch, Clock::time_point deadline)
-    : backend_(backend), stopwatch_(std::move(stopwatch)), deadline_(deadline), threads_(omp_get_max_threads()) {}
+    : backend_(backend),
+      stopwatch_(std::move(stopwatch)),
+      deadline_(deadline),
+      threads_(omp_get_max_threads()) {}
 
 KernelRace::~KernelRace() {
   for (const Room& room : rooms_) backend_.free(room.data, room.bytes);
@@ -144,9 +147,11 @@ std::vector<KernelRace::Runner> KernelRace::race(TimedConvolution& timed,
     if (!run_round(timed, runners)) return round <= least_rounds ? std::vector<Runner>() : std::move(runners);
     spent_ms += fastest(runners).best_ms;
     if (round < least_rounds) continue;  // one run may be slow by chance
-    for (Runner& runner : runners) runner.running = runner.best_ms < clearly_slower * fastest(runners).best_ms;
+    for (Runner& runner : runners)
+      runner.running = runner.best_ms < clearly_slower * fastest(runners).best_ms;
     runners[0].running = true;
-    const bool alone = std::none_of(runners.begin() + 1, runners.end(), [](const Runner& r) { return r.running; });
+    const bool alone =
+        std::none_of(runners.begin() + 1, runners.end(), [](const Runner& r) { return r.running; });
     const bool sure = convincing_winner(runners) == 0 || round >= sure_rounds;
     if (alone || (sure && spent_ms >= enough_ms)) break;
   }
@@ -161,7 +166,8 @@ std::optional<TunedKernel> KernelRace::winner(TimedConvolution& timed) {
     const std::size_t chosen = convincing_winner(runners);
     for (std::size_t i = 0; i < runners.size(); ++i) {
       const bool compared = i == 0 || !best.has_value();
-      if (i != chosen && compared) others += ", " + runners[i].contender.label + " " + formatted(runners[i].best_ms);
+      if (i != chosen && compared)
+        others += ", " + runners[i].contender.label + " " + formatted(runners[i].best_ms);
     }
     best = std::move(runners[chosen]);
   };

@@ -29,7 +29,10 @@ bool is_weights(const GraphNode& conv, std::size_t operand) {
 
 double flops_of_image(const Graph& graph, const GraphNode& conv) {
   const bool input_gradient = conv.op->is("conv2d_grad_input"), weights = conv.op->is("conv2d_grad_weight");
-  const Shape& y = graph.value(input_gradient ? conv.inputs[0] : weights ? conv.inputs[1] : conv.outputs[0]).shape;
+  const Shape& y = graph.value(input_gradient ? conv.inputs[0]
+                               : weights      ? conv.inputs[1]
+                                              : conv.outputs[0])
+                       .shape;
   const Shape& w = graph.value(weights ? conv.outputs[0] : conv.inputs[1]).shape;
   return 2.0 * static_cast<double>(y[1] * y[2]) * static_cast<double>(w.elements());
 }
@@ -46,7 +49,9 @@ std::string key_of(const Graph& graph) {
   for (const plan::GraphValue& value : graph.values)
     key += " " + text(value.shape) + " " + std::string(name_of(value.dtype));
   const auto a = conv.attrs.as<core::ConvAttrs>();
-  const auto pair = [](std::int64_t h, std::int64_t w) { return std::to_string(h) + "x" + std::to_string(w); };
+  const auto pair = [](std::int64_t h, std::int64_t w) {
+    return std::to_string(h) + "x" + std::to_string(w);
+  };
   key += ", stride " + pair(a.stride_h, a.stride_w) + ", pad " + pair(a.pad_h, a.pad_w) + ", dilation " +
          pair(a.dilation_h, a.dilation_w) + ", groups " + std::to_string(a.groups);
   key += ", threads " + std::to_string(omp_get_max_threads());
@@ -132,9 +137,10 @@ std::vector<Contender> TimedConvolution::algorithms() {
   if (winograd_first) {
     contenders.push_back({{.kernel = "direct"}, "direct"});
   } else if (winograd_computes(graph_, node()).ok) {
-    // Of so few channels, chunks of 16 are more padding than Winograd can make up for.
+    // Of fewer channels, chunks of 16 are more padding than Winograd can make up for.
     const winograd::Problem problem = *winograd_problem(graph_, node());
-    if (problem.in >= 8 && problem.out >= 8) contenders.push_back({{.kernel = "winograd"}, "Winograd"});
+    const std::int64_t channels = node().op->is("conv2d_grad_input") ? problem.out : problem.in;
+    if (channels >= 8) contenders.push_back({{.kernel = "winograd"}, "Winograd"});
   }
   return contenders;
 }

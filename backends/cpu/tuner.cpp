@@ -46,18 +46,21 @@ std::vector<Tuner::Kind*> Tuner::unknown(Kinds& kinds) {
   for (auto& [key, kind] : kinds) {
     if (known_.find(key) == known_.end()) unknown.push_back(&kind);
   }
-  std::sort(unknown.begin(), unknown.end(), [](const Kind* a, const Kind* b) { return a->cost() > b->cost(); });
+  std::sort(unknown.begin(), unknown.end(),
+            [](const Kind* a, const Kind* b) { return a->cost() > b->cost(); });
   return unknown;
 }
 
 Tunings Tuner::time(const std::vector<Kind*>& kinds, Backend& backend, const Settings& settings) {
-  const auto deadline = KernelRace::Clock::now() + std::chrono::duration_cast<KernelRace::Clock::duration>(
-                                                       std::chrono::duration<double, std::milli>(settings.deadline_ms));
+  const auto deadline =
+      KernelRace::Clock::now() + std::chrono::duration_cast<KernelRace::Clock::duration>(
+                                     std::chrono::duration<double, std::milli>(settings.deadline_ms));
   KernelRace race(backend, settings.stopwatch, deadline);
   Tunings found;
   for (Kind* kind : kinds) {
     try {
-      if (std::optional<TunedKernel> winner = race.winner(kind->timed)) found[kind->timed.key()] = std::move(*winner);
+      if (std::optional<TunedKernel> winner = race.winner(kind->timed))
+        found[kind->timed.key()] = std::move(*winner);
     } catch (const std::exception&) {
       // What cannot be made or run alone is for the plan to report, if it comes to that.
     }

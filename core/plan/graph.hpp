@@ -33,9 +33,9 @@ struct GraphValue {
 
 /// The kernel that a backend found to be the fastest for a node, by timing it.
 struct TunedKernel {
-  std::string kernel;                 ///< in the backend's terms; empty: first of the built-in order
-  std::vector<std::int64_t> blocking; ///< how it cuts its work, where that was tuned, too
-  std::string why;                    ///< "tuned: 0.92 ms, direct 2.7 ms"
+  std::string kernel;                  ///< in the backend's terms; empty: first of the built-in order
+  std::vector<std::int64_t> blocking;  ///< how it cuts its work, where that was tuned, too
+  std::string why;                     ///< "tuned: 0.92 ms, direct 2.7 ms"
 };
 
 struct GraphNode {

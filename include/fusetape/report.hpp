@@ -84,9 +84,9 @@ struct Report {
   std::int64_t scratch_bytes = 0;      ///< of the arena: what kernels use while they run
   std::int64_t arena_lower_bound = 0;  ///< live at once in the arena at its fullest step, without scratch: no
                                        ///< packing can need less
-  std::vector<ArenaBlockReport> arena;                  ///< its timeline
-  std::string tuning;  ///< "12 shapes in 140 ms, file …"; empty: no kernel was chosen by timing
-  double planning_ms = 0;                               ///< all passes and kernel creation
+  std::vector<ArenaBlockReport> arena;  ///< its timeline
+  std::string tuning;      ///< "12 shapes in 140 ms, file …"; empty: no kernel was chosen by timing
+  double planning_ms = 0;  ///< all passes and kernel creation
   std::vector<std::pair<std::string, double>> pass_ms;  ///< each planner pass by name
   std::int64_t cache_hits = 0, cache_misses = 0;        ///< of this thread's plan cache, up to this run
 
