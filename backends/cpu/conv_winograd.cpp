@@ -75,7 +75,7 @@ Support supports(const Graph& graph, const Group& group) {
 
 /// Measured against oneDNN with AVX-512 and its bf16 instructions, one thread: 8 to 64 channels, images of 2
 /// to 32 pixels a side, batches of 1 to 128. Within these limits Winograd takes 0.3 to 0.9 of the time in f32
-/// and 0.4 to 1.1 in bf16, where the norms that it carries pay for the rest; beyond, mostly more than 1.
+/// and 0.4 to 1.2 in bf16, where the norms that it carries pay for the rest; beyond, mostly more than 1.
 Support pays_by_shape(const GraphNode& conv, const winograd::Problem& problem, DType dtype) {
   const bool f32 = dtype == DType::f32;
   const bool input_gradient = conv.op->is("conv2d_grad_input"), weights = conv.op->is("conv2d_grad_weight");
@@ -93,7 +93,7 @@ Support pays_by_shape(const GraphNode& conv, const winograd::Problem& problem, D
       static_cast<double>(rows * columns) / static_cast<double>(tiles(rows) * tiles(columns) * tile_pixels);
   if (filled < (f32 ? 0.5 : 0.75)) return refuse("tiles of 4×4 pixels that are mostly padding");
   // The weights are transformed in every run.
-  if (problem.batch * rows * columns < (f32 ? 4 : 16) * tile_pixels) return refuse("too few pixels");
+  if (problem.batch * rows * columns < (f32 ? 4 : 8) * tile_pixels) return refuse("too few pixels");
   return {};
 }
 
