@@ -18,7 +18,7 @@ using plan::TunedKernel;
 constexpr int least_rounds = 3, most_rounds = 12;
 constexpr int sure_rounds = 6;   ///< before the built-in choice is left
 constexpr double enough_ms = 2;  ///< of runs, for kernels so short that three of them tell little
-constexpr double clearly_slower = 1.25;
+constexpr double clearly_slower = 1.25, hopelessly_slower = 2;
 constexpr std::size_t l2_bytes = std::size_t{1} << 20;
 
 std::string formatted(double ms) {
@@ -66,6 +66,7 @@ struct KernelRace::Runner {
   Contender contender;
   std::unique_ptr<Kernel> kernel = nullptr;
   double last_ms = 0;
+  double first_ms = 0;
   /// Of its runs but the first, which finds cold caches and untouched pages. What disturbs a run only makes
   /// it longer: the shortest tells the most.
   double best_ms = std::numeric_limits<double>::infinity();
@@ -121,7 +122,7 @@ bool KernelRace::warm_up(TimedConvolution& timed, Runner& runner) {
   constexpr double slow_flops_of_a_ms = 2e7;  // of one core that makes a kernel and touches new pages, too
   if (!has_time_for(timed.flops() / slow_flops_of_a_ms / threads_)) return false;
   runner.kernel = timed.make(runner.contender.kernel, backend_);
-  runner.last_ms = run_once(timed, runner);
+  runner.first_ms = runner.last_ms = run_once(timed, runner);
   return true;
 }
 
@@ -146,12 +147,15 @@ std::vector<KernelRace::Runner> KernelRace::race(TimedConvolution& timed,
   for (int round = 1; round <= most_rounds; ++round) {
     if (!run_round(timed, runners)) return round <= least_rounds ? std::vector<Runner>() : std::move(runners);
     spent_ms += fastest(runners).best_ms;
-    if (round < least_rounds) continue;  // one run may be slow by chance
-    for (Runner& runner : runners)
-      runner.running = runner.best_ms < clearly_slower * fastest(runners).best_ms;
-    runners[0].running = true;
+    for (std::size_t i = 1; i < runners.size(); ++i) {
+      // One run may be slow by chance, but a first and a second by so much?
+      const double ms = std::min(runners[i].first_ms, runners[i].best_ms);
+      const double limit = round < least_rounds ? hopelessly_slower : clearly_slower;
+      runners[i].running = ms < limit * fastest(runners).best_ms;
+    }
     const bool alone =
         std::none_of(runners.begin() + 1, runners.end(), [](const Runner& r) { return r.running; });
+    if (round < least_rounds) continue;
     const bool sure = convincing_winner(runners) == 0 || round >= sure_rounds;
     if (alone || (sure && spent_ms >= enough_ms)) break;
   }

@@ -22,7 +22,7 @@ std::string summary(std::size_t kinds, std::size_t timed, std::size_t left, doub
     std::snprintf(text, sizeof text, ", %zu timed in %.0f ms", timed, ms);
     result += text;
   }
-  if (left > 0) result += ", " + std::to_string(left) + " left for a later plan";
+  if (left > 0) result += ", " + std::to_string(left) + " left in the built-in order";
   return result;
 }
 
@@ -51,21 +51,24 @@ std::vector<Tuner::Kind*> Tuner::unknown(Kinds& kinds) {
   return unknown;
 }
 
-Tunings Tuner::time(const std::vector<Kind*>& kinds, Backend& backend, const Settings& settings) {
-  const auto deadline =
-      KernelRace::Clock::now() + std::chrono::duration_cast<KernelRace::Clock::duration>(
-                                     std::chrono::duration<double, std::milli>(settings.deadline_ms));
-  KernelRace race(backend, settings.stopwatch, deadline);
-  Tunings found;
+Tuner::Timed Tuner::time(const std::vector<Kind*>& kinds, Backend& backend, const Settings& settings) {
+  const auto time = std::chrono::duration<double, std::milli>(settings.deadline_ms);
+  KernelRace race(backend, settings.stopwatch,
+                  KernelRace::Clock::now() + std::chrono::duration_cast<KernelRace::Clock::duration>(time));
+  Timed timed;
   for (Kind* kind : kinds) {
+    const std::string& key = kind->timed.key();
     try {
-      if (std::optional<TunedKernel> winner = race.winner(kind->timed))
-        found[kind->timed.key()] = std::move(*winner);
+      if (std::optional<TunedKernel> winner = race.winner(kind->timed)) {
+        timed.found[key] = std::move(*winner);
+      } else if (kind == kinds[0]) {
+        timed.given_up[key];  // all of a plan's time is too short: it would be so in every plan
+      }
     } catch (const std::exception&) {
-      // What cannot be made or run alone is for the plan to report, if it comes to that.
+      timed.given_up[key];  // what cannot be made or run is for the plan to report, if it comes to that
     }
   }
-  return found;
+  return timed;
 }
 
 void Tuner::note(Graph& graph, const Kinds& kinds) {
@@ -89,27 +92,31 @@ std::string Tuner::tune(Graph& graph, Backend& backend) {
   if (kinds.empty()) return {};
 
   std::vector<Kind*> missing = unknown(kinds);
-  Tunings found;
+  Timed timed;
   std::string unwritten;
   const std::unique_lock timing(timing_, std::try_to_lock);
   if (!missing.empty() && timing.owns_lock()) {
     missing = unknown(kinds);  // by now
     const Settings settings = this->settings();
-    found = time(missing, backend, settings);
-    publish(found);
-    if (!found.empty() && !settings.file.empty()) unwritten = add_tunings(settings.file, found);
+    timed = time(missing, backend, settings);
+    publish(timed);
+    if (!timed.found.empty() && !settings.file.empty()) unwritten = add_tunings(settings.file, timed.found);
   }
   note(graph, kinds);
-  std::string text = summary(kinds.size(), found.size(), missing.size() - found.size(), since(start));
+  std::string text =
+      summary(kinds.size(), timed.found.size(), missing.size() - timed.found.size(), since(start));
   const std::filesystem::path file = settings().file;
   if (!unwritten.empty()) return text + ", not written: " + unwritten;
   return file.empty() ? text : text + ", file " + file.string();
 }
 
-void Tuner::publish(const Tunings& found) {
+void Tuner::publish(const Timed& timed) {
   const std::lock_guard lock(mutex_);
-  for (const auto& [key, kernel] : found) known_.emplace(key, std::make_shared<const TunedKernel>(kernel));
-  stats_.timed += static_cast<int>(found.size());
+  for (const Tunings* tunings : {&timed.found, &timed.given_up}) {
+    for (const auto& [key, kernel] : *tunings)
+      known_.emplace(key, std::make_shared<const TunedKernel>(kernel));
+  }
+  stats_.timed += static_cast<int>(timed.found.size());
 }
 
 Tuner::Settings Tuner::settings() const {

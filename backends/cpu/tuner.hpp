@@ -32,12 +32,16 @@ class Tuner {
 
  private:
   struct Kind;
+  struct Timed {
+    Tunings found;
+    Tunings given_up;  ///< for this process: not for the file
+  };
   using Kinds = std::map<std::string, Kind>;
 
   /// Those that nobody timed yet, the most expensive first.
   std::vector<Kind*> unknown(Kinds& kinds);
-  static Tunings time(const std::vector<Kind*>& kinds, Backend& backend, const Settings& settings);
-  void publish(const Tunings& found);
+  static Timed time(const std::vector<Kind*>& kinds, Backend& backend, const Settings& settings);
+  void publish(const Timed& timed);
   void note(plan::Graph& graph, const Kinds& kinds);
   Settings settings() const;
 
