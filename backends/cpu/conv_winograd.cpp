@@ -75,8 +75,8 @@ Support supports(const Graph& graph, const Group& group) {
 }
 
 /// Measured against oneDNN with AVX-512 and its bf16 instructions, one thread: 8 to 64 channels, images of 2
-/// to 32 pixels a side, batches of 1 to 128. Within these limits Winograd takes 0.3 to 0.9 of the time in f32
-/// and 0.4 to 1.2 in bf16, where the norms that it carries pay for the rest; beyond, mostly more than 1.
+/// to 32 pixels a side, batches of 1 to 128. Within these limits Winograd takes 0.3 to 1.0 of the time in f32
+/// and 0.4 to 1.3 in bf16, where the norms that it carries pay for the rest; beyond, mostly more than 1.
 Support pays_by_shape(const GraphNode& conv, const winograd::Problem& problem, DType dtype) {
   const bool f32 = dtype == DType::f32;
   const bool input_gradient = conv.op->is("conv2d_grad_input"), weights = conv.op->is("conv2d_grad_weight");
