@@ -287,7 +287,9 @@ TEST_CASE("f64, bf16, f16: the CPU agrees with the reference") {
 
 TEST_CASE("Winograd: whatever rides in the transforms, the CPU agrees with the reference") {
   const ConvBy winograd(ft::ConvAlgorithm::winograd);
-  for (const OpCase& op_case : carried_cases()) {
+  std::vector<OpCase> cases = carried_cases();
+  for (OpCase& op_case : split_norm_cases()) cases.push_back(std::move(op_case));
+  for (const OpCase& op_case : cases) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       if (op_case.flags.wide_only && dtype != DType::f32) continue;
       expect_no_error(op_case, [&] {

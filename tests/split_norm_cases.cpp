@@ -36,6 +36,26 @@ Tensor grad_apply(const Tensor& g, In in) {
 const Flags forward_only{.differentiable = false};
 Flags in_group(const char* group) { return {.differentiable = false, .groups = {group}}; }
 
+/// What is added to a convolution's gradient is the norm's x, too, and dies there: y may not take its place.
+void add_shared_operand(std::vector<OpCase>& cases) {
+  const Shape x{2, 8, 8, 16};
+  std::vector<Input> inputs = inputs_of(x, real(x));
+  inputs.push_back(real({16, 3, 3, 16}));
+  cases.push_back({"sums of a gradient that their own x was added to", inputs,
+                   [](In in) {
+                     const Tensor sum_of = in[0] * 2.0;
+                     const core::ConvAttrs attrs{
+                         .pad_h = 1, .pad_w = 1, .kernel_h = 3, .kernel_w = 3, .input_h = 8, .input_w = 8};
+                     const Tensor dx = core::record(core::find_op("conv2d_grad_input"), {in[5], in[7]},
+                                                    core::Attrs::of(attrs), Location::current())[0];
+                     const Tensor masked = relu_grad(dx + sum_of, in[6]);
+                     Results results = all(recorded("batch_norm_grad_sums", {masked, sum_of, in[3], in[4]}));
+                     results.push_back(masked);
+                     return results;
+                   },
+                   forward_only});
+}
+
 }  // namespace
 
 std::vector<OpCase> split_norm_cases() {
@@ -72,6 +92,7 @@ std::vector<OpCase> split_norm_cases() {
          },
          in_group("relu_grad+batch_norm_grad_sums")});
   }
+  add_shared_operand(cases);
   return cases;
 }
 

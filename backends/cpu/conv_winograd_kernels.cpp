@@ -164,10 +164,11 @@ class WinogradConvolution final : public Kernel {
     const NormRoles& norm = parts_.statistics;
     if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
     if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
-    // An image that the prologue reads is read again after parts of y are written.
+    // What the prologue reads is read again after parts of y are written, and the sums' x after its own
+    // pixel.
     const Prologue& read = turned_ ? parts_.g : parts_.x;
     const bool free = parts_.z != read.value && parts_.z != read.g && parts_.z != read.z &&
-                      parts_.z != read.norm[0].x && parts_.z != read.norm[1].x;
+                      parts_.z != read.norm[0].x && parts_.z != read.norm[1].x && parts_.z != parts_.sums.x;
     if (parts_.z >= 0 && free) pairs.emplace_back(parts_.z, parts_.y);
     return pairs;
   }
