@@ -19,19 +19,6 @@ namespace {
 
 constexpr ft::Conv2dOptions same{.padding = {1, 1}};
 
-std::string group_names() {
-  std::string names;
-  for (const ft::GroupReport& group : ft::explain().groups) names += group.name + "; ";
-  return names;
-}
-
-std::string refusal_of(const std::string& rule) {
-  for (const ft::RefusalReport& refusal : ft::explain().refusals) {
-    if (refusal.rule == rule) return refusal.reason;
-  }
-  return "";
-}
-
 struct Parts {
   Tensor x, w, bias, z, gamma, beta, mean, var;
 };

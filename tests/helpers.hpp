@@ -73,6 +73,21 @@ std::string message_of(Body&& body) {
   return "";
 }
 
+/// The groups of the last run: "conv2d+bias; relu; ".
+inline std::string group_names() {
+  std::string names;
+  for (const GroupReport& group : explain().groups) names += group.name + "; ";
+  return names;
+}
+
+/// Why the rule refused, in the last plan; empty where it did not.
+inline std::string refusal_of(const std::string& rule) {
+  for (const RefusalReport& refusal : explain().refusals) {
+    if (refusal.rule == rule) return refusal.reason;
+  }
+  return "";
+}
+
 inline bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }

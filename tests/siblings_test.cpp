@@ -25,19 +25,6 @@ Tensor drawn(const Shape& shape, DType dtype = DType::f32) {
   return tensor;
 }
 
-std::string group_names() {
-  std::string names;
-  for (const ft::GroupReport& group : ft::explain().groups) names += group.name + "; ";
-  return names;
-}
-
-std::string refusal_of(const std::string& rule) {
-  for (const ft::RefusalReport& refusal : ft::explain().refusals) {
-    if (refusal.rule == rule) return refusal.reason;
-  }
-  return "";
-}
-
 bool half_empty_vectors() { return __builtin_cpu_supports("avx512bw") != 0; }
 
 /// Every result as the CPU, fused, and as the reference has it.

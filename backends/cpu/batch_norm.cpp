@@ -4,6 +4,7 @@
 #include "backends/cpu/batch_norm_kernels.hpp"
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/channel_rows.hpp"
+#include "core/plan/norm_roles.hpp"
 
 /// Which groups the batch norm kernels take, and their roles.
 namespace fusetape::backends::cpu {
@@ -20,26 +21,8 @@ int if_written(const Group& group, int value) {
   return std::find(outputs.begin(), outputs.end(), value) != outputs.end() ? value : -1;
 }
 
-void drop_unwritten(const Group& group, NormRoles& norm) {
-  for (int* output : {&norm.new_running_mean, &norm.new_running_var, &norm.dx, &norm.dgamma, &norm.dbeta}) {
-    *output = if_written(group, *output);
-  }
-}
-
 bool single_op(const Graph& graph, const Group& group, std::string_view name) {
   return group.pattern == Pattern::single && graph.node(group.nodes[0]).op->is(name);
-}
-
-/// Of a node that makes statistics: its running ones from input `in`, what it makes from output `out` on.
-void take_statistics(const Group& group, const plan::GraphNode& node, std::size_t in, std::size_t out,
-                     NormRoles& norm) {
-  norm.mean = if_written(group, node.outputs[out]);
-  norm.inv_std = if_written(group, node.outputs[out + 1]);
-  if (node.inputs.size() <= in) return;
-  norm.running_mean = node.inputs[in];
-  norm.running_var = node.inputs[in + 1];
-  norm.new_running_mean = if_written(group, node.outputs[out + 2]);
-  norm.new_running_var = if_written(group, node.outputs[out + 3]);
 }
 
 Support refuse(std::string reason) { return {.ok = false, .reason = std::move(reason)}; }
@@ -118,75 +101,25 @@ constexpr Candidate candidates[] = {
 }  // namespace
 
 NormForwardRoles norm_forward_roles(const Graph& graph, const Group& group) {
-  if (group.pattern != Pattern::single) {
-    NormForwardRoles roles{.norm = group.norm, .relu = true};
-    for (NormRoles& norm : roles.norm.norm) {
-      drop_unwritten(group, norm);
-      if (roles.norm.statistics != plan::Statistics::batch) continue;
-      norm.mean = if_written(group, norm.mean);
-      norm.inv_std = if_written(group, norm.inv_std);
-    }
-    return roles;
+  NormForwardRoles roles{.norm = group.norm, .relu = true};
+  if (group.pattern == Pattern::single) {
+    const plan::GraphNode& node = graph.node(group.nodes[0]);
+    roles = {.norm = {.statistics = plan::statistics_of(node)}, .relu = false};
+    roles.norm.norm[0] = plan::norm_roles(graph, group.nodes[0]);
+    if (!node.op->is("batch_norm_statistics")) roles.norm.y = if_written(group, node.outputs[0]);
   }
-  const plan::GraphNode& node = graph.node(group.nodes[0]);
-  NormForwardRoles roles{.norm = {}, .relu = false};
-  NormRoles& norm = roles.norm.norm[0];
-  norm.node = group.nodes[0];
-  norm.x = node.inputs[0];
-  if (node.op->is("batch_norm_statistics")) {
-    take_statistics(group, node, 1, 0, norm);
-    return roles;
-  }
-  roles.norm.y = if_written(group, node.outputs[0]);
-  norm.gamma = node.inputs[1];
-  norm.beta = node.inputs[2];
-  if (node.op->is("batch_norm_apply")) {
-    roles.norm.statistics = plan::Statistics::given;
-    norm.mean = node.inputs[3];
-    norm.inv_std = node.inputs[4];
-    return roles;
-  }
-  if (node.op->is("batch_norm_inference")) {
-    roles.norm.statistics = plan::Statistics::running;
-    norm.running_mean = node.inputs[3];
-    norm.running_var = node.inputs[4];
-    return roles;
-  }
-  take_statistics(group, node, 3, 1, norm);
+  for (NormRoles& norm : roles.norm.norm) plan::drop_unwritten(graph, group, norm);
   return roles;
 }
 
 plan::BatchNormReluGrad norm_backward_roles(const Graph& graph, const Group& group) {
-  if (group.pattern != Pattern::single) {
-    plan::BatchNormReluGrad roles = group.norm_grad;
-    for (NormRoles& norm : roles.norm) drop_unwritten(group, norm);
-    return roles;
+  plan::BatchNormReluGrad roles = group.norm_grad;
+  if (group.pattern == Pattern::single) {
+    const plan::GraphNode& node = graph.node(group.nodes[0]);
+    roles = {.g = node.inputs[0], .sums_given = node.op->is("batch_norm_grad_apply")};
+    roles.norm[0] = plan::norm_roles(graph, group.nodes[0]);
   }
-  const plan::GraphNode& node = graph.node(group.nodes[0]);
-  plan::BatchNormReluGrad roles;
-  roles.g = node.inputs[0];
-  NormRoles& norm = roles.norm[0];
-  norm.node = group.nodes[0];
-  norm.x = node.inputs[1];
-  if (node.op->is("batch_norm_grad_sums")) {
-    norm.mean = node.inputs[2];
-    norm.inv_std = node.inputs[3];
-    norm.dgamma = if_written(group, node.outputs[0]);
-    norm.dbeta = if_written(group, node.outputs[1]);
-    return roles;
-  }
-  norm.gamma = node.inputs[2];
-  norm.mean = node.inputs[3];
-  norm.inv_std = node.inputs[4];
-  norm.dx = if_written(group, node.outputs[0]);
-  if (node.op->is("batch_norm_grad_apply")) {
-    roles.sums_given = true;
-    norm.dgamma = node.inputs[5];
-    norm.dbeta = node.inputs[6];
-    return roles;
-  }
-  norm.dgamma = if_written(group, node.outputs[1]);
-  norm.dbeta = if_written(group, node.outputs[2]);
+  for (NormRoles& norm : roles.norm) plan::drop_unwritten(graph, group, norm);
   return roles;
 }
 

@@ -5,6 +5,7 @@
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/folded_weights.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
+#include "core/plan/norm_roles.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -37,13 +38,6 @@ Carried plain_roles(const Graph& graph, int conv) {
 
 bool writes(const Group& group, int value) {
   return std::find(group.outputs.begin(), group.outputs.end(), value) != group.outputs.end();
-}
-
-/// Outputs that nobody reads are not written.
-void drop_unwritten(const Group& group, plan::NormRoles& norm) {
-  for (int* output : {&norm.mean, &norm.inv_std, &norm.new_running_mean, &norm.new_running_var}) {
-    if (!writes(group, *output)) *output = -1;
-  }
 }
 
 bool image(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
@@ -143,10 +137,8 @@ std::optional<WinogradRoles> winograd_roles(const Graph& graph, const Group& gro
       const Carried plain = plain_roles(graph, parts.conv_node);
       if (!parts.x.present()) parts.x.value = plain.x.value;
       if (!parts.g.present()) parts.g.value = plain.g.value;
-      if (parts.statistics.node >= 0) drop_unwritten(group, parts.statistics);
-      for (int* output : {&parts.sums.dgamma, &parts.sums.dbeta}) {
-        if (!writes(group, *output)) *output = -1;
-      }
+      drop_unwritten(graph, group, parts.statistics);
+      drop_unwritten(graph, group, parts.sums);
       return roles;
     }
     default:

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/plan/match.hpp"
+#include "core/plan/norm_roles.hpp"
 
 /// Convolutions with parts of batch norms in their transforms (see carry.cpp).
 namespace fusetape::plan {
@@ -55,30 +56,14 @@ class CarriedMatch {
   void statistics() {
     const GraphNode* node = first_reader("batch_norm_statistics");
     if (node == nullptr) return;
-    NormRoles& norm = roles_.statistics;
-    norm.node = id_of(cover_, *node);
-    norm.x = roles_.y;
-    norm.mean = node->outputs[0];
-    norm.inv_std = node->outputs[1];
-    if (node->inputs.size() > 1) {
-      norm.running_mean = node->inputs[1];
-      norm.running_var = node->inputs[2];
-      norm.new_running_mean = node->outputs[2];
-      norm.new_running_var = node->outputs[3];
-    }
+    roles_.statistics = norm_roles(graph_, id_of(cover_, *node));
     join(*node, "batch_norm_statistics");
   }
 
   void gradient_sums() {
     const GraphNode* node = first_reader("batch_norm_grad_sums");
     if (node == nullptr || node->inputs[1] == roles_.y) return;
-    NormRoles& norm = roles_.sums;
-    norm.node = id_of(cover_, *node);
-    norm.x = node->inputs[1];
-    norm.mean = node->inputs[2];
-    norm.inv_std = node->inputs[3];
-    norm.dgamma = node->outputs[0];
-    norm.dbeta = node->outputs[1];
+    roles_.sums = norm_roles(graph_, id_of(cover_, *node));
     join(*node, "batch_norm_grad_sums");
     take_mask_from_x();
   }
@@ -134,13 +119,7 @@ class CarriedMatch {
   }
 
   void add_norm(Prologue& prologue, const GraphNode& norm) {
-    NormRoles& roles = prologue.norm[prologue.norms++];
-    roles.node = id_of(cover_, norm);
-    roles.x = norm.inputs[0];
-    roles.gamma = norm.inputs[1];
-    roles.beta = norm.inputs[2];
-    roles.mean = norm.inputs[3];
-    roles.inv_std = norm.inputs[4];
+    prologue.norm[prologue.norms++] = norm_roles(graph_, id_of(cover_, norm));
     take(norm);
     before_ += "batch_norm_apply+";
   }
@@ -179,14 +158,7 @@ class CarriedMatch {
     const GraphNode* apply = free_producer(cover_, operand, "batch_norm_grad_apply");
     if (apply == nullptr) return;
     prologue.g = apply->inputs[0];
-    NormRoles& roles = prologue.norm[0];
-    roles.node = id_of(cover_, *apply);
-    roles.x = apply->inputs[1];
-    roles.gamma = apply->inputs[2];
-    roles.mean = apply->inputs[3];
-    roles.inv_std = apply->inputs[4];
-    roles.dgamma = apply->inputs[5];
-    roles.dbeta = apply->inputs[6];
+    prologue.norm[0] = norm_roles(graph_, id_of(cover_, *apply));
     take(*apply);
     before_ += "batch_norm_grad_apply+";
   }
@@ -194,16 +166,9 @@ class CarriedMatch {
   /// The sums read x anyway: where y = relu(norm(x)), its mask comes from x, too.
   void take_mask_from_x() {
     if (roles_.mask < 0) return;
-    const GraphNode* relu = graph_.producer_if(roles_.mask, "relu");
-    const GraphNode* norm =
-        relu != nullptr ? graph_.producer_if(relu->inputs[0], "batch_norm_apply") : nullptr;
-    const NormRoles& sums = roles_.sums;
-    if (norm == nullptr || norm->inputs[0] != sums.x || norm->inputs[3] != sums.mean ||
-        norm->inputs[4] != sums.inv_std)
-      return;
-    roles_.masked_by = sums;
-    roles_.masked_by.gamma = norm->inputs[1];
-    roles_.masked_by.beta = norm->inputs[2];
+    const GraphNode* norm = forward_norm_of_mask(graph_, roles_.mask, roles_.sums);
+    if (norm == nullptr) return;
+    roles_.masked_by = norm_roles(graph_, id_of(cover_, *norm));
     roles_.mask = -1;
   }
 

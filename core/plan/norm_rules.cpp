@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/plan/match.hpp"
+#include "core/plan/norm_roles.hpp"
 
 /// Batch norm with what stands around it, forward and backward.
 namespace fusetape::plan {
@@ -15,11 +16,6 @@ const GraphNode* free_norm(const Cover& cover, int value) {
   return nullptr;
 }
 
-Statistics statistics_of(const GraphNode& norm) {
-  if (norm.op->is("batch_norm")) return Statistics::batch;
-  return norm.op->is("batch_norm_apply") ? Statistics::given : Statistics::running;
-}
-
 /// The value if anybody beside `reader` wants it, else -1.
 int if_wanted_beside(const Graph& graph, int value, int reader) {
   const auto& consumers = graph.value(value).consumers;
@@ -30,27 +26,8 @@ int if_wanted_beside(const Graph& graph, int value, int reader) {
 
 /// The roles of a normalisation whose y `reader`, of the same group, reads.
 NormRoles forward_roles(const Cover& cover, const GraphNode& norm, int reader) {
-  NormRoles roles;
-  roles.node = id_of(cover, norm);
-  roles.x = norm.inputs[0];
-  roles.gamma = norm.inputs[1];
-  roles.beta = norm.inputs[2];
+  NormRoles roles = norm_roles(cover.graph, id_of(cover, norm));
   roles.normed = if_wanted_beside(cover.graph, norm.outputs[0], reader);
-  if (norm.op->is("batch_norm_apply")) {
-    roles.mean = norm.inputs[3];
-    roles.inv_std = norm.inputs[4];
-  } else if (norm.inputs.size() > 3) {
-    roles.running_mean = norm.inputs[3];
-    roles.running_var = norm.inputs[4];
-  }
-  if (norm.op->is("batch_norm")) {
-    roles.mean = norm.outputs[1];
-    roles.inv_std = norm.outputs[2];
-    if (norm.outputs.size() > 3) {
-      roles.new_running_mean = norm.outputs[3];
-      roles.new_running_var = norm.outputs[4];
-    }
-  }
   return roles;
 }
 
@@ -66,40 +43,9 @@ bool reads_from(const Graph& graph, const GraphNode* later, const GraphNode* ear
 void finish_norm_group(Group& group) { std::sort(group.nodes.begin(), group.nodes.end()); }
 
 NormRoles backward_roles(const Cover& cover, int node) {
-  const GraphNode& norm = cover.graph.node(node);
-  NormRoles roles;
-  roles.node = node;
-  roles.x = norm.inputs[1];
-  if (norm.op->is("batch_norm_grad_sums")) {
-    roles.mean = norm.inputs[2];
-    roles.inv_std = norm.inputs[3];
-    roles.dgamma = norm.outputs[0];
-    roles.dbeta = norm.outputs[1];
-    return roles;
-  }
-  roles.gamma = norm.inputs[2];
-  roles.mean = norm.inputs[3];
-  roles.inv_std = norm.inputs[4];
-  roles.dx = only_if_used(cover.graph, norm.outputs[0]);
-  roles.dgamma = norm.outputs[1];
-  roles.dbeta = norm.outputs[2];
+  NormRoles roles = norm_roles(cover.graph, node);
+  if (roles.dx >= 0) roles.dx = only_if_used(cover.graph, roles.dx);
   return roles;
-}
-
-/// The batch_norm (or its repetition) whose ReLU made `y` directly from the x, γ and statistics of `roles`;
-/// nullptr: the mask has to be read from y.
-const GraphNode* forward_norm_of_mask(const Graph& graph, int y, const NormRoles& roles) {
-  const GraphNode* relu = graph.producer_if(y, "relu");
-  if (relu == nullptr) return nullptr;
-  const GraphNode* norm = graph.producer_if(relu->inputs[0], "batch_norm");
-  const GraphNode* again = graph.producer_if(relu->inputs[0], "batch_norm_apply");
-  if (norm == nullptr && again == nullptr) return nullptr;
-  const GraphNode& made = norm != nullptr ? *norm : *again;
-  const int mean = norm != nullptr ? made.outputs[1] : made.inputs[3];
-  const int inv_std = norm != nullptr ? made.outputs[2] : made.inputs[4];
-  const bool same_gamma = roles.gamma < 0 || made.inputs[1] == roles.gamma;
-  const bool same = made.inputs[0] == roles.x && same_gamma && mean == roles.mean && inv_std == roles.inv_std;
-  return same ? &made : nullptr;
 }
 
 /// Where the gradient of a ReLU takes its mask from.
