@@ -57,7 +57,8 @@ constexpr const char* weights = "batch_norm_apply+relu+batch_norm_grad_apply+con
 
 std::vector<OpCase> carried_cases() {
   std::vector<OpCase> cases;
-  for (const Shape& x : {Shape{3, 6, 8, 16}, Shape{2, 9, 8, 24}, Shape{5, 4, 7, 17}, Shape{2, 8, 8, 40}}) {
+  for (const Shape& x : {Shape{3, 6, 8, 16}, Shape{2, 32, 32, 16}, Shape{2, 9, 8, 24}, Shape{5, 4, 7, 17},
+                         Shape{2, 8, 8, 40}}) {
     cases.push_back({named("conv+bn+relu twice", x), inputs_of(x, 2),
                      [](In in) { return norm(conv(relu(norm(conv(in[0], in, 0), in, 0)), in, 1), in, 1); },
                      expecting({forward, backward, weights})});
@@ -100,6 +101,22 @@ std::vector<OpCase> carried_cases() {
                      },
                      no_gradient()});
     const std::int64_t c = x.back();
+    // What a transform makes is an operand of the sum behind the convolution, too.
+    cases.push_back({named("bn of conv + identity", x), inputs_of(x, 1),
+                     [](In in) { return norm(conv(in[0], in, 0) + in[0], in, 0); },
+                     expecting({"batch_norm_grad_apply+conv2d_grad_input"})});
+    cases.push_back({named("bn of conv + identity, the weights frozen", x), inputs_of(x, 1),
+                     [](In in) {
+                       const Tensor y = conv2d(in[0], in[1].detach(), same) + in[0];
+                       return norm(y, in, 0);
+                     },
+                     expecting({"batch_norm_grad_apply+conv2d_grad_input"})});
+    cases.push_back({named("conv_transpose + what it reads", x), inputs_of(x, 2),
+                     [](In in) {
+                       const Tensor y = relu(norm(conv(in[0], in, 0), in, 0));
+                       return conv_transpose2d(y, in[4], {.padding = {1, 1}}) + y;
+                     },
+                     expecting({})});
     cases.push_back({named("evaluation: conv+bn+add+relu", x),
                      {real(x), real({c, 3, 3, c}), scale(c), shift(c), shift(c), scale(c)},
                      [](In in) {
@@ -116,6 +133,13 @@ std::vector<OpCase> carried_cases() {
                      },
                      no_bf16(expecting({"conv2d+bias+relu", "relu_grad+bias_grad"}))});
   }
+  cases.push_back({"an activation convolved with itself",
+                   {real({16, 3, 3, 16}), real({16, 3, 3, 16}), scale(16), shift(16)},
+                   [](In in) {
+                     const Tensor y = relu(norm(conv(in[0], in, 0), in, 0));
+                     return conv2d(y, y, same);
+                   },
+                   no_bf16(expecting({}))});
   return cases;
 }
 

@@ -6,6 +6,7 @@
 #include "backends/cpu/conv_winograd.hpp"
 #include "backends/cpu/folded_weights.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
+#include "core/check.hpp"
 
 /// From a group's roles to what the Winograd kernels read and write: per-channel factors before a
 /// convolution, what becomes of its sums after it.
@@ -40,6 +41,14 @@ Affine affine_of(const KernelArgs& args, const NormRoles& norm, std::int64_t cha
   return affine;
 }
 
+/// A role's tensor; nullptr where the role is empty, or nothing is run yet. A role without a place would be
+/// taken for an empty one.
+void* tensor_of(const KernelArgs& args, int value) {
+  if (value < 0 || args.values == nullptr) return nullptr;
+  FUSETAPE_ASSERT(args.values[value] != nullptr);
+  return args.values[value];
+}
+
 /// An operand, as it is or as the input transform makes it. With no scratch yet, factors are only counted.
 class Operand {
  public:
@@ -55,7 +64,7 @@ class Operand {
 
   Source source(const KernelArgs& args, ScratchCarver& carver) const {
     Source source{.dtype = dtype_, .relu = prologue_.relu};
-    const auto tensor = [&](int value) { return args.values != nullptr ? args.values[value] : nullptr; };
+    const auto tensor = [&](int value) { return tensor_of(args, value); };
     if (prologue_.g >= 0) {
       source.x = tensor(prologue_.g);
       source.x2 = tensor(prologue_.norm[0].x);
@@ -189,9 +198,7 @@ class WinogradConvolution final : public Kernel {
   }
 
   Sink sink(const KernelArgs& args, ScratchCarver& carver) const {
-    const auto tensor = [&](int value) {
-      return value >= 0 && args.values != nullptr ? args.values[value] : nullptr;
-    };
+    const auto tensor = [&](int value) { return tensor_of(args, value); };
     Sink sink{.y = tensor(parts_.y),
               .dtype = y_dtype_,
               .bias = static_cast<const float*>(tensor(parts_.bias)),

@@ -2,6 +2,7 @@
 
 #include "core/plan/match.hpp"
 #include "core/plan/norm_roles.hpp"
+#include "core/plan/passes.hpp"
 
 /// Convolutions with parts of batch norms in their transforms (see carry.cpp).
 namespace fusetape::plan {
@@ -23,8 +24,9 @@ class CarriedMatch {
   // ---- before the convolution ----
 
   void prologue(int operand, Prologue& prologue) {
+    prologue.value = operand;
+    if (made_here(operand)) return;
     if (!norm_prologue(operand, prologue)) gradient_prologue(operand, prologue);
-    if (prologue.present()) prologue.value = operand;
   }
 
   // ---- behind it ----
@@ -40,7 +42,7 @@ class CarriedMatch {
     const GraphNode* add = only_reader("add");
     if (add == nullptr || add->inputs[0] == add->inputs[1]) return;
     const int other = add->inputs[add->inputs[0] == roles_.y ? 1 : 0];
-    if (!same_shape(graph_, other, roles_.y)) return;
+    if (!same_shape(graph_, other, roles_.y) || made_here(other)) return;
     roles_.z = other;
     go_on(*add, "add");
   }
@@ -48,7 +50,7 @@ class CarriedMatch {
   void mask() {
     const GraphNode* mask = only_reader("relu_grad");
     if (mask == nullptr || mask->inputs[0] != roles_.y || mask->inputs[1] == roles_.y) return;
-    if (!same_shape(graph_, mask->inputs[1], roles_.y)) return;
+    if (!same_shape(graph_, mask->inputs[1], roles_.y) || made_here(mask->inputs[1])) return;
     roles_.mask = mask->inputs[1];
     go_on(*mask, "relu_grad");
   }
@@ -62,7 +64,7 @@ class CarriedMatch {
 
   void gradient_sums() {
     const GraphNode* node = first_reader("batch_norm_grad_sums");
-    if (node == nullptr || node->inputs[1] == roles_.y) return;
+    if (node == nullptr || node->inputs[1] == roles_.y || made_here(node->inputs[1])) return;
     roles_.sums = norm_roles(graph_, id_of(cover_, *node));
     join(*node, "batch_norm_grad_sums");
     take_mask_from_x();
@@ -77,7 +79,7 @@ class CarriedMatch {
   std::optional<Group> finish() && {
     const bool carries_any =
         roles_.x.present() || roles_.g.present() || roles_.statistics.node >= 0 || roles_.sums.node >= 0;
-    if (!carries_any) return std::nullopt;
+    if (!carries_any || reads_what_it_makes()) return std::nullopt;
     std::sort(group_.nodes.begin(), group_.nodes.end());
     group_.name = before_ + after_;
     group_.carried = roles_;
@@ -107,6 +109,21 @@ class CarriedMatch {
       if (node.op->is(op) && as_operand && cover_.free(reader)) return &node;
     }
     return nullptr;
+  }
+
+  /// Whether a transform makes the value: it comes tile by tile, and perhaps nowhere is written as a whole.
+  bool made_here(int value) const {
+    const int producer = value < 0 ? -1 : graph_.value(root_of(graph_, value)).producer;
+    return std::find(group_.nodes.begin(), group_.nodes.end(), producer) != group_.nodes.end();
+  }
+  bool reads_what_it_makes() const {
+    const auto reads = [this](const Prologue& prologue) {
+      const int values[] = {prologue.present() ? -1 : prologue.value, prologue.z, prologue.g,
+                            prologue.norm[0].x, prologue.norm[1].x};
+      return std::any_of(std::begin(values), std::end(values),
+                         [this](int value) { return made_here(value); });
+    };
+    return reads(roles_.x) || reads(roles_.g) || made_here(roles_.w) || made_here(roles_.masked_by.x);
   }
 
   bool inner(int value) const {
