@@ -112,7 +112,7 @@ struct Difference {
 struct Comparison {
   Mode mode, expected;
   double tolerance = 0;
-  double rounding = 0;  ///< relative, of any op; 0: the dtype's
+  double rounding = 0;  ///< of any op, and of a convolution's largest product; 0: the dtype's, of each number
 };
 
 /// Winograd's error, of the largest value.
@@ -227,11 +227,12 @@ class Subject {
     constexpr int most_runs = 16;
     const double spacing = in_bf16(recipe_.kind) ? 0x1p-7 : 0x1p-23;
     const double rounding = std::max(spacing, given_rounding);
-    Moved& moved = moved_[rounding];
+    const Disturbance disturbance{.relative = rounding, .of_largest = given_rounding};
+    Moved& moved = moved_[disturbance];
     if (!undisturbed_) undisturbed_ = run_in_double(recipe_);
     if (undisturbed_->names != expected(unfused).outcome.names) return false;
     while (apart > 4 * moved.by_result[result] && moved.runs < most_runs) {
-      const Outcome disturbed = run_in_double(recipe_, rounding, static_cast<std::uint64_t>(++moved.runs));
+      const Outcome disturbed = run_in_double(recipe_, disturbance, static_cast<std::uint64_t>(++moved.runs));
       const std::vector<double> apart_now = distances(disturbed, *undisturbed_, by_norm());
       for (std::size_t i = 0; i < apart_now.size(); ++i) {
         double& most = moved.by_result[undisturbed_->names[i]];
@@ -251,7 +252,7 @@ class Subject {
     std::map<std::string, double> by_result;  ///< how far a disturbance brought it in any step
     int runs = 0;
   };
-  std::map<double, Moved> moved_;  ///< by the disturbance
+  std::map<Disturbance, Moved> moved_;
   bool ill_conditioned_ = false;
 };
 

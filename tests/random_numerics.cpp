@@ -28,9 +28,9 @@ using plan::Group;
 /// What is done to the ops of a run.
 struct Probe {
   bool watching = false;
-  double bits = 0;        ///< the widest number that an op may come across, in bits
-  bool rounded = false;   ///< whether a result was rounded to its dtype
-  double relative = 0;    ///< how far operands are disturbed
+  double bits = 0;       ///< the widest number that an op may come across, in bits
+  bool rounded = false;  ///< whether a result was rounded to its dtype
+  Disturbance disturbance;
   bool by_value = false;  ///< equal elements of an op's operands equally, as rounding does
   Dice dice{0};
 };
@@ -40,6 +40,7 @@ constexpr std::string_view exact_ops =
     " relu relu_grad neg abs abs_grad minimum maximum clamp clamp_grad max max_grad argmax where less "
     "less_equal greater greater_equal equal not_equal max_pool2d max_pool2d_grad max_pool2d_gather pad "
     "concat slice slice_grad transpose reshape broadcast_to cast copy_variable rand ";
+constexpr std::string_view convolutions = " conv2d conv2d_grad_input conv2d_grad_weight ";
 /// Ops whose terms are products of all their operands; others multiply by scalars only.
 constexpr std::string_view products = " mul matmul conv2d conv2d_grad_input conv2d_grad_weight ";
 
@@ -83,7 +84,8 @@ class ProbedKernel final : public Kernel {
         unrounded_(unrounded(reference, graph, group)),
         probe_(probe),
         rounds_(!is_one_of(exact_ops, graph.node(group.nodes[0]))),
-        multiplies_(is_one_of(products, graph.node(group.nodes[0]))) {
+        multiplies_(is_one_of(products, graph.node(group.nodes[0]))),
+        convolves_(is_one_of(convolutions, graph.node(group.nodes[0]))) {
     name = "probe";
     const GraphNode& node = graph.node(group.nodes[0]);
     for (const int id : node.inputs) operands_.push_back({id, graph.value(id)});
@@ -103,18 +105,22 @@ class ProbedKernel final : public Kernel {
     int term_bits = 0;
     double sum = 0;
     if (probe_.watching) term_bits = bits_of_terms(args), sum = largest_sum(args), run_unrounded(args);
-    if (probe_.relative > 0 && rounds_) {
+    if (probe_.disturbance.relative > 0 && rounds_) {
       const std::uint64_t salt = probe_.dice.next();
-      const auto disturbed = [&](double x) {
+      const auto share = [&](double x) {
         Dice dice(probe_.by_value ? salt ^ std::bit_cast<std::uint64_t>(x) : probe_.dice.next());
-        return x * (1 + probe_.relative * (static_cast<double>(dice.below(2001)) / 1000 - 1));
+        return static_cast<double>(dice.below(2001)) / 1000 - 1;
       };
+      const double relative = probe_.disturbance.relative;
+      const double added = convolves_ ? probe_.disturbance.of_largest * largest_product(args) : 0;
+      const auto disturbed = [&](double x) { return x * (1 + relative * share(x)); };
       with_operands(args, disturbed);
       kernel_->run({pointers_.data(), args.scratch});
       for (const Slot& slot : results_) {
         if (slot.value.dtype != DType::f64) continue;
         auto* const numbers = args.out<double>(slot.id);
-        std::transform(numbers, numbers + slot.value.elements(), numbers, disturbed);
+        std::transform(numbers, numbers + slot.value.elements(), numbers,
+                       [&](double x) { return disturbed(x) + added * share(x); });
       }
     } else {
       kernel_->run(args);
@@ -148,6 +154,12 @@ class ProbedKernel final : public Kernel {
       std::transform(from, from + slot.value.elements(), copy, change);
       pointers_[static_cast<std::size_t>(slot.id)] = copy;
     }
+  }
+
+  double largest_product(const KernelArgs& args) const {
+    double product = 1;
+    for (const Slot& slot : operands_) product *= largest(args.in<double>(slot.id), slot.value.elements());
+    return product;
   }
 
   /// No partial sum is larger than the op's result on the operands without their signs.
@@ -205,7 +217,7 @@ class ProbedKernel final : public Kernel {
 
   std::unique_ptr<Kernel> kernel_, unrounded_;
   Probe& probe_;
-  bool rounds_, multiplies_;
+  bool rounds_, multiplies_, convolves_;
   std::vector<Slot> operands_, results_;
   std::vector<void*> pointers_;  ///< by value id
 };
@@ -245,9 +257,9 @@ Outcome run_probed(Recipe recipe, Probe& probe) {
 
 }  // namespace
 
-Outcome run_in_double(Recipe recipe, double relative, std::uint64_t seed) {
+Outcome run_in_double(Recipe recipe, const Disturbance& disturbance, std::uint64_t seed) {
   recipe.in_double = true;
-  Probe probe{.relative = relative, .by_value = seed % 2 == 1, .dice = Dice(seed)};
+  Probe probe{.disturbance = disturbance, .by_value = seed % 2 == 1, .dice = Dice(seed)};
   return run_probed(std::move(recipe), probe);
 }
 

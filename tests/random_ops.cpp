@@ -279,6 +279,29 @@ Tensor residual_block(From& from) {
   const Tensor shortcut = from.dice.chance(70) ? x : from.norm(x, false);
   return relu(from.between(from.norm(conv2d(y, second.w, second.options), false) + shortcut));
 }
+/// Convolutions, norms and ReLUs in a row, where any value may come back as an operand of a later sum.
+Tensor tangle(From& from) {
+  std::vector<Tensor> values{from.image()};
+  if (!values[0].defined()) return {};
+  const std::int64_t c = values[0].size(3);
+  for (int i = 0; i < 6; ++i) {
+    const Tensor& x = values.back();
+    const std::int64_t kind = from.dice.below(5);
+    if (kind < 2) {
+      const Conv conv = conv_of(from, x, true, c);
+      const bool turned = kind == 1 && conv.w.size(1) == 3 && conv.options.groups == 1;
+      const Tensor w = from.dice.chance(25) ? conv.w.detach() : conv.w;
+      values.push_back(turned ? conv_transpose2d(x, w, {.padding = {1, 1}}) : conv2d(x, w, conv.options));
+    } else if (kind == 2) {
+      values.push_back(from.norm(x, false));
+    } else if (kind == 3) {
+      values.push_back(relu(x));
+    } else {
+      values.push_back(x + values[static_cast<std::size_t>(from.dice.below(std::ssize(values)))]);
+    }
+  }
+  return values.back();
+}
 /// Two convolutions of one input: their gradients meet at the fork.
 Tensor siblings(From& from) {
   const Tensor x = from.image();
@@ -422,6 +445,7 @@ const std::vector<OpRow>& pattern_rows() {
       {"bn+add+relu", norm_add_relu},
       {"bn+bn+add+relu", norm_norm_add_relu},
       {"residual block", residual_block},
+      {"tangle of convolutions and norms", tangle},
       {"sibling convs", siblings, true},
       {"linear+bias+activation", linear_pattern, true},
       {"matmul+bias", product_and_bias},
