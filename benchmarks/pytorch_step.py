@@ -96,8 +96,7 @@ class Training:
         return sum(storage.nbytes() for storage in kept.values())
 
 
-def resident_bytes():
-    """The most that this process ever had in memory."""
+def most_resident_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -119,16 +118,16 @@ def say(**answer):
 
 def main(options):
     torch.set_num_threads(options.threads)
+    before = most_resident_bytes()
     training = Training(options)
     about = {name: getattr(options, name)
              for name in ("model", "mode", "batch", "threads", "precision", "layout", "heap")}
-    before = resident_bytes()
     first = step_ms(training)
-    # What the step took of memory; a compiler's own memory says nothing.
-    peak = resident_bytes() - before if options.mode == "eager" else None
+    # By which the process grew, as compare_fusion counts it; a compiler's own memory says nothing.
+    resident = most_resident_bytes() - before if options.mode == "eager" else None
     # The compiled whole step leaves no forward to look into.
     kept = None if options.mode == "whole" else training.kept_bytes()
-    say(torch=torch.__version__, **about, first_step_ms=first, kept_bytes=kept, peak_bytes=peak,
+    say(torch=torch.__version__, **about, first_step_ms=first, kept_bytes=kept, resident_bytes=resident,
         loss=training.step().item())
 
     if not options.serve:

@@ -49,6 +49,11 @@ def compare(row, options, folder):
     return json.loads(result.read_text())
 
 
+def megabytes(sizes):
+    """Ours / eager PyTorch's, where each was measured."""
+    return " / ".join(f"{sizes[name] / 1e6:.0f}" if sizes.get(name) else "" for name in ("fused", "eager"))
+
+
 def line(result):
     median, ratios = result["median_ms"], result["ratios"]
     best = result["best_pytorch"]
@@ -58,26 +63,29 @@ def line(result):
              f"{median['fused']:.1f}", f"{median['unfused']:.1f}", f"{median[best]:.1f} ({best})",
              f"**{against['median']:.2f}** ({against['min']:.2f} to {against['max']:.2f})",
              f"{ratios['fused/unfused']['median']:.2f}", f"{first['fused']:.0f} / {first[best]:.0f}",
-             " / ".join(f"{result['kept_bytes'][name] / 1e6:.0f}" for name in ("fused", "eager"))]
+             megabytes(result["kept_bytes"]), megabytes(result["resident_bytes"])]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
 HEADER = """
 | model | batch | precision | threads | fused, ms | unfused | PyTorch's best | fused / PyTorch | fused / unfused | \
-first step, ms (ours / PyTorch) | kept, MB (ours / PyTorch) |
-|---|---|---|---|---|---|---|---|---|---|---|"""
+first step, ms (ours / PyTorch) | kept, MB (ours / eager) | process grew, MB (ours / eager) |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def main(options):
     rows = [row for row in ROWS if options.only in (None, row[0])]
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+    results = []
     with tempfile.TemporaryDirectory() as folder:
-        results = [compare(row, options, folder) for row in rows]
+        for row in rows:
+            results.append(compare(row, options, folder))
+            if options.json:  # after each row: it takes an hour in all
+                options.json.write_text(json.dumps(results, indent=1) + "\n")
     print(HEADER)
     for result in results:
         print(line(result))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 #pragma once
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,13 +9,24 @@
 
 #include "command_line.hpp"
 
-/// The time of a program's very first step.
+/// A program's very first step.
 namespace examples {
 
-/// In a process of its own, where no library has created a kernel yet. To be called before this process runs
-/// a step.
+struct ColdStep {
+  double ms = 0;
+  double resident_bytes = 0;  ///< by which the process grew at most: model, data, kernels, whatever there is
+};
+
+inline double most_resident_bytes() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return 1024.0 * static_cast<double>(usage.ru_maxrss);
+}
+
+/// `step` makes its model, takes its first step and returns how long that took. It runs in a process of its
+/// own, where no library has created a kernel yet. To be called before this process runs a step.
 template <class Step>
-double cold_step_ms(Step&& step) {
+ColdStep cold_step(Step&& step) {
   std::array<int, 2> ends{};
   if (::pipe(ends.data()) != 0) throw std::runtime_error("no pipe for the process that times a first step");
   const pid_t child = ::fork();
@@ -22,20 +34,21 @@ double cold_step_ms(Step&& step) {
   if (child == 0) {
     int status = 1;
     try {
-      const double ms = step();
-      if (::write(ends[1], &ms, sizeof ms) == sizeof ms) status = 0;
+      const double before = most_resident_bytes(), ms = step();
+      const ColdStep cold{.ms = ms, .resident_bytes = most_resident_bytes() - before};
+      if (::write(ends[1], &cold, sizeof cold) == sizeof cold) status = 0;
     } catch (const std::exception& error) {
       complain("compare_fusion", error.what());
     }
     ::_exit(status);
   }
-  double ms = 0;
+  ColdStep cold;
   ::close(ends[1]);
-  const bool complete = ::read(ends[0], &ms, sizeof ms) == sizeof ms;
+  const bool complete = ::read(ends[0], &cold, sizeof cold) == sizeof cold;
   ::close(ends[0]);
   ::waitpid(child, nullptr, 0);
   if (!complete) throw std::runtime_error("the process that times a first step failed");
-  return ms;
+  return cold;
 }
 
 }  // namespace examples

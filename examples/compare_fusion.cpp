@@ -68,7 +68,7 @@ Mode fused_mode(const Options& options) {
 /// What is known of one side.
 struct Side {
   Mode mode;
-  double first_step_ms = 0;
+  examples::ColdStep first_step;
   std::vector<double> step_ms;
   ft::Report report;
 };
@@ -106,7 +106,7 @@ Result measure(const Options& options) {
   Result result;
   result.fused.mode = fused_mode(options);
   for (Side* side : {&result.fused, &result.unfused}) {
-    side->first_step_ms = examples::cold_step_ms([&] {
+    side->first_step = examples::cold_step([&] {
       use_threads(options);
       return timed_step(*factory_of(options).make(), side->mode, 0);
     });
@@ -162,7 +162,8 @@ nlohmann::ordered_json subject_json(const Options& options) {
 nlohmann::ordered_json to_json(const Side& side) {
   nlohmann::ordered_json json = {{"rules", side.mode.rules},
                                  {"step_ms", examples::step_json(side.step_ms)},
-                                 {"first_step_ms", side.first_step_ms}};
+                                 {"first_step_ms", side.first_step.ms},
+                                 {"resident_bytes", side.first_step.resident_bytes}};
   json.update(examples::plan_json(side.report));
   return json;
 }
@@ -204,7 +205,7 @@ void print_table(const Options& options, const Result& result) {
             examples::quantile(unfused.step_ms, 0.1));
   print_row("step, p90 ms", "%12.2f", examples::quantile(fused.step_ms, 0.9),
             examples::quantile(unfused.step_ms, 0.9));
-  print_row("first step, ms", "%12.1f", fused.first_step_ms, unfused.first_step_ms);
+  print_row("first step, ms", "%12.1f", fused.first_step.ms, unfused.first_step.ms);
   print_row("kernels", "%12.0f", fused.report.kernels, unfused.report.kernels);
   print_row("tensor passes", "%12.0f", fused.report.tensor_passes, unfused.report.tensor_passes);
   print_row("moved, MB", "%12.1f", megabytes(examples::bytes_moved(fused.report)),
@@ -212,6 +213,8 @@ void print_table(const Options& options, const Result& result) {
   print_row("kept for backward, MB", "%12.2f", megabytes(fused.report.kept_bytes),
             megabytes(unfused.report.kept_bytes));
   print_row("peak, MB", "%12.2f", megabytes(fused.report.peak_bytes), megabytes(unfused.report.peak_bytes));
+  print_row("first step took of memory, MB", "%12.2f", fused.first_step.resident_bytes / 1e6,
+            unfused.first_step.resident_bytes / 1e6);
 }
 
 void print_summary(const Options& options, const Result& result, const Ratio& speedup, const Ratio& control) {
