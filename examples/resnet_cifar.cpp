@@ -24,11 +24,15 @@ struct Options {
   std::string data;
   std::string out = "runs/resnet_cifar";
   std::int64_t depth = 20;
+  std::int64_t width = 16;
   std::int64_t epochs = 10;
   std::int64_t batch = 128;
   double lr = 0.4;
   double momentum = 0.9;
   double weight_decay = 5e-4;
+  bool nesterov = false;
+  double label_smoothing = 0;
+  std::int64_t cutout = 0;
   std::string schedule = "onecycle";
   std::string fuse;  // empty: as FUSETAPE_FUSE says, or on
   std::string precision = "f32";
@@ -67,11 +71,15 @@ Images load(const Options& options, ft::data::Split split) {
 /// checkpoint holds is f32 in either.
 nlohmann::json recipe_of(const Options& options, const Data& data) {
   return {{"depth", options.depth},
+          {"width", options.width},
           {"epochs", options.epochs},
           {"batch", options.batch},
           {"lr", options.lr},
           {"momentum", options.momentum},
           {"weight-decay", options.weight_decay},
+          {"nesterov", options.nesterov},
+          {"label-smoothing", options.label_smoothing},
+          {"cutout", options.cutout},
           {"schedule", options.schedule},
           {"seed", options.seed},
           {"data", options.data == "synthetic" ? "synthetic" : "CIFAR-10"},
@@ -98,13 +106,19 @@ class Run {
   Run(const Options& options, const Data& data)
       : options_(options),
         recipe_(recipe_of(options, data)),
-        model_(ft::nn::resnet_cifar({.depth = options.depth})),
-        loader_(data.train, {.batch = options.batch, .crop = 4, .flip = true, .seed = options.seed}),
+        model_(ft::nn::resnet_cifar({.depth = options.depth, .width = options.width})),
+        loader_(data.train, {.batch = options.batch,
+                             .crop = 4,
+                             .flip = true,
+                             .cutout = options.cutout,
+                             .seed = options.seed}),
         test_loader_(
             data.test,
             {.batch = std::min<std::int64_t>(500, data.test->count()), .shuffle = false, .drop_last = false}),
-        sgd_(model_.parameters(),
-             {.lr = options.lr, .momentum = options.momentum, .weight_decay = options.weight_decay}),
+        sgd_(model_.parameters(), {.lr = options.lr,
+                                   .momentum = options.momentum,
+                                   .weight_decay = options.weight_decay,
+                                   .nesterov = options.nesterov}),
         schedule_(make_schedule(options, sgd_, options.epochs * loader_.batches())),
         last_step_(options.epochs * loader_.batches()),
         folder_(options.out, options.resume) {
@@ -167,10 +181,11 @@ void Run::begin() {
   } else if (folder_.clear()) {
     progress_.say("replacing the earlier run in " + options_.out);
   }
-  progress_.say("ResNet-" + std::to_string(options_.depth) + ", " + std::to_string(model_.parameter_count()) +
-                " parameters, " + std::to_string(loader_.images()) + " images to train on, " +
-                std::to_string(ft::threads()) + " threads, " + options_.precision + ", fusion " +
-                (ft::fusion_enabled() ? "on" : "off"));
+  const std::string width = options_.width == 16 ? "" : " of width " + std::to_string(options_.width);
+  progress_.say("ResNet-" + std::to_string(options_.depth) + width + ", " +
+                std::to_string(model_.parameter_count()) + " parameters, " +
+                std::to_string(loader_.images()) + " images to train on, " + std::to_string(ft::threads()) +
+                " threads, " + options_.precision + ", fusion " + (ft::fusion_enabled() ? "on" : "off"));
   if (options_.data == "synthetic") {
     progress_.say("these are generated images: the accuracy says nothing about CIFAR-10");
   }
@@ -181,7 +196,7 @@ void Run::train_step(const ft::Tensor& images, const ft::Tensor& labels) {
   ft::Tensor loss, correct;
   {
     const ft::Tensor logits = model_(images);
-    loss = ft::cross_entropy(logits, labels);
+    loss = ft::cross_entropy(logits, labels, {.label_smoothing = options_.label_smoothing});
     correct = count_correct(logits, labels);
   }
   sgd_.zero_grad();
@@ -281,11 +296,19 @@ int main(int argc, char** argv) {
       ->required();
   app.add_option("--out", options.out, "Folder for metrics.jsonl and checkpoints")->capture_default_str();
   app.add_option("--depth", options.depth, "6n + 2")->check(counts)->capture_default_str();
+  app.add_option("--width", options.width, "Channels of the first stage; 16 is the paper's")
+      ->check(counts)
+      ->capture_default_str();
   app.add_option("--epochs", options.epochs)->check(counts)->capture_default_str();
   app.add_option("--batch", options.batch)->check(counts)->capture_default_str();
   app.add_option("--lr", options.lr, "Learning rate; of onecycle, the highest")->capture_default_str();
   app.add_option("--momentum", options.momentum)->capture_default_str();
   app.add_option("--weight-decay", options.weight_decay)->capture_default_str();
+  app.add_flag("--nesterov", options.nesterov, "Nesterov's momentum");
+  app.add_option("--label-smoothing", options.label_smoothing, "Share of the target that all classes get")
+      ->capture_default_str();
+  app.add_option("--cutout", options.cutout, "Side of a square that is blanked in each image")
+      ->capture_default_str();
   app.add_option("--schedule", options.schedule, "step: a tenth after each third of the run")
       ->check(CLI::IsMember({"onecycle", "step", "cosine"}))
       ->capture_default_str();

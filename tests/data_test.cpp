@@ -244,6 +244,35 @@ TEST_CASE("an augmented image is a shifted, perhaps mirrored window of its sourc
   CHECK(variants.size() > 10);
 }
 
+TEST_CASE("cutout blanks one square of the augmented image, wherever it lies") {
+  const Dataset set = numbered(200);
+  const auto pixels = [&](std::int64_t cutout) {
+    DataLoader loader(set, {.batch = 200, .shuffle = false, .crop = 1, .flip = true, .cutout = cutout});
+    return (*loader.begin()).images.to_vector();
+  };
+  const std::vector<float> whole = pixels(0), holed = pixels(3), empty = pixels(20);
+  std::set<std::array<std::int64_t, 2>> middles;
+  for (std::int64_t n = 0; n < 200; ++n) {
+    const auto is_holed = [&](std::int64_t middle_y, std::int64_t middle_x) {
+      for (std::int64_t i = 0; i < 60; ++i) {
+        const bool hole = std::abs(i / 10 - middle_y) <= 1 && std::abs(i / 2 % 5 - middle_x) <= 1;
+        const auto at = static_cast<std::size_t>(n * 60 + i);
+        if (holed[at] != (hole ? 0 : whole[at])) return false;
+      }
+      return true;
+    };
+    int matches = 0;
+    for (std::int64_t middle = 0; middle < 30; ++middle) {
+      if (!is_holed(middle / 5, middle % 5)) continue;
+      middles.insert({middle / 5, middle % 5});
+      ++matches;
+    }
+    CHECK(matches >= 1);  // a black border may hide where the square lies
+  }
+  CHECK(middles.size() == 30);
+  CHECK(std::count(empty.begin(), empty.end(), 0.0f) == 200 * 60);
+}
+
 TEST_CASE("pixels are normalised per channel") {
   Dataset set;
   set.height = set.width = 1;
@@ -266,6 +295,7 @@ TEST_CASE("a loader refuses what it cannot load") {
   CHECK(contains(error(numbered(5), {.batch = 0}), "batch ≥ 1"));
   CHECK(contains(error(numbered(5), {.batch = 6}), "drop_last"));
   CHECK(contains(error(numbered(5), {.batch = 5, .crop = -1}), "crop"));
+  CHECK(contains(error(numbered(5), {.batch = 5, .cutout = -1}), "cutout ≥ 0"));
   CHECK(contains(error(numbered(5), {.batch = 5, .mean = {1}}), "mean for 2 channels"));
   CHECK(contains(error(numbered(5), {.batch = 5, .stddev = {1, 0}}), "stddev > 0"));
   Dataset set = numbered(5);

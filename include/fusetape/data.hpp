@@ -47,9 +47,12 @@ Dataset synthetic_images(SyntheticOptions options = {}, Location at = Location::
 struct DataLoaderOptions {
   std::int64_t batch = 128;
   bool shuffle = true;
-  bool drop_last = true;       ///< leave out a last batch that is not full (it would need a plan of its own)
-  std::int64_t crop = 0;       ///< pad by this many black pixels and cut out at random; 4 is usual for CIFAR
-  bool flip = false;           ///< mirror every other image, at random
+  bool drop_last = true;  ///< leave out a last batch that is not full (it would need a plan of its own)
+  std::int64_t crop = 0;  ///< pad by this many black pixels and cut out at random; 4 is usual for CIFAR
+  bool flip = false;      ///< mirror every other image, at random
+  /// Side of a square at a random place, which may overhang the image: its pixels become the mean, 0 once
+  /// normalised ("Improved Regularization of Convolutional Neural Networks with Cutout", DeVries and Taylor).
+  std::int64_t cutout = 0;
   std::vector<double> mean{};  ///< per channel, of pixels in [0, 1]; empty: CIFAR-10's for 3 channels, else 0
   std::vector<double> stddev{};  ///< likewise, else 1
   bool prefetch = true;          ///< a thread prepares the next batches

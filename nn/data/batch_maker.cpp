@@ -52,6 +52,7 @@ void BatchMaker::make_image(std::int64_t index, float* out) {
 
   const std::uint8_t* image = dataset_->images.data() + index * dataset_->image_bytes();
   const std::size_t row_bytes = row_.size();
+  float* const made = out;
   for (std::int64_t y = 0; y < height; ++y, out += row_bytes) {
     const std::int64_t source_y = y + down;
     const bool inside = source_y >= 0 && source_y < height;
@@ -75,6 +76,20 @@ void BatchMaker::make_image(std::int64_t index, float* out) {
     const float* const scale = scale_.data();
     const float* const shift = shift_.data();
     for (std::size_t i = 0; i < row_bytes; ++i) out[i] = static_cast<float>(source[i]) * scale[i] + shift[i];
+  }
+  if (options_.cutout > 0) cut_out(random[3], made);
+}
+
+/// The square's middle is any pixel of the image.
+void BatchMaker::cut_out(std::uint32_t random, float* image) const {
+  const std::int64_t height = dataset_->height, width = dataset_->width, channels = dataset_->channels;
+  const std::int64_t middle = below(random, height * width);
+  const std::int64_t top = middle / width - options_.cutout / 2;
+  const std::int64_t left = middle % width - options_.cutout / 2;
+  const std::int64_t first = std::max<std::int64_t>(left, 0), last = std::min(left + options_.cutout, width);
+  const std::int64_t end = std::min(top + options_.cutout, height);
+  for (std::int64_t y = std::max<std::int64_t>(top, 0); y < end; ++y) {
+    std::fill(image + (y * width + first) * channels, image + (y * width + last) * channels, 0.0f);
   }
 }
 

@@ -14,7 +14,7 @@ struct RawBatch {
   std::vector<std::int64_t> labels;
 };
 
-/// Makes batches of one epoch: order, crop, mirror, normalise. Plain loops on one core: it runs beside the
+/// Makes batches of one epoch: order, crop, mirror, normalise, cut out. Plain loops on one core: it runs beside the
 /// training.
 class BatchMaker {
  public:
@@ -25,6 +25,7 @@ class BatchMaker {
 
  private:
   void make_image(std::int64_t index, float* out);
+  void cut_out(std::uint32_t random, float* image) const;
 
   std::shared_ptr<const Dataset> dataset_;
   DataLoaderOptions options_;

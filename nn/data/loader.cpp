@@ -47,6 +47,7 @@ DataLoaderOptions completed(DataLoaderOptions options, const Dataset* dataset, L
           "batch ≤ " + std::to_string(dataset->count()) + " images, or drop_last off",
           std::to_string(options.batch), at);
   require(options.crop >= 0, "crop ≥ 0", std::to_string(options.crop), at);
+  require(options.cutout >= 0, "cutout ≥ 0", std::to_string(options.cutout), at);
   options.mean = per_channel("mean", options.mean, {0.4914, 0.4822, 0.4465}, 0, *dataset, at);
   options.stddev = per_channel("stddev", options.stddev, {0.2470, 0.2435, 0.2616}, 1, *dataset, at);
   for (double deviation : options.stddev) require(deviation > 0, "stddev > 0", std::to_string(deviation), at);
