@@ -103,3 +103,24 @@ TEST_CASE("a chain waits for what it is added to, unless that keeps more in memo
     CHECK(count("mul+add") == 0);
   }
 }
+
+TEST_CASE("two results of one chain do not take the same operand's place") {
+  const Tensor x = ft::variable(ft::randn({2, 3, 3, 4})), a = ft::randn({2, 3, 3, 4});
+  const Tensor gamma = ft::variable(ft::ones({4})), beta = ft::variable(ft::zeros({4}));
+  ft::materialize({x, a});
+  const auto results = [&](const std::vector<std::string>& rules) {
+    ft::set_fusion_rules(rules);
+    Tensor z;
+    {
+      const Tensor y = ft::relu(ft::batch_norm(x, gamma, beta));
+      z = ft::relu(y + a) + y;
+    }
+    const std::vector<Tensor> gradients = ft::grad({ft::sum(z * z)}, {gamma, beta});
+    std::vector<std::vector<double>> numbers{gradients[0].to_vector<double>()};
+    numbers.push_back(z.to_vector<double>());
+    ft::set_fusion_rules({"all"});
+    return numbers;
+  };
+  // The first ReLU is a result for its gradient, which in the end takes its mask from x.
+  CHECK(results({"pointwise", "relu_grad+batch_norm_grad, mask from x", "share in place"}) == results({}));
+}

@@ -95,6 +95,7 @@ class Placer {
   /// A result takes over an operand's block where the kernel allows it and nobody needs the operand any more.
   void share_in_place() {
     for (std::size_t s = 0; s < plan_.steps.size(); ++s) {
+      std::vector<int> taken;  // by another result of this step, which may be used by nobody after it
       for (const auto& [in, out] : plan_.steps[s].kernel->in_place()) {
         if (in < 0 || out < 0) continue;
         const int from = block_id(in), to = block_id(out);
@@ -108,6 +109,8 @@ class Placer {
         }
         if (source.external >= 0 && !donated(source.external)) continue;
         if (read_through_a_view(group_of_step(s), in)) continue;
+        if (std::find(taken.begin(), taken.end(), from) != taken.end()) continue;
+        taken.push_back(from);
         source.last = std::max(source.last, result.last);
         source.keep = result.keep;
         result = Block{.shared_with = from};
