@@ -1,6 +1,7 @@
 // The convolution's epilogues: what may be one kernel, NaN, and how exactly a batch norm is folded.
 #include <doctest/doctest.h>
 
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <utility>
@@ -148,6 +149,23 @@ TEST_CASE("every epilogue keeps the NaN of x, z and bias, and changes nothing el
           CHECK(difference(got[i], expected[i]) <= (dtype == DType::f32 ? 1e-6 : 0.02));
         }
       }
+    }
+  }
+}
+
+TEST_CASE("a folded batch norm keeps any NaN of its parameters, whatever its bits") {
+  const float all_ones = std::bit_cast<float>(0x7fffffffu);
+  for (const ft::ConvAlgorithm algorithm : {ft::ConvAlgorithm::direct, ft::ConvAlgorithm::winograd}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const OnBackend backend("cpu");
+      const ConvBy by(algorithm);
+      Parts p = parts({1, 8, 8, 16}, 20, dtype);
+      std::vector<float> gamma(20, 1.0f);
+      gamma[3] = gamma[17] = all_ones;
+      p.gamma = ft::from_vector(gamma, {20});
+      const Numbers y = norm(ft::conv2d(p.x, p.w, same), p).to_vector<double>();
+      CHECK(group_names() == "conv2d+batch_norm_inference; ");
+      for (std::size_t i = 0; i < y.size(); ++i) CHECK(std::isnan(y[i]) == (i % 20 == 3 || i % 20 == 17));
     }
   }
 }

@@ -1,6 +1,7 @@
 #include "backends/cpu/folded_weights.hpp"
 
 #include <cmath>
+#include <limits>
 
 #include "core/half.hpp"
 #include "core/op_attrs.hpp"
@@ -10,6 +11,11 @@ namespace {
 
 double element(const KernelArgs& args, int value, DType dtype, std::int64_t i) {
   return dtype == DType::bf16 ? core::from_bf16(args.in<std::uint16_t>(value)[i]) : args.in<float>(value)[i];
+}
+
+/// As f32. Every NaN becomes the plain one: what rounds to bf16 later knows no other.
+float narrowed(double v) {
+  return std::isnan(v) ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(v);
 }
 
 }  // namespace
@@ -29,9 +35,9 @@ void FoldedWeights::make(const KernelArgs& args, float* weights, float* bias) co
   for (std::int64_t o = 0; o < channels_; ++o) {
     const double a = gamma[o] / std::sqrt(var[o] + eps_);
     const double b = roles_.bias >= 0 ? element(args, roles_.bias, bias_type_, o) : 0;
-    bias[o] = static_cast<float>(a * (b - mean[o]) + beta[o]);
+    bias[o] = narrowed(a * (b - mean[o]) + beta[o]);
     for (std::int64_t i = o * filter_; i < (o + 1) * filter_; ++i) {
-      weights[i] = static_cast<float>(a * element(args, roles_.w, weights_type_, i));
+      weights[i] = narrowed(a * element(args, roles_.w, weights_type_, i));
     }
   }
 }
