@@ -42,16 +42,21 @@ bool writes(const Group& group, int value) {
 
 bool image(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
 
-/// Everything of an image's size has the image's dtype, and per-channel values are f32.
+/// Everything of an image's size, and w, has the image's dtype; a weight gradient may have the other. Values
+/// per channel are f32: a bias is looked at, the batch norm ops record no others beside f32 and bf16.
 Support check_types(const Graph& graph, const WinogradRoles& roles) {
   const Carried& parts = roles.parts;
   const DType dtype = graph.value(parts.x.value >= 0 ? parts.x.value : parts.g.value).dtype;
-  for (const int value : {parts.x.value, parts.g.value, parts.x.z, parts.z, parts.mask, parts.w}) {
+  std::vector<int> operands{parts.z, parts.mask, parts.masked_by.x, parts.sums.x, parts.w};
+  for (const plan::Prologue* read : {&parts.x, &parts.g}) {
+    operands.insert(operands.end(), {read->value, read->g, read->z, read->norm[0].x, read->norm[1].x});
+  }
+  for (const int value : operands) {
     if (value >= 0 && graph.value(value).dtype != dtype) return refuse("operands of several dtypes");
   }
-  const bool weights = parts.w < 0;
-  if (!weights && graph.value(parts.y).dtype != dtype) return refuse("a result of another dtype");
-  if (weights && !image(graph.value(parts.y).dtype)) return refuse("f32 and bf16 only");
+  const bool is_grad_weight = parts.w < 0;
+  if (!is_grad_weight && graph.value(parts.y).dtype != dtype) return refuse("a result of another dtype");
+  if (is_grad_weight && !image(graph.value(parts.y).dtype)) return refuse("f32 and bf16 only");
   if (parts.bias >= 0 && graph.value(parts.bias).dtype != DType::f32) return refuse("a bias that is not f32");
   return {};
 }
@@ -73,13 +78,15 @@ Support supports(const Graph& graph, const Group& group) {
 /// and 0.4 to 1.3 in bf16, where the norms that it carries pay for the rest; beyond, mostly more than 1.
 Support pays_by_shape(const GraphNode& conv, const winograd::Problem& problem, DType dtype) {
   const bool f32 = dtype == DType::f32;
-  const bool input_gradient = conv.op->is("conv2d_grad_input"), weights = conv.op->is("conv2d_grad_weight");
-  // What is transformed is read in chunks of 16 channels, padding included.
-  const std::int64_t channels = input_gradient ? problem.out : problem.in;
-  const std::int64_t least_channels = !f32 ? 16 : weights ? 12 : 8;
+  const bool is_grad_input = conv.op->is("conv2d_grad_input");
+  const bool is_grad_weight = conv.op->is("conv2d_grad_weight");
+  // What is transformed is read in chunks of 16 channels, padding included: a weight gradient's x and dy.
+  std::int64_t channels = is_grad_input ? problem.out : problem.in;
+  if (is_grad_weight) channels = std::min(problem.in, problem.out);
+  const std::int64_t least_channels = !f32 ? 16 : is_grad_weight ? 12 : 8;
   if (channels < least_channels) return refuse("fewer than " + std::to_string(least_channels) + " channels");
-  const std::int64_t rows = input_gradient ? problem.height : problem.out_height();
-  const std::int64_t columns = input_gradient ? problem.width : problem.out_width();
+  const std::int64_t rows = is_grad_input ? problem.height : problem.out_height();
+  const std::int64_t columns = is_grad_input ? problem.width : problem.out_width();
   if (rows < winograd::tile_size || columns < winograd::tile_size)
     return refuse("images smaller than a tile");
   const auto tiles = [](std::int64_t extent) { return winograd::divided_up(extent, winograd::tile_size); };
@@ -93,8 +100,8 @@ Support pays_by_shape(const GraphNode& conv, const winograd::Problem& problem, D
 }
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
-  const bool weights = winograd_roles(graph, group)->parts.w < 0;
-  return weights ? make_winograd_grad_weight(graph, group) : make_winograd_convolution(graph, group);
+  const bool is_grad_weight = winograd_roles(graph, group)->parts.w < 0;
+  return is_grad_weight ? make_winograd_grad_weight(graph, group) : make_winograd_convolution(graph, group);
 }
 
 constexpr Candidate candidates[] = {{"winograd", supports, make}};
@@ -151,9 +158,10 @@ std::optional<winograd::Problem> winograd_problem(const Graph& graph, const Grap
   const bool plain = a.kernel_h == 3 && a.kernel_w == 3 && a.stride_h == 1 && a.stride_w == 1 &&
                      a.dilation_h == 1 && a.dilation_w == 1 && a.groups == 1;
   if (!plain || a.pad_h != a.pad_w || a.pad_h > 1) return std::nullopt;
-  const bool input_gradient = conv.op->is("conv2d_grad_input"), weights = conv.op->is("conv2d_grad_weight");
-  const Shape& x = graph.value(input_gradient ? conv.outputs[0] : conv.inputs[0]).shape;
-  const Shape& w = graph.value(weights ? conv.outputs[0] : conv.inputs[1]).shape;
+  const bool is_grad_input = conv.op->is("conv2d_grad_input");
+  const bool is_grad_weight = conv.op->is("conv2d_grad_weight");
+  const Shape& x = graph.value(is_grad_input ? conv.outputs[0] : conv.inputs[0]).shape;
+  const Shape& w = graph.value(is_grad_weight ? conv.outputs[0] : conv.inputs[1]).shape;
   return winograd::Problem{.batch = x[0],
                            .height = x[1],
                            .width = x[2],

@@ -128,9 +128,9 @@ class WinogradConvolution final : public Kernel {
     if (roles.folded != nullptr) folded_.emplace(graph, *roles.folded);
     const plan::GraphNode& conv = graph.node(parts_.conv_node);
     weights_of_ = *winograd_problem(graph, conv);
-    turned_ = conv.op->is("conv2d_grad_input");
-    problem_ = turned_ ? weights_of_.mirrored() : weights_of_;
-    operand_ = Operand(graph, group, turned_ ? parts_.g : parts_.x);
+    is_grad_input_ = conv.op->is("conv2d_grad_input");
+    problem_ = is_grad_input_ ? weights_of_.mirrored() : weights_of_;
+    operand_ = Operand(graph, group, is_grad_input_ ? parts_.g : parts_.x);
     blocking_ = tuned_blocking(conv, winograd_blockings(problem_, threads_));
     w_dtype_ = folded_ ? DType::f32 : graph.value(parts_.w).dtype;
     y_dtype_ = graph.value(parts_.y).dtype;
@@ -152,7 +152,7 @@ class WinogradConvolution final : public Kernel {
       w = folded.weights;
       sink.bias = folded.bias;
     }
-    winograd::transform_weights(weights_of_, w, w_dtype_, turned_, u, threads_);
+    winograd::transform_weights(weights_of_, w, w_dtype_, is_grad_input_, u, threads_);
     winograd::convolve(problem_, source, u, sink, blocking_, threads_, take_work(carver));
     if (parts_.statistics.node >= 0) finish_statistics(args, sink);
     if (parts_.sums.node >= 0) finish_sums(args, sink);
@@ -175,7 +175,7 @@ class WinogradConvolution final : public Kernel {
     if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
     // What the prologue reads is read again after parts of y are written, and the sums' x after its own
     // pixel.
-    const Prologue& read = turned_ ? parts_.g : parts_.x;
+    const Prologue& read = is_grad_input_ ? parts_.g : parts_.x;
     const bool free = parts_.z != read.value && parts_.z != read.g && parts_.z != read.z &&
                       parts_.z != read.norm[0].x && parts_.z != read.norm[1].x && parts_.z != parts_.sums.x;
     if (parts_.z >= 0 && free) pairs.emplace_back(parts_.z, parts_.y);
@@ -257,8 +257,8 @@ class WinogradConvolution final : public Kernel {
 
   Carried parts_;
   bool relu_ = false;
-  bool turned_ = false;  ///< the gradient of the input
-  Problem weights_of_;   ///< the forward convolution's
+  bool is_grad_input_ = false;
+  Problem weights_of_;  ///< the forward convolution's
   Problem problem_;
   Operand operand_;
   std::optional<FoldedWeights> folded_;  ///< of a batch norm in evaluation
