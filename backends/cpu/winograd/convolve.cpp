@@ -18,7 +18,7 @@ struct Shares {
     out_parts =
         static_cast<int>(std::min<std::int64_t>({blocking.out_parts, threads, divided_up(outs, chunk)}));
     tile_parts = static_cast<int>(std::min<std::int64_t>(threads / out_parts, divided_up(tiles, 4)));
-    block_tiles = std::min(blocking.tiles, rounded_up(divided_up(divided_up(tiles, 4), tile_parts) * 4, 4));
+    block_tiles = std::min(blocking.tiles, divided_up(divided_up(tiles, 4), tile_parts) * 4);
   }
 
   int parts() const { return tile_parts * out_parts; }
@@ -35,7 +35,6 @@ struct Shares {
 /// Parts of a tile range stand side by side.
 ConvolvePart carve_part(const Problem& problem, const Shares& shares, int part, ScratchCarver& carver) {
   const int tile_part = part / shares.out_parts, out_part = part % shares.out_parts;
-  const std::int64_t positions = 36 * shares.block_tiles;
   const std::int64_t outs = shares.most_outs();
   ConvolvePart it{.first_tile = shares.tile_begin(tile_part),
                   .end_tile = shares.tile_begin(tile_part + 1),
@@ -43,8 +42,8 @@ ConvolvePart carve_part(const Problem& problem, const Shares& shares, int part, 
                   .end_out = shares.out_begin(out_part + 1),
                   .block_tiles = shares.block_tiles,
                   .writes_source = out_part == 0};
-  it.transformed = carver.take<float>(positions * rounded_up(problem.in, chunk));
-  it.products = carver.take<float>(24 * shares.block_tiles * outs);
+  it.transformed = carver.take<float>(positions * shares.block_tiles * rounded_up(problem.in, chunk));
+  it.products = carver.take<float>(half_inverted * shares.block_tiles * outs);
   it.rows = carver.take<float>(pixel_scratch);
   it.sums.shift = carver.take<float>(outs);
   it.sums.block_first = carver.take<float>(outs);

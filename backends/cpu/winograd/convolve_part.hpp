@@ -15,7 +15,7 @@ struct PartSums {
 
 struct ConvolvePart {
   std::int64_t first_tile = 0, end_tile = 0;
-  std::int64_t first_out = 0, end_out = 0;  ///< from a chunk's first to a chunk's last, or the last of all
+  std::int64_t first_out = 0, end_out = 0;  ///< to before end_out: a chunk's first, or how many there are
   std::int64_t block_tiles = 0;             ///< a multiple of 4
   bool writes_source = false;
   float* transformed = nullptr;  ///< [6][chunk][tile][6][chunk]

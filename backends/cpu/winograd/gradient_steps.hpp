@@ -9,7 +9,6 @@
 /// How a weight gradient is cut into blocks of tiles and of channels, and the steps that work on a block.
 namespace fusetape::backends::cpu::winograd {
 
-constexpr std::int64_t positions = transformed_size * transformed_size;
 /// Sums of all positions, of a chunk of each operand: [position][16 out][16 in].
 constexpr std::int64_t chunk_sums = positions * chunk * chunk;
 
@@ -78,11 +77,8 @@ struct GradientCut {
   }
 };
 
-/// Floats of the scratch that transform_tiles wants, 64-byte aligned.
-constexpr std::int64_t transform_scratch = transformed_size * (most_in_run * tile_size + 2) * chunk;
-
 /// Transforms the tiles from `begin` to before `end`, in the positions of a pass, to places `first` and on of
-/// the operands.
+/// the operands. `rows`: pixel_scratch floats.
 void transform_tiles(const GradientCut& cut, const GradientPass& pass, const GradientSources& from,
                      std::int64_t begin, std::int64_t end, const Operands& to, std::int64_t first,
                      bool writes, float* rows);

@@ -147,8 +147,10 @@ inline PixelRows rows_in_place(const winograd::Problem& problem, const winograd:
   return {.first = static_cast<const float*>(source.x) + first,
           .pixel = problem.in,
           .row = problem.width * problem.in,
-          .top_padding = pixels.row<0, .bottom_padding = pixels.row + pixels.rows> problem.height,
-          .left_padding = pixels.column<0, .right_padding = pixels.column + pixels.columns> problem.width};
+          .top_padding = (pixels.row < 0),
+          .bottom_padding = (pixels.row + pixels.rows > problem.height),
+          .left_padding = (pixels.column < 0),
+          .right_padding = (pixels.column + pixels.columns > problem.width)};
 }
 
 /// Transforms one chunk of channels of a run. Position (i, j) of tile t goes to

@@ -113,12 +113,12 @@ HWY_INLINE void sink_tiles(Column& column, const PixelPlaces places, std::int64_
                            const float* products) {
   const std::int64_t whole = places.rows < 4 ? 0 : std::min(tiles, places.columns / 4);
   std::int64_t at = places.first;
-  for (std::int64_t t = 0; t < whole; ++t, products += 24 * lanes) {
+  for (std::int64_t t = 0; t < whole; ++t, products += product_size) {
     for (std::int64_t j = 0; j < 4; ++j, at += places.pixel) {
       sink_pixels(column, products, j, at, places.row, 4);
     }
   }
-  for (std::int64_t t = whole; t < tiles; ++t, products += 24 * lanes) {
+  for (std::int64_t t = whole; t < tiles; ++t, products += product_size) {
     const std::int64_t columns = std::min<std::int64_t>(4, places.columns - t * 4);
     for (std::int64_t j = 0; j < columns; ++j, at += places.pixel) {
       sink_pixels(column, products, j, at, places.row, places.rows);

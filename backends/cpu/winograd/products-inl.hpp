@@ -65,7 +65,8 @@ struct Fetched {
   const char* at[most_fetched] = {};
 };
 
-constexpr std::int64_t product_size = 6 * 4 * lanes;  ///< of a tile, for one vector of outputs
+constexpr std::int64_t product_size =
+    winograd::half_inverted * lanes;  ///< of a tile, for one vector of outputs
 constexpr std::int64_t tile_row = winograd::transformed_size * winograd::chunk;
 
 /// A row of positions of `tiles_at_once` tiles, for one vector of outputs: v [chunk][tile][6][chunk], of

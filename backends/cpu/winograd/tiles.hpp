@@ -9,9 +9,11 @@
 namespace fusetape::backends::cpu::winograd {
 
 constexpr std::int64_t tile_size = 4;
-constexpr std::int64_t transformed_size = 6;  ///< each way: 36 positions a tile
-constexpr std::int64_t chunk = 16;            ///< channels that stand together in what is transformed
-constexpr std::int64_t most_in_run = 8;       ///< so that the pixels of a run stay in L1
+constexpr std::int64_t transformed_size = 6;                             ///< each way: 36 positions a tile
+constexpr std::int64_t positions = transformed_size * transformed_size;  ///< of a tile
+constexpr std::int64_t half_inverted = transformed_size * tile_size;  ///< numbers left halfway back to pixels
+constexpr std::int64_t chunk = 16;       ///< channels that stand together in what is transformed
+constexpr std::int64_t most_in_run = 8;  ///< so that the pixels of a run stay in L1
 
 constexpr std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 constexpr std::int64_t rounded_up(std::int64_t a, std::int64_t b) { return divided_up(a, b) * b; }
@@ -66,8 +68,7 @@ struct Tiles {
 
 /// Of the products of all tiles: 36 where a direct convolution has 4·4·9. The transforms are beside them.
 inline double product_flops(const Problem& problem) {
-  const std::int64_t products =
-      Tiles(problem).count() * transformed_size * transformed_size * problem.in * problem.out;
+  const std::int64_t products = Tiles(problem).count() * positions * problem.in * problem.out;
   return 2 * static_cast<double>(products);
 }
 
@@ -85,7 +86,7 @@ inline Rectangle pixels_read(const Run& run, int pad) {
           .columns = run.count * tile_size + 2};
 }
 
-/// Floats of a chunk of channels of them.
+/// Floats of a chunk of channels of them: what transforms want as scratch, 64-byte aligned.
 constexpr std::int64_t pixel_scratch = transformed_size * (most_in_run * tile_size + 2) * chunk;
 
 /// Those of them that no other run has: every pixel of x belongs to one run.

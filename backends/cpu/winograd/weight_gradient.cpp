@@ -33,7 +33,7 @@ struct Workplace {
   std::span<Ahead::Stretch> stretches;
   std::size_t bytes;
   Workplace(const GradientCut& cut, ScratchCarver scratch)
-      : rows(scratch.take<float>(transform_scratch)),
+      : rows(scratch.take<float>(pixel_scratch)),
         operands(cut.operands(scratch)),
         stretches(scratch.take<Ahead::Stretch>(most_stretches), most_stretches) {
     bytes = scratch.used();
@@ -114,7 +114,7 @@ void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* 
   // What is complete at once needs no sums but those of the block at hand.
   const bool at_once = cut.blocks == 1 && cut.blocking.passes == 1;
   float* const sums = scratch.take<float>((at_once ? workers : grid.count) * grid.sums_size());
-  float* const rows = scratch.take<float>(transformers * transform_scratch);
+  float* const rows = scratch.take<float>(transformers * pixel_scratch);
   const Operands operands = cut.operands(scratch);
   if (dw == nullptr) return;
   const GradientPass& last_pass = passes_of(cut).back();
@@ -125,7 +125,7 @@ void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* 
         const std::int64_t first = share(tiles, part, transformers),
                            end = share(tiles, part + 1, transformers);
         transform_tiles(cut, pass, from, begin + first, begin + end, operands, first,
-                        &pass == &passes_of(cut).front(), rows + part * transform_scratch);
+                        &pass == &passes_of(cut).front(), rows + part * pixel_scratch);
       });
       const bool last = &pass == &last_pass && block + 1 == cut.blocks;
       for_parts(workers, [&](int part) {

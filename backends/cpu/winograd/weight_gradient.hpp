@@ -24,7 +24,8 @@ std::size_t weight_gradient_scratch_bytes(const Problem& problem, const Gradient
 /// dw {out, 3, 3, in} of x {batch, height, width, in} and dy {batch, out height, out width, out}, each read
 /// through its source, whose per-channel arrays hold `in` and `out` floats. `scratch` is 64-byte aligned.
 /// Equal bits for an equal blocking and number of threads; by channels, for any number. A NaN or an infinity
-/// makes all weight gradients of its channel NaN, at the border of an image also those that do not read it.
+/// leaves no weight gradient of its channel finite, at the border of an image not even those that do not read
+/// it; but in the border of an x without padding it may leave some.
 void weight_gradient(const Problem& problem, const Source& x, const Source& dy, void* dw, DType dtype,
                      const GradientBlocking& blocking, int threads, std::byte* scratch);
 
