@@ -1,69 +1,19 @@
 #include <doctest/doctest.h>
-#include <hwy/targets.h>
 
-#include <functional>
 #include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
-#include "backends/cpu/storage.hpp"
 #include "backends/cpu/winograd/winograd.hpp"
-#include "tests/compare.hpp"
+#include "compare.hpp"
+#include "winograd_helpers.hpp"
 
 /// Winograd convolutions against plain sums in doubles.
 namespace fusetape {
 namespace {
 
-using backends::cpu::Bf16;
 using namespace backends::cpu::winograd;
-using tests::Numbers;
-
-/// Numbers as a kernel reads them: stored in a dtype, 64-byte aligned.
-class Stored {
- public:
-  Stored() = default;
-  Stored(Numbers numbers, DType dtype) : numbers_(std::move(numbers)), dtype_(dtype) {
-    bytes_.resize(numbers_.size() * size_of(dtype) + 128);
-    for (std::size_t i = 0; i < numbers_.size(); ++i) {
-      const float x = static_cast<float>(numbers_[i]);
-      if (dtype == DType::bf16) {
-        as<Bf16>()[i].bits = core::to_bf16(x);
-      } else {
-        as<float>()[i] = x;
-      }
-    }
-    numbers_ = read();
-  }
-  template <class T = void>
-  T* as() {
-    const auto at = reinterpret_cast<std::uintptr_t>(bytes_.data());
-    return reinterpret_cast<T*>((at + 63) / 64 * 64);
-  }
-  const float* floats() { return as<float>(); }
-  const Numbers& numbers() const { return numbers_; }
-  /// As they are now.
-  Numbers read() {
-    Numbers now(numbers_.size());
-    for (std::size_t i = 0; i < now.size(); ++i) {
-      now[i] = dtype_ == DType::bf16 ? to_float(as<Bf16>()[i]) : as<float>()[i];
-    }
-    return now;
-  }
-
- private:
-  Numbers numbers_;
-  DType dtype_ = DType::f32;
-  std::vector<std::byte> bytes_;
-};
-
-Numbers random_numbers(std::int64_t count, unsigned seed, double about = 0, double spread = 1) {
-  std::mt19937 engine(seed);
-  std::uniform_real_distribution<double> any(-1, 1);
-  Numbers numbers(static_cast<std::size_t>(count));
-  for (double& x : numbers) x = about + spread * any(engine);
-  return numbers;
-}
+using namespace tests;
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
@@ -98,19 +48,19 @@ class Trial {
   explicit Trial(const Case& c) : case_(c), p_(c.backward_data ? c.problem.mirrored() : c.problem) {
     const std::int64_t in_size = p_.batch * p_.height * p_.width * p_.in;
     out_pixels_ = p_.batch * p_.out_height() * p_.out_width();
-    x_ = Stored(random_numbers(in_size, 1), c.dtype);
-    x2_ = Stored(random_numbers(in_size, 2), c.dtype);
-    w_ = Stored(random_numbers(p_.in * p_.out * 9, 3), c.dtype);
-    for (int i = 0; i < 5; ++i) in_[i] = Stored(random_numbers(p_.in, 10 + i, 0.5), DType::f32);
-    for (int i = 0; i < 4; ++i) out_[i] = Stored(random_numbers(p_.out, 20 + i, 0.5), DType::f32);
-    for (int i = 0; i < 3; ++i) tensors_[i] = Stored(random_numbers(out_pixels_ * p_.out, 30 + i), c.dtype);
-    if (has(c.sink, "far")) out_[0] = Stored(random_numbers(p_.out, 20, 3000), DType::f32);
+    x_ = Stored(drawn<double>(in_size, 1), c.dtype);
+    x2_ = Stored(drawn<double>(in_size, 2), c.dtype);
+    w_ = Stored(drawn<double>(p_.in * p_.out * 9, 3), c.dtype);
+    for (int i = 0; i < 5; ++i) in_[i] = Stored(drawn<double>(p_.in, 10 + i, 0.5), DType::f32);
+    for (int i = 0; i < 4; ++i) out_[i] = Stored(drawn<double>(p_.out, 20 + i, 0.5), DType::f32);
+    for (int i = 0; i < 3; ++i) tensors_[i] = Stored(drawn<double>(out_pixels_ * p_.out, 30 + i), c.dtype);
+    if (has(c.sink, "far")) out_[0] = Stored(drawn<double>(p_.out, 20, 3000), DType::f32);
   }
 
   void set_x(std::size_t i, double value) {
-    Numbers numbers = x_.numbers();
+    Numbers numbers = x_.read<double>();
     numbers[i] = value;
-    x_ = Stored(std::move(numbers), case_.dtype);
+    x_ = Stored(numbers, case_.dtype);
   }
 
   Outcome expected() const {
@@ -131,26 +81,25 @@ class Trial {
 
   Outcome got() {
     const Problem given = case_.problem;
-    std::vector<float> u_room(weights_bytes(given) / 4 + 16);
-    float* u = aligned(u_room.data());
-    transform_weights(given, w_.as(), case_.dtype, case_.backward_data, u, case_.threads);
-    std::vector<float> room(convolve_scratch_bytes(p_, case_.blocking, case_.threads) / 4 + 16,
-                            std::numeric_limits<float>::quiet_NaN());
-    Stored y(Numbers(at(out_pixels_ * p_.out), -77.0), case_.dtype);
-    Stored written(Numbers(x_.numbers().size(), -77.0), case_.dtype);
+    Scratch u(weights_bytes(given)), scratch(convolve_scratch_bytes(p_, case_.blocking, case_.threads));
+    transform_weights(given, w_.data(), case_.dtype, case_.backward_data, u.floats(), case_.threads);
+    const bool in_place = has(case_.sink, "in_place");
+    Stored y = in_place ? tensors_[0] : Stored(Numbers(at(out_pixels_ * p_.out), -77.0), case_.dtype);
+    Stored written(Numbers(at(p_.batch * p_.height * p_.width * p_.in), -77.0), case_.dtype);
     Outcome it;
     it.first.resize(at(p_.out));
     it.second.resize(at(p_.out));
     Sink to = sink();
-    to.y = y.as();
+    to.y = y.data();
+    if (in_place) to.z = y.data();
     to.first = it.first.data();
     to.second = it.second.data();
     Source from = source();
-    if (has(case_.source, "written")) from.written = written.as();
-    convolve(p_, from, u, to, case_.blocking, case_.threads,
-             reinterpret_cast<std::byte*>(aligned(room.data())));
-    it.y = y.read();
-    it.written = written.read();
+    if (has(case_.source, "written")) from.written = written.data();
+    convolve(p_, from, u.floats(), to, case_.blocking, case_.threads, scratch.data());
+    CHECK_FALSE((u.overrun() || scratch.overrun()));
+    it.y = y.read<double>();
+    it.written = written.read<double>();
     return it;
   }
 
@@ -166,15 +115,11 @@ class Trial {
     for (std::int64_t i = 0; i < out_pixels_ * channels; ++i) {
       const std::size_t c = at(i % channels);
       second[c] += moments ? (y[at(i)] - first[c]) * (y[at(i)] - first[c])
-                           : y[at(i)] * (tensors_[2].numbers()[at(i)] - out_[3].numbers()[c]);
+                           : y[at(i)] * (tensors_[2][at(i)] - out_[3][c]);
     }
   }
 
  private:
-  static float* aligned(float* p) {
-    return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(p) + 63) / 64 * 64);
-  }
-
   double as_stored(double x) const {
     const float f = static_cast<float>(x);
     return case_.dtype == DType::bf16 ? core::from_bf16(core::to_bf16(f)) : f;
@@ -182,12 +127,12 @@ class Trial {
 
   Source source() {
     const std::string& form = case_.source;
-    Source s{.x = x_.as(), .dtype = case_.dtype, .relu = has(form, "relu")};
+    Source s{.x = x_.data(), .dtype = case_.dtype, .relu = has(form, "relu")};
     if (has(form, "norm") || has(form, "gradient")) {
       s.scale = in_[0].floats();
       s.shift = in_[1].floats();
     }
-    if (has(form, "add") || has(form, "two") || has(form, "gradient")) s.x2 = x2_.as();
+    if (has(form, "add") || has(form, "two") || has(form, "gradient")) s.x2 = x2_.data();
     if (has(form, "two") || has(form, "gradient")) {
       s.scale2 = in_[2].floats();
       s.shift2 = in_[3].floats();
@@ -198,11 +143,11 @@ class Trial {
 
   Numbers source_values() const {
     const std::string& form = case_.source;
-    Numbers v = x_.numbers();
+    Numbers v = x_.read<double>();
     for (std::size_t i = 0; i < v.size(); ++i) {
       const std::size_t c = i % at(p_.in);
-      const auto k = [&](int which) { return in_[which].numbers()[c]; };
-      const double x2 = x2_.numbers()[i];
+      const auto k = [&](int which) { return in_[which][c]; };
+      const double x2 = x2_[i];
       if (has(form, "gradient")) v[i] = k(0) * v[i] + (k(2) * (x2 - k(4)) + k(3));
       if (has(form, "norm")) v[i] = k(0) * v[i] + k(1);
       if (has(form, "two")) v[i] = as_stored(v[i]) + as_stored(k(2) * x2 + k(3));
@@ -222,7 +167,7 @@ class Trial {
         // Backward-data reads {out, 3, 3, in} of the problem that it mirrors.
         const std::int64_t weight =
             case_.backward_data ? (c * 9 + 8 - tap) * p_.out + k : (k * 9 + tap) * p_.in + c;
-        sum += v[at(((n * p_.height + row) * p_.width + column) * p_.in + c)] * w_.numbers()[at(weight)];
+        sum += v[at(((n * p_.height + row) * p_.width + column) * p_.in + c)] * w_[at(weight)];
       }
     }
     return sum;
@@ -232,17 +177,17 @@ class Trial {
     const std::string& form = case_.sink;
     Sink s{.dtype = case_.dtype, .relu = has(form, "relu")};
     if (has(form, "bias")) s.bias = out_[0].floats();
-    if (has(form, "add")) s.z = tensors_[0].as();
-    if (has(form, "mask_y")) s.mask_y = tensors_[1].as();
+    if (has(form, "add")) s.z = tensors_[0].data();
+    if (has(form, "mask_y")) s.mask_y = tensors_[1].data();
     if (has(form, "mask_x")) {
-      s.mask_x = tensors_[1].as();
+      s.mask_x = tensors_[1].data();
       s.mask_scale = out_[1].floats();
       s.mask_shift = out_[2].floats();
     }
     if (has(form, "moments")) s.sums = Sums::moments;
     if (has(form, "gradient")) {
       s.sums = Sums::gradient;
-      s.norm_x = tensors_[2].as();
+      s.norm_x = tensors_[2].data();
       s.norm_mean = out_[3].floats();
     }
     return s;
@@ -252,12 +197,12 @@ class Trial {
     const std::string& form = case_.sink;
     for (std::size_t i = 0; i < y.size(); ++i) {
       const std::size_t c = i % at(p_.out);
-      const double mask = tensors_[1].numbers()[i];
-      if (has(form, "bias")) y[i] += out_[0].numbers()[c];
-      if (has(form, "add")) y[i] += tensors_[0].numbers()[i];
+      const double mask = tensors_[1][i];
+      if (has(form, "bias")) y[i] += out_[0][c];
+      if (has(form, "add")) y[i] += tensors_[0][i];
       if (has(form, "relu") && y[i] <= 0) y[i] = 0;
       if (has(form, "mask_y") && mask <= 0) y[i] = 0;
-      if (has(form, "mask_x") && out_[1].numbers()[c] * mask + out_[2].numbers()[c] <= 0) y[i] = 0;
+      if (has(form, "mask_x") && out_[1][c] * mask + out_[2][c] <= 0) y[i] = 0;
     }
     return y;
   }
@@ -279,15 +224,15 @@ void check(const Case& c) {
   INFO(text(c));
   Trial trial(c);
   const Outcome expected = trial.expected(), got = trial.got();
-  CHECK(tests::difference(got.y, expected.y) < tolerance(c));
+  CHECK(difference(got.y, expected.y) < tolerance(c));
   if (has(c.source, "written")) {
-    CHECK(tests::difference(got.written, expected.written) < (c.dtype == DType::bf16 ? 5e-3 : 1e-6));
+    CHECK(difference(got.written, expected.written) < (c.dtype == DType::bf16 ? 5e-3 : 1e-6));
   }
   if (has(c.sink, "moments") || has(c.sink, "gradient")) {
     Numbers first, second;
     trial.sums_of(got.y, first, second);
-    CHECK(tests::difference(got.first, first) < 1e-6);
-    CHECK(tests::difference(got.second, second) < 1e-5);
+    CHECK(difference(got.first, first) < 1e-6);
+    CHECK(difference(got.second, second) < 1e-5);
   }
 }
 
@@ -300,18 +245,8 @@ const std::vector<Problem> shapes = {
     {1, 10, 70, 5, 16, 1},  {1, 6, 6, 200, 24, 1},
 };
 
-/// Runs `body` for this machine's best target and for AVX2.
-void for_targets(const std::function<void()>& body) {
-  body();
-  hwy::SetSupportedTargetsForTest(HWY_AVX2);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  body();
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-}
-
 TEST_CASE("winograd: any shape, forward and backward-data, against doubles") {
-  for_targets([] {
+  on_every_target([] {
     for (const Problem& problem : shapes) {
       for (const DType dtype : {DType::f32, DType::bf16}) {
         for (const bool backward : {false, true}) {
@@ -333,16 +268,16 @@ TEST_CASE("winograd: any shape, forward and backward-data, against doubles") {
 
 TEST_CASE("winograd: every source and sink") {
   const std::vector<std::string> sources = {
-      "add",           "add relu",         "norm",     "norm relu",     "norm add", "norm add relu written",
-      "norm two relu", "norm two written", "gradient", "gradient relu", "relu",     "gradient written",
-      "plain written",
+      "norm",     "norm written",     "norm relu",     "norm add relu",         "norm add relu written",
+      "gradient", "gradient written", "norm two relu", "norm two relu written",
   };
-  const std::vector<std::string> sinks = {
-      "bias",   "bias add relu",   "relu moments", "mask_y",           "add mask_y gradient",
-      "mask_x", "mask_x gradient", "gradient",     "bias far moments", "bias add relu moments",
-  };
+  std::vector<std::string> sinks = {"bias moments", "bias far moments"};
+  for (const std::string sink :
+       {"bias", "relu", "mask_y", "gradient", "mask_y gradient", "mask_x gradient"}) {
+    for (const char* z : {"", " add", " add in_place"}) sinks.push_back(sink + z);
+  }
   const std::vector<Problem> problems = {{2, 8, 12, 16, 32, 1}, {1, 7, 5, 24, 17, 1}, {2, 6, 9, 3, 40, 0}};
-  for_targets([&] {
+  on_every_target([&] {
     for (const Problem& problem : problems) {
       for (const DType dtype : {DType::f32, DType::bf16}) {
         for (const std::string& source : sources)
@@ -357,7 +292,7 @@ TEST_CASE("winograd: every source and sink") {
 }
 
 TEST_CASE("winograd: any blocking and number of threads") {
-  for_targets([] {
+  on_every_target([] {
     for (const int threads : {1, 2, 3, 7}) {
       for (const Blocking blocking : {Blocking{.tiles = 4}, Blocking{.tiles = 20}, Blocking{.tiles = 64},
                                       Blocking{.tiles = 8, .out_parts = 2}, Blocking{.out_parts = 9}}) {
@@ -386,18 +321,28 @@ TEST_CASE("winograd: threads share few tiles by their outputs") {
 }
 
 TEST_CASE("winograd: a NaN goes through every source and sink that lets it") {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const char* source : {"plain", "relu", "norm add relu", "norm two relu", "gradient"}) {
-      for (const char* sink : {"relu moments", "bias add relu"}) {
-        Trial trial({.problem = {1, 4, 4, 16, 16, 1}, .dtype = dtype, .source = source, .sink = sink});
-        trial.set_x(0, std::numeric_limits<double>::quiet_NaN());
-        const Outcome expected = trial.expected(), got = trial.got();
-        for (std::size_t i = 0; i < got.y.size(); ++i)
-          CHECK((!std::isnan(expected.y[i]) || std::isnan(got.y[i])));
-        CHECK(std::isnan(got.y[0]));
+  on_every_target([] {
+    for (const std::int64_t channels : {16, 17}) {
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        for (const char* source : {"plain", "norm relu", "norm add relu", "norm two relu", "gradient"}) {
+          for (const char* sink : {"moments", "bias add relu", "gradient"}) {
+            const Case c{
+                .problem = {1, 4, 4, channels, channels, 1}, .dtype = dtype, .source = source, .sink = sink};
+            INFO(text(c));
+            Trial trial(c);
+            trial.set_x(at(channels - 1), std::numeric_limits<double>::quiet_NaN());
+            const Outcome expected = trial.expected(), got = trial.got();
+            bool lost = false;
+            for (std::size_t i = 0; i < got.y.size(); ++i) {
+              lost = lost || (std::isnan(expected.y[i]) && !std::isnan(got.y[i]));
+            }
+            CHECK_FALSE(lost);
+            CHECK(std::isnan(got.y[0]));
+          }
+        }
       }
     }
-  }
+  });
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/winograd/convolve_part.hpp"
+#include "backends/cpu/winograd/forms.hpp"
+#include "core/check.hpp"
 
 /// How a convolution is shared among threads, and how their sums come together.
 namespace fusetape::backends::cpu::winograd {
@@ -128,6 +130,7 @@ std::size_t convolve_scratch_bytes(const Problem& problem, const Blocking& block
 
 void convolve(const Problem& problem, const Source& source, const float* u, const Sink& sink,
               const Blocking& blocking, int threads, std::byte* scratch) {
+  FUSETAPE_ASSERT(is_offered(source) && is_offered(sink));
   const Shares shares(problem, blocking, threads);
   ScratchCarver carver(scratch);
   const std::span<ConvolvePart> parts = carve(problem, shares, carver);

@@ -127,8 +127,7 @@ HWY_INLINE void transform_rows(const PixelRows& from, std::int64_t tiles, const 
 
 /// Whether a source's pixels are the transform's operands: f32, no arithmetic.
 inline bool reads_as_it_is(const winograd::Source& source) {
-  return source.dtype == DType::f32 && form_of(source) == Form::plain && !source.relu &&
-         source.written == nullptr;
+  return source.dtype == DType::f32 && form_of(source) == Form::plain;
 }
 
 /// Whether a run's pixels can be read where they are: f32 as it is, a whole chunk, and no padding but a

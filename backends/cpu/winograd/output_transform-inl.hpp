@@ -8,6 +8,7 @@
 #endif
 
 #include "backends/cpu/winograd/convolve_part.hpp"
+#include "backends/cpu/winograd/forms.hpp"
 #include "backends/cpu/winograd/products-inl.hpp"
 #include "backends/cpu/winograd/row_loader-inl.hpp"
 
@@ -15,16 +16,9 @@ HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
 
+using winograd::Gate;
 using winograd::Sink;
 using winograd::Sums;
-
-enum class Gate : std::uint8_t { none, relu, mask_y, mask_x };
-
-inline Gate gate_of(const Sink& sink) {
-  if (sink.mask_y != nullptr) return Gate::mask_y;
-  if (sink.mask_x != nullptr) return Gate::mask_x;
-  return sink.relu ? Gate::relu : Gate::none;
-}
 
 /// A sink on one vector of channels. It holds copies: what stands in memory might change with every store.
 template <class T, Gate G, Sums S, bool HasZ, class Access>
@@ -126,7 +120,7 @@ HWY_INLINE void sink_tiles(Column& column, const PixelPlaces places, std::int64_
   }
 }
 
-/// The mean over the first tile, a start for the moments' shift. Reads only, so that z may be y.
+/// The mean over the first tile, a start for the moments' shift.
 template <class Column>
 HWY_INLINE Vec mean_of_first(const Column& column, const PixelPlaces& places, const float* products) {
   const std::int64_t rows = std::min<std::int64_t>(4, places.rows);
@@ -184,8 +178,10 @@ void sink_column(const Sink& sink, const Access& access, const Sinking& block) {
 
 template <class T, Gate G, Sums S, class Access>
 void sink_access(const Sink& sink, const Access& access, const Sinking& block) {
-  sink.z != nullptr ? sink_column<T, G, S, true>(sink, access, block)
-                    : sink_column<T, G, S, false>(sink, access, block);
+  if constexpr (S != Sums::moments) {
+    if (sink.z != nullptr) return sink_column<T, G, S, true>(sink, access, block);
+  }
+  sink_column<T, G, S, false>(sink, access, block);
 }
 
 template <class T, Gate G, Sums S>
@@ -194,29 +190,21 @@ void sink_vector(const Sink& sink, std::int64_t channels, const Sinking& block) 
                     : sink_access<T, G, S>(sink, Tail(channels), block);
 }
 
-template <class T, Gate G>
-void sink_gated(const Sink& sink, std::int64_t channels, const Sinking& block) {
-  switch (sink.sums) {
-    case Sums::none:
-      return sink_vector<T, G, Sums::none>(sink, channels, block);
-    case Sums::moments:
-      return sink_vector<T, G, Sums::moments>(sink, channels, block);
-    case Sums::gradient:
-      return sink_vector<T, G, Sums::gradient>(sink, channels, block);
-  }
-}
-
+/// One of the forms that are offered.
 template <class T>
 void sink_typed(const Sink& sink, std::int64_t channels, const Sinking& block) {
-  switch (gate_of(sink)) {
-    case Gate::none:
-      return sink_gated<T, Gate::none>(sink, channels, block);
-    case Gate::relu:
-      return sink_gated<T, Gate::relu>(sink, channels, block);
-    case Gate::mask_y:
-      return sink_gated<T, Gate::mask_y>(sink, channels, block);
-    case Gate::mask_x:
-      return sink_gated<T, Gate::mask_x>(sink, channels, block);
+  const Gate gate = gate_of(sink);
+  switch (sink.sums) {
+    case Sums::none:
+      if (gate == Gate::relu) return sink_vector<T, Gate::relu, Sums::none>(sink, channels, block);
+      if (gate == Gate::mask_y) return sink_vector<T, Gate::mask_y, Sums::none>(sink, channels, block);
+      return sink_vector<T, Gate::none, Sums::none>(sink, channels, block);
+    case Sums::moments:
+      return sink_vector<T, Gate::none, Sums::moments>(sink, channels, block);
+    case Sums::gradient:
+      if (gate == Gate::mask_y) return sink_vector<T, Gate::mask_y, Sums::gradient>(sink, channels, block);
+      if (gate == Gate::mask_x) return sink_vector<T, Gate::mask_x, Sums::gradient>(sink, channels, block);
+      return sink_vector<T, Gate::none, Sums::gradient>(sink, channels, block);
   }
 }
 

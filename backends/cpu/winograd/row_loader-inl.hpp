@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "backends/cpu/channel_vectors-inl.hpp"
+#include "backends/cpu/winograd/forms.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -17,14 +18,13 @@ namespace {
 
 static_assert(winograd::chunk % lanes == 0);
 
-/// The forms of a Source.
-enum class Form : std::uint8_t { plain, add, norm, norm_add, two_norms, norm_gradient };
+using winograd::Form;
 
-inline Form form_of(const winograd::Source& source) {
-  if (source.scale == nullptr) return source.x2 == nullptr ? Form::plain : Form::add;
-  if (source.x2 == nullptr) return Form::norm;
-  if (source.scale2 == nullptr) return Form::norm_add;
-  return source.mean2 == nullptr ? Form::two_norms : Form::norm_gradient;
+constexpr bool has_relu(Form form) {
+  return form == Form::norm_relu || form == Form::norm_add_relu || form == Form::two_norms_relu;
+}
+constexpr bool reads_x2(Form form) {
+  return form == Form::norm_add_relu || form == Form::two_norms_relu || form == Form::norm_gradient;
 }
 
 /// One vector of a per-channel array; 0 where there is none. Every NaN becomes the plain one: bf16's rounding
@@ -48,7 +48,7 @@ HWY_INLINE void store_rounded(const Access& access, Vec v, T* to) {
 }
 
 /// A source's value on one vector of channels.
-template <class T, Form F, bool Relu>
+template <class T, Form F>
 struct SourceColumn {
   Vec scale, shift, scale2, shift2, mean2;
   template <class Access>
@@ -64,15 +64,14 @@ struct SourceColumn {
     Vec v = access.load(x);
     if constexpr (F == Form::norm_gradient) {
       v = hn::MulAdd(scale, v, hn::MulAdd(scale2, hn::Sub(access.load(x2), mean2), shift2));
-    } else if constexpr (F >= Form::norm) {
+    } else if constexpr (F != Form::plain) {
       v = hn::MulAdd(scale, v, shift);
     }
-    if constexpr (F == Form::norm_add || F == Form::two_norms) v = rounded<T>(v);
-    if constexpr (F == Form::add || F == Form::norm_add) v = hn::Add(v, access.load(x2));
-    if constexpr (F == Form::two_norms) {
-      v = hn::Add(v, rounded<T>(hn::MulAdd(scale2, access.load(x2), shift2)));
+    if constexpr (F == Form::norm_add_relu) v = hn::Add(rounded<T>(v), access.load(x2));
+    if constexpr (F == Form::two_norms_relu) {
+      v = hn::Add(rounded<T>(v), rounded<T>(hn::MulAdd(scale2, access.load(x2), shift2)));
     }
-    if constexpr (Relu) v = relu(v);
+    if constexpr (has_relu(F)) v = relu(v);
     if constexpr (F == Form::plain) return v;
     return rounded<T>(v);
   }
@@ -86,11 +85,11 @@ inline void fill_zeros(float* to, std::int64_t pixels) {
 
 /// One vector of channels of a rectangle's pixels, `chunk` floats from pixel to pixel; of those in `owned`
 /// also to source.written.
-template <class T, Form F, bool Relu, class Access>
+template <class T, Form F, class Access>
 void load_column(const winograd::Problem& problem, const winograd::Source& source,
                  const winograd::Rectangle& pixels, const winograd::Rectangle& owned, std::int64_t channel,
                  const Access& access, float* to) {
-  const SourceColumn<T, F, Relu> column(source, access, channel);
+  const SourceColumn<T, F> column(source, access, channel);
   const std::int64_t pixel = problem.in;  // what stands in memory might change with every store
   const std::int64_t left = std::clamp<std::int64_t>(-pixels.column, 0, pixels.columns);
   const std::int64_t right = std::clamp<std::int64_t>(problem.width - pixels.column, left, pixels.columns);
@@ -103,7 +102,7 @@ void load_column(const winograd::Problem& problem, const winograd::Source& sourc
     const std::int64_t at =
         ((pixels.image * problem.height + row) * problem.width + pixels.column + left) * problem.in + channel;
     const T* x = static_cast<const T*>(source.x) + at;
-    const T* x2 = F == Form::plain || F == Form::norm ? x : static_cast<const T*>(source.x2) + at;
+    const T* x2 = reads_x2(F) ? static_cast<const T*>(source.x2) + at : x;
     float* p = to + left * winograd::chunk;
     fill_zeros(to, left);
     const auto load = [&](std::int64_t count) HWY_ATTR {
@@ -111,7 +110,7 @@ void load_column(const winograd::Problem& problem, const winograd::Source& sourc
         hn::Store(column.value(x, x2, access), Floats(), p);
       }
     };
-    if (row < owned.row || row >= owned.row + owned.rows) {
+    if (F == Form::plain || row < owned.row || row >= owned.row + owned.rows) {
       load(right - left);
     } else {
       const std::int64_t first = owned.column - pixels.column, end = first + owned.columns;
@@ -143,7 +142,7 @@ HWY_INLINE void for_vectors(std::int64_t first_channel, std::int64_t channels, F
   }
 }
 
-template <class T, Form F, bool Relu>
+template <class T, Form F>
 void load_chunk(const winograd::Problem& problem, const winograd::Source& source,
                 const winograd::Rectangle& pixels, const winograd::Rectangle& owned,
                 std::int64_t first_channel, float* to) {
@@ -152,16 +151,8 @@ void load_chunk(const winograd::Problem& problem, const winograd::Source& source
   }
   for_vectors(first_channel, problem.in,
               [&](const auto& access, std::int64_t channel, std::int64_t place) HWY_ATTR {
-                load_column<T, F, Relu>(problem, source, pixels, owned, channel, access, to + place);
+                load_column<T, F>(problem, source, pixels, owned, channel, access, to + place);
               });
-}
-
-template <class T, Form F>
-void load_form(const winograd::Problem& problem, const winograd::Source& source,
-               const winograd::Rectangle& pixels, const winograd::Rectangle& owned,
-               std::int64_t first_channel, float* to) {
-  source.relu ? load_chunk<T, F, true>(problem, source, pixels, owned, first_channel, to)
-              : load_chunk<T, F, false>(problem, source, pixels, owned, first_channel, to);
 }
 
 template <class T>
@@ -170,17 +161,17 @@ void load_typed(const winograd::Problem& problem, const winograd::Source& source
                 std::int64_t first_channel, float* to) {
   switch (form_of(source)) {
     case Form::plain:
-      return load_form<T, Form::plain>(problem, source, pixels, owned, first_channel, to);
-    case Form::add:
-      return load_form<T, Form::add>(problem, source, pixels, owned, first_channel, to);
+      return load_chunk<T, Form::plain>(problem, source, pixels, owned, first_channel, to);
     case Form::norm:
-      return load_form<T, Form::norm>(problem, source, pixels, owned, first_channel, to);
-    case Form::norm_add:
-      return load_form<T, Form::norm_add>(problem, source, pixels, owned, first_channel, to);
-    case Form::two_norms:
-      return load_form<T, Form::two_norms>(problem, source, pixels, owned, first_channel, to);
+      return load_chunk<T, Form::norm>(problem, source, pixels, owned, first_channel, to);
+    case Form::norm_relu:
+      return load_chunk<T, Form::norm_relu>(problem, source, pixels, owned, first_channel, to);
+    case Form::norm_add_relu:
+      return load_chunk<T, Form::norm_add_relu>(problem, source, pixels, owned, first_channel, to);
+    case Form::two_norms_relu:
+      return load_chunk<T, Form::two_norms_relu>(problem, source, pixels, owned, first_channel, to);
     case Form::norm_gradient:
-      return load_form<T, Form::norm_gradient>(problem, source, pixels, owned, first_channel, to);
+      return load_chunk<T, Form::norm_gradient>(problem, source, pixels, owned, first_channel, to);
   }
 }
 

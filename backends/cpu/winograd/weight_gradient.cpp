@@ -2,7 +2,9 @@
 
 #include <span>
 
+#include "backends/cpu/winograd/forms.hpp"
 #include "backends/cpu/winograd/gradient_steps.hpp"
+#include "core/check.hpp"
 
 namespace fusetape::backends::cpu::winograd {
 namespace {
@@ -175,6 +177,7 @@ std::size_t weight_gradient_scratch_bytes(const Problem& problem, const Gradient
 
 void weight_gradient(const Problem& problem, const Source& x, const Source& dy, void* dw, DType dtype,
                      const GradientBlocking& blocking, int threads, std::byte* scratch) {
+  FUSETAPE_ASSERT(is_offered(x) && is_offered(dy));
   ScratchCarver places(scratch);
   run_or_count(GradientCut(problem, blocking), {x, dy}, dw, dtype, threads, places);
 }

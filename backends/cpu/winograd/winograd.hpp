@@ -24,16 +24,15 @@ struct Problem {
 /// What a convolution reads: v(x), channel by channel, 0 in the padding. Which form is told by what is given:
 ///
 ///     x                                                     nothing but x
-///     x + x2                                                x2
 ///     fma(scale, x, shift)                                  scale, shift: batch norm
-///     fma(scale, x, shift) + x2                             and x2: with a residual
-///     fma(scale, x, shift) + fma(scale2, x2, shift2)        and scale2, shift2: two batch norms
+///     relu(fma(scale, x, shift))                            and relu
+///     relu(fma(scale, x, shift) + x2)                       and x2: with a residual
+///     relu(fma(scale, x, shift) + fma(scale2, x2, shift2))  and scale2, shift2: two batch norms
 ///     fma(scale, x, fma(scale2, x2 − mean2, shift2))        scale, x2, scale2, mean2, shift2: batch norm's
 ///                                                           gradient, of the gradient x and the input x2
 ///
-/// then the ReLU, if any, in which a NaN stays. Equal to the bit to the batch norm kernels, also in bf16,
-/// where each term of a sum and v are rounded as if they had been stored. Per-channel arrays hold `in`
-/// floats.
+/// and no others. A NaN stays in the ReLU. Equal to the bit to the batch norm kernels, also in bf16, where
+/// each term of a sum and v are rounded as if they had been stored. Per-channel arrays hold `in` floats.
 struct Source {
   const void* x = nullptr;
   DType dtype = DType::f32;  ///< f32 or bf16; of x, x2 and written
@@ -44,7 +43,7 @@ struct Source {
   const float* shift2 = nullptr;
   const float* mean2 = nullptr;
   bool relu = false;
-  void* written = nullptr;  ///< v of every pixel goes here, too; no buffer of the inputs
+  void* written = nullptr;  ///< v of every pixel goes here, too, unless v is x; no buffer of the inputs
 };
 
 enum class Sums : std::uint8_t {
@@ -54,7 +53,12 @@ enum class Sums : std::uint8_t {
 };
 
 /// What becomes of a convolution's result v, in this order: + bias, + z, ReLU (a NaN stays) or a mask,
-/// rounded and stored in y, and the sums over what is stored.
+/// rounded and stored in y, and the sums over what is stored. What there is together:
+///
+///     sums        beside them
+///     none        z or not; ReLU, mask_y or neither
+///     moments     nothing but a bias
+///     gradient    z or not; mask_y, mask_x or neither
 struct Sink {
   void* y = nullptr;
   DType dtype = DType::f32;     ///< f32 or bf16; of y, z, mask_y, mask_x and norm_x, all of y's shape
