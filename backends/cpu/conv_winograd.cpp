@@ -80,10 +80,8 @@ Support pays_by_shape(const GraphNode& conv, const winograd::Problem& problem, D
   const bool f32 = dtype == DType::f32;
   const bool is_grad_input = conv.op->is("conv2d_grad_input");
   const bool is_grad_weight = conv.op->is("conv2d_grad_weight");
-  // What is transformed is read in chunks of 16 channels, padding included: a weight gradient's x and dy.
-  std::int64_t channels = is_grad_input ? problem.out : problem.in;
-  if (is_grad_weight) channels = std::min(problem.in, problem.out);
-  const std::int64_t least_channels = !f32 ? 16 : is_grad_weight ? 12 : 8;
+  const std::int64_t channels = transformed_channels(conv, problem);
+  const std::int64_t least_channels = !f32 ? 16 : is_grad_weight ? 12 : least_winograd_channels;
   if (channels < least_channels) return refuse("fewer than " + std::to_string(least_channels) + " channels");
   const std::int64_t rows = is_grad_input ? problem.height : problem.out_height();
   const std::int64_t columns = is_grad_input ? problem.width : problem.out_width();
@@ -168,6 +166,11 @@ std::optional<winograd::Problem> winograd_problem(const Graph& graph, const Grap
                            .in = x[3],
                            .out = w[0],
                            .pad = static_cast<int>(a.pad_h)};
+}
+
+std::int64_t transformed_channels(const GraphNode& conv, const winograd::Problem& problem) {
+  if (conv.op->is("conv2d_grad_weight")) return std::min(problem.in, problem.out);
+  return conv.op->is("conv2d_grad_input") ? problem.out : problem.in;
 }
 
 bool is_convolution(const GraphNode& node) {

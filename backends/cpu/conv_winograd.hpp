@@ -21,6 +21,12 @@ std::optional<WinogradRoles> winograd_roles(const plan::Graph& graph, const plan
 /// like.
 std::optional<winograd::Problem> winograd_problem(const plan::Graph& graph, const plan::GraphNode& conv);
 
+/// Channels of what is transformed (of a weight gradient: the fewer of x's and dy's): it is read in chunks of
+/// 16, padding included.
+std::int64_t transformed_channels(const plan::GraphNode& conv, const winograd::Problem& problem);
+/// Of fewer, the padding is more than Winograd can make up for.
+constexpr std::int64_t least_winograd_channels = 8;
+
 bool is_convolution(const plan::GraphNode& node);  ///< or a gradient of one
 
 /// Whether Winograd can compute the node, however slowly.

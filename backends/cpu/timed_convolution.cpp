@@ -17,7 +17,11 @@ using plan::TunedKernel;
 
 constexpr std::int64_t most_images = 32;
 constexpr double least_flops = 1e6;  ///< 10 µs: no choice is worth the time to make it
-constexpr double most_flops = 1e8;   ///< a thread, of one run: a millisecond of a direct convolution
+constexpr double quick_flops = 1e8;  ///< a thread, of one run: a millisecond of a direct convolution
+/// On few pixels, reading and transforming the weights is most of the time, which says nothing of a larger
+/// batch: of small images, so many pixels are timed, while that takes a thread no more than 20 ms.
+constexpr std::int64_t enough_pixels = 1024;
+constexpr double patient_flops = 2e9;
 
 std::vector<int> values_of(const GraphNode& conv) {
   return {conv.inputs[0], conv.inputs[1], conv.outputs[0]};
@@ -27,14 +31,30 @@ bool is_weights(const GraphNode& conv, std::size_t operand) {
   return operand == (conv.op->is("conv2d_grad_weight") ? 2u : 1u);
 }
 
-double flops_of_image(const Graph& graph, const GraphNode& conv) {
+const Shape& result_of_forward(const Graph& graph, const GraphNode& conv) {
   const bool input_gradient = conv.op->is("conv2d_grad_input"), weights = conv.op->is("conv2d_grad_weight");
-  const Shape& y = graph.value(input_gradient ? conv.inputs[0]
-                               : weights      ? conv.inputs[1]
-                                              : conv.outputs[0])
-                       .shape;
-  const Shape& w = graph.value(weights ? conv.outputs[0] : conv.inputs[1]).shape;
+  const int y = input_gradient ? conv.inputs[0] : weights ? conv.inputs[1] : conv.outputs[0];
+  return graph.value(y).shape;
+}
+
+double flops_of_image(const Graph& graph, const GraphNode& conv) {
+  const Shape& y = result_of_forward(graph, conv);
+  const Shape& w = graph.value(conv.op->is("conv2d_grad_weight") ? conv.outputs[0] : conv.inputs[1]).shape;
   return 2.0 * static_cast<double>(y[1] * y[2]) * static_cast<double>(w.elements());
+}
+
+/// So many that their verdict holds for larger batches, too.
+std::int64_t images_to_time(const Shape& y, double flops_of_image, std::int64_t most) {
+  const double threads = omp_get_max_threads();
+  const auto quick = static_cast<std::int64_t>(quick_flops * threads / flops_of_image);
+  const auto patient = static_cast<std::int64_t>(patient_flops * threads / flops_of_image);
+  const std::int64_t pixels = y[1] * y[2], enough = (enough_pixels + pixels - 1) / pixels;
+  return std::clamp<std::int64_t>(std::max(quick, std::min(enough, patient)), 1, most);
+}
+
+std::string forced(ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::automatic) return "";
+  return algorithm == ConvAlgorithm::direct ? ", direct" : ", Winograd";
 }
 
 std::string text(const Shape& shape) {
@@ -55,7 +75,7 @@ std::string key_of(const Graph& graph) {
   key += ", stride " + pair(a.stride_h, a.stride_w) + ", pad " + pair(a.pad_h, a.pad_w) + ", dilation " +
          pair(a.dilation_h, a.dilation_w) + ", groups " + std::to_string(a.groups);
   key += ", threads " + std::to_string(omp_get_max_threads());
-  return graph.conv_algorithm == ConvAlgorithm::direct ? key + ", direct" : key;
+  return key + forced(graph.conv_algorithm);
 }
 
 ConvPass pass_of(const GraphNode& conv) {
@@ -63,14 +83,26 @@ ConvPass pass_of(const GraphNode& conv) {
   return conv.op->is("conv2d_grad_weight") ? ConvPass::grad_weight : ConvPass::forward;
 }
 
-std::vector<Contender> other_implementations(const Graph& graph) {
+/// What oneDNN would be asked for.
+Convolution direct_convolution(const Graph& graph) {
   const ConvPass pass = pass_of(graph.nodes[0]);
   ConvRoles roles{.pass = pass, .node = 0, .x = 0, .w = 1, .y = 2};
   if (pass == ConvPass::grad_input) roles = {.pass = pass, .node = 0, .x = 2, .w = 1, .y = 0};
   if (pass == ConvPass::grad_weight) roles = {.pass = pass, .node = 0, .x = 0, .w = 2, .y = 1};
-  std::vector<std::string> names = implementations_of(choose_arithmetic(describe_convolution(graph, roles)));
+  return choose_arithmetic(describe_convolution(graph, roles));
+}
+
+/// By name, for "the built-in choice" may be another in a larger batch. Throws dnnl::error where there is
+/// none.
+Contender direct_contender(const Graph& graph) {
+  return {{.kernel = implementation_of(direct_convolution(graph))}, "direct"};
+}
+
+std::vector<Contender> other_implementations(const Graph& graph, const std::string& winner) {
   std::vector<Contender> others;
-  for (std::size_t i = 1; i < names.size(); ++i) others.push_back({{.kernel = names[i]}, names[i]});
+  for (const std::string& name : implementations_of(direct_convolution(graph))) {
+    if (name != winner) others.push_back({{.kernel = name}, name});
+  }
   return others;
 }
 
@@ -102,8 +134,7 @@ std::optional<TimedConvolution> TimedConvolution::of(const Graph& graph, const G
   TimedConvolution timed;
   // Batches of a similar size are one kind.
   const auto kind = std::min<std::int64_t>(most_images, static_cast<std::int64_t>(std::bit_ceil(batch)));
-  const auto quick = static_cast<std::int64_t>(most_flops * omp_get_max_threads() / image);
-  timed.images_ = std::clamp<std::int64_t>(quick, 1, kind);
+  timed.images_ = images_to_time(result_of_forward(graph, conv), image, kind);
   timed.flops_ = image * static_cast<double>(timed.images_);
   timed.graph_.conv_algorithm = graph.conv_algorithm;
   GraphNode node = conv;
@@ -126,27 +157,22 @@ std::optional<TimedConvolution> TimedConvolution::of(const Graph& graph, const G
   return timed;
 }
 
-bool TimedConvolution::winograd(const TunedKernel& kernel) {
-  node().tuned = std::make_shared<const TunedKernel>(kernel);
-  return winograd_serves(graph_, node()).ok;
-}
-
 std::vector<Contender> TimedConvolution::algorithms() {
-  const bool winograd_first = winograd({});
-  std::vector<Contender> contenders{{{}, winograd_first ? "Winograd" : "direct"}};
-  if (winograd_first) {
-    contenders.push_back({{.kernel = "direct"}, "direct"});
-  } else if (winograd_computes(graph_, node()).ok) {
-    // Of fewer channels, chunks of 16 are more padding than Winograd can make up for.
-    const winograd::Problem problem = *winograd_problem(graph_, node());
-    const std::int64_t channels = node().op->is("conv2d_grad_input") ? problem.out : problem.in;
-    if (channels >= 8) contenders.push_back({{.kernel = "winograd"}, "Winograd"});
-  }
-  return contenders;
+  const Contender winograd{{.kernel = "winograd"}, "Winograd"};
+  node().tuned = nullptr;
+  const bool by_shape = winograd_serves(graph_, node()).ok;
+  if (by_shape && graph_.conv_algorithm == ConvAlgorithm::winograd) return {winograd};
+  const bool promising =
+      winograd_computes(graph_, node()).ok &&
+      transformed_channels(node(), *winograd_problem(graph_, node())) >= least_winograd_channels;
+  if (!promising) return {direct_contender(graph_)};
+  Contender direct;
+  if (!supported_by_onednn([&] { direct = direct_contender(graph_); }).ok) return {winograd};
+  return by_shape ? std::vector{winograd, direct} : std::vector{direct, winograd};
 }
 
 std::vector<Contender> TimedConvolution::variants(const Contender& winner) {
-  if (!winograd(winner.kernel)) return other_implementations(graph_);
+  if (winner.kernel.kernel != "winograd") return other_implementations(graph_, winner.kernel.kernel);
   const winograd::Problem problem = *winograd_problem(graph_, node());
   const int threads = omp_get_max_threads();
   if (node().op->is("conv2d_grad_weight"))

@@ -19,14 +19,17 @@ class TimedConvolution {
   /// nullopt: no convolution, too little work to time, or not in f32 or bf16.
   static std::optional<TimedConvolution> of(const plan::Graph& graph, const plan::GraphNode& conv);
 
-  /// Pass, shapes, dtypes, stride, padding, threads: all that decides what is fast on one CPU.
+  /// Pass, shapes, dtypes, stride, padding, threads, forced algorithm: all that decides what is fast on one
+  /// CPU. Batches beyond images() share the key.
   const std::string& key() const { return key_; }
   double flops() const { return flops_; }
   std::int64_t images() const { return images_; }
   const plan::Graph& graph() const { return graph_; }
   const plan::Group& group() const { return group_; }
 
-  /// The built-in choice, then the best by shape of another algorithm, where there is one.
+  /// The built-in choice, then the best by shape of another algorithm, where there is one; each says what it
+  /// is, for the built-in choice may be another in a larger batch. (A Winograd without a blocking takes the
+  /// built-in one for its batch.) Throws where no kernel but the reference can.
   std::vector<Contender> algorithms();
   /// The winner's other blockings, or oneDNN's other implementations.
   std::vector<Contender> variants(const Contender& winner);
@@ -35,7 +38,6 @@ class TimedConvolution {
 
  private:
   TimedConvolution() = default;
-  bool winograd(const plan::TunedKernel& kernel);
   plan::GraphNode& node() { return graph_.nodes[0]; }
 
   plan::Graph graph_;
