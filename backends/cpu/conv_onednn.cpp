@@ -99,6 +99,8 @@ std::unique_ptr<Kernel> make_plain(const Graph& graph, const Group& group) {
   const auto& tuned = graph.node(roles.node).tuned;
   if (tuned != nullptr && !conv.z.present()) conv.implementation = tuned->kernel;
   std::unique_ptr<Kernel> kernel = make_convolution(conv);
+  const bool as_timed = kernel->name == kernel_name(conv, conv.implementation);
+  if (tuned != nullptr && as_timed) kernel->why = tuned->why;
   kernel->tensor_passes = conv.z.present() ? 3 : 2;  // beside the weights
   return kernel;
 }

@@ -64,12 +64,18 @@ Choice choose(const Graph& graph, const Group& group) {
   return choice;
 }
 
-/// What was timed for the group's convolution, if anything.
-std::string tuned_why(const Graph& graph, const Group& group) {
+/// Why Winograd takes the group: what was timed for its convolution, if that was so. (oneDNN's kernels say so
+/// themselves: not all of them obey.)
+std::string tuned_winograd(const Graph& graph, const Group& group) {
   for (const int node : group.nodes) {
-    if (graph.node(node).tuned != nullptr) return graph.node(node).tuned->why;
+    const auto& tuned = graph.node(node).tuned;
+    if (tuned != nullptr && tuned->kernel == "winograd") return tuned->why;
   }
   return {};
+}
+
+bool is_winograd(const Candidate* candidate) {
+  return candidate != nullptr && candidate == cpu::winograd_convolutions().data();
 }
 
 class CpuBackend final : public Backend {
@@ -142,7 +148,7 @@ class CpuBackend final : public Backend {
       kernel->name = choice.candidate != nullptr ? choice.candidate->name : "reference";
     if (choice.candidate == nullptr)
       kernel->why = choice.refusals.empty() ? "no CPU kernel" : choice.refusals;
-    if (kernel->why.empty()) kernel->why = tuned_why(graph, group);
+    if (is_winograd(choice.candidate)) kernel->why = tuned_winograd(graph, group);
     if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
     return kernel;
   }
