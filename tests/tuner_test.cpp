@@ -1,18 +1,17 @@
 // The choice of convolution kernels by timing. No test reads a clock: kernels take the time that a test says.
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "backends/cpu/tuner.hpp"
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
+#include "scratch_folder.hpp"
 
 namespace ft = fusetape;
 namespace fs = std::filesystem;
@@ -20,59 +19,25 @@ using namespace fusetape::backends::cpu;
 using namespace fusetape::tests;
 using ft::Tensor;
 using fusetape::plan::TunedKernel;
-using Json = nlohmann::ordered_json;
 
 namespace {
-
-class ScratchFolder {
- public:
-  ScratchFolder() { fs::remove_all(path_); }
-  ~ScratchFolder() { fs::remove_all(path_); }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  fs::path file() const { return path_ / "below" / "tuning.json"; }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_ = fs::temp_directory_path() / ("fusetape_tuner_test." + std::to_string(::getpid()));
-};
-
-class Environment {
- public:
-  Environment(const char* name, const char* value) : name_(name) {
-    const char* before = std::getenv(name);
-    if (before != nullptr) before_ = before;
-    ::setenv(name, value, 1);
-  }
-  ~Environment() {
-    if (before_.has_value()) {
-      ::setenv(name_, before_->c_str(), 1);
-    } else {
-      ::unsetenv(name_);
-    }
-  }
-  Environment(const Environment&) = delete;
-  Environment& operator=(const Environment&) = delete;
-
- private:
-  const char* name_;
-  std::optional<std::string> before_;
-};
 
 /// Kernels take these milliseconds, by the beginning of their name.
 struct Times {
   double winograd = 1, direct = 1;
+  bool run = true;  ///< the kernels that are timed
 };
 
 /// The process's tuner, made anew, for a scope.
 class Tuning {
  public:
-  explicit Tuning(Times times, fs::path file = {}, double deadline_ms = 1e9) {
+  explicit Tuning(Times times, fs::path file = {}, double deadline_ms = 1e9, double budget_ms = 1e9) {
     process_tuner().start_over({.file = std::move(file),
                                 .deadline_ms = deadline_ms,
+                                .budget_ms = budget_ms,
                                 .stopwatch = [this, times](Kernel& kernel, const KernelArgs& args) {
                                   ++runs;
-                                  kernel.run(args);
+                                  if (times.run) kernel.run(args);
                                   return kernel.name.starts_with("highway:winograd") ? times.winograd
                                                                                      : times.direct;
                                 }});
@@ -98,9 +63,9 @@ class Tuning {
 constexpr ft::Conv2dOptions same{.padding = {1, 1}};
 
 /// Runs a convolution of 16 channels, which are Winograd's to take, by the built-in order.
-ft::GroupReport convolve(std::int64_t images = 2) {
+ft::GroupReport convolve(std::int64_t images = 2, ft::ConvAlgorithm forced = ft::ConvAlgorithm::automatic) {
   const OnBackend backend("cpu");
-  const ConvBy algorithm(ft::ConvAlgorithm::automatic);
+  const ConvBy algorithm(forced);
   const Tensor x = ft::ones({images, 16, 16, 16}), w = ft::ones({16, 3, 3, 16});
   ft::materialize({x, w});
   const Tensor y = ft::conv2d(x, w, same);
@@ -110,76 +75,7 @@ ft::GroupReport convolve(std::int64_t images = 2) {
 
 bool by_winograd(const ft::GroupReport& group) { return group.kernel.starts_with("highway:winograd"); }
 
-Json read_json(const fs::path& file) {
-  std::ifstream in(file);
-  return Json::parse(in);
-}
-
-void write_text(const fs::path& file, const std::string& text) { std::ofstream(file) << text; }
-
-const Tunings some{{"a", {.kernel = "winograd", .blocking = {8, 1}, .why = "tuned: 1 ms"}},
-                   {"b", {.kernel = "brgconv:avx512_core", .blocking = {}, .why = ""}}};
-
-bool equal(const Tunings& a, const Tunings& b) {
-  const auto same_entry = [](const auto& x, const auto& y) {
-    return x.first == y.first && x.second.kernel == y.second.kernel &&
-           x.second.blocking == y.second.blocking && x.second.why == y.second.why;
-  };
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), same_entry);
-}
-
 }  // namespace
-
-TEST_CASE("tunings: what is written is read, and stays when more is added") {
-  const ScratchFolder scratch;
-  CHECK(read_tunings(scratch.file()).empty());
-  CHECK(add_tunings(scratch.file(), some) == "");
-  CHECK(equal(read_tunings(scratch.file()), some));
-  CHECK(add_tunings(scratch.file(), {{"a", {.kernel = "direct"}}, {"c", {.kernel = "direct"}}}) == "");
-  Tunings more = some;
-  more["c"] = {.kernel = "direct"};
-  CHECK(equal(read_tunings(scratch.file()), more));
-  const auto files = fs::directory_iterator(scratch.file().parent_path());
-  CHECK(std::distance(begin(files), end(files)) == 1);  // nothing unfinished
-}
-
-TEST_CASE("tunings: a corrupt, old or foreign file is as none, and is replaced") {
-  const ScratchFolder scratch;
-  REQUIRE(add_tunings(scratch.file(), some) == "");
-  const Json good = read_json(scratch.file());
-  const auto changed = [&](const char* pointer, const Json& value) {
-    Json json = good;
-    json[Json::json_pointer(pointer)] = value;
-    return json.dump();
-  };
-  const std::string whole = good.dump();
-  for (const std::string& text :
-       {std::string(), std::string("{"), std::string("[]"), std::string("3"), std::string("{}"),
-        whole.substr(0, whole.size() / 2), changed("/format", 0), changed("/cpu", "another"),
-        changed("/library", "fusetape 0.0.1"), changed("/convolutions", 7),
-        changed("/convolutions/a", "winograd"), changed("/convolutions/a/blocking", "wide"),
-        changed("/convolutions/a/kernel", 3)}) {
-    CAPTURE(text);
-    write_text(scratch.file(), text);
-    CHECK(read_tunings(scratch.file()).empty());
-    CHECK(add_tunings(scratch.file(), some) == "");
-    CHECK(equal(read_tunings(scratch.file()), some));
-  }
-}
-
-TEST_CASE("tunings: the file is in the user's cache") {
-  {
-    const Environment cache("XDG_CACHE_HOME", "/somewhere"), home("HOME", "/home/me");
-    CHECK(default_tuning_file().string().starts_with("/somewhere/fusetape/tuning-"));
-  }
-  const Environment home("HOME", "/home/me");
-  for (const char* no_folder : {"", "relative"}) {
-    const Environment cache("XDG_CACHE_HOME", no_folder);
-    CHECK(default_tuning_file().string().starts_with("/home/me/.cache/fusetape/tuning-"));
-    const Environment homeless("HOME", "");
-    CHECK(default_tuning_file().empty());
-  }
-}
 
 TEST_CASE("tuner: the built-in order is left for a gain of more than a tenth") {
   struct Case {
@@ -295,7 +191,7 @@ TEST_CASE("tuner: a stored choice is obeyed, and one that makes no sense does no
       const Tuning tuning({}, scratch.file());
       convolve();
     }
-    Tunings stored = read_tunings(scratch.file());
+    Tunings stored = read_tunings(scratch.file()).tunings;
     REQUIRE(stored.size() == 1);
     stored.begin()->second = c.kernel;
     fs::remove(scratch.file());
@@ -304,6 +200,75 @@ TEST_CASE("tuner: a stored choice is obeyed, and one that makes no sense does no
     CHECK(by_winograd(convolve()) == c.winograd);
     CHECK(tuning.runs == 0);
   }
+}
+
+TEST_CASE("tuner: a verdict names its kernel, and holds for larger batches") {
+  const OnBackend backend("cpu");
+  const ConvBy algorithm(ft::ConvAlgorithm::automatic);
+  // Of one such image, Winograd's limits by shape leave a direct convolution; of eight, they do not.
+  const Tensor x = ft::ones({8, 4, 4, 512}), w = ft::ones({512, 3, 3, 512});
+  ft::materialize({x, w});
+  for (const bool winograd : {false, true}) {
+    CAPTURE(winograd);
+    const ScratchFolder scratch;
+    const Tuning tuning({.winograd = winograd ? 1.0 : 2.0, .direct = winograd ? 2.0 : 1.0, .run = false},
+                        scratch.file());
+    const Tensor y = ft::conv2d(x, w, same);
+    ft::materialize({y});
+    const ft::GroupReport group = ft::explain().groups.back();
+    CHECK(by_winograd(group) == winograd);
+    CHECK(contains(group.why, "of 8 images"));
+    const Tunings stored = read_tunings(scratch.file()).tunings;
+    REQUIRE(stored.size() == 1);
+    const std::string kernel = stored.begin()->second.kernel;
+    CHECK(group.kernel.starts_with(winograd ? "highway:" + kernel : "onednn:" + kernel));
+    CHECK_FALSE(kernel.empty());
+  }
+}
+
+TEST_CASE("tuner: a forced algorithm has verdicts of its own") {
+  const Tuning tuning({.winograd = 2, .direct = 1});
+  const ft::GroupReport forced = convolve(2, ft::ConvAlgorithm::winograd);
+  CHECK(by_winograd(forced));
+  CHECK_FALSE(contains(forced.why, "direct"));
+  CHECK_FALSE(by_winograd(convolve(2, ft::ConvAlgorithm::direct)));
+  CHECK_FALSE(by_winograd(convolve()));
+  CHECK(process_tuner().stats().timed == 3);
+}
+
+TEST_CASE("tuner: a kernel that does not obey what was timed does not claim to") {
+  const OnBackend backend("cpu");
+  const ConvBy algorithm(ft::ConvAlgorithm::automatic);
+  const Tuning tuning({.winograd = 2, .direct = 1});
+  const Tensor x = ft::ones({2, 16, 16, 16}), w = ft::ones({16, 3, 3, 16}), z = ft::ones({2, 16, 16, 16});
+  ft::materialize({x, w, z});
+  const Tensor y = ft::conv2d(x, w, same) + z;
+  ft::materialize({y});
+  const ft::GroupReport group = ft::explain().groups.back();
+  REQUIRE(group.name == "conv2d+add");
+  CHECK(group.kernel.starts_with("onednn:"));
+  CHECK(group.why.empty());
+}
+
+TEST_CASE("tuner: a process spends its time for timing once") {
+  constexpr double no_deadline = 1e9, soon_spent = 1e-6;
+  const Tuning tuning({.winograd = 2, .direct = 1}, {}, no_deadline, soon_spent);
+  CHECK_FALSE(by_winograd(convolve(2)));
+  const int runs = tuning.runs;
+  CHECK(by_winograd(convolve(4)));
+  CHECK(tuning.runs == runs);
+  CHECK(
+      contains(ft::explain().tuning, "1 left in the built-in order: the process's time for timing is spent"));
+  CHECK_FALSE(by_winograd(convolve(2)));
+}
+
+TEST_CASE("tuner: a file that cannot be read is ignored, and explain() says so") {
+  const ScratchFolder scratch;
+  fs::create_directories(scratch.file());
+  const Tuning tuning({.winograd = 2, .direct = 1}, scratch.file());
+  CHECK_FALSE(by_winograd(convolve()));
+  CHECK(contains(ft::explain().tuning, "file " + scratch.file().string() + ", ignored: "));
+  CHECK(contains(ft::explain().tuning, "not written: "));
 }
 
 TEST_CASE("tuner: without time, or a folder to write to, plans are made all the same") {
@@ -315,7 +280,7 @@ TEST_CASE("tuner: without time, or a folder to write to, plans are made all the 
   }
   const ScratchFolder scratch;
   fs::create_directories(scratch.path());
-  write_text(scratch.file().parent_path(), "a file where the folder should be");
+  std::ofstream(scratch.file().parent_path()) << "a file where the folder should be";
   const Tuning tuning({.winograd = 2, .direct = 1}, scratch.file());
   CHECK_FALSE(by_winograd(convolve()));
   CHECK(contains(ft::explain().tuning, "not written: "));
@@ -371,5 +336,5 @@ TEST_CASE("tuner: two threads may plan at once") {
   other.join();
   CHECK(wrong == 0);
   CHECK(process_tuner().stats().timed == sizes);  // whatever one left, a later plan timed, and none twice
-  CHECK(read_tunings(scratch.file()).size() == sizes);
+  CHECK(read_tunings(scratch.file()).tunings.size() == sizes);
 }

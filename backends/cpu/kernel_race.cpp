@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <limits>
 
 #include "core/half.hpp"
@@ -118,12 +119,32 @@ double KernelRace::run_once(const TimedConvolution& timed, Runner& runner) {
   return stopwatch_(*runner.kernel, next_args(timed.graph(), runner.kernel->scratch_bytes()));
 }
 
-bool KernelRace::warm_up(TimedConvolution& timed, Runner& runner) {
+std::vector<KernelRace::Runner> KernelRace::warm_up(TimedConvolution& timed,
+                                                    const std::vector<Contender>& contenders) {
   constexpr double slow_flops_of_a_ms = 2e7;  // of one core that makes a kernel and touches new pages, too
-  if (!has_time_for(timed.flops() / slow_flops_of_a_ms / threads_)) return false;
-  runner.kernel = timed.make(runner.contender.kernel, backend_);
-  runner.first_ms = runner.last_ms = run_once(timed, runner);
-  return true;
+  double expected_ms = timed.flops() / slow_flops_of_a_ms / threads_;
+  std::vector<Runner> runners;
+  std::exception_ptr failure;
+  for (const Contender& contender : contenders) {
+    Runner runner{.contender = contender};
+    if (!has_time_for(expected_ms)) return {};
+    try {
+      runner.kernel = timed.make(contender.kernel, backend_);
+    } catch (const std::exception&) {
+      failure = std::current_exception();
+      continue;
+    }
+    if (!has_time_for(0)) return {};  // making it may have taken long
+    runner.first_ms = runner.last_ms = run_once(timed, runner);
+    expected_ms = std::max(expected_ms, runner.first_ms);  // by now: the machine may be busy
+    runners.push_back(std::move(runner));
+  }
+  if (runners.empty()) std::rethrow_exception(failure);
+  // Less than one round tells nothing: rather let another kind have the time.
+  double round_ms = 0;
+  for (const Runner& runner : runners) round_ms += runner.first_ms;
+  if (!has_time_for(round_ms)) return {};
+  return runners;
 }
 
 bool KernelRace::run_round(const TimedConvolution& timed, std::vector<Runner>& runners) {
@@ -138,11 +159,8 @@ bool KernelRace::run_round(const TimedConvolution& timed, std::vector<Runner>& r
 
 std::vector<KernelRace::Runner> KernelRace::race(TimedConvolution& timed,
                                                  const std::vector<Contender>& contenders) {
-  std::vector<Runner> runners;
-  for (const Contender& contender : contenders) {
-    runners.push_back({.contender = contender});
-    if (!warm_up(timed, runners.back())) return {};
-  }
+  std::vector<Runner> runners = warm_up(timed, contenders);
+  if (runners.empty()) return {};
   double spent_ms = 0;
   for (int round = 1; round <= most_rounds; ++round) {
     if (!run_round(timed, runners)) return round <= least_rounds ? std::vector<Runner>() : std::move(runners);
@@ -181,13 +199,17 @@ std::optional<TunedKernel> KernelRace::winner(TimedConvolution& timed) {
     settle(std::move(algorithms));
     contenders = {best->contender};
   }
-  for (Contender& variant : timed.variants(contenders[0])) contenders.push_back(std::move(variant));
+  if (has_time_for(0)) {  // finding them takes some, too
+    for (Contender& variant : timed.variants(contenders[0])) contenders.push_back(std::move(variant));
+  } else if (!best.has_value()) {
+    return std::nullopt;
+  }
   if (contenders.size() > 1) {
     std::vector<Runner> variants = race(timed, contenders);
     if (!variants.empty()) settle(std::move(variants));
     if (!best.has_value()) return std::nullopt;
   }
-  if (!best.has_value()) return TunedKernel{};  // nothing to choose from
+  if (!best.has_value()) return contenders[0].kernel;  // nothing to choose from
   TunedKernel kernel = best->contender.kernel;
   kernel.why = "tuned: " + formatted(best->best_ms) + others + ", of " + std::to_string(timed.images()) +
                (timed.images() == 1 ? " image" : " images");

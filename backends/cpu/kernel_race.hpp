@@ -25,16 +25,18 @@ class KernelRace {
   KernelRace(const KernelRace&) = delete;
   KernelRace& operator=(const KernelRace&) = delete;
 
-  /// The kernel to take, and why; nullopt: the time was too short, or a contender failed.
+  /// The kernel to take, and why; nullopt: the time was too short. A contender that cannot be made is left
+  /// out; throws where none can, or where one fails to run.
   std::optional<plan::TunedKernel> winner(TimedConvolution& timed);
+  bool has_time_for(double ms) const;
 
  private:
   struct Runner;
 
-  bool has_time_for(double ms) const;
-  /// Runs the contenders in turns; as many runners, in their order, or none: the time was too short.
+  /// Runs the contenders in turns; those that could be made, in their order, or none: the time was too short.
   std::vector<Runner> race(TimedConvolution& timed, const std::vector<Contender>& contenders);
-  bool warm_up(TimedConvolution& timed, Runner& runner);
+  /// The contenders that can be made, each after a first run.
+  std::vector<Runner> warm_up(TimedConvolution& timed, const std::vector<Contender>& contenders);
   /// False: the time was too short.
   bool run_round(const TimedConvolution& timed, std::vector<Runner>& runners);
   double run_once(const TimedConvolution& timed, Runner& runner);

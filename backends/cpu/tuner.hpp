@@ -12,6 +12,7 @@ class Tuner {
   struct Settings {
     std::filesystem::path file = default_tuning_file();  ///< empty: nothing is kept
     double deadline_ms = 300;                            ///< of one plan
+    double budget_ms = 3000;  ///< of all plans; what is begun within it may go on to its deadline
     Stopwatch stopwatch = time_run;
   };
   struct Stats {
@@ -23,7 +24,8 @@ class Tuner {
 
   /// Notes on each convolution of the graph which kernel is the fastest; what is not known is timed, the most
   /// expensive first. What there is no time for keeps the built-in order and is left to a later plan, and so
-  /// is everything while another thread times. Never throws for a file. Tells what it did.
+  /// is everything while another thread times; once the budget is spent, it is left for good: programs whose
+  /// shapes never repeat are not slowed for ever. Never throws for a file. Tells what it did.
   std::string tune(plan::Graph& graph, Backend& backend);
 
   Stats stats() const;
@@ -38,16 +40,24 @@ class Tuner {
   };
   using Kinds = std::map<std::string, Kind>;
 
+  static Kinds kinds_of(const plan::Graph& graph);
   /// Those that nobody timed yet, the most expensive first.
   std::vector<Kind*> unknown(Kinds& kinds);
-  static Timed time(const std::vector<Kind*>& kinds, Backend& backend, const Settings& settings);
+  Timed time(const std::vector<Kind*>& kinds, Backend& backend) const;
   void publish(const Timed& timed);
+  /// Writes them to the file; why it could not, if so.
+  std::string keep(const Tunings& found);
+  bool budget_spent() const;
+  void spend(double ms);
   void note(plan::Graph& graph, const Kinds& kinds);
+  std::string told_of_file(const std::string& unwritten) const;
   Settings settings() const;
 
   mutable std::mutex mutex_;  ///< of all below; never held while kernels run
   Settings settings_;
   bool file_read_ = false;
+  std::string file_ignored_;                                               ///< why it was not read
+  double spent_ms_ = 0;                                                    ///< of the budget
   std::map<std::string, std::shared_ptr<const plan::TunedKernel>> known_;  ///< what is in here stays
   Stats stats_;
 

@@ -1,13 +1,21 @@
 #include "backends/cpu/tuning_file.hpp"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <oneapi/dnnl/dnnl.hpp>
 #include <system_error>
+#include <thread>
 
 #include "fusetape/runtime.hpp"
 
@@ -16,11 +24,19 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
+using Entries = std::vector<std::pair<std::string, plan::TunedKernel>>;  // the oldest first
 
 /// Of the file and of what its entries mean.
-constexpr int format_version = 1;
+constexpr int format_version = 2;
 
-Json header() { return {{"format", format_version}, {"cpu", cpu_name()}, {"library", versions()}}; }
+/// What the verdicts hold for. The CPU's name ends with the instructions that our own kernels take;
+/// ONEDNN_MAX_CPU_ISA may leave oneDNN fewer.
+Json header() {
+  return {{"format", format_version},
+          {"cpu", cpu_name()},
+          {"onednn_instructions", static_cast<int>(dnnl::get_effective_cpu_isa())},
+          {"library", versions()}};
+}
 
 fs::path cache_folder() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
@@ -29,24 +45,109 @@ fs::path cache_folder() {
   return home != nullptr && fs::path(home).is_absolute() ? fs::path(home) / ".cache" : fs::path();
 }
 
-bool has_our_header(const Json& json) {
-  const Json ours = header();
-  for (const auto& [name, value] : ours.items()) {
-    if (!json.contains(name) || json[name] != value) return false;
-  }
-  return true;
+[[noreturn]] void fail(const std::string& doing) {
+  throw std::system_error(errno, std::generic_category(), doing);
 }
 
-void write(const fs::path& file, const Tunings& tunings) {
+/// Whoever holds one is alone with the file. It is the lock's name that stays, not its hold: that ends with
+/// the process at the latest.
+class FileLock {
+ public:
+  explicit FileLock(const std::string& path)
+      : descriptor_(::open(path.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0666)) {
+    if (descriptor_ < 0) fail("cannot open " + path);
+    constexpr std::chrono::milliseconds patience(200), pause(2);
+    const auto last_try = std::chrono::steady_clock::now() + patience;
+    while (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+      const bool wait =
+          (errno == EWOULDBLOCK || errno == EINTR) && std::chrono::steady_clock::now() < last_try;
+      if (!wait) {
+        const std::system_error error(errno, std::generic_category(), "cannot lock " + path);
+        ::close(descriptor_);
+        throw error;
+      }
+      std::this_thread::sleep_for(pause);
+    }
+  }
+  ~FileLock() { ::close(descriptor_); }
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
+/// Empty where there is no file.
+std::string contents(const fs::path& file) {
+  std::ifstream in(file);
+  if (!in && errno == ENOENT) return {};
+  if (!in) fail("cannot open it");
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+Entries entries_of(const std::string& text) {
+  if (text.empty()) return {};
+  const Json json = Json::parse(text);
+  const Json ours = header();
+  for (const auto& [name, value] : ours.items()) {
+    if (json.at(name) != value) throw std::runtime_error("made with another " + name);
+  }
+  Entries entries;
+  for (const Json& entry : json.at("convolutions")) {
+    entries.push_back({entry.at("convolution").get<std::string>(),
+                       {.kernel = entry.at("kernel").get<std::string>(),
+                        .blocking = entry.at("blocking").get<std::vector<std::int64_t>>(),
+                        .why = entry.at("why").get<std::string>()}});
+  }
+  return entries;
+}
+
+/// A file that makes no sense is worth nothing: it may be replaced.
+Entries sensible_entries_of(const std::string& text) {
+  try {
+    return entries_of(text);
+  } catch (const std::exception&) {
+    return {};
+  }
+}
+
+void append(Entries& entries, Tunings tunings) {
+  for (const auto& [key, kernel] : entries) tunings.erase(key);
+  entries.insert(entries.end(), tunings.begin(), tunings.end());
+  if (entries.size() > most_stored_tunings) {
+    const auto surplus = static_cast<std::ptrdiff_t>(entries.size() - most_stored_tunings);
+    entries.erase(entries.begin(), entries.begin() + surplus);
+  }
+}
+
+std::string text_of(const Entries& entries) {
   Json json = header();
-  Json& kernels = json["convolutions"] = Json::object();
-  for (const auto& [key, tuned] : tunings)
-    kernels[key] = {{"kernel", tuned.kernel}, {"blocking", tuned.blocking}, {"why", tuned.why}};
-  std::ofstream out;
-  out.exceptions(std::ios::failbit | std::ios::badbit);
-  out.open(file);
-  out << json.dump(1, ' ', false, Json::error_handler_t::replace) << '\n';
-  out.close();
+  Json& convolutions = json["convolutions"] = Json::array();
+  for (const auto& [key, tuned] : entries) {
+    convolutions.push_back(
+        {{"convolution", key}, {"kernel", tuned.kernel}, {"blocking", tuned.blocking}, {"why", tuned.why}});
+  }
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + '\n';
+}
+
+/// A process's number is no name: containers that share a home have the same ones.
+void replace(const fs::path& file, const std::string& text) {
+  std::string unfinished = file.string() + ".XXXXXX";
+  const int descriptor = ::mkstemp(unfinished.data());
+  if (descriptor < 0) fail("cannot make a file beside it");
+  ::close(descriptor);
+  try {
+    std::ofstream out;
+    out.exceptions(std::ios::failbit | std::ios::badbit);
+    out.open(unfinished);
+    out << text;
+    out.close();
+    fs::rename(unfinished, file);
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove(unfinished, ignored);
+    throw;
+  }
 }
 
 }  // namespace
@@ -54,42 +155,31 @@ void write(const fs::path& file, const Tunings& tunings) {
 fs::path default_tuning_file() {
   const fs::path folder = cache_folder();
   if (folder.empty()) return {};
-  // Builds and CPUs that share a home have a file each.
+  // Versions and CPUs that share a home have a file each.
   char name[64];
-  std::snprintf(name, sizeof name, "tuning-%016zx.json", std::hash<std::string>()(cpu_name() + versions()));
+  std::snprintf(name, sizeof name, "tuning-%016zx.json", std::hash<std::string>()(header().dump()));
   return folder / "fusetape" / name;
 }
 
-Tunings read_tunings(const fs::path& file) {
-  Tunings tunings;
-  std::ifstream in(file);
-  if (!in) return tunings;
+StoredTunings read_tunings(const fs::path& file) {
+  StoredTunings stored;
   try {
-    const Json json = Json::parse(in);
-    if (!has_our_header(json)) return {};
-    for (const auto& [key, entry] : json.at("convolutions").items()) {
-      tunings[key] = {.kernel = entry.at("kernel").get<std::string>(),
-                      .blocking = entry.at("blocking").get<std::vector<std::int64_t>>(),
-                      .why = entry.at("why").get<std::string>()};
-    }
-  } catch (const Json::exception&) {
-    return {};
+    for (auto& [key, kernel] : entries_of(contents(file))) stored.tunings.emplace(key, std::move(kernel));
+  } catch (const std::exception& error) {
+    stored.ignored = error.what();
   }
-  return tunings;
+  return stored;
 }
 
 std::string add_tunings(const fs::path& file, const Tunings& tunings) {
-  const fs::path unfinished = file.string() + "." + std::to_string(::getpid());
   try {
     fs::create_directories(file.parent_path());
-    Tunings all = read_tunings(file);
-    all.insert(tunings.begin(), tunings.end());
-    write(unfinished, all);
-    fs::rename(unfinished, file);
+    const FileLock lock(file.string() + ".lock");
+    Entries entries = sensible_entries_of(contents(file));
+    append(entries, tunings);
+    replace(file, text_of(entries));
     return {};
   } catch (const std::exception& error) {
-    std::error_code ignored;
-    fs::remove(unfinished, ignored);
     return error.what();
   }
 }
