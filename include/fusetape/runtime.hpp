@@ -51,10 +51,11 @@ Retention retention();
 void set_deterministic(bool on);
 bool deterministic();
 
-/// Whether convolutions are timed when they are first planned, for 0.3 s of a plan at most, and computed by
-/// what is fastest here. What was found is kept in a file, $XDG_CACHE_HOME/fusetape/tuning-….json or that of
-/// ~/.cache, for this build on this kind of CPU. For plans made from now on by this thread; where off, and in
-/// deterministic plans, kernels are taken in their built-in order. Default: on; FUSETAPE_TUNE=off turns it
+/// Whether convolutions are timed when they are first planned, for about 0.3 s of a plan and 3 s of a
+/// process, and computed by what is fastest here. What was found is kept in a file, $XDG_CACHE_HOME/fusetape/
+/// tuning-….json or that of ~/.cache, for these versions() on this cpu_name(), with the instructions that
+/// oneDNN may use. For plans made from now on by this thread; where off, in deterministic plans, and for what
+/// there was no time for, kernels are taken in their built-in order. Default: on; FUSETAPE_TUNE=off turns it
 /// off.
 void set_tuning(bool on);
 bool tuning_enabled();
