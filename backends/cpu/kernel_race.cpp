@@ -173,9 +173,10 @@ std::vector<KernelRace::Runner> KernelRace::race(TimedConvolution& timed,
     }
     const bool alone =
         std::none_of(runners.begin() + 1, runners.end(), [](const Runner& r) { return r.running; });
+    if (alone) break;
     if (round < least_rounds) continue;
     const bool sure = convincing_winner(runners) == 0 || round >= sure_rounds;
-    if (alone || (sure && spent_ms >= enough_ms)) break;
+    if (sure && spent_ms >= enough_ms) break;
   }
   return runners;
 }

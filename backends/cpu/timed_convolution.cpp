@@ -18,10 +18,11 @@ using plan::TunedKernel;
 constexpr std::int64_t most_images = 32;
 constexpr double least_flops = 1e6;  ///< 10 µs: no choice is worth the time to make it
 constexpr double quick_flops = 1e8;  ///< a thread, of one run: a millisecond of a direct convolution
-/// On few pixels, reading and transforming the weights is most of the time, which says nothing of a larger
-/// batch: of small images, so many pixels are timed, while that takes a thread no more than 20 ms.
+/// On few pixels, Winograd spends most of its time on the weights, which says nothing of larger batches: so
+/// many pixels are timed, or the batch. Where that takes a thread longer than 12 ms, the built-in order
+/// knows more than a verdict from fewer would.
 constexpr std::int64_t enough_pixels = 1024;
-constexpr double patient_flops = 2e9;
+constexpr double patient_flops = 1.25e9;
 
 std::vector<int> values_of(const GraphNode& conv) {
   return {conv.inputs[0], conv.inputs[1], conv.outputs[0]};
@@ -43,13 +44,17 @@ double flops_of_image(const Graph& graph, const GraphNode& conv) {
   return 2.0 * static_cast<double>(y[1] * y[2]) * static_cast<double>(w.elements());
 }
 
-/// So many that their verdict holds for larger batches, too.
-std::int64_t images_to_time(const Shape& y, double flops_of_image, std::int64_t most) {
-  const double threads = omp_get_max_threads();
-  const auto quick = static_cast<std::int64_t>(quick_flops * threads / flops_of_image);
-  const auto patient = static_cast<std::int64_t>(patient_flops * threads / flops_of_image);
-  const std::int64_t pixels = y[1] * y[2], enough = (enough_pixels + pixels - 1) / pixels;
-  return std::clamp<std::int64_t>(std::max(quick, std::min(enough, patient)), 1, most);
+/// So many that their verdict holds for larger batches, too; none: that would take too long.
+std::int64_t images_to_time(const Graph& graph, const GraphNode& conv, std::int64_t most) {
+  const Shape& y = result_of_forward(graph, conv);
+  const double threads = omp_get_max_threads(), image = flops_of_image(graph, conv);
+  const auto quick =
+      std::clamp<std::int64_t>(static_cast<std::int64_t>(quick_flops * threads / image), 1, most);
+  if (!winograd_computes(graph, conv).ok) return quick;
+  const std::int64_t pixels = y[1] * y[2];
+  const std::int64_t images = std::max(quick, std::min(most, (enough_pixels + pixels - 1) / pixels));
+  const bool quick_enough = images == quick || static_cast<double>(images) * image <= patient_flops * threads;
+  return quick_enough ? images : 0;
 }
 
 std::string forced(ConvAlgorithm algorithm) {
@@ -134,7 +139,8 @@ std::optional<TimedConvolution> TimedConvolution::of(const Graph& graph, const G
   TimedConvolution timed;
   // Batches of a similar size are one kind.
   const auto kind = std::min<std::int64_t>(most_images, static_cast<std::int64_t>(std::bit_ceil(batch)));
-  timed.images_ = images_to_time(result_of_forward(graph, conv), image, kind);
+  timed.images_ = images_to_time(graph, conv, kind);
+  if (timed.images_ == 0) return std::nullopt;
   timed.flops_ = image * static_cast<double>(timed.images_);
   timed.graph_.conv_algorithm = graph.conv_algorithm;
   GraphNode node = conv;

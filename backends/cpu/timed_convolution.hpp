@@ -16,7 +16,7 @@ struct Contender {
 
 class TimedConvolution {
  public:
-  /// nullopt: no convolution, too little work to time, or not in f32 or bf16.
+  /// nullopt: no convolution, too little work to time or too much, or not in f32 or bf16.
   static std::optional<TimedConvolution> of(const plan::Graph& graph, const plan::GraphNode& conv);
 
   /// Pass, shapes, dtypes, stride, padding, threads, forced algorithm: all that decides what is fast on one

@@ -75,13 +75,16 @@ Tuner::Timed Tuner::time(const std::vector<Kind*>& kinds, Backend& backend) cons
   return timed;
 }
 
-void Tuner::note(Graph& graph, const Kinds& kinds) {
+std::size_t Tuner::note(Graph& graph, const Kinds& kinds) {
   const std::lock_guard lock(mutex_);
+  std::size_t without = 0;
   for (const auto& [key, kind] : kinds) {
     const auto known = known_.find(key);
-    if (known == known_.end()) continue;
-    for (const std::size_t node : kind.nodes) graph.nodes[node].tuned = known->second;
+    const bool found = known != known_.end() && !known->second->kernel.empty();
+    if (!found) ++without;
+    for (const std::size_t node : kind.nodes) graph.nodes[node].tuned = found ? known->second : nullptr;
   }
+  return without;
 }
 
 Tuner::Kinds Tuner::kinds_of(const Graph& graph) {
@@ -112,10 +115,9 @@ std::string Tuner::tune(Graph& graph, Backend& backend) {
     unwritten = keep(timed.found);
     spend(since(start));
   }
-  note(graph, kinds);
-  const std::size_t left = missing.size() - timed.found.size();
+  const std::size_t left = note(graph, kinds);
   std::string text = summary(kinds.size(), timed.found.size(), left, since(start));
-  if (left > 0 && too_late) text += ": the process's time for timing is spent";
+  if (!missing.empty() && too_late) text += ": the process's time for timing is spent";
   return text + told_of_file(unwritten);
 }
 

@@ -49,7 +49,8 @@ class Tuner {
   std::string keep(const Tunings& found);
   bool budget_spent() const;
   void spend(double ms);
-  void note(plan::Graph& graph, const Kinds& kinds);
+  /// Returns how many kinds have no verdict.
+  std::size_t note(plan::Graph& graph, const Kinds& kinds);
   std::string told_of_file(const std::string& unwritten) const;
   Settings settings() const;
 
