@@ -149,6 +149,7 @@ void Recomputation::record_again(const Segment& segment, std::size_t step, Clone
   for (const std::size_t n : needed) {
     const Segment::Step again = segment.steps()[n];  // a copy: an open segment grows
     std::vector<Tensor> inputs;
+    inputs.reserve(again.inputs.size());
     for (const Segment::Source& input : again.inputs) {
       inputs.push_back(input.from == nullptr ? segment.outside(input.index)
                                              : value(*input.from, input.sequence, input.index));

@@ -22,7 +22,7 @@ using Words = hn::RebindToUnsigned<Floats>;
 using Halves = hn::Rebind<std::uint16_t, Floats>;
 using Vec = hn::Vec<Floats>;
 using Bits = hn::Mask<Floats>;
-constexpr std::int64_t lanes = static_cast<std::int64_t>(hn::MaxLanes(Floats()));
+inline constexpr std::int64_t lanes = static_cast<std::int64_t>(hn::MaxLanes(Floats()));
 static_assert(lanes % 8 == 0, "a vector's mask is whole bytes");
 
 // ---- bf16 in registers ----

@@ -45,7 +45,7 @@ Support supports_folded_convolution(const Graph& graph, const Group& group) {
   const Support fits =
       fits_onednn(graph, {r.x, r.w, r.bias, r.z, r.y, r.gamma, r.beta, r.running_mean, r.running_var});
   if (!fits.ok) return fits;
-  if (const Support folds = supports_folding(graph, r); !folds.ok) return folds;
+  if (Support folds = supports_folding(graph, r); !folds.ok) return folds;
   return supported_by_onednn([&] { implementation_of(describe(graph, r)); });
 }
 

@@ -76,7 +76,7 @@ Convolution describe(const Graph& graph, const plan::ConvGradInputAdd& roles) {
 Support supports_grad_input_add(const Graph& graph, const Group& group) {
   if (group.pattern != plan::Pattern::conv_grad_input_add) return not_mine;
   const plan::ConvGradInputAdd& roles = group.conv_grad_add;
-  const Support fits = fits_onednn(graph, {roles.g, roles.w, roles.other, roles.dx});
+  Support fits = fits_onednn(graph, {roles.g, roles.w, roles.other, roles.dx});
   if (!fits.ok) return fits;
   const auto a = graph.node(roles.conv_node).attrs.as<core::ConvAttrs>();
   if (a.stride_h != 1 || a.stride_w != 1) {

@@ -86,7 +86,7 @@ std::unique_ptr<OnednnKernel> make_grad_weight(const Convolution& conv) {
 Support plain_supports(const Graph& graph, const Group& group) {
   const std::optional<ConvRoles> roles = roles_of(graph, group);
   if (!roles) return not_mine;
-  const Support fits = fits_onednn(graph, {roles->x, roles->w, roles->bias, roles->z, roles->y});
+  Support fits = fits_onednn(graph, {roles->x, roles->w, roles->bias, roles->z, roles->y});
   if (!fits.ok) return fits;
   return supported_by_onednn(
       [&] { implementation_of(choose_arithmetic(describe_convolution(graph, *roles))); });

@@ -50,8 +50,8 @@ Convolution describe_one(const Graph& graph, const Group& group) {
                                       .y = first.y});
 }
 
-memory::desc nhwc(memory::dims dims, memory::data_type type) {
-  return {std::move(dims), type, memory::format_tag::nhwc};
+memory::desc nhwc(const memory::dims& dims, memory::data_type type) {
+  return {dims, type, memory::format_tag::nhwc};
 }
 
 /// All siblings at once, over the first `images` images.
@@ -282,7 +282,7 @@ Support pays(const Graph& graph, const Group& group) {
 Support supports_conv_siblings(const Graph& graph, const Group& group) {
   if (group.conv_siblings.members.empty()) return not_mine;
   for (const ConvSibling& member : group.conv_siblings.members) {
-    const Support fits = fits_onednn(graph, {group.conv_siblings.x, member.w, member.bias, member.y});
+    Support fits = fits_onednn(graph, {group.conv_siblings.x, member.w, member.bias, member.y});
     if (!fits.ok) return fits;
   }
   Support gain;

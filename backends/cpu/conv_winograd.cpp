@@ -64,11 +64,11 @@ Support check_types(const Graph& graph, const WinogradRoles& roles) {
 Support supports(const Graph& graph, const Group& group) {
   const std::optional<WinogradRoles> roles = winograd_roles(graph, group);
   if (!roles.has_value()) return refuse("");
-  const Support serves = winograd_serves(graph, graph.node(roles->parts.conv_node));
+  Support serves = winograd_serves(graph, graph.node(roles->parts.conv_node));
   if (!serves.ok) return serves;
   if (!writes(group, roles->parts.y)) return refuse("nobody reads the convolution's result, only its sums");
   if (roles->folded != nullptr) {
-    if (const Support folds = supports_folding(graph, *roles->folded); !folds.ok) return folds;
+    if (Support folds = supports_folding(graph, *roles->folded); !folds.ok) return folds;
   }
   return check_types(graph, *roles);
 }
@@ -192,7 +192,7 @@ Support winograd_computes(const Graph& graph, const GraphNode& conv) {
 }
 
 Support winograd_serves(const Graph& graph, const GraphNode& conv) {
-  const Support computes = winograd_computes(graph, conv);
+  Support computes = winograd_computes(graph, conv);
   if (!computes.ok || graph.conv_algorithm == ConvAlgorithm::winograd) return computes;
   if (conv.tuned != nullptr && !conv.tuned->kernel.empty())
     return conv.tuned->kernel == "winograd" ? Support{} : refuse(conv.tuned->why);

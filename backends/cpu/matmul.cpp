@@ -218,7 +218,7 @@ bool small(const Product& p) { return p.batch == 1 && p.c.elements() * p.a.colum
 Support supports_blas(const Graph& graph, const Group& group) {
   const std::optional<Product> product = product_of(graph, group);
   if (!product) return {.ok = false, .reason = ""};
-  if (const Support support = supports_blas_product(*product); !support.ok) return support;
+  if (Support support = supports_blas_product(*product); !support.ok) return support;
   if (product->a.dtype == DType::f32 && !small(*product))
     return {.ok = false, .reason = "oneDNN is faster at this size"};
   if (!has_epilogue(group)) return {};

@@ -52,9 +52,9 @@ dnnl::memory OnednnKernel::scratch(const dnnl::memory::desc& desc) {
 }
 
 dnnl::memory OnednnKernel::read(const Operand& operand, const dnnl::memory::desc& wanted) {
-  const dnnl::memory stored = value(operand.value, operand.stored);
+  dnnl::memory stored = value(operand.value, operand.stored);
   if (wanted == operand.stored) return stored;
-  const dnnl::memory converted = scratch(wanted);
+  dnnl::memory converted = scratch(wanted);
   add_reorder(stored, converted);
   return converted;
 }

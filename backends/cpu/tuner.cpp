@@ -124,7 +124,7 @@ std::string Tuner::tune(Graph& graph, Backend& backend) {
 std::string Tuner::keep(const Tunings& found) {
   const std::filesystem::path file = settings().file;
   if (found.empty() || file.empty()) return {};
-  const std::string unwritten = add_tunings(file, found);
+  std::string unwritten = add_tunings(file, found);
   if (unwritten.empty()) {
     const std::lock_guard lock(mutex_);
     file_ignored_.clear();  // it has been replaced

@@ -14,8 +14,8 @@ struct RawBatch {
   std::vector<std::int64_t> labels;
 };
 
-/// Makes batches of one epoch: order, crop, mirror, normalise, cut out. Plain loops on one core: it runs beside the
-/// training.
+/// Makes batches of one epoch: order, crop, mirror, normalise, cut out. Plain loops on one core: it runs
+/// beside the training.
 class BatchMaker {
  public:
   /// `options` with mean and stddev filled in.

@@ -14,7 +14,7 @@ namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
 
 /// The scale of each point that the transform of dy leaves out: 0, 1, −1, 2, −2, ∞.
-constexpr float point_scale[6] = {1.0f / 4, -1.0f / 6, -1.0f / 6, 1.0f / 24, 1.0f / 24, 1.0f};
+inline constexpr float point_scale[6] = {1.0f / 4, -1.0f / 6, -1.0f / 6, 1.0f / 24, 1.0f / 24, 1.0f};
 
 struct Three {
   Vec v[3];

@@ -15,7 +15,7 @@ namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
 
 /// Tiles whose sums stand in registers together: 24 of 32 with AVX-512, 12 of 16 with AVX2.
-constexpr std::int64_t tiles_at_once = lanes == 16 ? 4 : 2;
+inline constexpr std::int64_t tiles_at_once = lanes == 16 ? 4 : 2;
 
 /// Six to four: a row times A.
 struct FourVectors {
@@ -60,14 +60,14 @@ struct PositionRow {
 };
 
 /// Memory that is fetched while a row of positions is multiplied: a line of each stretch with each channel.
-constexpr int most_fetched = 4;
+inline constexpr int most_fetched = 4;
 struct Fetched {
   const char* at[most_fetched] = {};
 };
 
-constexpr std::int64_t product_size =
+inline constexpr std::int64_t product_size =
     winograd::half_inverted * lanes;  ///< of a tile, for one vector of outputs
-constexpr std::int64_t tile_row = winograd::transformed_size * winograd::chunk;
+inline constexpr std::int64_t tile_row = winograd::transformed_size * winograd::chunk;
 
 /// A row of positions of `tiles_at_once` tiles, for one vector of outputs: v [chunk][tile][6][chunk], of
 /// which chunks are `chunk_stride` floats apart, times u [channel][6][lanes], to four vectors for each tile.
