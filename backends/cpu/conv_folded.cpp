@@ -42,7 +42,7 @@ Convolution describe(const Graph& graph, const plan::Convolution& roles) {
 Support supports_folded_convolution(const Graph& graph, const Group& group) {
   const plan::Convolution& r = group.conv;
   if (group.pattern != plan::Pattern::convolution || r.norm_node < 0) return not_mine;
-  const Support fits =
+  Support fits =
       fits_onednn(graph, {r.x, r.w, r.bias, r.z, r.y, r.gamma, r.beta, r.running_mean, r.running_var});
   if (!fits.ok) return fits;
   if (Support folds = supports_folding(graph, r); !folds.ok) return folds;
