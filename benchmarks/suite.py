@@ -81,7 +81,7 @@ def main(options):
     with tempfile.TemporaryDirectory() as folder:
         for row in rows:
             results.append(compare(row, options, folder))
-            if options.json:  # after each row: it takes an hour in all
+            if options.json:  # after each row: all of them take long
                 options.json.write_text(json.dumps(results, indent=1) + "\n")
     print(HEADER)
     for result in results:
