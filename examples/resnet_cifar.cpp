@@ -23,8 +23,9 @@ namespace {
 struct Options {
   std::string data;
   std::string out = "runs/resnet_cifar";
+  std::string model = "resnet";
   std::int64_t depth = 20;
-  std::int64_t width = 16;
+  std::int64_t width = 0;  // 0: as published
   std::int64_t epochs = 10;
   std::int64_t batch = 128;
   double lr = 0.4;
@@ -70,7 +71,8 @@ Images load(const Options& options, ft::data::Split split) {
 /// What the numbers of a run depend on: a run is only resumed with the same. Precision is none of it: what a
 /// checkpoint holds is f32 in either.
 nlohmann::json recipe_of(const Options& options, const Data& data) {
-  return {{"depth", options.depth},
+  return {{"model", options.model},
+          {"depth", options.depth},
           {"width", options.width},
           {"epochs", options.epochs},
           {"batch", options.batch},
@@ -85,6 +87,16 @@ nlohmann::json recipe_of(const Options& options, const Data& data) {
           {"data", options.data == "synthetic" ? "synthetic" : "CIFAR-10"},
           {"limit-train", data.train->count()},
           {"limit-test", data.test->count()}};
+}
+
+std::unique_ptr<ft::nn::Module> make_model(const Options& options) {
+  if (options.model == "resnet9") {
+    const std::int64_t width = options.width > 0 ? options.width : 64;
+    return std::make_unique<ft::nn::ResNet9>(ft::nn::ResNet9::Options{.width = width});
+  }
+  const std::int64_t width = options.width > 0 ? options.width : 16;
+  return std::unique_ptr<ft::nn::Module>(
+      new ft::nn::ResNet(ft::nn::resnet_cifar({.depth = options.depth, .width = width})));
 }
 
 ft::optim::Schedule make_schedule(const Options& options, ft::optim::Optimizer& optimizer,
@@ -106,7 +118,7 @@ class Run {
   Run(const Options& options, const Data& data)
       : options_(options),
         recipe_(recipe_of(options, data)),
-        model_(ft::nn::resnet_cifar({.depth = options.depth, .width = options.width})),
+        model_(make_model(options)),
         loader_(data.train, {.batch = options.batch,
                              .crop = 4,
                              .flip = true,
@@ -115,10 +127,10 @@ class Run {
         test_loader_(
             data.test,
             {.batch = std::min<std::int64_t>(500, data.test->count()), .shuffle = false, .drop_last = false}),
-        sgd_(model_.parameters(), {.lr = options.lr,
-                                   .momentum = options.momentum,
-                                   .weight_decay = options.weight_decay,
-                                   .nesterov = options.nesterov}),
+        sgd_(model_->parameters(), {.lr = options.lr,
+                                    .momentum = options.momentum,
+                                    .weight_decay = options.weight_decay,
+                                    .nesterov = options.nesterov}),
         schedule_(make_schedule(options, sgd_, options.epochs * loader_.batches())),
         last_step_(options.epochs * loader_.batches()),
         folder_(options.out, options.resume) {
@@ -155,12 +167,12 @@ class Run {
   void finish_epoch(std::int64_t epoch);
   void end();
 
-  ft::io::Training parts() { return {&model_, &sgd_, &schedule_, &loader_}; }
+  ft::io::Training parts() { return {model_.get(), &sgd_, &schedule_, &loader_}; }
   void save(const std::string& path) { folder_.save(path, parts(), recipe_, state_); }
 
   const Options& options_;
   nlohmann::json recipe_;
-  ft::nn::ResNet model_;
+  std::unique_ptr<ft::nn::Module> model_;
   ft::data::DataLoader loader_, test_loader_;
   ft::optim::SGD sgd_;
   ft::optim::Schedule schedule_;
@@ -181,11 +193,12 @@ void Run::begin() {
   } else if (folder_.clear()) {
     progress_.say("replacing the earlier run in " + options_.out);
   }
-  const std::string width = options_.width == 16 ? "" : " of width " + std::to_string(options_.width);
-  progress_.say("ResNet-" + std::to_string(options_.depth) + width + ", " +
-                std::to_string(model_.parameter_count()) + " parameters, " +
-                std::to_string(loader_.images()) + " images to train on, " + std::to_string(ft::threads()) +
-                " threads, " + options_.precision + ", fusion " + (ft::fusion_enabled() ? "on" : "off"));
+  const std::string width = options_.width == 0 ? "" : " of width " + std::to_string(options_.width);
+  const std::int64_t depth = options_.model == "resnet9" ? 9 : options_.depth;
+  progress_.say("ResNet-" + std::to_string(depth) + width + ", " + std::to_string(model_->parameter_count()) +
+                " parameters, " + std::to_string(loader_.images()) + " images to train on, " +
+                std::to_string(ft::threads()) + " threads, " + options_.precision + ", fusion " +
+                (ft::fusion_enabled() ? "on" : "off"));
   if (options_.data == "synthetic") {
     progress_.say("these are generated images: the accuracy says nothing about CIFAR-10");
   }
@@ -195,7 +208,7 @@ void Run::begin() {
 void Run::train_step(const ft::Tensor& images, const ft::Tensor& labels) {
   ft::Tensor loss, correct;
   {
-    const ft::Tensor logits = model_(images);
+    const ft::Tensor logits = (*model_)(images);
     loss = ft::cross_entropy(logits, labels, {.label_smoothing = options_.label_smoothing});
     correct = count_correct(logits, labels);
   }
@@ -235,10 +248,11 @@ void Run::show_progress(std::int64_t epoch) {
 
 double Run::evaluate() {
   const ft::NoGrad no_history;
-  model_.eval();
+  model_->eval();
   double correct = 0;
-  for (const auto& [images, labels] : test_loader_) correct += count_correct(model_(images), labels).item();
-  model_.train();
+  for (const auto& [images, labels] : test_loader_)
+    correct += count_correct((*model_)(images), labels).item();
+  model_->train();
   return correct / static_cast<double>(test_loader_.images());
 }
 
@@ -295,10 +309,12 @@ int main(int argc, char** argv) {
   app.add_option("--data", options.data, "Folder of CIFAR-10's binary files, or the word synthetic")
       ->required();
   app.add_option("--out", options.out, "Folder for metrics.jsonl and checkpoints")->capture_default_str();
-  app.add_option("--depth", options.depth, "6n + 2")->check(counts)->capture_default_str();
-  app.add_option("--width", options.width, "Channels of the first stage; 16 is the paper's")
-      ->check(counts)
+  app.add_option("--model", options.model, "resnet: of --depth; resnet9: short and wide")
+      ->check(CLI::IsMember({"resnet", "resnet9"}))
       ->capture_default_str();
+  app.add_option("--depth", options.depth, "6n + 2; of resnet only")->check(counts)->capture_default_str();
+  app.add_option("--width", options.width, "Channels of the first stage; as published: 16, or 64 of resnet9")
+      ->check(counts);
   app.add_option("--epochs", options.epochs)->check(counts)->capture_default_str();
   app.add_option("--batch", options.batch)->check(counts)->capture_default_str();
   app.add_option("--lr", options.lr, "Learning rate; of onecycle, the highest")->capture_default_str();

@@ -7,12 +7,25 @@ Conv2d::Options convolution(std::int64_t in, std::int64_t out, std::int64_t kern
   return {.in = in, .out = out, .kernel = kernel, .stride = stride, .padding = kernel / 2, .bias = false};
 }
 
-ResNet::Options checked(ResNet::Options options, Location at) {
-  const auto require = [at](bool ok, const char* expected, std::int64_t got) {
-    if (!ok) throw Error("ResNet", std::string("expected ") + expected + ", got " + std::to_string(got), at);
+/// Throws, as `op`, what is not so.
+auto requirement(const char* op, Location at) {
+  return [op, at](bool ok, const char* expected, std::int64_t got) {
+    if (!ok) throw Error(op, std::string("expected ") + expected + ", got " + std::to_string(got), at);
   };
+}
+
+ResNet::Options checked(ResNet::Options options, Location at) {
+  const auto require = requirement("ResNet", at);
   require(!options.blocks.empty(), "at least one stage", 0);
   for (std::int64_t count : options.blocks) require(count >= 1, "at least one block in each stage", count);
+  require(options.width >= 1, "width ≥ 1", options.width);
+  require(options.classes >= 1, "classes ≥ 1", options.classes);
+  require(options.channels >= 1, "channels ≥ 1", options.channels);
+  return options;
+}
+
+ResNet9::Options checked(ResNet9::Options options, Location at) {
+  const auto require = requirement("ResNet9", at);
   require(options.width >= 1, "width ≥ 1", options.width);
   require(options.classes >= 1, "classes ≥ 1", options.classes);
   require(options.channels >= 1, "channels ≥ 1", options.channels);
@@ -113,6 +126,48 @@ ResNet resnet110(ResNetOptions options, Location at) {
 ResNet resnet18(ResNetOptions options, Location at) {
   return ResNet(
       {.blocks = {2, 2, 2, 2}, .width = 64, .classes = options.classes, .channels = options.channels}, at);
+}
+
+ConvNormReLU::ConvNormReLU(Options options)
+    : conv_(convolution(options.in, options.out, 3)), bn_(options.out), pool_(options.pool) {
+  register_child("conv", conv_);
+  register_child("bn", bn_);
+  if (!pool_) register_conv_norm(conv_, bn_);
+}
+
+Tensor ConvNormReLU::forward(const Tensor& x) {
+  const Location at = here();
+  const Tensor y = conv_(x, at);
+  return relu({bn_(pool_ ? max_pool2d({y, at}, {.window = {2, 2}}) : y, at), at});
+}
+
+ResNet9::ResNet9(Options options, Location at)
+    : prep_({.in = checked(options, at).channels, .out = options.width}),
+      layer1_({.in = options.width, .out = 2 * options.width, .pool = true}),
+      layer2_({.in = 2 * options.width, .out = 4 * options.width, .pool = true}),
+      layer3_({.in = 4 * options.width, .out = 8 * options.width, .pool = true}),
+      fc_({.in = 8 * options.width, .out = options.classes, .bias = false}, at) {
+  for (int i = 0; i < 2; ++i) {
+    residual1_.emplace<ConvNormReLU>({.in = 2 * options.width, .out = 2 * options.width});
+    residual3_.emplace<ConvNormReLU>({.in = 8 * options.width, .out = 8 * options.width});
+  }
+  register_child("prep", prep_);
+  register_child("layer1", layer1_);
+  register_child("residual1", residual1_);
+  register_child("layer2", layer2_);
+  register_child("layer3", layer3_);
+  register_child("residual3", residual3_);
+  register_child("fc", fc_);
+}
+
+Tensor ResNet9::forward(const Tensor& x) {
+  const Location at = here();
+  const Tensor first = layer1_(prep_(x, at), at);
+  const Tensor y = add({first, at}, {residual1_(first, at), at});
+  const Tensor last = layer3_(layer2_(y, at), at);
+  const Tensor z = add({last, at}, {residual3_(last, at), at});
+  const Tensor pooled = flatten({max_pool2d({z, at}, {.window = {4, 4}}), at});
+  return mul({fc_(pooled, at), at}, {0.125, at});
 }
 
 }  // namespace fusetape::nn
