@@ -68,7 +68,13 @@ class Backend {
   virtual std::string_view name() const = 0;
   virtual void* allocate(std::size_t bytes) = 0;  ///< 64-byte aligned; throws Error when there is none
   virtual void free(void* data, std::size_t bytes) = 0;
-  virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+  /// Whether its memory is the host's. Where not, the runtime copies what comes from there and goes there.
+  virtual bool on_host() const { return true; }
+  /// From host memory, which may change after the call, to the device's; in the order of the kernels.
+  virtual void upload(void* to, const void* from, std::size_t bytes) = 0;
+  /// The other way; the bytes are there after the call, and every kernel before it has run.
+  virtual void download(void* to, const void* from, std::size_t bytes) = 0;
+  /// Returns when every kernel has run. Throws what went wrong in one of them.
   virtual void synchronize() = 0;
   virtual Speed speed() const { return {}; }
   /// Threads that kernels compiled from now on by this thread may use.
@@ -95,6 +101,8 @@ class Backend {
 std::unique_ptr<Backend> make_reference_backend();
 std::unique_ptr<Backend> make_cpu_backend();
 std::unique_ptr<Backend> make_null_backend();
+/// Throws where this build has no CUDA, or this machine no device for it.
+std::unique_ptr<Backend> make_cuda_backend();
 
 /// Runs the group's nodes one by one through their reference loops. The oracle, and every backend's last
 /// candidate.

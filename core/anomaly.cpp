@@ -1,7 +1,9 @@
 #include "core/anomaly.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <string>
+#include <vector>
 
 namespace fusetape::core {
 namespace {
@@ -69,16 +71,21 @@ const char* phase_text(plan::Phase phase) {
   return "";
 }
 
-NonFinite search(const plan::Plan& plan, int id) {
+NonFinite search(const plan::Plan& plan, int id, backends::Backend& backend) {
   const plan::GraphValue& value = plan.graph.value(id);
   const void* data = plan.pointers[static_cast<std::size_t>(id)];
-  return data == nullptr ? NonFinite{} : find_non_finite(data, value.dtype, value.elements());
+  if (data == nullptr) return {};
+  if (backend.on_host()) return find_non_finite(data, value.dtype, value.elements());
+  std::vector<std::byte> bytes(static_cast<std::size_t>(value.bytes()));
+  backend.download(bytes.data(), data, bytes.size());
+  return find_non_finite(bytes.data(), value.dtype, value.elements());
 }
 
 /// What every earlier kernel wrote is finite: a bad input came from outside, and its maker is not known.
-void blame_inputs(const plan::Plan& plan, const plan::GraphNode& node, std::span<Value* const> values) {
+void blame_inputs(const plan::Plan& plan, const plan::GraphNode& node, std::span<Value* const> values,
+                  backends::Backend& backend) {
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-    const NonFinite found = search(plan, node.inputs[i]);
+    const NonFinite found = search(plan, node.inputs[i], backend);
     if (found.first < 0) continue;
     const Value& value = *values[static_cast<std::size_t>(node.inputs[i])];
     const std::string parameter = parameter_text(value);
@@ -114,13 +121,14 @@ NonFinite find_non_finite(const void* data, DType dtype, std::int64_t count) {
   }
 }
 
-void require_finite(const plan::Plan& plan, const plan::Step& step, std::span<Value* const> values) {
+void require_finite(const plan::Plan& plan, const plan::Step& step, std::span<Value* const> values,
+                    backends::Backend& backend) {
   const plan::Group& group = plan.groups[static_cast<std::size_t>(step.group)];
   const plan::GraphNode& node = plan.graph.node(step.node);
   for (int id : group.outputs) {
-    const NonFinite found = search(plan, id);
+    const NonFinite found = search(plan, id, backend);
     if (found.first < 0) continue;
-    blame_inputs(plan, node, values);
+    blame_inputs(plan, node, values, backend);
     const plan::GraphValue& value = plan.graph.value(id);
     throw Error("anomaly", std::string(phase_text(node.phase)) + ", expected finite values, got " +
                                text_of(found, value.shape, value.dtype) + updated_text(node, values));

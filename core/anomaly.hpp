@@ -19,7 +19,8 @@ struct NonFinite {
 NonFinite find_non_finite(const void* data, DType dtype, std::int64_t count);
 
 /// Throws an Error where the step's kernel wrote a NaN or an infinity. `values` are the slice's by id.
-void require_finite(const plan::Plan& plan, const plan::Step& step, std::span<Value* const> values);
+void require_finite(const plan::Plan& plan, const plan::Step& step, std::span<Value* const> values,
+                    backends::Backend& backend);
 
 /// Which cells were bound to pending values, and what they held before.
 class Rebinding {

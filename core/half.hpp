@@ -2,18 +2,20 @@
 #include <bit>
 #include <cstdint>
 
+#include "core/host_device.hpp"
+
 /// bf16 and f16 as bits, to and from float: round to nearest, ties to even; a NaN stays a (quiet) NaN.
 namespace fusetape::core {
 
-inline std::uint16_t to_bf16(float value) {
+FUSETAPE_HD constexpr std::uint16_t to_bf16(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40u);
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-inline float from_bf16(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+FUSETAPE_HD constexpr float from_bf16(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
 
-inline std::uint16_t to_f16(float value) {
+FUSETAPE_HD constexpr std::uint16_t to_f16(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   const std::uint32_t size = bits & 0x7fffffffu;
@@ -31,7 +33,7 @@ inline std::uint16_t to_f16(float value) {
   return static_cast<std::uint16_t>(sign | half);
 }
 
-inline float from_f16(std::uint16_t bits) {
+FUSETAPE_HD constexpr float from_f16(std::uint16_t bits) {
   const std::uint32_t sign = (bits & 0x8000u) << 16;
   const std::uint32_t exponent = (bits >> 10) & 0x1fu;
   const std::uint32_t mantissa = bits & 0x3ffu;

@@ -36,6 +36,15 @@ class BufferRef {
   }
   ~BufferRef() { reset(); }
 
+  /// Takes over a reference that somebody counted; null: none.
+  static BufferRef adopt(Buffer* counted) {
+    BufferRef reference;
+    reference.buffer_ = counted;
+    return reference;
+  }
+  /// Hands the reference over, to be adopted again.
+  Buffer* release() { return std::exchange(buffer_, nullptr); }
+
   void reset();
   Buffer* get() const { return buffer_; }
   void* data() const { return buffer_ != nullptr ? buffer_->data : nullptr; }

@@ -2,7 +2,9 @@
 
 #include <array>
 #include <mutex>
+#include <vector>
 
+#include "core/check.hpp"
 #include "core/tape.hpp"
 #include "fusetape/autograd.hpp"
 
@@ -10,11 +12,30 @@ namespace fusetape {
 namespace core {
 namespace {
 
+/// Grows at its end: what was given out stays where it is.
 struct Backends {
-  std::unique_ptr<backends::Backend> cpu = backends::make_cpu_backend();
-  std::unique_ptr<backends::Backend> reference = backends::make_reference_backend();
-  std::unique_ptr<backends::Backend> null = backends::make_null_backend();
-  Pool pool{*cpu};
+  Backends() {
+    add(backends::make_cpu_backend());
+    add(backends::make_reference_backend());
+    add(backends::make_null_backend());
+  }
+
+  backends::Backend* add(std::unique_ptr<backends::Backend> backend) {
+    const std::lock_guard lock(mutex);
+    if (!backend->on_host() || pools.empty()) pools.push_back(std::make_unique<Pool>(*backend));
+    return all.emplace_back(std::move(backend)).get();
+  }
+  backends::Backend* find(std::string_view name) {
+    const std::lock_guard lock(mutex);
+    for (const auto& backend : all) {
+      if (backend->name() == name) return backend.get();
+    }
+    return nullptr;
+  }
+
+  std::mutex mutex;
+  std::vector<std::unique_ptr<backends::Backend>> all;
+  std::vector<std::unique_ptr<Pool>> pools;  ///< the host's first
 };
 
 /// Never destroyed: values in static storage may be freed after everything else.
@@ -25,14 +46,29 @@ Backends& all_backends() {
 
 }  // namespace
 
-Pool& host_pool() { return all_backends().pool; }
+Pool& host_pool() {
+  static Pool& pool = *all_backends().pools.front();
+  return pool;
+}
+
+Pool& pool_of(backends::Backend& backend) {
+  if (backend.on_host()) return host_pool();
+  Backends& all = all_backends();
+  const std::lock_guard lock(all.mutex);
+  for (const auto& pool : all.pools) {
+    if (&pool->backend() == &backend) return *pool;
+  }
+  assertion_failed("a device's backend has a pool", __FILE__, __LINE__);
+}
+
+void add_backend(std::unique_ptr<backends::Backend> backend) { all_backends().add(std::move(backend)); }
 
 backends::Backend* backend_named(std::string_view name) {
   Backends& all = all_backends();
-  for (backends::Backend* backend : {all.cpu.get(), all.reference.get(), all.null.get()}) {
-    if (backend->name() == name) return backend;
-  }
-  return nullptr;
+  if (backends::Backend* known = all.find(name)) return known;
+  if (name != "cuda") return nullptr;
+  static backends::Backend* cuda = all.add(backends::make_cuda_backend());  // once; again after an error
+  return cuda;
 }
 
 }  // namespace core
@@ -50,9 +86,14 @@ void materialize(std::initializer_list<Tensor> values, Location at) {
 }
 
 void set_backend(std::string_view name, Location at) {
-  backends::Backend* backend = core::backend_named(name);
+  backends::Backend* backend = nullptr;
+  try {
+    backend = core::backend_named(name);
+  } catch (const Error& error) {
+    throw Error("set_backend", error.message(), at);
+  }
   if (backend == nullptr) {
-    throw Error("set_backend", "expected cpu, reference or null, got '" + std::string(name) + "'", at);
+    throw Error("set_backend", "expected cpu, cuda, reference or null, got '" + std::string(name) + "'", at);
   }
   Tape& tape = Tape::current();
   tape.flush(at);
@@ -125,7 +166,7 @@ CacheStats plan_cache_stats() { return Tape::current().cache.stats(); }
 void clear_plan_cache() { Tape::current().cache.clear(); }
 
 MemoryStats memory_stats() {
-  const core::PoolStats pool = core::host_pool().stats();
+  const core::PoolStats pool = core::pool_of(*Tape::current().settings.backend).stats();
   const std::int64_t arena = Tape::current().arena_bytes();
   return {.pool_bytes = pool.used_bytes - arena,
           .cached_bytes = pool.cached_bytes,

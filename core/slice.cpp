@@ -15,12 +15,15 @@ std::uint64_t next_epoch() {
   return epoch.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
+constexpr std::size_t scalar_stride = 16;
+
 std::uint64_t word_of(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer); }
 
 }  // namespace
 
 Slice::Slice(Tape& tape, std::span<Node* const> nodes)
     : tape_(tape),
+      pool_(pool_of(*tape.settings.backend)),
       nodes_(nodes),
       values_(tape.lists_.values),
       externals_(tape.lists_.externals),
@@ -133,8 +136,16 @@ void Slice::decide_what_lives_on() {
   for (Value* value : values_) notes(*value).kept = keeps(*value);
   for (Value* value : externals_) {
     FlushNotes& entry = notes(*value);
-    entry.donated = !entry.kept && !value->scalar && value->buffer.exclusive();
+    entry.donated = !entry.kept && !value->scalar && owned_alone(*value);
   }
+}
+
+/// Whether nobody else shares the bytes that the run would overwrite: a copy that the run itself makes is its
+/// own.
+bool Slice::owned_alone(const Value& value) const {
+  if (value.buffer.get()->pool == &pool_) return value.buffer.exclusive();
+  const Buffer* copy = value.copy.load(std::memory_order_acquire);
+  return copy == nullptr || copy->refs.load(std::memory_order_acquire) == 1;
 }
 
 void Slice::write_key() {
@@ -236,11 +247,31 @@ void Slice::note_cache(Report& report) const {
   report.cache_misses = cache.misses;
 }
 
+/// A device reads scalars from its own memory, all of them copied there at once.
+void Slice::bind_scalars(std::byte* block) {
+  std::vector<std::byte> bytes(externals_.size() * scalar_stride);
+  for (std::size_t i = 0; i < externals_.size(); ++i) {
+    std::memcpy(bytes.data() + i * scalar_stride, externals_[i]->inline_data, sizeof(externals_[i]->inline_data));
+  }
+  tape_.settings.backend->upload(block, bytes.data(), bytes.size());
+  tape_.scalars_ = block;
+}
+
+void* Slice::external_data(std::size_t index) const {
+  Value& value = *externals_[index];
+  if (!value.scalar) return buffer_in(value, pool_)->data;
+  return tape_.settings.backend->on_host() ? static_cast<void*>(value.inline_data)
+                                           : tape_.scalars_ + index * scalar_stride;
+}
+
 /// Finds every value's bytes. All allocation is here, before the first kernel.
 void Slice::bind(plan::Plan& plan) {
-  std::byte* arena = tape_.arena(plan.arena_bytes + plan.scratch_bytes);
+  const bool on_host = tape_.settings.backend->on_host();
+  const std::size_t scalars = on_host ? 0 : externals_.size() * scalar_stride;
+  std::byte* arena = tape_.arena(plan.arena_bytes + plan.scratch_bytes + scalars);
+  if (!on_host) bind_scalars(arena + plan.arena_bytes + plan.scratch_bytes);
   for (std::int64_t bytes : plan.pooled_bytes) {
-    pooled_.push_back(host_pool().allocate(static_cast<std::size_t>(bytes)));
+    pooled_.push_back(pool_.allocate(static_cast<std::size_t>(bytes)));
   }
   for (std::size_t id = 0; id < plan.storage.size(); ++id) {
     const plan::Storage& storage = plan.storage[id];
@@ -250,7 +281,7 @@ void Slice::bind(plan::Plan& plan) {
         pointer = nullptr;
         break;
       case plan::Storage::Kind::external:
-        pointer = const_cast<void*>(externals_[static_cast<std::size_t>(storage.index)]->data());
+        pointer = external_data(static_cast<std::size_t>(storage.index));
         break;
       case plan::Storage::Kind::arena:
         pointer = arena + storage.offset;
@@ -284,7 +315,7 @@ void Slice::execute(plan::Plan& plan) {
       } else {
         step.kernel->run(args);
       }
-      if (tape_.settings.anomaly) require_finite(plan, step, values_);
+      if (tape_.settings.anomaly) require_finite(plan, step, values_, *tape_.settings.backend);
     } catch (const Error& error) {
       const Node& node = *nodes_[static_cast<std::size_t>(plan.graph.node(step.node).recorded)];
       const std::string path = node.module_path != nullptr ? *node.module_path : "";
@@ -309,10 +340,11 @@ void Slice::settle(plan::Plan& plan) {
       value->buffer = pooled_[static_cast<std::size_t>(storage.index)];
     } else {
       FUSETAPE_ASSERT(storage.kind == plan::Storage::Kind::external);
-      const Value& source = *externals_[static_cast<std::size_t>(storage.index)];
+      Value& source = *externals_[static_cast<std::size_t>(storage.index)];
       value->scalar = source.scalar;
       std::memcpy(value->inline_data, source.inline_data, sizeof(value->inline_data));
-      value->buffer = source.buffer;
+      // Where the run read and perhaps wrote: not the buffer, where that is in other memory.
+      if (!source.scalar) value->buffer = BufferRef(buffer_in(source, pool_));
     }
     value->planned_only = !tape_.settings.backend->executes();
     value->state = State::ready;  // last: another thread that holds a handle may look

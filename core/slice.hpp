@@ -36,11 +36,15 @@ class Slice {
   void note_cache(Report& report) const;
 
   void bind(plan::Plan& plan);
+  void bind_scalars(std::byte* block);
+  void* external_data(std::size_t index) const;
+  bool owned_alone(const Value& value) const;
   void execute(plan::Plan& plan);
   void run_timed(plan::Step& step, const backends::KernelArgs& args, Report& report) const;
   void settle(plan::Plan& plan);
 
   Tape& tape_;
+  Pool& pool_;  ///< of the backend's memory
   std::span<Node* const> nodes_;
   std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
   std::uint64_t epoch_ = 0;

@@ -69,7 +69,7 @@ Tape::Tape() {
   const char* name = set != nullptr ? set : "cpu";
   settings.backend = backend_named(name);
   if (settings.backend == nullptr) {
-    throw Error("FUSETAPE_BACKEND", std::string("expected cpu, reference or null, got '") + name + "'");
+    throw Error("FUSETAPE_BACKEND", std::string("expected cpu, cuda, reference or null, got '") + name + "'");
   }
 }
 
@@ -233,11 +233,15 @@ void Tape::finish_slice() {
 }
 
 std::byte* Tape::arena(std::size_t bytes) {
-  if (bytes > arena_bytes_ || !arena_buffer_) {
-    arena_buffer_.reset();           // first: the two together may not fit
-    host_pool().trim(arena_bytes_);  // too small for every later run; few values are as large
+  Pool& pool = pool_of(*settings.backend);
+  if (bytes > arena_bytes_ || !arena_buffer_ || arena_buffer_.get()->pool != &pool) {
+    if (arena_buffer_) {
+      Pool& before = *arena_buffer_.get()->pool;
+      arena_buffer_.reset();      // first: the two together may not fit
+      before.trim(arena_bytes_);  // too small for every later run; few values are as large
+    }
     arena_bytes_ = 0;
-    arena_buffer_ = host_pool().allocate(bytes);
+    arena_buffer_ = pool.allocate(bytes);
     arena_bytes_ = bytes;
   }
   return static_cast<std::byte*>(arena_buffer_.data());

@@ -64,6 +64,7 @@ class Tape {
   void finish_slice();
   /// Poisons what is pending.
   void lose_pending(const std::string& why);
+  /// Room for a run, in the memory of the tape's backend.
   std::byte* arena(std::size_t bytes);
 
   std::vector<Node*> pending_;  ///< referenced
@@ -75,6 +76,7 @@ class Tape {
     std::vector<BufferRef> pooled;
   } lists_;
   std::byte* scratch_ = nullptr;
+  std::byte* scalars_ = nullptr;  ///< of a run on a device: its scalar inputs, in that memory
   std::int64_t pending_bytes_ = 0;
   BufferRef arena_buffer_;
   std::size_t arena_bytes_ = 0;
@@ -99,7 +101,12 @@ void flush_step(Location at);
 
 /// The pool of host memory (cpu, reference and null share it).
 Pool& host_pool();
-/// The process's backend of that name; nullptr when there is none.
+/// The pool of a backend's memory: host_pool() where that is the host's.
+Pool& pool_of(backends::Backend& backend);
+/// The process's backend of that name, made when it is first asked for; nullptr when the name is none. Throws
+/// where there is no such device.
 backends::Backend* backend_named(std::string_view name);
+/// One more, known by its own name() from now on, for the rest of the process.
+void add_backend(std::unique_ptr<backends::Backend> backend);
 
 }  // namespace fusetape::core

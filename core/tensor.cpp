@@ -47,9 +47,9 @@ static Tensor share_leaf(const Value& value) {
 namespace {
 
 /// The value with its data, run if need be.
-const core::Value& ready(const Tensor& tensor, const char* what, Location at) {
+core::Value& ready(const Tensor& tensor, const char* what, Location at) {
   if (!tensor.defined()) undefined(what, at);
-  const core::Value& value = *tensor.value();
+  core::Value& value = *tensor.value();
   if (value.state == core::State::pending) {
     core::Tape& tape = core::Tape::current();
     if (value.node->tape != &tape) {
@@ -132,24 +132,24 @@ double Tensor::item(Location at) const {
 }
 
 void Tensor::copy_to(void* out, DType as, Location at) const {
-  const core::Value& value = ready(*this, "read", at);
+  core::Value& value = ready(*this, "read", at);
   const std::int64_t count = value.shape.elements();
   if (count == 0) return;
   if (as == value.dtype) {
-    std::memcpy(out, value.data(), static_cast<std::size_t>(count) * size_of(as));
+    std::memcpy(out, core::host_data(value), value.bytes());
   } else {
-    core::convert(value.data(), value.dtype, out, as, count);
+    core::convert(core::host_data(value), value.dtype, out, as, count);
   }
 }
 
 const void* Tensor::data(DType as, Location at) const {
-  const core::Value& value = ready(*this, "span", at);
+  core::Value& value = ready(*this, "span", at);
   if (value.dtype != as) {
     throw Error("span",
                 "the elements are " + std::string(name_of(value.dtype)) + ", not " + std::string(name_of(as)),
                 at);
   }
-  return value.data();
+  return core::host_data(value);
 }
 
 Tensor Tensor::detach(Location at) const {

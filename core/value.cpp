@@ -5,6 +5,7 @@
 
 #include "core/check.hpp"
 #include "core/segment.hpp"
+#include "core/tape.hpp"
 
 namespace fusetape::core {
 namespace {
@@ -94,6 +95,30 @@ void free_chain(Node* node) {
     free_node(next);
   }
   freeing = nullptr;
+}
+
+Buffer* buffer_in(Value& value, Pool& pool) {
+  Buffer* const own = value.buffer.get();
+  if (own->pool == &pool) return own;
+  Buffer* copy = value.copy.load(std::memory_order_acquire);
+  if (copy == nullptr) {
+    BufferRef made = pool.allocate(value.bytes());
+    backends::Backend& device = pool.backend().on_host() ? own->pool->backend() : pool.backend();
+    FUSETAPE_ASSERT(!device.on_host() && (pool.backend().on_host() || own->pool->backend().on_host()));
+    if (&device == &pool.backend()) {
+      device.upload(made.data(), own->data, value.bytes());
+    } else {
+      device.download(made.data(), own->data, value.bytes());
+    }
+    // Another thread may have been faster: then its copy counts, and ours goes.
+    if (value.copy.compare_exchange_strong(copy, made.get(), std::memory_order_acq_rel)) copy = made.release();
+  }
+  FUSETAPE_ASSERT(copy->pool == &pool);
+  return copy;
+}
+
+const void* host_data(Value& value) {
+  return value.scalar ? static_cast<const void*>(value.inline_data) : buffer_in(value, host_pool())->data;
 }
 
 bool computed_again(const Node& node, const Value& value) {

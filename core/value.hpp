@@ -49,13 +49,21 @@ struct Value {
   std::uint8_t index = 0;
   Shape shape;
   BufferRef buffer;
+  /// The same bytes in other memory than the buffer's, once a run or a reader there needed them. Referenced.
+  std::atomic<Buffer*> copy{nullptr};
   Value* original = nullptr;  ///< of a value that a checkpoint computed again: its place in the history
   alignas(8) std::byte inline_data[8];
 
   FlushNotes
       notes;  ///< only for the thread of `node->tape`: others may read the value in flushes of their own
 
-  const void* data() const { return scalar ? static_cast<const void*>(inline_data) : buffer.data(); }
+  Value() = default;
+  ~Value() { drop_copy(); }
+  Value(const Value&) = delete;
+  Value& operator=(const Value&) = delete;
+
+  std::size_t bytes() const { return static_cast<std::size_t>(shape.elements()) * size_of(dtype); }
+  void drop_copy() { BufferRef::adopt(copy.exchange(nullptr, std::memory_order_acq_rel)); }
 };
 
 struct Node {
@@ -134,8 +142,15 @@ inline void hold(Value& value) { value.holds.fetch_add(1, std::memory_order_rela
 inline void unhold(Value& value) {
   if (value.holds.fetch_sub(1, std::memory_order_acq_rel) != 1 || value.state != State::ready) return;
   value.buffer.reset();
+  value.drop_copy();
   value.state = State::dropped;
 }
+
+/// Where the bytes of a ready value are in `pool`'s memory: its own buffer, or a copy, which is made where there
+/// is none. Not of scalars.
+Buffer* buffer_in(Value& value, Pool& pool);
+/// The bytes of a ready value, to be read on the host.
+const void* host_data(Value& value);
 
 /// A leaf with a fresh buffer of the host pool; the data is written by the caller.
 Tensor make_leaf(const Shape& shape, DType dtype, void** data, Location at);

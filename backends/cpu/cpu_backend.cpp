@@ -106,9 +106,10 @@ class CpuBackend final : public Backend {
   }
 
   void free(void* data, std::size_t) override { std::free(data); }
-  void copy(void* to, const void* from, std::size_t bytes) override {
+  void upload(void* to, const void* from, std::size_t bytes) override {
     if (bytes != 0) std::memcpy(to, from, bytes);
   }
+  void download(void* to, const void* from, std::size_t bytes) override { upload(to, from, bytes); }
   void synchronize() override {}
 
   void set_threads(int threads) override {

@@ -29,9 +29,10 @@ class NullBackend final : public Backend {
     return data;
   }
   void free(void* data, std::size_t) override { std::free(data); }
-  void copy(void* to, const void* from, std::size_t bytes) override {
+  void upload(void* to, const void* from, std::size_t bytes) override {
     if (bytes != 0) std::memcpy(to, from, bytes);
   }
+  void download(void* to, const void* from, std::size_t bytes) override { upload(to, from, bytes); }
   void synchronize() override {}
 
   Support supports(const plan::Graph&, const plan::Group&) const override { return {}; }

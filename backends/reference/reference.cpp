@@ -117,9 +117,10 @@ class ReferenceBackend final : public Backend {
     return data;
   }
   void free(void* data, std::size_t) override { std::free(data); }
-  void copy(void* to, const void* from, std::size_t bytes) override {
+  void upload(void* to, const void* from, std::size_t bytes) override {
     if (bytes != 0) std::memcpy(to, from, bytes);
   }
+  void download(void* to, const void* from, std::size_t bytes) override { upload(to, from, bytes); }
   void synchronize() override {}
 
   Support supports(const Graph&, const Group& group) const override {

@@ -1,0 +1,72 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "core/half.hpp"
+#include "core/host_device.hpp"
+
+#ifndef __CUDA_ARCH__
+#include "core/check.hpp"
+#endif
+
+/// Elements as they are stored, and 16 bytes of them at a time.
+namespace fusetape::backends::cuda {
+
+struct Bf16 {
+  std::uint16_t bits;
+};
+struct F16 {
+  std::uint16_t bits;
+};
+
+FUSETAPE_HD inline float to_float(float x) { return x; }
+FUSETAPE_HD inline float to_float(Bf16 x) { return core::from_bf16(x.bits); }
+FUSETAPE_HD inline float to_float(F16 x) { return core::from_f16(x.bits); }
+
+/// Rounded to nearest even; a NaN stays one.
+template <class T>
+FUSETAPE_HD T from_float(float x);
+template <>
+FUSETAPE_HD inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+FUSETAPE_HD inline Bf16 from_float<Bf16>(float x) {
+  return {core::to_bf16(x)};
+}
+template <>
+FUSETAPE_HD inline F16 from_float<F16>(float x) {
+  return {core::to_f16(x)};
+}
+
+template <class T>
+inline constexpr const char* type_name = "f32";
+template <>
+inline constexpr const char* type_name<Bf16> = "bf16";
+template <>
+inline constexpr const char* type_name<F16> = "f16";
+
+/// What one access moves.
+template <class T>
+struct alignas(16) Pack {
+  static constexpr int size = 16 / static_cast<int>(sizeof(T));
+  T at[size];
+};
+
+/// A device faults on an address that is not a multiple of 16: so does the host.
+template <class T>
+FUSETAPE_HD Pack<T> load_pack(const T* from) {
+#ifndef __CUDA_ARCH__
+  FUSETAPE_ASSERT(reinterpret_cast<std::uintptr_t>(from) % 16 == 0);
+#endif
+  return *reinterpret_cast<const Pack<T>*>(from);
+}
+template <class T>
+FUSETAPE_HD void store_pack(T* to, const Pack<T>& pack) {
+#ifndef __CUDA_ARCH__
+  FUSETAPE_ASSERT(reinterpret_cast<std::uintptr_t>(to) % 16 == 0);
+#endif
+  *reinterpret_cast<Pack<T>*>(to) = pack;
+}
+
+}  // namespace fusetape::backends::cuda

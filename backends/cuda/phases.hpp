@@ -1,0 +1,91 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "core/host_device.hpp"
+
+/// Kernels as phases: what every thread of a block does between two barriers. A device runs them with
+/// __syncthreads() in between, a host one thread after the other, in any order; so one source is checked on
+/// machines without a device.
+///
+///     struct Example {
+///       struct Args { const float* x; float* y; std::int64_t count; };  // pointers and sizes
+///       struct Shared { float partial[threads]; };                      // of a block
+///       struct Local { float sum; };                                    // of a thread, from phase to phase
+///       static constexpr const char* name = "example";
+///       static constexpr unsigned threads = 256;                        // of a block, a power of two
+///       static constexpr int phases = 2;
+///       FUSETAPE_HD static void run(int phase, const Args&, Shared&, Local&, const Thread&);
+///     };
+///
+/// No phase reads what another thread of the same phase writes. Shared and Local start undefined.
+namespace fusetape::backends::cuda {
+
+/// Blocks of a launch.
+struct Grid {
+  std::int64_t x = 1, y = 1;
+};
+
+/// Which of them.
+struct Thread {
+  unsigned index;               ///< in the block
+  unsigned block_x, block_y;    ///< of the block
+  unsigned blocks_x, blocks_y;  ///< of the grid
+};
+
+struct Nothing {};  ///< for kernels without Shared or Local
+
+/// In which order a host runs the threads of a block: t = (first + i·step) mod threads, step odd.
+struct HostOrder {
+  unsigned first = 0, step = 1;
+};
+
+/// What a device, or its double, must know of a kernel to launch it.
+struct KernelEntry {
+  std::string name;
+  unsigned threads = 0;
+  std::size_t shared_bytes = 0, args_bytes = 0;
+  /// Runs one block on the host; `index` of `block` is not read.
+  void (*run_block)(const void* args, Thread block, HostOrder order) = nullptr;
+};
+
+/// Undefined contents, made visible: every float of them is a NaN.
+template <class T>
+void fill_with_garbage(T& object) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  std::memset(static_cast<void*>(&object), 0xff, sizeof(T));
+}
+
+template <class K>
+void run_block_on_host(const void* args, Thread block, HostOrder order) {
+  const auto& arguments = *static_cast<const typename K::Args*>(args);
+  const auto shared = std::make_unique<typename K::Shared>();
+  std::vector<typename K::Local> locals(K::threads);
+  fill_with_garbage(*shared);
+  for (auto& local : locals) fill_with_garbage(local);
+  for (int phase = 0; phase < K::phases; ++phase) {
+    for (unsigned i = 0; i < K::threads; ++i) {
+      block.index = (order.first + i * order.step) % K::threads;
+      K::run(phase, arguments, *shared, locals[block.index], block);
+    }
+  }
+}
+
+template <class K>
+const KernelEntry& entry_of() {
+  static_assert((K::threads & (K::threads - 1)) == 0 && K::threads <= 1024);
+  static_assert(std::is_trivially_copyable_v<typename K::Args>);
+  static const KernelEntry entry{.name = K::name,
+                                 .threads = K::threads,
+                                 .shared_bytes = sizeof(typename K::Shared),
+                                 .args_bytes = sizeof(typename K::Args),
+                                 .run_block = &run_block_on_host<K>};
+  return entry;
+}
+
+}  // namespace fusetape::backends::cuda
