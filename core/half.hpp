@@ -13,7 +13,9 @@ FUSETAPE_HD constexpr std::uint16_t to_bf16(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-FUSETAPE_HD constexpr float from_bf16(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+FUSETAPE_HD constexpr float from_bf16(std::uint16_t bits) {
+  return std::bit_cast<float>(std::uint32_t{bits} << 16);
+}
 
 FUSETAPE_HD constexpr std::uint16_t to_f16(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);

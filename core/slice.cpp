@@ -251,7 +251,8 @@ void Slice::note_cache(Report& report) const {
 void Slice::bind_scalars(std::byte* block) {
   std::vector<std::byte> bytes(externals_.size() * scalar_stride);
   for (std::size_t i = 0; i < externals_.size(); ++i) {
-    std::memcpy(bytes.data() + i * scalar_stride, externals_[i]->inline_data, sizeof(externals_[i]->inline_data));
+    std::memcpy(bytes.data() + i * scalar_stride, externals_[i]->inline_data,
+                sizeof(externals_[i]->inline_data));
   }
   tape_.settings.backend->upload(block, bytes.data(), bytes.size());
   tape_.scalars_ = block;

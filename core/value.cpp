@@ -111,7 +111,8 @@ Buffer* buffer_in(Value& value, Pool& pool) {
       device.download(made.data(), own->data, value.bytes());
     }
     // Another thread may have been faster: then its copy counts, and ours goes.
-    if (value.copy.compare_exchange_strong(copy, made.get(), std::memory_order_acq_rel)) copy = made.release();
+    if (value.copy.compare_exchange_strong(copy, made.get(), std::memory_order_acq_rel))
+      copy = made.release();
   }
   FUSETAPE_ASSERT(copy->pool == &pool);
   return copy;

@@ -146,8 +146,8 @@ inline void unhold(Value& value) {
   value.state = State::dropped;
 }
 
-/// Where the bytes of a ready value are in `pool`'s memory: its own buffer, or a copy, which is made where there
-/// is none. Not of scalars.
+/// Where the bytes of a ready value are in `pool`'s memory: its own buffer, or a copy, which is made where
+/// there is none. Not of scalars.
 Buffer* buffer_in(Value& value, Pool& pool);
 /// The bytes of a ready value, to be read on the host.
 const void* host_data(Value& value);

@@ -177,8 +177,7 @@ class NormForwardKernel final : public Kernel {
   static void track(const KernelArgs& args, int before, int after, std::int64_t c, double momentum,
                     double value) {
     if (after < 0) return;
-    const double old = args.in<float>(before)[c];
-    args.out<float>(after)[c] = static_cast<float>((1 - momentum) * old + momentum * value);
+    args.out<float>(after)[c] = core::tracked(args.in<float>(before)[c], value, momentum);
   }
 
   /// From inputs: the running mean and variance, or a batch's mean and inverse deviation.

@@ -1,31 +1,20 @@
 #pragma once
-#include <cmath>
 #include <cstdint>
 
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/storage.hpp"
+#include "core/norm_formulas.hpp"
 
 /// The inner loops of batch norm and its kin. Each call handles one block of wide rows; tensor pointers are
 /// whole tensors of T (float or Bf16), pattern and sum pointers one wide row of f32, with room for whole
 /// vectors behind it. Vectors are the machine's widest.
 namespace fusetape::backends::cpu {
 
-/// The scale and shift of a normalisation, y = fma(a, x, s). The only place where they are computed: a mask
-/// that backward recomputes from x is then equal to the bit.
-inline float norm_scale(float gamma, float inv_std) { return gamma * inv_std; }
-inline float norm_shift(float a, float mean, float beta) { return std::fma(-a, mean, beta); }
-/// Of the gradient dx = a·g' + (b(x − mean) + c), from Σg' and Σg'·x̂ over n rows.
-struct NormGradient {
-  float a, b, c;
-};
-inline NormGradient norm_gradient(float gamma, float inv_std, double sum_g, double sum_gxhat, double n) {
-  const float a = norm_scale(gamma, inv_std);
-  return {a, static_cast<float>(-static_cast<double>(a) * inv_std * sum_gxhat / n),
-          static_cast<float>(-static_cast<double>(a) * sum_g / n)};
-}
-inline float inverse_deviation(double variance, double eps) {
-  return static_cast<float>(1.0 / std::sqrt(variance + eps));
-}
+using core::inverse_deviation;
+using core::norm_gradient;
+using core::norm_scale;
+using core::norm_shift;
+using core::NormGradient;
 
 /// sum += x − shift, square += (x − shift)².
 void add_shifted_moments(const RowBlock& block, const float* x, const float* shift, float* sum,

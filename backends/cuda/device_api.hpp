@@ -1,7 +1,6 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -44,7 +43,7 @@ using Event = int;
 using GraphId = int;
 
 struct DeviceFacts {
-  std::string name;  ///< "NVIDIA H100 80GB HBM3"
+  std::string name;          ///< "NVIDIA H100 80GB HBM3"
   int major = 0, minor = 0;  ///< compute capability
   int multiprocessors = 0;
   std::size_t memory_bytes = 0;
@@ -65,12 +64,11 @@ struct ProgramSource {
   std::string text;        ///< CUDA C++
   unsigned threads = 256;  ///< of a block
   std::size_t args_bytes = 0;
-  /// The same on the host: what the double runs. Element [first, last) of the program.
-  std::function<void(const void* args, std::int64_t first, std::int64_t last)> on_host;
+  HostBlock run_block;  ///< the same on the host: what the double runs
 };
 
-/// Calls are in the order of the host's thread; all but memory and building are only queued. Thread-safe. What
-/// fails throws Error; what failed on the device is thrown by the next call that waits.
+/// Calls are in the order of the host's thread; all but memory and building are only queued. Thread-safe.
+/// What fails throws Error; what failed on the device is thrown by the next call that waits.
 class DeviceApi {
  public:
   virtual ~DeviceApi() = default;

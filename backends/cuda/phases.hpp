@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -45,13 +46,15 @@ struct HostOrder {
   unsigned first = 0, step = 1;
 };
 
+/// Runs one block on the host; `index` of `block` is not read.
+using HostBlock = std::function<void(const void* args, Thread block, HostOrder order)>;
+
 /// What a device, or its double, must know of a kernel to launch it.
 struct KernelEntry {
   std::string name;
-  unsigned threads = 0;
+  unsigned threads = 0;  ///< of a block
   std::size_t shared_bytes = 0, args_bytes = 0;
-  /// Runs one block on the host; `index` of `block` is not read.
-  void (*run_block)(const void* args, Thread block, HostOrder order) = nullptr;
+  HostBlock run_block;
 };
 
 /// Undefined contents, made visible: every float of them is a NaN.
@@ -84,7 +87,7 @@ const KernelEntry& entry_of() {
                                  .threads = K::threads,
                                  .shared_bytes = sizeof(typename K::Shared),
                                  .args_bytes = sizeof(typename K::Args),
-                                 .run_block = &run_block_on_host<K>};
+                                 .run_block = run_block_on_host<K>};
   return entry;
 }
 

@@ -5,8 +5,8 @@
 
 namespace fusetape::backends::cuda {
 
-/// out {batch, m, n} = activation(op(a) · op(b) [+ bias {n}]), row-major and packed; a {m, k}, or {k, m} where it is
-/// transposed, b {k, n} or {n, k}. A side of batch stride 0 is one matrix for all.
+/// out {batch, m, n} = activation(op(a) · op(b) [+ bias {n}]), row-major and packed; a {m, k}, or {k, m}
+/// where it is transposed, b {k, n} or {n, k}. A side of batch stride 0 is one matrix for all.
 struct ProductSpec {
   enum class Activation : std::uint8_t { none, relu, gelu };
   DType dtype = DType::f32;   ///< of a, b, bias; sums are f32 (f64 of f64)

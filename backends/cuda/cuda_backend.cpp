@@ -1,0 +1,97 @@
+#include "backends/cuda/cuda_backend.hpp"
+
+#include <array>
+
+#include "backends/cuda/candidates.hpp"
+#include "backends/cuda/host_kernel.hpp"
+#include "backends/cuda/staging.hpp"
+#include "backends/custom_kernel.hpp"
+#include "backends/tensor_passes.hpp"
+
+namespace fusetape::backends {
+namespace {
+
+using cuda::Candidate;
+using cuda::DeviceApi;
+using plan::Graph;
+using plan::Group;
+using plan::Pattern;
+
+/// Every kernel of the device in the order in which they are asked.
+std::array<std::span<const Candidate>, 1> candidate_lists() { return {cuda::batch_norms()}; }
+
+struct Choice {
+  const Candidate* candidate = nullptr;
+  std::string refusals;  ///< "name: reason; name: reason"
+};
+
+Choice choose(const Graph& graph, const Group& group, DeviceApi& device) {
+  Choice choice;
+  for (const std::span<const Candidate> list : candidate_lists()) {
+    for (const Candidate& candidate : list) {
+      const Support support = candidate.supports(graph, group, device);
+      if (support.ok) return {.candidate = &candidate, .refusals = {}};
+      if (support.reason.empty()) continue;
+      if (!choice.refusals.empty()) choice.refusals += "; ";
+      choice.refusals += std::string(candidate.name) + ": " + support.reason;
+    }
+  }
+  return choice;
+}
+
+class DeviceBackend final : public Backend {
+ public:
+  DeviceBackend(std::shared_ptr<DeviceApi> device, std::string name)
+      : device_(std::move(device)), name_(std::move(name)), facts_(device_->facts()), staging_(*device_) {}
+
+  std::string_view name() const override { return name_; }
+  bool on_host() const override { return false; }
+
+  void* allocate(std::size_t bytes) override { return device_->allocate(bytes); }
+  void free(void* data, std::size_t) override { device_->free(data); }
+  void upload(void* to, const void* from, std::size_t bytes) override { staging_.upload(to, from, bytes); }
+  void download(void* to, const void* from, std::size_t bytes) override {
+    staging_.download(to, from, bytes);
+  }
+  void synchronize() override { device_->synchronize(); }
+
+  Speed speed() const override {
+    return {.flops = facts_.flops, .half_flops = facts_.half_flops, .bytes = facts_.bytes_per_second};
+  }
+
+  Support supports(const Graph& graph, const Group& group) const override {
+    if (group.pattern == Pattern::single) return {};
+    const Choice choice = choose(graph, group, *device_);
+    if (choice.candidate != nullptr) return {};
+    return {.ok = false,
+            .reason = choice.refusals.empty() ? "no CUDA kernel for " + group.name : choice.refusals};
+  }
+
+  std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
+    const Choice choice = is_custom(graph, group) ? Choice{.refusals = "its forward is the user's own"}
+                                                  : choose(graph, group, *device_);
+    std::unique_ptr<Kernel> kernel = choice.candidate != nullptr
+                                         ? choice.candidate->make(graph, group, *device_)
+                                         : cuda::make_host_kernel(graph, group, *this);
+    if (kernel->name.empty()) kernel->name = choice.candidate->name;
+    if (choice.candidate == nullptr) {
+      kernel->why = "on the host: " + (choice.refusals.empty() ? "no CUDA kernel" : choice.refusals);
+    }
+    if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
+    return kernel;
+  }
+
+ private:
+  std::shared_ptr<DeviceApi> device_;
+  std::string name_;
+  cuda::DeviceFacts facts_;
+  cuda::Staging staging_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_device_backend(std::shared_ptr<DeviceApi> device, std::string name) {
+  return std::make_unique<DeviceBackend>(std::move(device), std::move(name));
+}
+
+}  // namespace fusetape::backends

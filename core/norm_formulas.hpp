@@ -1,0 +1,46 @@
+#pragma once
+#include <cmath>
+
+#include "core/host_device.hpp"
+
+/// The per-channel arithmetic of batch norm (op_attrs.hpp, BatchNormAttrs): one source for every kernel, so
+/// that a mask that backward recomputes from x is equal to the bit of forward's.
+namespace fusetape::core {
+
+/// The scale and shift of a normalisation, y = fma(a, x, s).
+FUSETAPE_HD inline float norm_scale(float gamma, float inv_std) { return gamma * inv_std; }
+FUSETAPE_HD inline float norm_shift(float a, float mean, float beta) { return std::fma(-a, mean, beta); }
+
+/// Of the gradient dx = a·g' + (b(x − mean) + c), from Σg' and Σg'·x̂ over n rows.
+struct NormGradient {
+  float a, b, c;
+};
+FUSETAPE_HD inline NormGradient norm_gradient(float gamma, float inv_std, double sum_g, double sum_gxhat,
+                                              double n) {
+  const float a = norm_scale(gamma, inv_std);
+  return {a, static_cast<float>(-static_cast<double>(a) * inv_std * sum_gxhat / n),
+          static_cast<float>(-static_cast<double>(a) * sum_g / n)};
+}
+
+FUSETAPE_HD inline float inverse_deviation(double variance, double eps) {
+  return static_cast<float>(1.0 / std::sqrt(variance + eps));
+}
+
+/// (1 − momentum)·running + momentum·batch.
+FUSETAPE_HD inline float tracked(float running, double batch, double momentum) {
+  return static_cast<float>((1 - momentum) * static_cast<double>(running) + momentum * batch);
+}
+
+/// How many, their mean, and Σ(x − mean)²; two of them join without loss (Chan, Golub, LeVeque 1979).
+struct Moments {
+  double count, mean, square;
+};
+FUSETAPE_HD inline Moments joined(const Moments& a, const Moments& b) {
+  if (a.count == 0) return b;
+  if (b.count == 0) return a;
+  const double count = a.count + b.count, away = b.mean - a.mean;
+  return {count, a.mean + away * (b.count / count),
+          a.square + b.square + away * away * (a.count * b.count / count)};
+}
+
+}  // namespace fusetape::core

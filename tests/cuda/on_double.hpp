@@ -1,0 +1,19 @@
+#pragma once
+#include "helpers.hpp"
+#include "host_double.hpp"
+
+namespace fusetape::tests {
+
+/// The device of the backend "cuda double", which is the CUDA backend on a HostDouble: one for the process.
+HostDouble& host_double();
+
+/// That backend for a scope.
+class OnDouble {
+ public:
+  OnDouble() : backend_((host_double(), "cuda double")) {}
+
+ private:
+  OnBackend backend_;
+};
+
+}  // namespace fusetape::tests
