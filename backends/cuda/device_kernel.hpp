@@ -26,6 +26,12 @@ class DeviceKernel : public Kernel {
     return {args.values[value], bytes_[static_cast<std::size_t>(value)]};
   }
 
+  /// Some elements, as their memory is declared.
+  template <class T>
+  static Range piece(const T* data, std::int64_t count) {
+    return {data, static_cast<std::size_t>(count) * sizeof(T)};
+  }
+
   template <class K>
   void launch(Grid grid, const typename K::Args& arguments, const Access& access) const {
     device_.launch(Stream::compute, {.kernel = &entry_of<K>(), .grid = grid, .args = &arguments}, access);

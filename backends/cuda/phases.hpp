@@ -18,8 +18,8 @@
 ///       struct Args { const float* x; float* y; std::int64_t count; };  // pointers and sizes
 ///       struct Shared { float partial[threads]; };                      // of a block
 ///       struct Local { float sum; };                                    // of a thread, from phase to phase
-///       static constexpr const char* name = "example";
-///       static constexpr unsigned threads = 256;                        // of a block, a power of two
+///       static std::string name() { return "example"; }                 // of templates: with what they are
+///       for static constexpr unsigned threads = 256;                        // of a block, a power of two
 ///       static constexpr int phases = 2;
 ///       FUSETAPE_HD static void run(int phase, const Args&, Shared&, Local&, const Thread&);
 ///     };
@@ -83,7 +83,7 @@ template <class K>
 const KernelEntry& entry_of() {
   static_assert((K::threads & (K::threads - 1)) == 0 && K::threads <= 1024);
   static_assert(std::is_trivially_copyable_v<typename K::Args>);
-  static const KernelEntry entry{.name = K::name,
+  static const KernelEntry entry{.name = K::name(),
                                  .threads = K::threads,
                                  .shared_bytes = sizeof(typename K::Shared),
                                  .args_bytes = sizeof(typename K::Args),

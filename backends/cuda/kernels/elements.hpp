@@ -69,4 +69,42 @@ FUSETAPE_HD void store_pack(T* to, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(to) = pack;
 }
 
+/// As it will be read again.
+template <class T>
+FUSETAPE_HD float rounded(float x) {
+  return to_float(from_float<T>(x));
+}
+
+/// Eight consecutive elements as floats: a byte of a mask, 16 bytes of a 16-bit type.
+struct Eight {
+  float at[8];
+};
+
+/// `count` of them, all at once where it is 8: `from` is on a boundary of 16 bytes then.
+template <class T>
+FUSETAPE_HD Eight load_eight(const T* from, int count = 8) {
+  Eight out{};
+  if (count < 8) {
+    for (int i = 0; i < count; ++i) out.at[i] = to_float(from[i]);
+    return out;
+  }
+  for (int part = 0; part < 8; part += Pack<T>::size) {
+    const Pack<T> pack = load_pack(from + part);
+    for (int i = 0; i < Pack<T>::size; ++i) out.at[part + i] = to_float(pack.at[i]);
+  }
+  return out;
+}
+template <class T>
+FUSETAPE_HD void store_eight(T* to, const Eight& values, int count = 8) {
+  if (count < 8) {
+    for (int i = 0; i < count; ++i) to[i] = from_float<T>(values.at[i]);
+    return;
+  }
+  for (int part = 0; part < 8; part += Pack<T>::size) {
+    Pack<T> pack;
+    for (int i = 0; i < Pack<T>::size; ++i) pack.at[i] = from_float<T>(values.at[part + i]);
+    store_pack(to + part, pack);
+  }
+}
+
 }  // namespace fusetape::backends::cuda

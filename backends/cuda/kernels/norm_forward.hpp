@@ -1,0 +1,249 @@
+#pragma once
+#include "backends/cuda/kernels/channel_parts.hpp"
+#include "backends/cuda/kernels/elements.hpp"
+#include "core/norm_formulas.hpp"
+
+/// Batch norm, forward: the statistics of a run of rows, of all of them, and y = [relu](norm₁(x₁) [+
+/// norm₂(x₂)]
+/// [+ z]).
+namespace fusetape::backends::cuda {
+
+/// The moments of each channel in the rows of a block. Width channels a thread: 8 where all rows start on a
+/// boundary of 16 bytes, else 1.
+template <class T, int Width>
+struct NormMoments {
+  struct Args {
+    const T* x;
+    double *mean, *square;  ///< {blocks, channels}
+    ChannelParts parts;
+  };
+  struct Shared {
+    double mean[ChannelParts::threads * Width], square[ChannelParts::threads * Width];
+  };
+  using Local = Nothing;
+  static std::string name() {
+    return std::string("norm_moments<") + type_name<T> + ", " + std::to_string(Width) + ">";
+  }
+  static constexpr unsigned threads = ChannelParts::threads;
+  static constexpr int phases = 2;
+
+  FUSETAPE_HD static void run(int phase, const Args& args, Shared& shared, Local&, const Thread& thread) {
+    phase == 0 ? measure(args, shared, thread) : join(args, shared, thread);
+  }
+
+ private:
+  /// About the thread's first row, so that no mean is too large for f32.
+  FUSETAPE_HD static void measure(const Args& args, Shared& shared, const Thread& thread) {
+    const ChannelParts& parts = args.parts;
+    const unsigned lane = thread.index % parts.lanes, slot = thread.index / parts.lanes;
+    const std::int64_t channel = (static_cast<std::int64_t>(thread.block_y) * parts.lanes + lane) * Width;
+    const std::int64_t end = parts.end_row(thread.block_x);
+    float shift[Width] = {}, sum[Width] = {}, square[Width] = {};
+    std::int64_t count = 0;
+    if (channel < parts.channels) {
+      for (std::int64_t row = parts.first_row(thread.block_x) + slot; row < end; row += parts.slots()) {
+        const Eight x = load_eight(args.x + row * parts.channels + channel, Width);
+        for (int i = 0; i < Width; ++i) {
+          if (count == 0) shift[i] = x.at[i];
+          const float away = x.at[i] - shift[i];
+          sum[i] += away;
+          square[i] += away * away;
+        }
+        ++count;
+      }
+    }
+    const double n = count > 0 ? static_cast<double>(count) : 1;
+    for (int i = 0; i < Width; ++i) {
+      const double s = sum[i];
+      const unsigned at = (slot * parts.lanes + lane) * Width + static_cast<unsigned>(i);
+      shared.mean[at] = static_cast<double>(shift[i]) + s / n;
+      shared.square[at] = static_cast<double>(square[i]) - s * s / n;
+    }
+  }
+
+  FUSETAPE_HD static void join(const Args& args, const Shared& shared, const Thread& thread) {
+    const ChannelParts& parts = args.parts;
+    const unsigned row = parts.lanes * Width;
+    for (unsigned i = thread.index; i < row; i += threads) {
+      const std::int64_t channel = static_cast<std::int64_t>(thread.block_y) * row + i;
+      if (channel >= parts.channels) continue;
+      core::Moments all{};
+      for (unsigned slot = 0; slot < parts.slots(); ++slot) {
+        const auto count = static_cast<double>(parts.rows_of_slot(thread.block_x, slot));
+        if (count > 0)
+          all = core::joined(all, {count, shared.mean[slot * row + i], shared.square[slot * row + i]});
+      }
+      const std::int64_t at = static_cast<std::int64_t>(thread.block_x) * parts.channels + channel;
+      args.mean[at] = all.mean;
+      args.square[at] = all.square;
+    }
+  }
+};
+
+/// From the moments of all blocks: mean, 1/√(σ² + ε), the running statistics, and the scale and shift of y.
+/// Null where nobody wants one.
+struct NormStatistics {
+  struct Args {
+    const double *mean, *square;  ///< {blocks, channels}
+    ChannelParts parts;
+    double eps, momentum;
+    const float *gamma, *beta, *running_mean, *running_var;
+    float *batch_mean, *inv_std, *new_mean, *new_var, *a, *s;
+  };
+  struct Shared {
+    core::Moments moments[ChannelTotals::threads];
+  };
+  using Local = Nothing;
+  static std::string name() { return "norm_statistics"; }
+  static constexpr unsigned threads = ChannelTotals::threads;
+  static constexpr int phases = 2;
+
+  FUSETAPE_HD static void run(int phase, const Args& args, Shared& shared, Local&, const Thread& thread) {
+    const unsigned slot = thread.index / ChannelTotals::width, lane = thread.index % ChannelTotals::width;
+    const std::int64_t channel = static_cast<std::int64_t>(thread.block_x) * ChannelTotals::width + lane;
+    if (channel >= args.parts.channels) return;
+    core::Moments all{};
+    if (phase == 0) {
+      for (std::int64_t block = slot; block < args.parts.blocks; block += ChannelTotals::slots) {
+        const std::int64_t at = block * args.parts.channels + channel;
+        all = core::joined(
+            all, {static_cast<double>(args.parts.rows_of_block(block)), args.mean[at], args.square[at]});
+      }
+      shared.moments[thread.index] = all;
+    } else if (slot == 0) {
+      for (unsigned i = 0; i < ChannelTotals::slots; ++i) {
+        all = core::joined(all, shared.moments[i * ChannelTotals::width + lane]);
+      }
+      finish(args, channel, all);
+    }
+  }
+
+ private:
+  FUSETAPE_HD static void finish(const Args& args, std::int64_t c, const core::Moments& all) {
+    double variance = all.square / all.count;
+    if (variance < 0) variance = 0;  // rounding; a NaN stays
+    const double unbiased = all.count > 1 ? all.count / (all.count - 1) : 1;
+    const auto mean = static_cast<float>(all.mean);
+    const float inv_std = core::inverse_deviation(variance, args.eps);
+    if (args.batch_mean != nullptr) args.batch_mean[c] = mean;
+    if (args.inv_std != nullptr) args.inv_std[c] = inv_std;
+    if (args.new_mean != nullptr)
+      args.new_mean[c] = core::tracked(args.running_mean[c], all.mean, args.momentum);
+    if (args.new_var != nullptr) {
+      args.new_var[c] = core::tracked(args.running_var[c], variance * unbiased, args.momentum);
+    }
+    if (args.a == nullptr) return;
+    const float a = core::norm_scale(args.gamma[c], inv_std);
+    args.a[c] = a;
+    args.s[c] = core::norm_shift(a, mean, args.beta[c]);
+  }
+};
+
+/// The scale and shift of y from statistics that are given: the mean, and 1/√(σ² + ε) or, with `running`, σ².
+struct NormCoefficients {
+  struct Args {
+    const float *gamma, *beta, *mean, *spread;
+    float *a, *s;
+    std::int64_t channels;
+    double eps;
+    bool running;
+  };
+  using Shared = Nothing;
+  using Local = Nothing;
+  static std::string name() { return "norm_coefficients"; }
+  static constexpr unsigned threads = 128;
+  static constexpr int phases = 1;
+
+  FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
+    const std::int64_t c = static_cast<std::int64_t>(thread.block_x) * threads + thread.index;
+    if (c >= args.channels) return;
+    const float inv_std = args.running ? core::inverse_deviation(args.spread[c], args.eps) : args.spread[c];
+    const float a = core::norm_scale(args.gamma[c], inv_std);
+    args.a[c] = a;
+    args.s[c] = core::norm_shift(a, args.mean[c], args.beta[c]);
+  }
+};
+
+/// Eight coefficients from channel c on; past the last channel they begin again.
+FUSETAPE_HD inline Eight load_channels(const float* of, std::int64_t c, std::int64_t channels) {
+  if (channels % 8 == 0) return load_eight(of + c);
+  Eight out{};
+  for (float& value : out.at) {
+    value = of[c];
+    c = c + 1 == channels ? 0 : c + 1;
+  }
+  return out;
+}
+
+/// y and what else somebody reads of it, eight elements at a time. What is added is rounded to T first, as if
+/// it had been stored.
+template <class T>
+struct NormApply {
+  struct Args {
+    const T* x[2];
+    const float *a[2], *s[2];
+    const T* z;  ///< or null; so are the results that nobody wants
+    T *normed[2], *sum, *y;
+    std::uint8_t* mask;  ///< of y, one bit an element
+    std::int64_t count, channels;
+    int norms;
+    bool relu;
+  };
+  using Shared = Nothing;
+  using Local = Nothing;
+  static std::string name() { return std::string("norm_apply<") + type_name<T> + ">"; }
+  static constexpr unsigned threads = 256;
+  static constexpr int phases = 1;
+
+  FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
+    const std::int64_t chunks = (args.count + 7) / 8;
+    for (std::int64_t i = static_cast<std::int64_t>(thread.block_x) * threads + thread.index; i < chunks;
+         i += static_cast<std::int64_t>(thread.blocks_x) * threads) {
+      eight(args, i);
+    }
+  }
+
+ private:
+  FUSETAPE_HD static Eight normed(const Args& args, int which, std::int64_t at, std::int64_t c, int count) {
+    Eight v = load_eight(args.x[which] + at, count);
+    const Eight a = load_channels(args.a[which], c, args.channels);
+    const Eight s = load_channels(args.s[which], c, args.channels);
+    for (int i = 0; i < 8; ++i) v.at[i] = std::fma(a.at[i], v.at[i], s.at[i]);
+    return v;
+  }
+
+  FUSETAPE_HD static void round(Eight& v) {
+    for (float& value : v.at) value = rounded<T>(value);
+  }
+
+  FUSETAPE_HD static void eight(const Args& args, std::int64_t chunk) {
+    const std::int64_t at = chunk * 8, left = args.count - at, c = at % args.channels;
+    const int count = left < 8 ? static_cast<int>(left) : 8;
+    // Everything is read before anything is written: outputs may share a buffer with any of it.
+    Eight v = normed(args, 0, at, c, count);
+    const Eight second = args.norms == 2 ? normed(args, 1, at, c, count) : Eight{};
+    const Eight z = args.z != nullptr ? load_eight(args.z + at, count) : Eight{};
+    if (args.normed[0] != nullptr) store_eight(args.normed[0] + at, v, count);
+    if (args.normed[1] != nullptr) store_eight(args.normed[1] + at, second, count);
+    if (args.norms == 2) {
+      round(v);
+      for (int i = 0; i < 8; ++i) v.at[i] += rounded<T>(second.at[i]);
+    }
+    if (args.z != nullptr) {
+      round(v);
+      for (int i = 0; i < 8; ++i) v.at[i] += z.at[i];
+    }
+    if (args.sum != nullptr) store_eight(args.sum + at, v, count);
+    round(v);
+    unsigned bits = 0;
+    for (int i = 0; i < 8; ++i) {
+      const bool passes = !(v.at[i] <= 0);
+      if (passes && i < count) bits |= 1u << i;
+      if (args.relu && !passes) v.at[i] = 0;
+    }
+    if (args.mask != nullptr) args.mask[chunk] = static_cast<std::uint8_t>(bits);
+    if (args.y != nullptr) store_eight(args.y + at, v, count);
+  }
+};
+
+}  // namespace fusetape::backends::cuda
