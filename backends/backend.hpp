@@ -1,7 +1,9 @@
 #pragma once
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -41,12 +43,24 @@ class Kernel {
   virtual std::size_t scratch_bytes() const { return 0; }
   /// (input, output) value pairs that may share a buffer: out[i] is written after the last read of in[i].
   virtual std::vector<std::pair<int, int>> in_place() const { return {}; }
+  /// Whether run() waits for its device, so that it cannot be recorded and replayed.
+  virtual bool waits() const { return false; }
 
   std::string name;          ///< "onednn:…", "highway:batch_norm_relu", "reference"
   double tensor_passes = 0;  ///< whole-tensor reads and writes
   std::string why;  ///< why no faster one: the refusals of the candidates before it, or what was timed
   /// Of its products, where it does not compute its ops directly, in the dtype of their operands.
   std::optional<Arithmetic> arithmetic;
+};
+
+/// How a plan's kernels are run again and again.
+class Replay {
+ public:
+  virtual ~Replay() = default;
+  /// All of them, with these pointers. `each` calls their run() in order.
+  virtual void run(const KernelArgs& args, const std::function<void()>& each) = 0;
+  /// What run() last did: "one graph of 87 kernels", or why it did not: "one by one: …".
+  virtual std::string how() const = 0;
 };
 
 /// What the device does in a second, roughly: for the planner's estimates.
@@ -94,6 +108,11 @@ class Backend {
     return {};
   }
   virtual std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) = 0;
+  /// For kernels of one plan with so many values. nullptr: they are always run one by one.
+  virtual std::unique_ptr<Replay> make_replay(std::span<Kernel* const> kernels, std::size_t values) {
+    static_cast<void>(kernels), static_cast<void>(values);
+    return nullptr;
+  }
   /// False: plans are made, nothing is run (null).
   virtual bool executes() const { return true; }
 };

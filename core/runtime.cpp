@@ -146,6 +146,9 @@ void set_eager(bool on) {
 }
 bool eager_enabled() { return Tape::current().settings.eager; }
 
+void set_graph_capture(bool on) { Tape::current().settings.capture = on; }
+bool graph_capture_enabled() { return Tape::current().settings.capture; }
+
 void set_profiling(bool on) { Tape::current().settings.profiling = on; }
 
 void set_threads(int threads, Location at) {

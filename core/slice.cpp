@@ -306,9 +306,7 @@ void Slice::run_timed(plan::Step& step, const backends::KernelArgs& args, Report
   group.start_ms = Milliseconds(start - began_).count();
 }
 
-void Slice::execute(plan::Plan& plan) {
-  if (!tape_.settings.backend->executes()) return;
-  const backends::KernelArgs args{plan.pointers.data(), tape_.scratch_};
+void Slice::run_each(plan::Plan& plan, const backends::KernelArgs& args) const {
   for (plan::Step& step : plan.steps) {
     try {
       if (tape_.settings.profiling) {
@@ -323,7 +321,21 @@ void Slice::execute(plan::Plan& plan) {
       throw Error(std::string(node.op->name), error.message(), node.at, path);
     }
   }
-  tape_.settings.backend->synchronize();
+}
+
+void Slice::execute(plan::Plan& plan) {
+  const Settings& settings = tape_.settings;
+  if (!settings.backend->executes()) return;
+  const backends::KernelArgs args{plan.pointers.data(), tape_.scratch_};
+  if (plan.replay != nullptr && settings.capture && !settings.profiling && !settings.anomaly) {
+    plan.replay->run(args, [&] { run_each(plan, args); });
+    plan.report->replay = plan.replay->how();
+  } else {
+    run_each(plan, args);
+    plan.report->replay =
+        plan.replay != nullptr ? "one by one: graphs are off, or every kernel is looked at" : "";
+  }
+  settings.backend->synchronize();
 }
 
 /// Hands buffers to the values that live on and lets go of the rest.

@@ -40,6 +40,7 @@ class Slice {
   void* external_data(std::size_t index) const;
   bool owned_alone(const Value& value) const;
   void execute(plan::Plan& plan);
+  void run_each(plan::Plan& plan, const backends::KernelArgs& args) const;
   void run_timed(plan::Step& step, const backends::KernelArgs& args, Report& report) const;
   void settle(plan::Plan& plan);
 

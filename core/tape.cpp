@@ -64,6 +64,8 @@ Tape::Tape() {
   settings.deterministic = environment_says("FUSETAPE_DETERMINISTIC", "1");
   settings.tuning = !environment_says("FUSETAPE_TUNE", "off") && !environment_says("FUSETAPE_TUNE", "0");
   settings.anomaly = environment_says("FUSETAPE_ANOMALY", "1");
+  settings.capture =
+      !environment_says("FUSETAPE_CAPTURE", "off") && !environment_says("FUSETAPE_CAPTURE", "0");
   settings.threads = omp_get_max_threads();
   const char* set = std::getenv("FUSETAPE_BACKEND");
   const char* name = set != nullptr ? set : "cpu";

@@ -21,6 +21,15 @@ inline void add_precision(CLI::App& app, std::string& precision) {
       ->capture_default_str();
 }
 
+/// --device of the programs that train; empty: as FUSETAPE_BACKEND says, or the CPU.
+inline void add_device(CLI::App& app, std::string& device) {
+  app.add_option("--device", device, "Where to compute; the CPU if not given")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+}
+inline void use_device(const std::string& device) {
+  if (!device.empty()) fusetape::set_backend(device);
+}
+
 /// As ft::Autocast takes it.
 inline fusetape::DType dtype_of(const std::string& precision) {
   return precision == "bf16" ? fusetape::DType::bf16 : fusetape::DType::f32;

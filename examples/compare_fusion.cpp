@@ -39,6 +39,7 @@ namespace {
 struct Options {
   std::string model = "resnet20";
   std::int64_t batch = 128;
+  std::string device;
   std::string precision = "f32";
   std::string rules;  // empty: all
   bool ladder = false;
@@ -56,7 +57,8 @@ SubjectFactory factory_of(const Options& options) {
           options.evaluate};
 }
 
-void use_threads(const Options& options) {
+void set_up(const Options& options) {
+  examples::use_device(options.device);
   if (options.threads > 0) ft::set_threads(options.threads);
 }
 
@@ -107,12 +109,12 @@ Result measure(const Options& options) {
   result.fused.mode = fused_mode(options);
   for (Side* side : {&result.fused, &result.unfused}) {
     side->first_step = examples::cold_step([&] {
-      use_threads(options);
+      set_up(options);
       return timed_step(*factory_of(options).make(), side->mode, 0);
     });
   }
 
-  use_threads(options);
+  set_up(options);
   const Mode &with = result.fused.mode, &without = result.unfused.mode;
   SubjectFactory factory = factory_of(options);
   const std::unique_ptr<Subject> fused = factory.make(), unfused = factory.make(), control = factory.make();
@@ -243,7 +245,7 @@ void compare(const Options& options) {
 }
 
 void climb_ladder(const Options& options) {
-  use_threads(options);
+  set_up(options);
   SubjectFactory factory = factory_of(options);
   const std::vector<examples::Rung> ladder = examples::climb(factory, options.steps, options.seed);
   if (options.explain) {
@@ -258,7 +260,7 @@ void climb_ladder(const Options& options) {
 }
 
 void profile(const Options& options) {
-  use_threads(options);
+  set_up(options);
   const Mode mode = fused_mode(options);
   const bool half = examples::dtype_of(options.precision) == ft::DType::bf16;
   const examples::MachineSpeed machine = examples::measure_machine(ft::threads(), half);
@@ -300,6 +302,7 @@ int main(int argc, char** argv) {
   app.add_option("--batch", options.batch, "Images in a batch")
       ->check(CLI::Range(1, 65'536))
       ->capture_default_str();
+  examples::add_device(app, options.device);
   examples::add_precision(app, options.precision);
   app.add_option("--threads", options.threads, "Threads; all cores if not given")
       ->check(CLI::Range(1, 1'024));

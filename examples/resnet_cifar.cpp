@@ -36,6 +36,7 @@ struct Options {
   std::int64_t cutout = 0;
   std::string schedule = "onecycle";
   std::string fuse;  // empty: as FUSETAPE_FUSE says, or on
+  std::string device;
   std::string precision = "f32";
   std::uint64_t seed = 1;
   int threads = 0;  // 0: all cores
@@ -291,6 +292,7 @@ void Run::end() {
 }
 
 void train(const Options& options) {
+  examples::use_device(options.device);
   if (options.threads > 0) ft::set_threads(options.threads);
   if (!options.fuse.empty()) ft::set_fusion(options.fuse == "on");
   const ft::Autocast cast(examples::dtype_of(options.precision));
@@ -329,6 +331,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"onecycle", "step", "cosine"}))
       ->capture_default_str();
   app.add_option("--fuse", options.fuse, "on or off")->check(CLI::IsMember({"on", "off"}));
+  examples::add_device(app, options.device);
   examples::add_precision(app, options.precision);
   app.add_option("--seed", options.seed, "Of weights, order and augmentation")
       ->check(examples::seeds)

@@ -74,7 +74,7 @@ TEST_CASE("every floating dtype is searched: how many, which first") {
     const auto search = [&] {
       const Tensor x = ft::from_doubles(data, {10'007}, dtype);
       ft::materialize({x});
-      return ft::core::find_non_finite(x.value()->data(), dtype, 10'007);
+      return ft::core::find_non_finite(ft::core::host_data(*x.value()), dtype, 10'007);
     };
     CHECK(search().first == -1);
     data[9'000] = -infinity, data[10'006] = not_a_number;

@@ -229,7 +229,10 @@ class ProbedBackend final : public Backend {
   std::string_view name() const override { return "reference"; }
   void* allocate(std::size_t bytes) override { return reference_->allocate(bytes); }
   void free(void* data, std::size_t bytes) override { reference_->free(data, bytes); }
-  void copy(void* to, const void* from, std::size_t bytes) override { reference_->copy(to, from, bytes); }
+  void upload(void* to, const void* from, std::size_t bytes) override { reference_->upload(to, from, bytes); }
+  void download(void* to, const void* from, std::size_t bytes) override {
+    reference_->download(to, from, bytes);
+  }
   void synchronize() override { reference_->synchronize(); }
   backends::Support supports(const Graph&, const Group&) const override {
     return {.ok = false, .reason = "ops are probed one by one"};

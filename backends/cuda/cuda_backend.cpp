@@ -3,6 +3,7 @@
 #include <array>
 
 #include "backends/cuda/candidates.hpp"
+#include "backends/cuda/graph_replay.hpp"
 #include "backends/cuda/host_kernel.hpp"
 #include "backends/cuda/staging.hpp"
 #include "backends/custom_kernel.hpp"
@@ -79,6 +80,10 @@ class DeviceBackend final : public Backend {
     }
     if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
     return kernel;
+  }
+
+  std::unique_ptr<Replay> make_replay(std::span<Kernel* const> kernels, std::size_t values) override {
+    return cuda::make_graph_replay(kernels, values, *device_);
   }
 
  private:

@@ -14,7 +14,7 @@ class HostKernel final : public Kernel {
         kernel_(is_custom(graph, group) ? make_custom_kernel(graph, group)
                                         : make_reference_kernel(graph, group)),
         inputs_(places_of(graph, group.inputs)),
-        outputs_(places_of(graph, group.outputs)),
+        outputs_(places_of(graph, written(graph, group))),
         pointers_(graph.values.size()) {
     name = "host:" + kernel_->name;
     tensor_passes = kernel_->tensor_passes;
@@ -23,6 +23,7 @@ class HostKernel final : public Kernel {
   }
 
   std::vector<std::pair<int, int>> in_place() const override { return kernel_->in_place(); }
+  bool waits() const override { return true; }
 
   void run(const KernelArgs& args) override {
     const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
@@ -35,7 +36,8 @@ class HostKernel final : public Kernel {
       pointers_[static_cast<std::size_t>(output.value)] = base + output.offset;
     kernel_->run({pointers_.data(), base + scratch_at_});
     for (const Place& output : outputs_) {
-      backend_.upload(args.out<void>(output.value), base + output.offset, output.bytes);
+      void* const to = args.out<void>(output.value);
+      if (to != nullptr) backend_.upload(to, base + output.offset, output.bytes);
     }
   }
 
@@ -47,6 +49,11 @@ class HostKernel final : public Kernel {
     int value;
     std::size_t offset, bytes;
   };
+
+  /// A node alone writes all of its results, whether anybody reads them or not.
+  static const std::vector<int>& written(const plan::Graph& graph, const plan::Group& group) {
+    return group.pattern == plan::Pattern::single ? graph.node(group.nodes[0]).outputs : group.outputs;
+  }
 
   std::vector<Place> places_of(const plan::Graph& graph, const std::vector<int>& values) {
     std::vector<Place> places;

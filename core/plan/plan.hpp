@@ -47,7 +47,8 @@ struct Plan {
   std::size_t arena_bytes = 0;
   std::size_t scratch_bytes = 0;  ///< at the arena's end
   std::shared_ptr<Report> report;
-  std::vector<void*> pointers;  ///< by value; set by each run
+  std::vector<void*> pointers;               ///< by value; set by each run
+  std::unique_ptr<backends::Replay> replay;  ///< of `steps`; null: they run one by one
 };
 
 struct Options {

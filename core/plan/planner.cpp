@@ -78,6 +78,9 @@ void choose_kernels(Plan& plan, backends::Backend& backend) {
     plan.scratch_bytes = std::max(plan.scratch_bytes, step.kernel->scratch_bytes());
     plan.steps.push_back(std::move(step));
   }
+  std::vector<backends::Kernel*> kernels;
+  for (const Step& step : plan.steps) kernels.push_back(step.kernel.get());
+  plan.replay = backend.make_replay(kernels, plan.graph.values.size());
 }
 
 std::shared_ptr<Report> begin_report(const Options& options) {

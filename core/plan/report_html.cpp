@@ -80,6 +80,7 @@ void write_head(std::ostream& out, const Report& report) {
       << "; plan cache: " << counted(static_cast<std::size_t>(report.cache_hits), "hit") << ", "
       << report.cache_misses << (report.cache_misses == 1 ? " miss" : " misses")
       << (report.tuning.empty() ? "" : "; tuning: " + escaped(report.tuning))
+      << (report.replay.empty() ? "" : "; run as " + escaped(report.replay))
       << "</p>\n<ul class=\"facts\">\n";
   write_fact(out, std::to_string(report.kernels), "kernels");
   write_fact(out, formatted(report.tensor_passes, "%.0f"),

@@ -87,6 +87,7 @@ std::string Report::to_json() const {
                      {"scratch_bytes", scratch_bytes},
                      {"arena_lower_bound", arena_lower_bound},
                      {"tuning", tuning},
+                     {"replay", replay},
                      {"planning_ms", planning_ms},
                      {"pass_ms", times},
                      {"cache_hits", cache_hits},

@@ -87,6 +87,7 @@ struct Report {
   std::vector<ArenaBlockReport> arena;  ///< its timeline
   std::string tuning;  ///< "12 kinds of convolution, 4 timed in 140 ms, file …"; empty: none may be timed, or
                        ///< there is none
+  std::string replay;  ///< on a device: "one graph of 87 kernels", or "one by one: …", why; empty elsewhere
   double planning_ms = 0;                               ///< all passes and kernel creation
   std::vector<std::pair<std::string, double>> pass_ms;  ///< each planner pass by name
   std::int64_t cache_hits = 0, cache_misses = 0;        ///< of this thread's plan cache, up to this run

@@ -14,9 +14,10 @@ namespace fusetape {
 /// recorded).
 void materialize(std::initializer_list<Tensor> values = {}, Location at = Location::current());
 
-/// The backend of this thread: "cpu" (default), "reference" (plain loops, double accumulation), "null"
-/// (plans, runs nothing). FUSETAPE_BACKEND sets the default. Runs what is pending first. Throws for an
-/// unknown name.
+/// The backend of this thread: "cpu" (default), "cuda" (an NVIDIA GPU), "reference" (plain loops, double
+/// accumulation), "null" (plans, runs nothing). FUSETAPE_BACKEND sets the default. Runs what is pending
+/// first. Throws for an unknown name, and for "cuda" where this build or this machine has none; nothing is
+/// changed then.
 void set_backend(std::string_view name, Location at = Location::current());
 std::string_view backend_name();
 
@@ -94,6 +95,12 @@ class DetectAnomaly {
 /// One op at a time, each run at its call. Default: off; FUSETAPE_EAGER=1 turns it on.
 void set_eager(bool on);
 bool eager_enabled();
+
+/// Whether, on a device, a plan that runs again with the same buffers is captured and replayed as one graph:
+/// one launch in place of one for each kernel. The same numbers to the bit. Report::replay tells what the
+/// last run did. Default: on; FUSETAPE_CAPTURE=off turns it off. No effect on the CPU.
+void set_graph_capture(bool on);
+bool graph_capture_enabled();
 
 /// Notes when every kernel of every run starts and how long it takes, for explain(). Default: off.
 void set_profiling(bool on);

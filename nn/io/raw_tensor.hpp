@@ -15,7 +15,7 @@ inline const std::byte* bytes_of(const Tensor& tensor, Location at) {
   if (tensor.value()->state != core::State::ready) {
     throw Error("save", "a tensor has no data: it was lost in a failed run, or nothing computed it", at);
   }
-  return static_cast<const std::byte*>(tensor.value()->data());
+  return static_cast<const std::byte*>(core::host_data(*tensor.value()));
 }
 
 inline std::size_t byte_count(const Tensor& tensor) {
