@@ -90,6 +90,8 @@ class Backend {
   virtual void download(void* to, const void* from, std::size_t bytes) = 0;
   /// Returns when every kernel has run. Throws what went wrong in one of them.
   virtual void synchronize() = 0;
+  /// Every kernel of a run has been queued. A backend that works while the host goes on need not wait.
+  virtual void end_run() { synchronize(); }
   virtual Speed speed() const { return {}; }
   /// Threads that kernels compiled from now on by this thread may use.
   virtual void set_threads(int threads) { static_cast<void>(threads); }

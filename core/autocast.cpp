@@ -13,7 +13,7 @@ namespace {
 /// As what an op takes its f32 and bf16 inputs. All others are taken as they are.
 enum class Takes : std::uint8_t {
   as_given,
-  low,     ///< as Autocast's dtype
+  low,     ///< as Autocast's dtype, a 16-bit one
   wide,    ///< as f32
   common,  ///< as f32 where both kinds come in
 };
@@ -27,7 +27,7 @@ struct Row {
 /// beside a bf16 x), activations, pooling, shapes, dropout, max and argmax, and cast itself. Of linear and
 /// conv_transpose2d, mse_loss and bce_with_logits, which are no ops, the calls ask.
 constexpr Row table[] = {
-    // products: bf16 in, bf16 out, added up in f32
+    // products: 16 bits in, 16 bits out, added up in f32
     {"conv2d", Takes::low},
     {"conv_transpose2d", Takes::low},
     {"conv2d_grad_input", Takes::low},  // the op of conv_transpose2d
@@ -71,7 +71,7 @@ Takes takes(std::string_view name) {
   return row != std::end(table) ? row->takes : Takes::as_given;
 }
 
-bool casts(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
+bool casts(DType dtype) { return dtype == DType::f32 || dtype == Tape::current().settings.autocast; }
 
 }  // namespace
 
@@ -94,7 +94,8 @@ void autocast_inputs(std::string_view op, std::span<TensorInfo> inputs) {
   const auto comes_in = [&](DType dtype) {
     return std::any_of(inputs.begin(), inputs.end(), [&](const TensorInfo& i) { return i.dtype == dtype; });
   };
-  const bool widen = takes(op) == Takes::common && comes_in(DType::f32) && comes_in(DType::bf16);
+  const bool widen =
+      takes(op) == Takes::common && comes_in(DType::f32) && comes_in(Tape::current().settings.autocast);
   for (TensorInfo& input : inputs) {
     input.dtype = widen && casts(input.dtype) ? DType::f32 : autocast_input(op, input.dtype);
   }
@@ -103,9 +104,8 @@ void autocast_inputs(std::string_view op, std::span<TensorInfo> inputs) {
 }  // namespace core
 
 Autocast::Autocast(DType dtype, Location at) : before_(core::Tape::current().settings.autocast) {
-  if (dtype != DType::f32 && dtype != DType::bf16) {
-    const char* why = dtype == DType::f16 ? ": only bf16 (f16 needs loss scaling)" : "";
-    throw Error("Autocast", "expected bf16, or f32 for none, got " + std::string(name_of(dtype)) + why, at);
+  if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) {
+    throw Error("Autocast", "expected bf16 or f16, or f32 for none, got " + std::string(name_of(dtype)), at);
   }
   core::Tape::current().settings.autocast = dtype;
 }

@@ -85,6 +85,8 @@ void materialize(std::initializer_list<Tensor> values, Location at) {
   Tape::current().flush(at);
 }
 
+void synchronize() { Tape::current().settings.backend->synchronize(); }
+
 void set_backend(std::string_view name, Location at) {
   backends::Backend* backend = nullptr;
   try {

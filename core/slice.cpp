@@ -335,7 +335,7 @@ void Slice::execute(plan::Plan& plan) {
     plan.report->replay =
         plan.replay != nullptr ? "one by one: graphs are off, or every kernel is looked at" : "";
   }
-  settings.backend->synchronize();
+  settings.backend->end_run();
 }
 
 /// Hands buffers to the values that live on and lets go of the rest.

@@ -16,8 +16,8 @@ inline const CLI::Range seeds(std::int64_t{0}, std::numeric_limits<std::int64_t>
 
 /// --precision of the programs that train.
 inline void add_precision(CLI::App& app, std::string& precision) {
-  app.add_option("--precision", precision, "bf16: mixed, with parameters and their updates in f32")
-      ->check(CLI::IsMember({"f32", "bf16"}))
+  app.add_option("--precision", precision, "bf16, f16: mixed, with parameters and their updates in f32")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->capture_default_str();
 }
 
@@ -32,7 +32,8 @@ inline void use_device(const std::string& device) {
 
 /// As ft::Autocast takes it.
 inline fusetape::DType dtype_of(const std::string& precision) {
-  return precision == "bf16" ? fusetape::DType::bf16 : fusetape::DType::f32;
+  if (precision == "bf16") return fusetape::DType::bf16;
+  return precision == "f16" ? fusetape::DType::f16 : fusetape::DType::f32;
 }
 
 inline int complain(const std::string& program, std::string what) {

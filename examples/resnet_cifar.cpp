@@ -168,7 +168,7 @@ class Run {
   void finish_epoch(std::int64_t epoch);
   void end();
 
-  ft::io::Training parts() { return {model_.get(), &sgd_, &schedule_, &loader_}; }
+  ft::io::Training parts() { return {model_.get(), &sgd_, &schedule_, &loader_, true, &loss_scaler_}; }
   void save(const std::string& path) { folder_.save(path, parts(), recipe_, state_); }
 
   const Options& options_;
@@ -176,6 +176,7 @@ class Run {
   std::unique_ptr<ft::nn::Module> model_;
   ft::data::DataLoader loader_, test_loader_;
   ft::optim::SGD sgd_;
+  ft::optim::LossScaler loss_scaler_;  ///< for f16
   ft::optim::Schedule schedule_;
   std::int64_t last_step_;
   examples::RunFolder folder_;
@@ -214,8 +215,17 @@ void Run::train_step(const ft::Tensor& images, const ft::Tensor& labels) {
     correct = count_correct(logits, labels);
   }
   sgd_.zero_grad();
-  loss.backward();
-  sgd_.step();
+  if (options_.precision == "f16") {
+    loss_scaler_.scale(loss).backward();
+    if (!loss_scaler_.step(sgd_)) {
+      progress_.say("step " + std::to_string(state_.step + 1) +
+                    " is left out: a gradient overflowed, losses are now scaled by " +
+                    std::to_string(loss_scaler_.factor()));
+    }
+  } else {
+    loss.backward();
+    sgd_.step();
+  }
   schedule_.step();
   ++state_.step;
 

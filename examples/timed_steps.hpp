@@ -31,6 +31,7 @@ inline double timed_step(Subject& subject, const Mode& mode, std::size_t index) 
   ft::set_retention(mode.retention);
   const Clock::time_point start = Clock::now();
   subject.step(index);
+  ft::synchronize();
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 

@@ -52,6 +52,10 @@ TEST_CASE("the residual networks have the papers' parameters") {
   CHECK(model.parameter_count() == 272'474);
   CHECK(nn::resnet_cifar({.depth = 8, .width = 4}).parameter_count() < 10'000);
   CHECK(nn::resnet18({.classes = 10}).parameter_count() == 11'173'962);
+  nn::ResNet9 short_net({.width = 8});
+  CHECK(short_net(ft::zeros({2, 32, 32, 3})).shape() == ft::Shape{2, 10});
+  CHECK(short_net.parameters().size() == 3 * 8 + 1);
+  CHECK_THROWS_AS(nn::ResNet9({.width = 0}), ft::Error);
 
   std::vector<std::string> names;
   for (auto& [name, parameter] : model.named_parameters()) {

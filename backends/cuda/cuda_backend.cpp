@@ -55,6 +55,7 @@ class DeviceBackend final : public Backend {
     staging_.download(to, from, bytes);
   }
   void synchronize() override { device_->synchronize(); }
+  void end_run() override {}
 
   Speed speed() const override {
     return {.flops = facts_.flops, .half_flops = facts_.half_flops, .bytes = facts_.bytes_per_second};

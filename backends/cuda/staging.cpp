@@ -6,19 +6,32 @@
 namespace fusetape::backends::cuda {
 
 Staging::Staging(DeviceApi& device) : device_(device) {
-  for (Slot& slot : slots_) {
-    slot.pinned = static_cast<std::byte*>(device_.allocate_pinned(slot_bytes));
+  fill(small_, 16, false);
+  fill(large_, 2, true);
+}
+
+Staging::~Staging() {
+  for (const Ring* ring : {&small_, &large_}) {
+    for (const Slot& slot : ring->slots) {
+      device_.free_pinned(slot.pinned);
+      if (slot.landing != nullptr) device_.free(slot.landing);
+    }
+  }
+}
+
+void Staging::fill(Ring& ring, std::size_t slots, bool with_landing) {
+  for (std::size_t i = 0; i < slots; ++i) {
+    Slot& slot = ring.slots.emplace_back();
+    slot.pinned = static_cast<std::byte*>(device_.allocate_pinned(ring.slot_bytes));
+    if (with_landing) slot.landing = static_cast<std::byte*>(device_.allocate(ring.slot_bytes));
+    slot.arrived = device_.make_event();
     slot.done = device_.make_event();
   }
 }
 
-Staging::~Staging() {
-  for (Slot& slot : slots_) device_.free_pinned(slot.pinned);
-}
-
-/// The slot whose turn it is, when its last copy is done.
-Staging::Slot& Staging::next_slot() {
-  Slot& slot = slots_[turn_++ % slots_.size()];
+/// The slot whose turn it is, once nobody needs what is in it.
+Staging::Slot& Staging::next_slot(Ring& ring) const {
+  Slot& slot = ring.slots[ring.turn++ % ring.slots.size()];
   if (slot.used) device_.synchronize(slot.done);
   slot.used = true;
   return slot;
@@ -26,20 +39,29 @@ Staging::Slot& Staging::next_slot() {
 
 void Staging::upload(void* to, const void* from, std::size_t bytes) {
   const std::lock_guard lock(mutex_);
-  for (std::size_t at = 0; at < bytes; at += slot_bytes) {
-    const std::size_t count = std::min(slot_bytes, bytes - at);
-    Slot& slot = next_slot();
+  Ring& ring = bytes <= small_.slot_bytes ? small_ : large_;
+  for (std::size_t at = 0; at < bytes; at += ring.slot_bytes) {
+    const std::size_t count = std::min(ring.slot_bytes, bytes - at);
+    std::byte* const target = static_cast<std::byte*>(to) + at;
+    Slot& slot = next_slot(ring);
     std::memcpy(slot.pinned, static_cast<const std::byte*>(from) + at, count);
-    device_.upload(Stream::compute, static_cast<std::byte*>(to) + at, slot.pinned, count);
+    if (slot.landing == nullptr) {
+      device_.upload(Stream::compute, target, slot.pinned, count);
+    } else {
+      device_.upload(Stream::copies, slot.landing, slot.pinned, count);
+      device_.record(slot.arrived, Stream::copies);
+      device_.wait(Stream::compute, slot.arrived);
+      device_.copy(Stream::compute, target, slot.landing, count);
+    }
     device_.record(slot.done, Stream::compute);
   }
 }
 
 void Staging::download(void* to, const void* from, std::size_t bytes) {
   const std::lock_guard lock(mutex_);
-  for (std::size_t at = 0; at < bytes; at += slot_bytes) {
-    const std::size_t count = std::min(slot_bytes, bytes - at);
-    Slot& slot = next_slot();
+  for (std::size_t at = 0; at < bytes; at += large_.slot_bytes) {
+    const std::size_t count = std::min(large_.slot_bytes, bytes - at);
+    Slot& slot = next_slot(large_);
     device_.download(Stream::compute, slot.pinned, static_cast<const std::byte*>(from) + at, count);
     device_.record(slot.done, Stream::compute);
     device_.synchronize(slot.done);

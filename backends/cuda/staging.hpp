@@ -1,18 +1,21 @@
 #pragma once
-#include <array>
 #include <cstddef>
 #include <mutex>
+#include <vector>
 
 #include "backends/cuda/device_api.hpp"
 
 namespace fusetape::backends::cuda {
 
 /// Pinned memory through which bytes go to the device and come back. An upload returns once the bytes are in
-/// it: two slots, so that one is filled while the other is copied.
+/// it.
+///
+/// What is small (scalars) goes through the compute stream. What is large (the next batch) goes beside it, to
+/// a landing place on the device, while the kernels of the last run are still at work, and waits there for
+/// its turn: the compute stream moves it to its place. Slots take turns, so the host is at most two large
+/// uploads ahead.
 class Staging {
  public:
-  static constexpr std::size_t slot_bytes = std::size_t{4} << 20;
-
   explicit Staging(DeviceApi& device);
   ~Staging();
   Staging(const Staging&) = delete;
@@ -25,15 +28,23 @@ class Staging {
  private:
   struct Slot {
     std::byte* pinned = nullptr;
-    Event done = -1;  ///< its last copy
+    std::byte* landing = nullptr;  ///< on the device; of large slots
+    Event arrived = -1;            ///< the landing place is full
+    Event done = -1;               ///< the slot's bytes are where they belong
     bool used = false;
   };
-  Slot& next_slot();
+  struct Ring {
+    std::size_t slot_bytes = 0;
+    std::vector<Slot> slots;
+    std::size_t turn = 0;
+  };
+  void fill(Ring& ring, std::size_t slots, bool with_landing);
+  Slot& next_slot(Ring& ring) const;
 
   DeviceApi& device_;
   std::mutex mutex_;
-  std::array<Slot, 2> slots_;
-  std::size_t turn_ = 0;
+  Ring small_{.slot_bytes = std::size_t{64} << 10};
+  Ring large_{.slot_bytes = std::size_t{4} << 20};
 };
 
 }  // namespace fusetape::backends::cuda

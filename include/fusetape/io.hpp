@@ -31,6 +31,7 @@ struct Training {
   optim::Schedule* schedule = nullptr;
   data::DataLoader* loader = nullptr;
   bool generator = true;  ///< of rand, randn and dropout on this thread
+  optim::LossScaler* loss_scaler = nullptr;
 };
 
 /// Everything that a run needs to go on with the same bits. `extra` is the caller's (its keys come back from

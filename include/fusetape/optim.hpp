@@ -160,6 +160,45 @@ class AdamW : public Adam {
 Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm,
                       Location at = Location::current());
 
+struct LossScalerOptions {
+  double initial = 65536;
+  double growth = 2;                    ///< factor after growth_interval clean steps in a row
+  double backoff = 0.5;                 ///< factor after a step that was skipped
+  std::int64_t growth_interval = 2000;  ///< ≥ 1
+};
+
+/// Dynamic loss scaling, for f16: gradients of a loss that is multiplied by a large number do not vanish, and
+/// where they overflow, the step is left out and the number is halved (Micikevicius et al., "Mixed Precision
+/// Training", ICLR 2018).
+///
+///     ft::optim::LossScaler scaler;
+///     scaler.scale(loss).backward();
+///     scaler.step(sgd);   // in place of sgd.step()
+///
+/// Whether to step is decided on the host: a step is two plans, and waits for the gradients.
+class LossScaler {
+ public:
+  /// Throws unless initial > 0, growth > 1, 0 < backoff < 1 and growth_interval ≥ 1.
+  explicit LossScaler(LossScalerOptions options = {}, Location at = Location::current());
+
+  /// loss · factor(), recorded.
+  Tensor scale(const Tensor& loss, Location at = Location::current()) const;
+  /// Divides the gradients of the optimizer's parameters by factor(), then optimizer.step() where all of them
+  /// are finite; returns whether so. Where not, nothing is updated. The gradients stay divided.
+  bool step(Optimizer& optimizer, Location at = Location::current());
+
+  double factor() const { return factor_; }
+  /// Steps since the factor last changed.
+  std::int64_t clean_steps() const { return clean_steps_; }
+  /// As factor() and clean_steps() gave them, for checkpoints.
+  void set_state(double factor, std::int64_t clean_steps, Location at = Location::current());
+
+ private:
+  LossScalerOptions options_;
+  double factor_;
+  std::int64_t clean_steps_ = 0;
+};
+
 /// A learning rate as a pure function of the step index. Constructing one sets the optimizer's rate to
 /// at(index()); call step() after each optimizer step. The optimizer must outlive it. Copies share the
 /// optimizer, not the index.

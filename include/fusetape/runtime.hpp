@@ -14,6 +14,10 @@ namespace fusetape {
 /// recorded).
 void materialize(std::initializer_list<Tensor> values = {}, Location at = Location::current());
 
+/// Returns when the device has done everything that runs have queued on it: for clocks. (Reading a value
+/// waits by itself.) Runs nothing that is pending.
+void synchronize();
+
 /// The backend of this thread: "cpu" (default), "cuda" (an NVIDIA GPU), "reference" (plain loops, double
 /// accumulation), "null" (plans, runs nothing). FUSETAPE_BACKEND sets the default. Runs what is pending
 /// first. Throws for an unknown name, and for "cuda" where this build or this machine has none; nothing is

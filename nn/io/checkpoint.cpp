@@ -76,6 +76,8 @@ class Loading {
   void apply() {
     for (auto& [cell, tensor] : bindings_) cell.set_data(tensor, at_);
     if (training_.schedule != nullptr) training_.schedule->set_index(*schedule_index_, at_);
+    if (training_.loss_scaler != nullptr)
+      training_.loss_scaler->set_state(*loss_factor_, *loss_clean_steps_, at_);
     if (training_.optimizer != nullptr) {
       training_.optimizer->set_updates(updates_, at_);
       training_.optimizer->set_learning_rate(*learning_rate_, at_);
@@ -154,6 +156,13 @@ class Loading {
       schedule_index_ = number<std::int64_t>("schedule.index");
       if (schedule_index_.value_or(0) < 0) bad("schedule.index");
     }
+    if (training_.loss_scaler != nullptr) {
+      loss_factor_ = number<double>("loss_scaler.factor");
+      loss_clean_steps_ = number<std::int64_t>("loss_scaler.clean_steps");
+      const double factor = loss_factor_.value_or(1);
+      if (!(factor > 0) || !std::isfinite(factor)) bad("loss_scaler.factor");
+      if (loss_clean_steps_.value_or(0) < 0) bad("loss_scaler.clean_steps");
+    }
     if (training_.loader != nullptr) {
       loader_seed_ = number<std::uint64_t>("loader.seed");
       loader_epoch_ = number<std::int64_t>("loader.epoch");
@@ -200,7 +209,8 @@ class Loading {
   std::vector<std::pair<Cell, Tensor>> bindings_;
   std::vector<std::int64_t> updates_;
   std::optional<double> learning_rate_;
-  std::optional<std::int64_t> schedule_index_, loader_epoch_, loader_position_;
+  std::optional<std::int64_t> schedule_index_, loader_epoch_, loader_position_, loss_clean_steps_;
+  std::optional<double> loss_factor_;
   std::optional<std::uint64_t> loader_seed_, generator_seed_, generator_counter_;
 };
 
@@ -217,6 +227,10 @@ void save_checkpoint(const std::string& path, const Training& training, const Me
     file.metadata["optimizer.learning_rate"] = to_text(training.optimizer->learning_rate());
   }
   if (training.schedule != nullptr) file.metadata["schedule.index"] = to_text(training.schedule->index());
+  if (training.loss_scaler != nullptr) {
+    file.metadata["loss_scaler.factor"] = to_text(training.loss_scaler->factor());
+    file.metadata["loss_scaler.clean_steps"] = to_text(training.loss_scaler->clean_steps());
+  }
   if (training.loader != nullptr) {
     const data::DataLoader::State state = training.loader->state();
     file.metadata["loader.seed"] = to_text(state.seed);
