@@ -21,7 +21,8 @@ struct MaskedGradient {
   const float *scale, *shift;
 };
 
-/// Of `count` elements from `at` on, of channels from c on, whose x₁ is `x`.
+/// Of `count` elements from `at` on, of channels from c on, whose x₁ is `x`. `at` is a multiple of 8, or
+/// `count` is 1.
 template <class T>
 FUSETAPE_HD Eight masked_gradient(const MaskedGradient<T>& from, const Eight& x, std::int64_t at,
                                   std::int64_t c, std::int64_t channels, int count) {
@@ -32,9 +33,9 @@ FUSETAPE_HD Eight masked_gradient(const MaskedGradient<T>& from, const Eight& x,
   }
   if (from.mask == MaskFrom::nothing) return g;
   if (from.mask == MaskFrom::bits) {
+    const unsigned bits = from.bits[at / 8] >> (at % 8);
     for (int i = 0; i < count; ++i) {
-      const std::int64_t bit = at + i;
-      if ((from.bits[bit / 8] >> (bit % 8) & 1) == 0) g.at[i] = 0;
+      if ((bits >> i & 1) == 0) g.at[i] = 0;
     }
     return g;
   }
