@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "backends/cuda/cuda_backend.hpp"
+#include "backends/cuda/kernels/all.hpp"
 #include "core/op.hpp"
 #include "core/op_attrs.hpp"
 #include "core/tape.hpp"
@@ -12,6 +13,7 @@
 namespace ft = fusetape;
 namespace core = fusetape::core;
 using namespace fusetape::tests;
+using namespace fusetape::backends::cuda;
 using ft::DType;
 using ft::Shape;
 using ft::Tensor;
@@ -53,6 +55,13 @@ std::string launches() {
   std::string text;
   for (const ft::GroupReport& group : ft::explain().groups) text += group.name + " by " + group.kernel + "; ";
   return text;
+}
+
+/// That the device ran every kernel of a list, at some time.
+template <class... K>
+void expect_run(KernelList<K...>) {
+  const std::set<std::string> ran = host_double().kernels_run();
+  for (const std::string& name : {K::name()...}) CHECK_MESSAGE(ran.contains(name), name);
 }
 
 }  // namespace
@@ -110,6 +119,24 @@ TEST_CASE("cuda: gradients of convolutions, with a fork's sum and in f32 at once
   const Numbers got = gradient("cuda double");
   CHECK(contains(launches(), "conv2d_grad_weight+cast by double:convolution; "));
   CHECK(got == gradient("reference"));
+}
+
+TEST_CASE("cuda: a batch norm behind a convolution is folded into its weights, with one rounding") {
+  for (const std::int64_t out : {1, 3, 24}) {
+    const Shape x{2, 7, 5, 3}, y{2, 7, 5, out};
+    const std::vector<Input> inputs{real(x),    real({out, 3, 3, 3}), real({out}), scale(out),
+                                    shift(out), shift(out),           scale(out),  real(y)};
+    const auto norm = [](const Tensor& t, In in) {
+      return batch_norm_inference(t, in[3], in[4], in[5], in[6]);
+    };
+    check({"alone", inputs, [=](In in) { return norm(conv2d(in[0], in[1], same), in); },
+           forward_only({"conv2d+batch_norm_inference"})});
+    check({"bias", inputs, [=](In in) { return norm(conv2d(in[0], in[1], in[2], same), in); },
+           forward_only({"conv2d+bias+batch_norm_inference"})});
+    check({"add+relu", inputs, [=](In in) { return relu(norm(conv2d(in[0], in[1], same), in) + in[7]); },
+           forward_only({"conv2d+batch_norm_inference+add+relu"})});
+  }
+  expect_run(KernelList<FoldWeights<float>, FoldWeights<Bf16>, FoldWeights<F16>>{});
 }
 
 TEST_CASE("cuda: no images and empty products are zeros, without a library") {
@@ -213,6 +240,13 @@ TEST_CASE("cuda: pooling in runs of eight channels and one by one, NaN included"
       }
     }
   }
+  const auto ran_of = []<class T>(T) {
+    expect_run(MaxPoolsOf<T, std::uint8_t, 1>{});
+    expect_run(MaxPoolsOf<T, std::uint8_t, 8>{});
+    expect_run(MaxPoolsOf<T, std::int64_t, 1>{});
+    expect_run(KernelList<AvgPool<T, 1>, AvgPool<T, 8>, AvgPoolGrad<T, 1>, AvgPoolGrad<T, 8>>{});
+  };
+  ran_of(float{}), ran_of(Bf16{}), ran_of(F16{});
 }
 
 TEST_CASE("cuda: the gradients of bias and ReLU, over several blocks of rows and of channels") {
@@ -237,6 +271,10 @@ TEST_CASE("cuda: the gradients of bias and ReLU, over several blocks of rows and
              forward_only({"relu_grad+bias_grad"})});
     }
   }
+  const auto ran_of = []<class T>(T) {
+    expect_run(KernelList<BiasReluGrad<T, 1>, BiasReluGrad<T, 8>, ChannelSums<T>, ReluMask<T>>{});
+  };
+  ran_of(float{}), ran_of(Bf16{}), ran_of(F16{});
 }
 
 namespace {
