@@ -253,7 +253,8 @@ TEST_CASE("cuda: the gradients of bias and ReLU, over several blocks of rows and
   const auto record = [](const char* op, std::initializer_list<Tensor> in) {
     return core::record(core::find_op(op), in, core::Attrs::of(core::NoAttrs{}), ft::Location::current())[0];
   };
-  for (const Shape& x : {Shape{3, 1}, Shape{4100, 3}, Shape{700, 264}, Shape{70, 257}, Shape{2100, 24}}) {
+  for (const Shape& x :
+       {Shape{3, 1}, Shape{4100, 3}, Shape{700, 264}, Shape{70, 257}, Shape{2100, 24}, Shape{4300, 33}}) {
     for (const Input& y : {real(x), special(x)}) {
       check({"mask as bits " + to_string(x),
              {y, eighths(x)},
