@@ -25,7 +25,7 @@ struct ReluMask {
       const int count = left < 8 ? static_cast<int>(left) : 8;
       const Eight y = load_eight(args.y + i * 8, count);
       unsigned bits = 0;
-      for (int k = 0; k < count; ++k) bits |= (y.at[k] <= 0 ? 0u : 1u) << k;
+      for (int k = 0; k < 8; ++k) bits |= (k < count && !(y.at[k] <= 0) ? 1u : 0u) << k;
       args.mask[i] = static_cast<std::uint8_t>(bits);
     }
   }
