@@ -1,17 +1,13 @@
-// Convolutions and matrix products through the libraries, and the kernels beside them: what is one launch, in
-// shapes that the table of op cases is too small for, and what happens where a library refuses.
+// Convolutions and matrix products through the libraries: what is one operation, what a library is never
+// asked, and what happens where it refuses.
 #include <doctest/doctest.h>
 
 #include "backends/cuda/cuda_backend.hpp"
-#include "backends/cuda/kernels/all.hpp"
-#include "core/op.hpp"
-#include "core/op_attrs.hpp"
+#include "backends/cuda/library_cache.hpp"
 #include "core/tape.hpp"
-#include "on_double.hpp"
-#include "op_runs.hpp"
+#include "device_cases.hpp"
 
 namespace ft = fusetape;
-namespace core = fusetape::core;
 using namespace fusetape::tests;
 using namespace fusetape::backends::cuda;
 using ft::DType;
@@ -22,46 +18,13 @@ namespace {
 
 using In = const Inputs&;
 
-constexpr Mode on_double{"cuda", "cuda double", true, false};
-constexpr DType dtypes[] = {DType::f32, DType::bf16, DType::f16};
 constexpr ft::Conv2dOptions same{.padding = {1, 1}};
-
-constexpr double tolerance_of(DType dtype) {
-  return dtype == DType::f32 ? 1e-5 : dtype == DType::bf16 ? 0.04 : 0.005;
-}
-
-/// Against the reference, in every dtype. The kernels that ran, by group.
-void check(const OpCase& op_case) {
-  host_double();
-  for (const DType dtype : dtypes) {
-    expect_no_error(op_case, [&] {
-      const Outcome got = run(op_case, dtype, on_double);
-      compare(op_case, std::string(name_of(dtype)), got, run(op_case, dtype, oracle), tolerance_of(dtype));
-      for (const std::string& group : op_case.flags.groups) {
-        CAPTURE(op_case.name);
-        REQUIRE(got.groups.contains(group));
-        for (const std::string& kernel : got.kernels.at(group)) CHECK_FALSE(contains(kernel, "host:"));
-      }
-    });
-  }
-}
-
-Flags forward_only(std::vector<std::string> groups) {
-  return {.differentiable = false, .groups = std::move(groups)};
-}
 
 /// "group by kernel; " of the last run.
 std::string launches() {
   std::string text;
   for (const ft::GroupReport& group : ft::explain().groups) text += group.name + " by " + group.kernel + "; ";
   return text;
-}
-
-/// That the device ran every kernel of a list, at some time.
-template <class... K>
-void expect_run(KernelList<K...>) {
-  const std::set<std::string> ran = host_double().kernels_run();
-  for (const std::string& name : {K::name()...}) CHECK_MESSAGE(ran.contains(name), name);
 }
 
 }  // namespace
@@ -80,7 +43,7 @@ TEST_CASE("cuda: a convolution with its epilogue is one operation of the library
   };
   for (const auto& [group, call] : cases) {
     const OpCase op_case{group, inputs, [&call = call](In in) { return call(in); }, forward_only({group})};
-    check(op_case);
+    check_on_device(op_case);
     const OnDouble device;
     const Tensor result = call(data_for(op_case, DType::bf16));
     ft::materialize({result});
@@ -98,13 +61,27 @@ TEST_CASE("cuda: what the ReLU reads is wanted, too: the ReLU runs apart, and th
   CHECK(contains(refusal_of("conv2d+bias+relu"), "cudnn: what the ReLU reads is wanted, too"));
 }
 
+TEST_CASE("cuda: what the library is not asked for, and why") {
+  const OnDouble device;
+  const OpCase op_case{"", {eighths({1, 5, 5, 3}), eighths({8, 3, 3, 3}), eighths({8, 3, 3, 3})}, {}};
+  Inputs in = data_for(op_case, DType::f32);
+  ft::materialize({conv2d(in[0], in[1]), conv2d(in[0], in[2])});
+  CHECK(launches() == "conv2d by double:convolution; conv2d by double:convolution; ");
+  CHECK(contains(refusal_of("conv2d&conv2d"), "cudnn: convolutions of one image run one after the other"));
+
+  in = data_for(op_case, DType::f64);
+  ft::materialize({conv2d(in[0], in[1])});
+  CHECK(launches() == "conv2d by host:reference; ");
+  CHECK(ft::explain().groups[0].why == "on the host: cudnn: expected f32, bf16 or f16, got f64");
+}
+
 TEST_CASE("cuda: gradients of convolutions, with a fork's sum and in f32 at once") {
-  check({"fork",
-         {eighths({2, 7, 6, 4}), eighths({6, 3, 3, 2}), eighths({2, 7, 6, 4})},
-         [](In in) {
-           return Results{conv2d(in[0], in[1], {.padding = {1, 1}, .groups = 2}), in[0] * in[2]};
-         },
-         {.groups = {"conv2d_grad_input+add"}}});
+  check_on_device({"fork",
+                   {eighths({2, 7, 6, 4}), eighths({6, 3, 3, 2}), eighths({2, 7, 6, 4})},
+                   [](In in) {
+                     return Results{conv2d(in[0], in[1], {.padding = {1, 1}, .groups = 2}), in[0] * in[2]};
+                   },
+                   {.groups = {"conv2d_grad_input+add"}}});
 
   const OpCase op_case{"", {eighths({2, 5, 4, 3}), eighths({4, 3, 3, 3})}, {}};
   const auto gradient = [&](const char* backend) {
@@ -129,12 +106,13 @@ TEST_CASE("cuda: a batch norm behind a convolution is folded into its weights, w
     const auto norm = [](const Tensor& t, In in) {
       return batch_norm_inference(t, in[3], in[4], in[5], in[6]);
     };
-    check({"alone", inputs, [=](In in) { return norm(conv2d(in[0], in[1], same), in); },
-           forward_only({"conv2d+batch_norm_inference"})});
-    check({"bias", inputs, [=](In in) { return norm(conv2d(in[0], in[1], in[2], same), in); },
-           forward_only({"conv2d+bias+batch_norm_inference"})});
-    check({"add+relu", inputs, [=](In in) { return relu(norm(conv2d(in[0], in[1], same), in) + in[7]); },
-           forward_only({"conv2d+batch_norm_inference+add+relu"})});
+    check_on_device({"alone", inputs, [=](In in) { return norm(conv2d(in[0], in[1], same), in); },
+                     forward_only({"conv2d+batch_norm_inference"})});
+    check_on_device({"bias", inputs, [=](In in) { return norm(conv2d(in[0], in[1], in[2], same), in); },
+                     forward_only({"conv2d+bias+batch_norm_inference"})});
+    check_on_device({"add+relu", inputs,
+                     [=](In in) { return relu(norm(conv2d(in[0], in[1], same), in) + in[7]); },
+                     forward_only({"conv2d+batch_norm_inference+add+relu"})});
   }
   expect_run(KernelList<FoldWeights<float>, FoldWeights<Bf16>, FoldWeights<F16>>{});
 }
@@ -161,14 +139,14 @@ TEST_CASE("cuda: no images and empty products are zeros, without a library") {
     CHECK(y.to_vector<double>() == Numbers(static_cast<std::size_t>(y.elements()), 0.0));
     CHECK(launches() == std::string(c.group) + " by cuda:clear; ");
   }
-  check({"no image's gradients",
-         {real({0, 5, 5, 3}), real({4, 3, 3, 3})},
-         [](In in) { return conv2d(in[0], in[1], same); },
-         {.groups = {"conv2d"}}});
-  check({"a bias on a product of nothing",
-         {real({2, 0}), real({3, 0}), real({3})},
-         [](In in) { return relu(linear(in[0], in[1], in[2])); },
-         {.groups = {"matmul"}}});
+  check_on_device({"no image's gradients",
+                   {real({0, 5, 5, 3}), real({4, 3, 3, 3})},
+                   [](In in) { return conv2d(in[0], in[1], same); },
+                   {.groups = {"conv2d"}}});
+  check_on_device({"a bias on a product of nothing",
+                   {real({2, 0}), real({3, 0}), real({3})},
+                   [](In in) { return relu(linear(in[0], in[1], in[2])); },
+                   {.groups = {"matmul"}}});
 }
 
 TEST_CASE("cuda: a matrix product with its epilogue is one operation of the library") {
@@ -182,100 +160,21 @@ TEST_CASE("cuda: a matrix product with its epilogue is one operation of the libr
       for (const auto& [a, b] : operands) {
         const std::string how = to_string(a) + (ta ? "ᵀ " : " ") + to_string(b) + (tb ? "ᵀ" : "");
         const std::vector<Input> inputs{eighths(a), eighths(b), real({7})};
-        check({"plain " + how, {inputs[0], inputs[1]}, product, {.groups = {"matmul"}}});
-        check({"bias+relu " + how,
-               inputs,
-               [=](In in) { return relu(bias_add(product(in), in[2])); },
-               {.groups = {"matmul+bias+relu"}}});
-        check(
+        check_on_device({"plain " + how, {inputs[0], inputs[1]}, product, {.groups = {"matmul"}}});
+        check_on_device({"bias+relu " + how,
+                         inputs,
+                         [=](In in) { return relu(bias_add(product(in), in[2])); },
+                         {.groups = {"matmul+bias+relu"}}});
+        check_on_device(
             {"gelu " + how, inputs, [=](In in) { return gelu(product(in)); }, forward_only({"matmul+gelu"})});
       }
     }
   }
-  check({"cast",
-         {eighths({19, 4}), eighths({4, 33})},
-         [](In in) { return cast(matmul(cast(in[0], DType::f16), cast(in[1], DType::f16)), DType::f32); },
-         forward_only({"matmul+cast"})});
-}
-
-TEST_CASE("cuda: pooling in runs of eight channels and one by one, NaN included") {
-  const auto gather = [](const Tensor& x, const Tensor& y, const ft::Pool2dOptions& o) {
-    const core::Pool2dAttrs attrs{.window_h = o.window[0],
-                                  .window_w = o.window[1],
-                                  .stride_h = o.stride[0],
-                                  .stride_w = o.stride[1],
-                                  .pad_h = o.padding[0],
-                                  .pad_w = o.padding[1],
-                                  .input_h = x.shape()[1],
-                                  .input_w = x.shape()[2]};
-    const core::Outputs largest =
-        core::record(core::find_op("max_pool2d"), {y}, core::Attrs::of(attrs), ft::Location::current());
-    return core::record(core::find_op("max_pool2d_gather"), {x, largest[1]}, core::Attrs::of(attrs),
-                        ft::Location::current())[0];
-  };
-  const ft::Pool2dOptions pools[] = {{.window = {2, 2}, .stride = {2, 2}},
-                                     {.window = {3, 3}, .stride = {2, 2}, .padding = {1, 1}},
-                                     {.window = {3, 2}, .stride = {1, 3}, .padding = {0, 1}},
-                                     {.window = {17, 17}, .stride = {3, 3}, .padding = {8, 8}}};
-  for (const ft::Pool2dOptions& o : pools) {
-    for (const Shape& x : {Shape{1, 3, 4, 8}, Shape{2, 7, 5, 24}, Shape{2, 7, 5, 17}, Shape{1, 4, 4, 1}}) {
-      for (const Input& input : {real(x), special(x)}) {
-        const std::string how = to_string(x) + to_string(Shape{o.window[0], o.window[1]});
-        Flags pooled = forward_only({"max_pool2d"}), averaged = forward_only({"avg_pool2d"});
-        if (input.kind == Kind::real) {
-          pooled = {.groups = {"max_pool2d", "max_pool2d_grad"}};
-          averaged = {.groups = {"avg_pool2d", "avg_pool2d_grad"}};
-        }
-        check({"max " + how, {input}, [o](In in) { return max_pool2d(in[0], o); }, pooled});
-        check({"average " + how, {input}, [o](In in) { return avg_pool2d(in[0], o); }, averaged});
-        check({"gather " + how,
-               {input, real(x)},
-               [=](In in) { return gather(in[0], in[1], o); },
-               forward_only({"max_pool2d_gather"})});
-        if (input.kind != Kind::real) continue;
-        check({"max of relu " + how,
-               {input},
-               [o](In in) { return max_pool2d(relu(in[0] * 2), o); },
-               {.groups = {"max_pool2d_grad+relu_grad"}}});
-      }
-    }
-  }
-  const auto ran_of = []<class T>(T) {
-    expect_run(MaxPoolsOf<T, std::uint8_t, 1>{});
-    expect_run(MaxPoolsOf<T, std::uint8_t, 8>{});
-    expect_run(MaxPoolsOf<T, std::int64_t, 1>{});
-    expect_run(KernelList<AvgPool<T, 1>, AvgPool<T, 8>, AvgPoolGrad<T, 1>, AvgPoolGrad<T, 8>>{});
-  };
-  ran_of(float{}), ran_of(Bf16{}), ran_of(F16{});
-}
-
-TEST_CASE("cuda: the gradients of bias and ReLU, over several blocks of rows and of channels") {
-  const auto record = [](const char* op, std::initializer_list<Tensor> in) {
-    return core::record(core::find_op(op), in, core::Attrs::of(core::NoAttrs{}), ft::Location::current())[0];
-  };
-  for (const Shape& x :
-       {Shape{3, 1}, Shape{4100, 3}, Shape{700, 264}, Shape{70, 257}, Shape{2100, 24}, Shape{4300, 33}}) {
-    for (const Input& y : {real(x), special(x)}) {
-      check({"mask as bits " + to_string(x),
-             {y, eighths(x)},
-             [&](In in) {
-               const Tensor masked = record("relu_grad_mask", {in[1], record("relu_mask", {in[0]})});
-               return Results{sum(masked, {0}), masked};
-             },
-             forward_only({"relu_mask", "relu_grad+bias_grad"})});
-      check({"mask from y " + to_string(x),
-             {y, eighths(x)},
-             [&](In in) {
-               const Tensor masked = record("relu_grad", {in[1], in[0]});
-               return Results{sum(masked, {0}), masked};
-             },
-             forward_only({"relu_grad+bias_grad"})});
-    }
-  }
-  const auto ran_of = []<class T>(T) {
-    expect_run(KernelList<BiasReluGrad<T, 1>, BiasReluGrad<T, 8>, ChannelSums<T>, ReluMask<T>>{});
-  };
-  ran_of(float{}), ran_of(Bf16{}), ran_of(F16{});
+  check_on_device(
+      {"cast",
+       {eighths({19, 4}), eighths({4, 33})},
+       [](In in) { return cast(matmul(cast(in[0], DType::f16), cast(in[1], DType::f16)), DType::f32); },
+       forward_only({"matmul+cast"})});
 }
 
 namespace {
@@ -284,7 +183,7 @@ namespace {
 HostDouble& refusing_double() {
   static HostDouble& device = *[] {
     auto made = std::make_shared<HostDouble>(2);
-    core::add_backend(ft::backends::make_device_backend(made, "refusing double"));
+    ft::core::add_backend(ft::backends::make_device_backend(made, "refusing double"));
     return made.get();
   }();
   return device;
@@ -339,4 +238,17 @@ TEST_CASE("cuda: operations of the libraries are built once, whatever plan asks 
   CHECK(device.operations_built() == before + 2);
   plan();
   CHECK(device.operations_built() == before + 2);
+}
+
+TEST_CASE("cuda: of too many operations those that no kernel holds are let go") {
+  HostDouble device;
+  LibraryCache libraries(device);
+  const auto spec_of = [](std::size_t n) { return ProductSpec{.m = static_cast<std::int64_t>(n) + 1}; };
+  const auto held = libraries.find(spec_of(0)).operation;
+  for (std::size_t n = 1; n <= LibraryCache::most; ++n) libraries.find(spec_of(n));
+  CHECK(device.operations_built() == LibraryCache::most + 1);
+  CHECK(libraries.find(spec_of(0)).operation == held);
+  CHECK(device.operations_built() == LibraryCache::most + 1);
+  libraries.find(spec_of(1));
+  CHECK(device.operations_built() == LibraryCache::most + 2);
 }
