@@ -63,10 +63,15 @@ FUSETAPE_HD Pack<T> load_pack(const T* from) {
 }
 template <class T>
 FUSETAPE_HD void store_pack(T* to, const Pack<T>& pack) {
-#ifndef __CUDA_ARCH__
+#ifdef __CUDA_ARCH__
+  // By the intrinsic of a plain store: nvcc would store 16-bit elements in pairs.
+  uint4 words;
+  memcpy(&words, &pack, sizeof words);
+  __stwb(reinterpret_cast<uint4*>(to), words);
+#else
   FUSETAPE_ASSERT(reinterpret_cast<std::uintptr_t>(to) % 16 == 0);
-#endif
   *reinterpret_cast<Pack<T>*>(to) = pack;
+#endif
 }
 
 /// As it will be read again.
