@@ -31,6 +31,15 @@ FUSETAPE_HD inline float tracked(float running, double batch, double momentum) {
   return static_cast<float>((1 - momentum) * static_cast<double>(running) + momentum * batch);
 }
 
+/// A normalisation by given statistics, folded into the convolution before it: ŵ = a·w, b̂ = a·(b − mean) + β
+/// with a = γ/√(σ² + ε), each rounded once.
+FUSETAPE_HD inline double folded_scale(float gamma, float variance, double eps) {
+  return static_cast<double>(gamma) / std::sqrt(static_cast<double>(variance) + eps);
+}
+FUSETAPE_HD inline double folded_shift(double a, double bias, float mean, float beta) {
+  return a * (bias - static_cast<double>(mean)) + static_cast<double>(beta);
+}
+
 /// How many, their mean, and Σ(x − mean)²; two of them join without loss (Chan, Golub, LeVeque 1979).
 struct Moments {
   double count, mean, square;

@@ -144,7 +144,10 @@ Tensor weighted_sum(const Results& results) {
 }
 
 void collect_groups(Outcome& outcome) {
-  for (const ft::GroupReport& group : ft::explain().groups) outcome.groups.insert(group.name);
+  for (const ft::GroupReport& group : ft::explain().groups) {
+    outcome.groups.insert(group.name);
+    outcome.kernels[group.name].insert(group.kernel);
+  }
 }
 
 Outcome run(const OpCase& op_case, DType dtype, const Mode& mode) {

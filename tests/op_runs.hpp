@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -38,6 +39,7 @@ struct Outcome {
   std::vector<Numbers> numbers;
   std::vector<std::string> labels;  ///< of each
   std::set<std::string> groups;     ///< of the runs where no handle keeps a value from being fused away
+  std::map<std::string, std::set<std::string>> kernels;  ///< what ran each of the groups
 
   void add(const std::string& label, const Tensor& tensor) {
     labels.push_back(label);
@@ -45,7 +47,7 @@ struct Outcome {
   }
 };
 
-/// Adds the names of the last run's groups.
+/// Adds the names of the last run's groups and of their kernels.
 void collect_groups(Outcome& outcome);
 
 Outcome run(const OpCase& op_case, DType dtype, const Mode& mode);

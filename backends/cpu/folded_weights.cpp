@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/half.hpp"
+#include "core/norm_formulas.hpp"
 #include "core/op_attrs.hpp"
 
 namespace fusetape::backends::cpu {
@@ -33,9 +34,9 @@ void FoldedWeights::make(const KernelArgs& args, float* weights, float* bias) co
   const float *mean = args.in<float>(roles_.running_mean), *var = args.in<float>(roles_.running_var);
 #pragma omp parallel for schedule(static)
   for (std::int64_t o = 0; o < channels_; ++o) {
-    const double a = gamma[o] / std::sqrt(var[o] + eps_);
+    const double a = core::folded_scale(gamma[o], var[o], eps_);
     const double b = roles_.bias >= 0 ? element(args, roles_.bias, bias_type_, o) : 0;
-    bias[o] = narrowed(a * (b - mean[o]) + beta[o]);
+    bias[o] = narrowed(core::folded_shift(a, b, mean[o], beta[o]));
     for (std::int64_t i = o * filter_; i < (o + 1) * filter_; ++i) {
       weights[i] = narrowed(a * element(args, roles_.w, weights_type_, i));
     }

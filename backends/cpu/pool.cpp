@@ -1,17 +1,19 @@
-#include "backends/cpu/pool_geometry.hpp"
-
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/element_blocks.hpp"
+#include "core/pool_geometry.hpp"
 
 /// Max and average pooling, forward and backward, in f32 and 16 bits: plain loops over NHWC that vectorise
-/// over channels. oneDNN is not used because the index of the largest element is ours.
+/// over channels. Work is cut into rows of the written image, each made by one thread in a fixed order: the
+/// same bits for any number of threads. oneDNN is not used because the index of the largest element is ours.
 namespace fusetape::backends::cpu {
 namespace {
 
+using core::PoolGeometry;
 using plan::Graph;
 using plan::Group;
 using plan::Pattern;
@@ -56,12 +58,11 @@ struct Best {
 void find_best(const PoolGeometry& pool, const Elements& x, std::int64_t n, std::int64_t oh, std::int64_t ow,
                std::int64_t channel, std::int64_t count, Best& best) {
   alignas(64) float buffer[block];
-  const Range rows = pool.h.pixels(oh), columns = pool.w.pixels(ow);
+  const core::Interval rows = pool.h.pixels(oh), columns = pool.w.pixels(ow);
   for (std::int64_t ih = rows.begin; ih < rows.end; ++ih) {
     for (std::int64_t iw = columns.begin; iw < columns.end; ++iw) {
       const float* pixel = read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);
-      const auto place =
-          static_cast<std::int32_t>(pool.h.place(ih, oh) * pool.w.window + pool.w.place(iw, ow));
+      const auto place = static_cast<std::int32_t>(pool.place(ih, iw, oh, ow));
       if (ih == rows.begin && iw == columns.begin) {
         std::copy_n(pixel, count, best.value);
         std::fill_n(best.place, count, place);
@@ -70,7 +71,7 @@ void find_best(const PoolGeometry& pool, const Elements& x, std::int64_t n, std:
 #pragma omp simd
       for (std::int64_t c = 0; c < count; ++c) {
         const float old = best.value[c], now = pixel[c];
-        const bool better = (now > old) | ((now != now) & (old == old));
+        const bool better = core::becomes_largest(now, old);
         best.value[c] = better ? now : old;
         best.place[c] = better ? place : best.place[c];
       }
@@ -102,9 +103,9 @@ void gather(const PoolGeometry& pool, const Elements& dx, const std::byte* y, Ad
   for (std::int64_t row = 0; row < rows; ++row) {
     alignas(64) float sums[block], buffer[block];
     const std::int64_t n = row / pool.h.size, ih = row % pool.h.size;
-    const Range over = pool.h.windows_over(ih);
+    const core::Interval over = pool.h.windows_over(ih);
     for (std::int64_t iw = 0; iw < pool.w.size; ++iw) {
-      const Range across = pool.w.windows_over(iw);
+      const core::Interval across = pool.w.windows_over(iw);
       for_channels(pool, [&](std::int64_t channel, std::int64_t count) {
         std::fill_n(sums, count, 0.0f);
         for (std::int64_t oh = over.begin; oh < over.end; ++oh) {
@@ -132,7 +133,7 @@ void max_pool_grad(const PoolGeometry& pool, const Elements& g, const Index* ind
                     std::int64_t iw, std::int64_t channel, std::int64_t count) {
            alignas(64) float buffer[block];
            const std::int64_t at = pool.y_offset(n, oh, ow) + channel;
-           const auto place = static_cast<Index>(pool.h.place(ih, oh) * pool.w.window + pool.w.place(iw, ow));
+           const auto place = static_cast<Index>(pool.place(ih, iw, oh, ow));
            const float* gradient = read_floats(g.dtype, g.data, at, count, buffer);
            const Index* winner = index + at;
 #pragma omp simd
@@ -146,7 +147,7 @@ void avg_pool(const PoolGeometry& pool, const Elements& x, const Elements& y) {
   for_windows(pool, [=, &pool](std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t channel,
                                std::int64_t count) {
     alignas(64) float sums[block] = {}, buffer[block];
-    const Range down = pool.h.pixels(oh), across = pool.w.pixels(ow);
+    const core::Interval down = pool.h.pixels(oh), across = pool.w.pixels(ow);
     for (std::int64_t ih = down.begin; ih < down.end; ++ih) {
       for (std::int64_t iw = across.begin; iw < across.end; ++iw) {
         const float* pixel = read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);

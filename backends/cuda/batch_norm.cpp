@@ -11,12 +11,12 @@ using plan::Group;
 
 constexpr auto dtypes = {DType::f32, DType::bf16, DType::f16};
 
-Support supports_forward(const Graph& graph, const Group& group, DeviceApi&) {
+Support supports_forward(const Graph& graph, const Group& group, Device&) {
   if (!is_norm_forward(graph, group)) return {.ok = false, .reason = {}};
   return norm_operands(graph, norm_forward_roles(graph, group).norm, dtypes);
 }
 
-Support supports_backward(const Graph& graph, const Group& group, DeviceApi&) {
+Support supports_backward(const Graph& graph, const Group& group, Device&) {
   if (!is_norm_backward(graph, group)) return {.ok = false, .reason = {}};
   return norm_operands(graph, norm_backward_roles(graph, group), dtypes);
 }

@@ -228,15 +228,15 @@ class NormBackwardKernel final : public DeviceKernel {
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_norm_backward(const Graph& graph, const Group& group, DeviceApi& device) {
+std::unique_ptr<Kernel> make_norm_backward(const Graph& graph, const Group& group, Device& device) {
   const plan::BatchNormReluGrad roles = norm_backward_roles(graph, group);
   switch (graph.value(roles.g).dtype) {
     case DType::bf16:
-      return std::make_unique<NormBackwardKernel<Bf16>>(graph, roles, device);
+      return std::make_unique<NormBackwardKernel<Bf16>>(graph, roles, device.api);
     case DType::f16:
-      return std::make_unique<NormBackwardKernel<F16>>(graph, roles, device);
+      return std::make_unique<NormBackwardKernel<F16>>(graph, roles, device.api);
     default:
-      return std::make_unique<NormBackwardKernel<float>>(graph, roles, device);
+      return std::make_unique<NormBackwardKernel<float>>(graph, roles, device.api);
   }
 }
 

@@ -190,15 +190,15 @@ class NormForwardKernel final : public DeviceKernel {
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_norm_forward(const Graph& graph, const Group& group, DeviceApi& device) {
+std::unique_ptr<Kernel> make_norm_forward(const Graph& graph, const Group& group, Device& device) {
   const NormForwardRoles roles = norm_forward_roles(graph, group);
   switch (graph.value(roles.norm.norm[0].x).dtype) {
     case DType::bf16:
-      return std::make_unique<NormForwardKernel<Bf16>>(graph, roles, device);
+      return std::make_unique<NormForwardKernel<Bf16>>(graph, roles, device.api);
     case DType::f16:
-      return std::make_unique<NormForwardKernel<F16>>(graph, roles, device);
+      return std::make_unique<NormForwardKernel<F16>>(graph, roles, device.api);
     default:
-      return std::make_unique<NormForwardKernel<float>>(graph, roles, device);
+      return std::make_unique<NormForwardKernel<float>>(graph, roles, device.api);
   }
 }
 

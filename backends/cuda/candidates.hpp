@@ -3,21 +3,38 @@
 #include <span>
 
 #include "backends/backend.hpp"
-#include "backends/cuda/device_api.hpp"
+#include "backends/cuda/library_cache.hpp"
 
 /// The device's kernels as one ordered list: the first candidate that supports a group makes its kernel;
 /// where none does, the group runs on the host.
 namespace fusetape::backends::cuda {
 
+/// What kernels are made on.
+struct Device {
+  DeviceApi& api;
+  LibraryCache& libraries;
+};
+
 /// `supports` answers with an empty reason where the group is simply not its kind: such refusals are not
 /// shown.
 struct Candidate {
   const char* name;
-  Support (*supports)(const plan::Graph& graph, const plan::Group& group, DeviceApi& device);
-  std::unique_ptr<Kernel> (*make)(const plan::Graph& graph, const plan::Group& group, DeviceApi& device);
+  Support (*supports)(const plan::Graph& graph, const plan::Group& group, Device& device);
+  std::unique_ptr<Kernel> (*make)(const plan::Graph& graph, const plan::Group& group, Device& device);
 };
 
+/// The floating dtypes that a device computes in; f64 is the host's.
+inline Support supports_dtype(DType dtype) {
+  if (dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16) return {};
+  return {.ok = false, .reason = "expected f32, bf16 or f16, got " + std::string(name_of(dtype))};
+}
+
 // Each file of kernels offers its own.
-std::span<const Candidate> batch_norms();  ///< batch_norm and its gradient, alone and with add and ReLU
+std::span<const Candidate> convolutions();  ///< conv2d and its gradients, conv+bias+add+relu: cuDNN
+std::span<const Candidate> products();      ///< matmul, alone and with bias and activation: cuBLASLt
+std::span<const Candidate> batch_norms();   ///< batch_norm and its gradient, alone and with add and ReLU
+std::span<const Candidate> bias_relu_gradients();  ///< g·[y>0] and its sum over pixels
+std::span<const Candidate> relu_masks();           ///< a ReLU's mask as bits, and its gradient
+std::span<const Candidate> poolings();             ///< max and average pooling, forward and backward
 
 }  // namespace fusetape::backends::cuda

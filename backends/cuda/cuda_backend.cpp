@@ -13,20 +13,24 @@ namespace fusetape::backends {
 namespace {
 
 using cuda::Candidate;
+using cuda::Device;
 using cuda::DeviceApi;
 using plan::Graph;
 using plan::Group;
 using plan::Pattern;
 
 /// Every kernel of the device in the order in which they are asked.
-std::array<std::span<const Candidate>, 1> candidate_lists() { return {cuda::batch_norms()}; }
+std::array<std::span<const Candidate>, 6> candidate_lists() {
+  return {cuda::convolutions(),        cuda::products(),   cuda::batch_norms(),
+          cuda::bias_relu_gradients(), cuda::relu_masks(), cuda::poolings()};
+}
 
 struct Choice {
   const Candidate* candidate = nullptr;
   std::string refusals;  ///< "name: reason; name: reason"
 };
 
-Choice choose(const Graph& graph, const Group& group, DeviceApi& device) {
+Choice choose(const Graph& graph, const Group& group, Device& device) {
   Choice choice;
   for (const std::span<const Candidate> list : candidate_lists()) {
     for (const Candidate& candidate : list) {
@@ -43,7 +47,11 @@ Choice choose(const Graph& graph, const Group& group, DeviceApi& device) {
 class DeviceBackend final : public Backend {
  public:
   DeviceBackend(std::shared_ptr<DeviceApi> device, std::string name)
-      : device_(std::move(device)), name_(std::move(name)), facts_(device_->facts()), staging_(*device_) {}
+      : device_(std::move(device)),
+        name_(std::move(name)),
+        facts_(device_->facts()),
+        staging_(*device_),
+        libraries_(*device_) {}
 
   std::string_view name() const override { return name_; }
   bool on_host() const override { return false; }
@@ -63,17 +71,19 @@ class DeviceBackend final : public Backend {
 
   Support supports(const Graph& graph, const Group& group) const override {
     if (group.pattern == Pattern::single) return {};
-    const Choice choice = choose(graph, group, *device_);
+    Device device = made_on();
+    const Choice choice = choose(graph, group, device);
     if (choice.candidate != nullptr) return {};
     return {.ok = false,
             .reason = choice.refusals.empty() ? "no CUDA kernel for " + group.name : choice.refusals};
   }
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
+    Device device = made_on();
     const Choice choice = is_custom(graph, group) ? Choice{.refusals = "its forward is the user's own"}
-                                                  : choose(graph, group, *device_);
+                                                  : choose(graph, group, device);
     std::unique_ptr<Kernel> kernel = choice.candidate != nullptr
-                                         ? choice.candidate->make(graph, group, *device_)
+                                         ? choice.candidate->make(graph, group, device)
                                          : cuda::make_host_kernel(graph, group, *this);
     if (kernel->name.empty()) kernel->name = choice.candidate->name;
     if (choice.candidate == nullptr) {
@@ -88,10 +98,13 @@ class DeviceBackend final : public Backend {
   }
 
  private:
+  Device made_on() const { return {*device_, libraries_}; }
+
   std::shared_ptr<DeviceApi> device_;
   std::string name_;
   cuda::DeviceFacts facts_;
   cuda::Staging staging_;
+  mutable cuda::LibraryCache libraries_;  ///< `supports` builds, too
 };
 
 }  // namespace

@@ -20,14 +20,34 @@ constexpr double tolerance_of(const OpCase& op_case, DType dtype) {
   return dtype == DType::bf16 ? 0.04 : 0.005;
 }
 
+/// What has to run on the device: every group that begins with one of these ops, or has this very name.
+const std::set<std::string> on_device{
+    "conv2d",     "conv2d_grad_input", "conv2d_grad_weight",
+    "matmul",     "relu_mask",         "relu_grad_mask",
+    "max_pool2d", "max_pool2d_grad",   "max_pool2d_gather",
+    "avg_pool2d", "avg_pool2d_grad",   "relu_grad+bias_grad",
+};
+
+void expect_on_device(const OpCase& op_case, const Outcome& outcome) {
+  for (const auto& [group, kernels] : outcome.kernels) {
+    if (!on_device.contains(group) && !on_device.contains(group.substr(0, group.find('+')))) continue;
+    for (const std::string& kernel : kernels) {
+      if (kernel.starts_with("host:")) FAIL_CHECK(op_case.name << ": " << group << " runs on the host");
+    }
+  }
+}
+
 void check(const OpCase& op_case, DType dtype) {
   expect_no_error(op_case, [&] {
     const Outcome expected = run(op_case, dtype, oracle);
     const double tolerance = tolerance_of(op_case, dtype);
     const std::string name(name_of(dtype));
-    compare(op_case, name + " on cuda, unfused", run(op_case, dtype, unfused_device), expected, tolerance);
+    const Outcome apart = run(op_case, dtype, unfused_device);
+    compare(op_case, name + " on cuda, unfused", apart, expected, tolerance);
+    expect_on_device(op_case, apart);
     const Outcome together = run(op_case, dtype, fused_device);
     compare(op_case, name + " on cuda, fused", together, expected, tolerance);
+    expect_on_device(op_case, together);
     compare(op_case, name + " on cuda, fused again", run(op_case, dtype, fused_device), together, 0);
   });
 }

@@ -388,13 +388,25 @@ void HostDouble::free_graph(GraphId graph) {
 
 // ---- building ----
 
-std::unique_ptr<LibraryOperation> HostDouble::make_convolution(const backends::cuda::ConvolutionSpec& spec) {
+void HostDouble::refuse_operations(std::string why) {
+  const std::lock_guard lock(mutex_);
+  refusal_ = std::move(why);
+}
+
+void HostDouble::begin_building() {
+  const std::lock_guard lock(mutex_);
   refuse_in_capture("an operation is built");
+  if (!refusal_.empty()) fail(refusal_);
+  ++operations_built_;
+}
+
+std::unique_ptr<LibraryOperation> HostDouble::make_convolution(const backends::cuda::ConvolutionSpec& spec) {
+  begin_building();
   return make_convolution_double(spec);
 }
 
 std::unique_ptr<LibraryOperation> HostDouble::make_product(const backends::cuda::ProductSpec& spec) {
-  refuse_in_capture("an operation is built");
+  begin_building();
   return make_product_double(spec);
 }
 

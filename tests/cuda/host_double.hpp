@@ -68,6 +68,10 @@ class HostDouble final : public backends::cuda::DeviceApi {
   std::unique_ptr<LibraryOperation> make_product(const backends::cuda::ProductSpec& spec) override;
   const KernelEntry* make_program(const backends::cuda::ProgramSource& source) override;
 
+  /// From now on the libraries refuse to build anything, with these words; empty: they build again.
+  void refuse_operations(std::string why);
+  /// Operations of the libraries that were built.
+  std::int64_t operations_built() const { return operations_built_; }
   /// Names of the kernels that ran.
   std::set<std::string> kernels_run() const;
   /// How often the host waited for the device.
@@ -87,6 +91,7 @@ class HostDouble final : public backends::cuda::DeviceApi {
 
   [[noreturn]] static void fail(const std::string& what);
   void refuse_in_capture(const char* what) const;
+  void begin_building();
   static bool holds(const Memory& memory, Range range);
   void check_ranges(const Task& task) const;
   void check_launch(const Launch& launch) const;
@@ -108,7 +113,8 @@ class HostDouble final : public backends::cuda::DeviceApi {
   std::vector<std::vector<Task>> graphs_;
   std::vector<std::unique_ptr<KernelEntry>> programs_;
   std::set<std::string> kernels_run_;
-  std::int64_t waits_ = 0;
+  std::int64_t waits_ = 0, operations_built_ = 0;
+  std::string refusal_;
 };
 
 }  // namespace fusetape::tests

@@ -63,10 +63,15 @@ FUSETAPE_HD Pack<T> load_pack(const T* from) {
 }
 template <class T>
 FUSETAPE_HD void store_pack(T* to, const Pack<T>& pack) {
-#ifndef __CUDA_ARCH__
+#ifdef __CUDA_ARCH__
+  // By the intrinsic of a plain store: nvcc would store 16-bit elements in pairs.
+  uint4 words;
+  memcpy(&words, &pack, sizeof words);
+  __stwb(reinterpret_cast<uint4*>(to), words);
+#else
   FUSETAPE_ASSERT(reinterpret_cast<std::uintptr_t>(to) % 16 == 0);
-#endif
   *reinterpret_cast<Pack<T>*>(to) = pack;
+#endif
 }
 
 /// As it will be read again.
@@ -75,7 +80,8 @@ FUSETAPE_HD float rounded(float x) {
   return to_float(from_float<T>(x));
 }
 
-/// Eight consecutive elements as floats: a byte of a mask, 16 bytes of a 16-bit type.
+/// Eight consecutive elements as floats: a byte of a mask, 16 bytes of a 16-bit type. Loops over them run
+/// from 0 to 8, with a condition where there are fewer: unrolled, they stay in registers.
 struct Eight {
   float at[8];
 };
@@ -85,7 +91,9 @@ template <class T>
 FUSETAPE_HD Eight load_eight(const T* from, int count = 8) {
   Eight out{};
   if (count < 8) {
-    for (int i = 0; i < count; ++i) out.at[i] = to_float(from[i]);
+    for (int i = 0; i < 8; ++i) {
+      if (i < count) out.at[i] = to_float(from[i]);
+    }
     return out;
   }
   for (int part = 0; part < 8; part += Pack<T>::size) {
@@ -97,7 +105,9 @@ FUSETAPE_HD Eight load_eight(const T* from, int count = 8) {
 template <class T>
 FUSETAPE_HD void store_eight(T* to, const Eight& values, int count = 8) {
   if (count < 8) {
-    for (int i = 0; i < count; ++i) to[i] = from_float<T>(values.at[i]);
+    for (int i = 0; i < 8; ++i) {
+      if (i < count) to[i] = from_float<T>(values.at[i]);
+    }
     return;
   }
   for (int part = 0; part < 8; part += Pack<T>::size) {

@@ -21,7 +21,8 @@ struct MaskedGradient {
   const float *scale, *shift;
 };
 
-/// Of `count` elements from `at` on, of channels from c on, whose x₁ is `x`.
+/// Of `count` elements from `at` on, of channels from c on, whose x₁ is `x`. `at` is a multiple of 8, or
+/// `count` is 1.
 template <class T>
 FUSETAPE_HD Eight masked_gradient(const MaskedGradient<T>& from, const Eight& x, std::int64_t at,
                                   std::int64_t c, std::int64_t channels, int count) {
@@ -32,9 +33,9 @@ FUSETAPE_HD Eight masked_gradient(const MaskedGradient<T>& from, const Eight& x,
   }
   if (from.mask == MaskFrom::nothing) return g;
   if (from.mask == MaskFrom::bits) {
-    for (int i = 0; i < count; ++i) {
-      const std::int64_t bit = at + i;
-      if ((from.bits[bit / 8] >> (bit % 8) & 1) == 0) g.at[i] = 0;
+    const unsigned bits = from.bits[at / 8] >> (at % 8);
+    for (int i = 0; i < 8; ++i) {
+      if ((bits >> i & 1) == 0) g.at[i] = 0;
     }
     return g;
   }
@@ -42,8 +43,8 @@ FUSETAPE_HD Eight masked_gradient(const MaskedGradient<T>& from, const Eight& x,
   if (from.mask == MaskFrom::output) {
     y = load_eight(from.y + at, count);
   } else {
-    const Eight a = count == 8 ? load_channels(from.scale, c, channels) : load_eight(from.scale + c, 1);
-    const Eight s = count == 8 ? load_channels(from.shift, c, channels) : load_eight(from.shift + c, 1);
+    const Eight a = count > 1 ? load_channels(from.scale, c, channels) : load_eight(from.scale + c, 1);
+    const Eight s = count > 1 ? load_channels(from.shift, c, channels) : load_eight(from.shift + c, 1);
     for (int i = 0; i < 8; ++i) y.at[i] = rounded<T>(std::fma(a.at[i], x.at[i], s.at[i]));
   }
   for (int i = 0; i < 8; ++i) {
@@ -86,12 +87,15 @@ struct NormGradSums {
     const std::int64_t end = parts.end_row(thread.block_x);
     Eight sum_g{}, sum_gx[2] = {}, mean[2] = {};
     if (channel < parts.channels) {
-      for (int k = 0; k < args.norms; ++k) mean[k] = load_eight(args.mean[k] + channel, Width);
+      for (int k = 0; k < 2; ++k) {
+        if (k < args.norms) mean[k] = load_eight(args.mean[k] + channel, Width);
+      }
       for (std::int64_t row = parts.first_row(thread.block_x) + slot; row < end; row += parts.slots()) {
         const std::int64_t at = row * parts.channels + channel;
         Eight x = load_eight(args.x[0] + at, Width);
         const Eight g = masked_gradient(args.gradient, x, at, channel, parts.channels, Width);
-        for (int k = 0; k < args.norms; ++k) {
+        for (int k = 0; k < 2; ++k) {
+          if (k == args.norms) break;
           if (k > 0) x = load_eight(args.x[k] + at, Width);
           for (int i = 0; i < Width; ++i) sum_gx[k].at[i] += g.at[i] * (x.at[i] - mean[k].at[i]);
         }
@@ -245,34 +249,23 @@ struct NormGradApply {
     // Everything is read before anything is written: outputs may share a buffer with any of it.
     Eight x[2] = {load_eight(args.x[0] + at, count), {}};
     if (args.norms == 2) x[1] = load_eight(args.x[1] + at, count);
-    const Eight g = gradient(args, x[0], at, c, count);
-    for (int k = 0; k < args.norms; ++k) {
-      if (args.dx[k] == nullptr) continue;
-      const Eight mean = load_channels(args.mean[k], c, args.channels);
-      const Eight slope = load_channels(args.a[k], c, args.channels);
-      const Eight tilt = load_channels(args.b[k], c, args.channels);
-      const Eight offset = load_channels(args.c[k], c, args.channels);
-      Eight dx;
-      for (int i = 0; i < 8; ++i) {
-        dx.at[i] =
-            std::fma(slope.at[i], g.at[i], std::fma(tilt.at[i], x[k].at[i] - mean.at[i], offset.at[i]));
-      }
-      store_eight(args.dx[k] + at, dx, count);
-    }
+    const Eight g = masked_gradient(args.gradient, x[0], at, c, args.channels, count);
+    write_dx(args, 0, x[0], g, at, c, count);
+    if (args.norms == 2) write_dx(args, 1, x[1], g, at, c, count);
   }
 
-  /// A tail wraps around the channels like any other eight: its mask must, too.
-  FUSETAPE_HD static Eight gradient(const Args& args, const Eight& x, std::int64_t at, std::int64_t c,
-                                    int count) {
-    if (count == 8 || args.gradient.mask != MaskFrom::input) {
-      return masked_gradient(args.gradient, x, at, c, args.channels, count);
+  FUSETAPE_HD static void write_dx(const Args& args, int k, const Eight& x, const Eight& g, std::int64_t at,
+                                   std::int64_t c, int count) {
+    if (args.dx[k] == nullptr) return;
+    const Eight mean = load_channels(args.mean[k], c, args.channels);
+    const Eight slope = load_channels(args.a[k], c, args.channels);
+    const Eight tilt = load_channels(args.b[k], c, args.channels);
+    const Eight offset = load_channels(args.c[k], c, args.channels);
+    Eight dx;
+    for (int i = 0; i < 8; ++i) {
+      dx.at[i] = std::fma(slope.at[i], g.at[i], std::fma(tilt.at[i], x.at[i] - mean.at[i], offset.at[i]));
     }
-    Eight g{};
-    for (int i = 0; i < count; ++i) {
-      const Eight one{{x.at[i]}};
-      g.at[i] = masked_gradient(args.gradient, one, at + i, (c + i) % args.channels, args.channels, 1).at[0];
-    }
-    return g;
+    store_eight(args.dx[k] + at, dx, count);
   }
 };
 

@@ -1,0 +1,254 @@
+// Convolutions and matrix products through the libraries: what is one operation, what a library is never
+// asked, and what happens where it refuses.
+#include <doctest/doctest.h>
+
+#include "backends/cuda/cuda_backend.hpp"
+#include "backends/cuda/library_cache.hpp"
+#include "core/tape.hpp"
+#include "device_cases.hpp"
+
+namespace ft = fusetape;
+using namespace fusetape::tests;
+using namespace fusetape::backends::cuda;
+using ft::DType;
+using ft::Shape;
+using ft::Tensor;
+
+namespace {
+
+using In = const Inputs&;
+
+constexpr ft::Conv2dOptions same{.padding = {1, 1}};
+
+/// "group by kernel; " of the last run.
+std::string launches() {
+  std::string text;
+  for (const ft::GroupReport& group : ft::explain().groups) text += group.name + " by " + group.kernel + "; ";
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("cuda: a convolution with its epilogue is one operation of the library") {
+  const Shape x{2, 5, 4, 6}, y{2, 5, 4, 3};
+  const std::vector<Input> inputs{eighths(x), eighths({3, 3, 3, 6}), real({3}), real(y)};
+  const std::pair<const char*, std::function<Tensor(In)>> cases[] = {
+      {"conv2d", [](In in) { return conv2d(in[0], in[1], same); }},
+      {"conv2d+bias", [](In in) { return conv2d(in[0], in[1], in[2], same); }},
+      {"conv2d+relu", [](In in) { return relu(conv2d(in[0], in[1], same)); }},
+      {"conv2d+bias+relu", [](In in) { return relu(conv2d(in[0], in[1], in[2], same)); }},
+      {"conv2d+add", [](In in) { return conv2d(in[0], in[1], same) + in[3]; }},
+      {"conv2d+bias+add", [](In in) { return conv2d(in[0], in[1], in[2], same) + in[3]; }},
+      {"conv2d+bias+add+relu", [](In in) { return relu(conv2d(in[0], in[1], in[2], same) + in[3]); }},
+  };
+  for (const auto& [group, call] : cases) {
+    const OpCase op_case{group, inputs, [&call = call](In in) { return call(in); }, forward_only({group})};
+    check_on_device(op_case);
+    const OnDouble device;
+    const Tensor result = call(data_for(op_case, DType::bf16));
+    ft::materialize({result});
+    CHECK(launches() == std::string(group) + " by double:convolution; ");
+  }
+}
+
+TEST_CASE("cuda: what the ReLU reads is wanted, too: the ReLU runs apart, and the report says why") {
+  const OnDouble device;
+  const OpCase op_case{"", {eighths({1, 4, 4, 2}), eighths({3, 3, 3, 2}), real({3})}, {}};
+  const Inputs in = data_for(op_case, DType::f32);
+  const Tensor before = conv2d(in[0], in[1], in[2], same), y = relu(before);
+  ft::materialize({before, y});
+  CHECK(contains(launches(), "conv2d+bias by double:convolution; relu by "));
+  CHECK(contains(refusal_of("conv2d+bias+relu"), "cudnn: what the ReLU reads is wanted, too"));
+}
+
+TEST_CASE("cuda: what the library is not asked for, and why") {
+  const OnDouble device;
+  const OpCase op_case{"", {eighths({1, 5, 5, 3}), eighths({8, 3, 3, 3}), eighths({8, 3, 3, 3})}, {}};
+  Inputs in = data_for(op_case, DType::f32);
+  ft::materialize({conv2d(in[0], in[1]), conv2d(in[0], in[2])});
+  CHECK(launches() == "conv2d by double:convolution; conv2d by double:convolution; ");
+  CHECK(contains(refusal_of("conv2d&conv2d"), "cudnn: convolutions of one image run one after the other"));
+
+  in = data_for(op_case, DType::f64);
+  ft::materialize({conv2d(in[0], in[1])});
+  CHECK(launches() == "conv2d by host:reference; ");
+  CHECK(ft::explain().groups[0].why == "on the host: cudnn: expected f32, bf16 or f16, got f64");
+}
+
+TEST_CASE("cuda: gradients of convolutions, with a fork's sum and in f32 at once") {
+  check_on_device({"fork",
+                   {eighths({2, 7, 6, 4}), eighths({6, 3, 3, 2}), eighths({2, 7, 6, 4})},
+                   [](In in) {
+                     return Results{conv2d(in[0], in[1], {.padding = {1, 1}, .groups = 2}), in[0] * in[2]};
+                   },
+                   {.groups = {"conv2d_grad_input+add"}}});
+
+  const OpCase op_case{"", {eighths({2, 5, 4, 3}), eighths({4, 3, 3, 3})}, {}};
+  const auto gradient = [&](const char* backend) {
+    const OnBackend on(backend);
+    const Inputs in = data_for(op_case, DType::f32);
+    const Tensor w = ft::variable(in[1]);
+    const Tensor y = conv2d(cast(in[0], DType::bf16), cast(w, DType::bf16), same);
+    const Tensor dw = ft::grad({ft::sum(cast(y, DType::f32))}, {w})[0];
+    return dw.to_vector<double>();
+  };
+  host_double();
+  const Numbers got = gradient("cuda double");
+  CHECK(contains(launches(), "conv2d_grad_weight+cast by double:convolution; "));
+  CHECK(got == gradient("reference"));
+}
+
+TEST_CASE("cuda: a batch norm behind a convolution is folded into its weights, with one rounding") {
+  for (const std::int64_t out : {1, 3, 24}) {
+    const Shape x{2, 7, 5, 3}, y{2, 7, 5, out};
+    const std::vector<Input> inputs{real(x),    real({out, 3, 3, 3}), real({out}), scale(out),
+                                    shift(out), shift(out),           scale(out),  real(y)};
+    const auto norm = [](const Tensor& t, In in) {
+      return batch_norm_inference(t, in[3], in[4], in[5], in[6]);
+    };
+    check_on_device({"alone", inputs, [=](In in) { return norm(conv2d(in[0], in[1], same), in); },
+                     forward_only({"conv2d+batch_norm_inference"})});
+    check_on_device({"bias", inputs, [=](In in) { return norm(conv2d(in[0], in[1], in[2], same), in); },
+                     forward_only({"conv2d+bias+batch_norm_inference"})});
+    check_on_device({"add+relu", inputs,
+                     [=](In in) { return relu(norm(conv2d(in[0], in[1], same), in) + in[7]); },
+                     forward_only({"conv2d+batch_norm_inference+add+relu"})});
+  }
+  expect_run(KernelList<FoldWeights<float>, FoldWeights<Bf16>, FoldWeights<F16>>{});
+}
+
+TEST_CASE("cuda: no images and empty products are zeros, without a library") {
+  struct Case {
+    const char* group;
+    std::vector<Input> inputs;
+    std::function<Tensor(In)> call;
+  };
+  const Case cases[] = {
+      {"conv2d", {real({0, 5, 5, 3}), real({4, 3, 3, 3})}, [](In in) { return conv2d(in[0], in[1], same); }},
+      {"conv2d+bias+relu",
+       {real({0, 5, 5, 3}), real({4, 3, 3, 3}), real({4})},
+       [](In in) { return relu(conv2d(in[0], in[1], in[2], same)); }},
+      {"matmul", {real({2, 0}), real({0, 3})}, [](In in) { return matmul(in[0], in[1]); }},
+      {"matmul+relu", {real({2, 0}), real({0, 3})}, [](In in) { return relu(matmul(in[0], in[1])); }},
+      {"matmul", {real({0, 2, 3}), real({3, 4})}, [](In in) { return matmul(in[0], in[1]); }},
+  };
+  for (const Case& c : cases) {
+    const OnDouble device;
+    const OpCase op_case{c.group, c.inputs, {}};
+    const Tensor y = c.call(data_for(op_case, DType::f16));
+    CHECK(y.to_vector<double>() == Numbers(static_cast<std::size_t>(y.elements()), 0.0));
+    CHECK(launches() == std::string(c.group) + " by cuda:clear; ");
+  }
+  check_on_device({"no image's gradients",
+                   {real({0, 5, 5, 3}), real({4, 3, 3, 3})},
+                   [](In in) { return conv2d(in[0], in[1], same); },
+                   {.groups = {"conv2d"}}});
+  check_on_device({"a bias on a product of nothing",
+                   {real({2, 0}), real({3, 0}), real({3})},
+                   [](In in) { return relu(linear(in[0], in[1], in[2])); },
+                   {.groups = {"matmul"}}});
+}
+
+TEST_CASE("cuda: a matrix product with its epilogue is one operation of the library") {
+  for (const bool ta : {false, true}) {
+    for (const bool tb : {false, true}) {
+      const ft::MatmulOptions options{.transpose_a = ta, .transpose_b = tb};
+      const auto product = [options](In in) { return matmul(in[0], in[1], options); };
+      const Shape m = ta ? Shape{6, 5} : Shape{5, 6}, ms = ta ? Shape{3, 6, 5} : Shape{3, 5, 6};
+      const Shape n = tb ? Shape{7, 6} : Shape{6, 7}, ns = tb ? Shape{3, 7, 6} : Shape{3, 6, 7};
+      const std::pair<Shape, Shape> operands[] = {{m, n}, {ms, n}, {m, ns}, {ms, ns}};
+      for (const auto& [a, b] : operands) {
+        const std::string how = to_string(a) + (ta ? "ᵀ " : " ") + to_string(b) + (tb ? "ᵀ" : "");
+        const std::vector<Input> inputs{eighths(a), eighths(b), real({7})};
+        check_on_device({"plain " + how, {inputs[0], inputs[1]}, product, {.groups = {"matmul"}}});
+        check_on_device({"bias+relu " + how,
+                         inputs,
+                         [=](In in) { return relu(bias_add(product(in), in[2])); },
+                         {.groups = {"matmul+bias+relu"}}});
+        check_on_device(
+            {"gelu " + how, inputs, [=](In in) { return gelu(product(in)); }, forward_only({"matmul+gelu"})});
+      }
+    }
+  }
+  check_on_device(
+      {"cast",
+       {eighths({19, 4}), eighths({4, 33})},
+       [](In in) { return cast(matmul(cast(in[0], DType::f16), cast(in[1], DType::f16)), DType::f32); },
+       forward_only({"matmul+cast"})});
+}
+
+namespace {
+
+/// A device of its own for this file, whose libraries can be told to refuse.
+HostDouble& refusing_double() {
+  static HostDouble& device = *[] {
+    auto made = std::make_shared<HostDouble>(2);
+    ft::core::add_backend(ft::backends::make_device_backend(made, "refusing double"));
+    return made.get();
+  }();
+  return device;
+}
+
+}  // namespace
+
+TEST_CASE("cuda: where a library refuses, its words are in the report and the host computes") {
+  HostDouble& device = refusing_double();
+  device.refuse_operations("no engine has a plan");
+  const std::int64_t before = device.operations_built();
+  const Mode mode{"cuda, refused", "refusing double", true, false};
+  const OpCase cases[] = {
+      {"convolution",
+       {eighths({2, 5, 4, 3}), eighths({4, 3, 3, 3}), real({4})},
+       [](In in) { return relu(conv2d(in[0], in[1], in[2], same)); }},
+      {"product",
+       {eighths({2, 5}), eighths({4, 5}), real({4})},
+       [](In in) { return relu(linear(in[0], in[1], in[2])); }},
+  };
+  for (const OpCase& op_case : cases) {
+    expect_no_error(op_case, [&] {
+      compare(op_case, "refused", run(op_case, DType::f32, mode), run(op_case, DType::f32, oracle), 1e-5);
+    });
+  }
+  CHECK(device.operations_built() == before);
+
+  const OnBackend backend("refusing double");
+  const Inputs in = data_for(cases[0], DType::f32);
+  ft::materialize({cases[0].call(in)[0]});
+  const ft::GroupReport& conv = ft::explain().groups[0];
+  CHECK(conv.name == "conv2d");
+  CHECK(conv.kernel == "host:reference");
+  CHECK(conv.why == "on the host: cudnn: no engine has a plan");
+  CHECK(contains(refusal_of("conv2d+bias+relu"), "cudnn: no engine has a plan"));
+  device.refuse_operations("");
+}
+
+TEST_CASE("cuda: operations of the libraries are built once, whatever plan asks for them") {
+  HostDouble& device = refusing_double();
+  device.refuse_operations("");
+  const OnBackend backend("refusing double");
+  const OpCase op_case{
+      "", {eighths({2, 5, 4, 9}), eighths({4, 3, 3, 9}), eighths({7, 9}), eighths({9, 2})}, {}};
+  const Inputs in = data_for(op_case, DType::f32);
+  const auto plan = [&] {
+    ft::clear_plan_cache();
+    ft::materialize({conv2d(in[0], in[1], same), matmul(in[2], in[3])});
+  };
+  const std::int64_t before = device.operations_built();
+  plan();
+  CHECK(device.operations_built() == before + 2);
+  plan();
+  CHECK(device.operations_built() == before + 2);
+}
+
+TEST_CASE("cuda: of too many operations those that no kernel holds are let go") {
+  HostDouble device;
+  LibraryCache libraries(device);
+  const auto spec_of = [](std::size_t n) { return ProductSpec{.m = static_cast<std::int64_t>(n) + 1}; };
+  const auto held = libraries.find(spec_of(0)).operation;
+  for (std::size_t n = 1; n <= LibraryCache::most; ++n) libraries.find(spec_of(n));
+  CHECK(device.operations_built() == LibraryCache::most + 1);
+  CHECK(libraries.find(spec_of(0)).operation == held);
+  CHECK(device.operations_built() == LibraryCache::most + 1);
+  libraries.find(spec_of(1));
+  CHECK(device.operations_built() == LibraryCache::most + 2);
+}
