@@ -3,6 +3,7 @@
 #include <array>
 
 #include "backends/cuda/candidates.hpp"
+#include "backends/cuda/faults.hpp"
 #include "backends/cuda/graph_replay.hpp"
 #include "backends/cuda/host_kernel.hpp"
 #include "backends/cuda/staging.hpp"
@@ -19,7 +20,10 @@ using plan::Group;
 using plan::Pattern;
 
 /// Every kernel of the device in the order in which they are asked.
-std::array<std::span<const Candidate>, 1> candidate_lists() { return {cuda::batch_norms()}; }
+std::array<std::span<const Candidate>, 5> candidate_lists() {
+  return {cuda::batch_norms(), cuda::reductions(), cuda::softmaxes(), cuda::cross_entropies(),
+          cuda::optimizers()};
+}
 
 struct Choice {
   const Candidate* candidate = nullptr;
@@ -43,7 +47,8 @@ Choice choose(const Graph& graph, const Group& group, DeviceApi& device) {
 class DeviceBackend final : public Backend {
  public:
   DeviceBackend(std::shared_ptr<DeviceApi> device, std::string name)
-      : device_(std::move(device)), name_(std::move(name)), facts_(device_->facts()), staging_(*device_) {}
+      : device_(std::move(device)), name_(std::move(name)), facts_(device_->facts()), staging_(*device_),
+        faults_(std::make_shared<cuda::Faults>(*device_)) {}
 
   std::string_view name() const override { return name_; }
   bool on_host() const override { return false; }
@@ -52,9 +57,11 @@ class DeviceBackend final : public Backend {
   void free(void* data, std::size_t) override { device_->free(data); }
   void upload(void* to, const void* from, std::size_t bytes) override { staging_.upload(to, from, bytes); }
   void download(void* to, const void* from, std::size_t bytes) override {
-    staging_.download(to, from, bytes);
+    if (bytes > 0) faults_->check_after([&] { staging_.download(to, from, bytes); });
   }
-  void synchronize() override { device_->synchronize(); }
+  void synchronize() override {
+    faults_->check_after([&] { device_->synchronize(); });
+  }
 
   Speed speed() const override {
     return {.flops = facts_.flops, .half_flops = facts_.half_flops, .bytes = facts_.bytes_per_second};
@@ -74,6 +81,7 @@ class DeviceBackend final : public Backend {
     std::unique_ptr<Kernel> kernel = choice.candidate != nullptr
                                          ? choice.candidate->make(graph, group, *device_)
                                          : cuda::make_host_kernel(graph, group, *this);
+    if (auto* notes = dynamic_cast<cuda::NotesFaults*>(kernel.get())) notes->note_to(faults_);
     if (kernel->name.empty()) kernel->name = choice.candidate->name;
     if (choice.candidate == nullptr) {
       kernel->why = "on the host: " + (choice.refusals.empty() ? "no CUDA kernel" : choice.refusals);
@@ -91,6 +99,7 @@ class DeviceBackend final : public Backend {
   std::string name_;
   cuda::DeviceFacts facts_;
   cuda::Staging staging_;
+  std::shared_ptr<cuda::Faults> faults_;
 };
 
 }  // namespace

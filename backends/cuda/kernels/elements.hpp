@@ -45,6 +45,10 @@ template <>
 inline constexpr const char* type_name<Bf16> = "bf16";
 template <>
 inline constexpr const char* type_name<F16> = "f16";
+template <>
+inline constexpr const char* type_name<std::int64_t> = "i64";
+template <>
+inline constexpr const char* type_name<std::uint8_t> = "u8";
 
 /// What one access moves.
 template <class T>
