@@ -5,16 +5,18 @@
 
 #include "backends/backend.hpp"
 
-/// sgd_update and adam_update, alone or all of a model in one group, as the kernels of every backend see them.
+/// sgd_update and adam_update, alone or all of a model in one group, as the kernels of every backend see
+/// them.
 namespace fusetape::backends {
 
 /// One node, with the clipping of its gradient.
 struct Update {
-  static constexpr int tensors = 4;  ///< p, g and up to two states; their new values, and the clipped gradient
+  static constexpr int tensors =
+      4;  ///< p, g and up to two states; their new values, and the clipped gradient
 
   bool adam = false;
-  std::int64_t variant = 0;             ///< nesterov, or decoupled
-  DType dtype = DType::f32;             ///< of the tensors; scalars are f32
+  std::int64_t variant = 0;  ///< nesterov, or decoupled
+  DType dtype = DType::f32;  ///< of the tensors; scalars are f32
   std::int64_t elements = 0;
   std::vector<int> inputs;              ///< as the op has them
   int scale = -1;                       ///< of the gradient's dtype; -1: none

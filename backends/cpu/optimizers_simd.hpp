@@ -7,7 +7,8 @@
 /// places.
 namespace fusetape::backends::cpu {
 
-/// core::sgd_updated of g' = scale·g. Without momentum v, v' are null; g' is written only where it has a place.
+/// core::sgd_updated of g' = scale·g. Without momentum v, v' are null; g' is written only where it has a
+/// place.
 struct SgdSpan {
   float lr = 0, weight_decay = 0, momentum = 0;
   float scale = 1;

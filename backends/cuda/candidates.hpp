@@ -18,10 +18,12 @@ struct Candidate {
 };
 
 // Each file of kernels offers its own.
-std::span<const Candidate> batch_norms();  ///< batch_norm and its gradient, alone and with add and ReLU
+std::span<const Candidate> batch_norms();      ///< batch_norm and its gradient, alone and with add and ReLU
 std::span<const Candidate> reductions();       ///< sum, mean, max over axes; argmax
 std::span<const Candidate> softmaxes();        ///< softmax, log_softmax, and gradients
 std::span<const Candidate> cross_entropies();  ///< cross_entropy and its gradient
 std::span<const Candidate> optimizers();       ///< sgd_update, adam_update, one or all; grad_norm
+std::span<const Candidate> random_draws();     ///< rand, randn, dropout
+std::span<const Candidate> movements();        ///< transpose, concat, slice, pad
 
 }  // namespace fusetape::backends::cuda

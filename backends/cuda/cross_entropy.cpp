@@ -1,10 +1,10 @@
 // Cross entropy of logits and labels, and its gradient. A label that is no class is noted on the device, and
 // thrown by whoever waits for it.
+#include "backends/cuda/kernels/cross_entropy.hpp"
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/device_kernel.hpp"
 #include "backends/cuda/element_types.hpp"
 #include "backends/cuda/faults.hpp"
-#include "backends/cuda/kernels/cross_entropy.hpp"
 #include "backends/cuda/kernels/sums.hpp"
 #include "backends/cuda/lines.hpp"
 #include "backends/label_error.hpp"
@@ -82,10 +82,10 @@ class CrossEntropyKernel final : public DeviceKernel, public NotesFaults {
 
   void add_losses(const KernelArgs& args, double* sums) const {
     const bool total = has_total();
-    launch<CrossEntropy<T>>({.x = rows_.blocks()},
-                            {args.in<T>(logits_), labels(args), total ? nullptr : args.out<T>(y_), sums, rows_,
-                             smoothing_},
-                            access(args, total ? piece(sums, rows_.blocks()) : whole(args, y_)));
+    launch<CrossEntropy<T>>(
+        {.x = rows_.blocks()},
+        {args.in<T>(logits_), labels(args), total ? nullptr : args.out<T>(y_), sums, rows_, smoothing_},
+        access(args, total ? piece(sums, rows_.blocks()) : whole(args, y_)));
   }
 
   void differentiate(const KernelArgs& args) const {

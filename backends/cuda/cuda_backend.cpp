@@ -20,9 +20,9 @@ using plan::Group;
 using plan::Pattern;
 
 /// Every kernel of the device in the order in which they are asked.
-std::array<std::span<const Candidate>, 5> candidate_lists() {
-  return {cuda::batch_norms(), cuda::reductions(), cuda::softmaxes(), cuda::cross_entropies(),
-          cuda::optimizers()};
+std::array<std::span<const Candidate>, 7> candidate_lists() {
+  return {cuda::batch_norms(), cuda::reductions(),   cuda::softmaxes(), cuda::cross_entropies(),
+          cuda::optimizers(),  cuda::random_draws(), cuda::movements()};
 }
 
 struct Choice {
@@ -47,7 +47,10 @@ Choice choose(const Graph& graph, const Group& group, DeviceApi& device) {
 class DeviceBackend final : public Backend {
  public:
   DeviceBackend(std::shared_ptr<DeviceApi> device, std::string name)
-      : device_(std::move(device)), name_(std::move(name)), facts_(device_->facts()), staging_(*device_),
+      : device_(std::move(device)),
+        name_(std::move(name)),
+        facts_(device_->facts()),
+        staging_(*device_),
         faults_(std::make_shared<cuda::Faults>(*device_)) {}
 
   std::string_view name() const override { return name_; }

@@ -30,7 +30,8 @@ class GradNormKernel final : public DeviceKernel {
     auto* const sums = reinterpret_cast<double*>(args.scratch);
     std::int64_t done = 0;
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-      with_element_type(dtype, [&](auto element) { add_squares<decltype(element)>(args, dtype, sums, done); });
+      with_element_type(dtype,
+                        [&](auto element) { add_squares<decltype(element)>(args, dtype, sums, done); });
     }
     launch<RootOfSum>({}, {sums, blocks_, args.out<float>(norm_)},
                       {{piece(sums, blocks_)}, {whole(args, norm_)}});

@@ -28,7 +28,8 @@ class OptimizerKernel final : public DeviceKernel {
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       with_element_type(dtype, [&](auto element) {
         using T = decltype(element);
-        updates_.front().adam ? run_list<AdamUpdate<T>, T>(args, dtype) : run_list<SgdUpdate<T>, T>(args, dtype);
+        updates_.front().adam ? run_list<AdamUpdate<T>, T>(args, dtype)
+                              : run_list<SgdUpdate<T>, T>(args, dtype);
       });
     }
   }
@@ -65,7 +66,8 @@ class OptimizerKernel final : public DeviceKernel {
     const Update& first = updates_.front();
     Access access;
     for (std::size_t i = 2; i < first.inputs.size(); ++i) {
-      const bool tensor = std::find(first.in, first.in + Update::tensors, first.inputs[i]) != first.in + Update::tensors;
+      const bool tensor =
+          std::find(first.in, first.in + Update::tensors, first.inputs[i]) != first.in + Update::tensors;
       if (!tensor) access.reads.push_back(whole(args, first.inputs[i]));
     }
     if (first.scale >= 0) access.reads.push_back(whole(args, first.scale));
@@ -91,7 +93,9 @@ class OptimizerKernel final : public DeviceKernel {
       if (update.dtype != dtype) continue;
       list.add(update.elements, tensors(args, update), [&](std::int64_t first) {
         const auto in = [&](int i) { return update.in[i] >= 0 ? args.in<T>(update.in[i]) + first : nullptr; };
-        const auto out = [&](int i) { return update.out[i] >= 0 ? args.out<T>(update.out[i]) + first : nullptr; };
+        const auto out = [&](int i) {
+          return update.out[i] >= 0 ? args.out<T>(update.out[i]) + first : nullptr;
+        };
         typename K::Entry entry{.p = in(0), .g = in(1), .new_p = out(0), .new_g = out(1)};
         for (int state = 0; state < K::Entry::states; ++state) {
           entry.state[state] = in(2 + state);
@@ -106,7 +110,9 @@ class OptimizerKernel final : public DeviceKernel {
   std::vector<Update> updates_;
 };
 
-Support supports(const Graph& graph, const Group& group, DeviceApi&) { return supports_updates(graph, group); }
+Support supports(const Graph& graph, const Group& group, DeviceApi&) {
+  return supports_updates(graph, group);
+}
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group, DeviceApi& device) {
   return std::make_unique<OptimizerKernel>(graph, group, device);

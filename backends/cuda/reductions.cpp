@@ -54,7 +54,8 @@ class JoinedSumKernel final : public DeviceKernel {
 
   void run(const KernelArgs& args) override {
     if (extents_.results() == 0) return;
-    const SumsTo<T> y{.parts = nullptr, .y = args.out<T>(y_), .sums = extents_.results(), .divisor = divisor_};
+    const SumsTo<T> y{
+        .parts = nullptr, .y = args.out<T>(y_), .sums = extents_.results(), .divisor = divisor_};
     const Range all_y = whole(args, y_);
     if (blocks() == 1) return add(args, y, all_y);
     auto* const parts = reinterpret_cast<double*>(args.scratch);

@@ -1,8 +1,8 @@
 // softmax and log_softmax along an axis, with gradients.
+#include "backends/cuda/kernels/softmax.hpp"
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/device_kernel.hpp"
 #include "backends/cuda/element_types.hpp"
-#include "backends/cuda/kernels/softmax.hpp"
 #include "backends/cuda/lines.hpp"
 #include "core/op_attrs.hpp"
 

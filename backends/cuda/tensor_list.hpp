@@ -20,8 +20,8 @@ class TensorList {
   /// `args` and `access`: what every launch has beside its tensors.
   TensorList(const typename K::Args& args, const Access& access) : empty_{.args = args, .access = access} {}
 
-  /// `entry_from(i)` has the tensor's pointers from element i on; `access` is what the kernel does with all of
-  /// it.
+  /// `entry_from(i)` has the tensor's pointers from element i on; `access` is what the kernel does with all
+  /// of it.
   template <class EntryFrom>
   void add(std::int64_t elements, const Access& access, EntryFrom entry_from) {
     for (std::int64_t first = 0; first < elements; first += elements_per_entry) {

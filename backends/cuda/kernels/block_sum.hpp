@@ -3,8 +3,8 @@
 
 namespace fusetape::backends::cuda {
 
-/// The sum of what the 256 threads of a block have, in two phases after the one that wrote `of_thread`: always
-/// in the same order.
+/// The sum of what the 256 threads of a block have, in two phases after the one that wrote `of_thread`:
+/// always in the same order.
 struct BlockSum {
   static constexpr unsigned threads = 256, groups = 16;
   double of_thread[threads], of_group[groups];

@@ -74,9 +74,8 @@ struct Largest {
     if (line >= args.lines.count) return;
     const std::int64_t place = args.lines.joined(shared.found, thread.index, Better()).place;
     if (args.dx != nullptr) {
-      args.lines.for_each(thread, [&](std::int64_t i, std::int64_t at) {
-        args.dx[at] = i == place ? args.g[line] : T{};
-      });
+      args.lines.for_each(
+          thread, [&](std::int64_t i, std::int64_t at) { args.dx[at] = i == place ? args.g[line] : T{}; });
     } else if (args.lines.lane(thread.index) == 0) {
       if (args.place != nullptr) args.place[line] = place;
       if (args.largest != nullptr) {

@@ -3,8 +3,8 @@
 
 #include "backends/cuda/phases.hpp"
 
-/// Lines of elements along some axes of a tensor, shared out to the threads of a block: for reductions, argmax
-/// and softmax.
+/// Lines of elements along some axes of a tensor, shared out to the threads of a block: for reductions,
+/// argmax and softmax.
 namespace fusetape::backends::cuda {
 
 /// Offsets into a tensor for the elements of some of its axes, counted row by row.
@@ -39,7 +39,7 @@ struct Lines {
 
   Axes across, along;  ///< from line to line; in a line
   std::int64_t count = 1, length = 1;
-  unsigned lanes = 1;  ///< threads that share a line, a power of two
+  unsigned lanes = 1;         ///< threads that share a line, a power of two
   bool side_by_side = false;  ///< neighbouring threads take neighbouring lines, not neighbours in a line
 
   /// Shares the lines out to enough threads.
@@ -55,8 +55,12 @@ struct Lines {
   std::int64_t blocks() const { return (count + per_block() - 1) / per_block(); }
 
   FUSETAPE_HD unsigned per_block() const { return threads / lanes; }
-  FUSETAPE_HD unsigned lane(unsigned index) const { return side_by_side ? index / per_block() : index % lanes; }
-  FUSETAPE_HD unsigned slot(unsigned index) const { return side_by_side ? index % per_block() : index / lanes; }
+  FUSETAPE_HD unsigned lane(unsigned index) const {
+    return side_by_side ? index / per_block() : index % lanes;
+  }
+  FUSETAPE_HD unsigned slot(unsigned index) const {
+    return side_by_side ? index % per_block() : index / lanes;
+  }
   /// The thread's line; past the last one: none.
   FUSETAPE_HD std::int64_t line(const Thread& thread) const {
     return std::int64_t{thread.block_x} * per_block() + slot(thread.index);
@@ -71,7 +75,8 @@ struct Lines {
     for (std::int64_t i = lane(thread.index); i < length; i += lanes) f(i, start + along.offset(i));
   }
 
-  /// Joins what the threads of this thread's line left, in the order of their lanes: the same for all of them.
+  /// Joins what the threads of this thread's line left, in the order of their lanes: the same for all of
+  /// them.
   template <class T, class Join>
   FUSETAPE_HD T joined(const T* of_thread, unsigned index, Join join) const {
     const unsigned first = side_by_side ? slot(index) : slot(index) * lanes;

@@ -5,8 +5,9 @@
 #include "backends/cuda/kernels/elements.hpp"
 #include "backends/cuda/kernels/lines.hpp"
 
-/// Sums over axes, divided by `divisor`. Elements are added in f32 by eights, or by a few rows, and those sums
-/// in double, always in the same order. Where several blocks share a sum, each leaves its part for SumTotals.
+/// Sums over axes, divided by `divisor`. Elements are added in f32 by eights, or by a few rows, and those
+/// sums in double, always in the same order. Where several blocks share a sum, each leaves its part for
+/// SumTotals.
 namespace fusetape::backends::cuda {
 
 /// Where the sums of a block go: part {blocks, sums}, or y itself where there is one block for each.
@@ -26,7 +27,8 @@ struct SumsTo {
   }
 };
 
-/// Of rows {rows, length}: `lanes` threads for each, and for long ones a column of blocks, each with a stretch.
+/// Of rows {rows, length}: `lanes` threads for each, and for long ones a column of blocks, each with a
+/// stretch.
 template <class T>
 struct RowSums {
   struct Args {
@@ -70,7 +72,8 @@ struct RowSums {
     const std::int64_t end = begin + args.stretch < args.length ? begin + args.stretch : args.length;
     double sum = 0;
     if (!args.packed) {
-      for (std::int64_t i = begin + lane; i < end; i += args.lanes) sum += static_cast<double>(to_float(x[i]));
+      for (std::int64_t i = begin + lane; i < end; i += args.lanes)
+        sum += static_cast<double>(to_float(x[i]));
       return sum;
     }
     for (std::int64_t i = begin + std::int64_t{lane} * 8; i < end; i += std::int64_t{args.lanes} * 8) {
@@ -130,8 +133,8 @@ struct ColumnSums {
     for (unsigned c = 0; c < Width; ++c) shared.sum[(slot * parts.lanes + lane) * Width + c] = sum[c];
   }
 
-  FUSETAPE_HD static void join(const Args& args, const Shared& shared, const Thread& thread, std::int64_t outer,
-                               std::int64_t block) {
+  FUSETAPE_HD static void join(const Args& args, const Shared& shared, const Thread& thread,
+                               std::int64_t outer, std::int64_t block) {
     const ChannelParts& parts = args.parts;
     const unsigned row = parts.lanes * Width;
     for (unsigned i = thread.index; i < row; i += threads) {
