@@ -7,6 +7,16 @@
 /// argmax and softmax.
 namespace fusetape::backends::cuda {
 
+struct Quotient {
+  std::int64_t whole, rest;
+};
+/// Of numbers that are not negative. A device divides 32 bits several times faster than 64.
+FUSETAPE_HD inline Quotient divided(std::int64_t a, std::int64_t b) {
+  if (((a | b) >> 32) != 0) return {a / b, a % b};
+  const auto small_a = static_cast<std::uint32_t>(a), small_b = static_cast<std::uint32_t>(b);
+  return {small_a / small_b, small_a % small_b};
+}
+
 /// Offsets into a tensor for the elements of some of its axes, counted row by row.
 struct Axes {
   int rank = 0;
@@ -27,8 +37,9 @@ struct Axes {
   FUSETAPE_HD std::int64_t offset(std::int64_t i) const {
     std::int64_t offset = 0;
     for (int axis = rank - 1; axis > 0; --axis) {
-      offset += i % extent[axis] * stride[axis];
-      i /= extent[axis];
+      const Quotient index = divided(i, extent[axis]);
+      offset += index.rest * stride[axis];
+      i = index.whole;
     }
     return rank > 0 ? offset + i * stride[0] : 0;
   }

@@ -69,10 +69,12 @@ struct Embed {
     std::int64_t place = 0;
     for (int a = args.rank - 1; a >= 0; --a) {
       const EmbeddedAxis& axis = args.axes[a];
-      const std::int64_t past = i % axis.extent - axis.before;
-      i /= axis.extent;
-      if (past < 0 || past % axis.step != 0 || past / axis.step >= axis.part) return -1;
-      place += past / axis.step * axis.stride;
+      const Quotient index = divided(i, axis.extent);
+      i = index.whole;
+      if (index.rest < axis.before) return -1;
+      const Quotient inside = divided(index.rest - axis.before, axis.step);
+      if (inside.rest != 0 || inside.whole >= axis.part) return -1;
+      place += inside.whole * axis.stride;
     }
     return place;
   }
