@@ -89,7 +89,9 @@ template <class T>
 FUSETAPE_HD Eight load_eight(const T* from, int count = 8) {
   Eight out{};
   if (count < 8) {
-    for (int i = 0; i < count; ++i) out.at[i] = to_float(from[i]);
+    for (int i = 0; i < 8; ++i) {  // with places that are known: the eight stay in registers
+      if (i < count) out.at[i] = to_float(from[i]);
+    }
     return out;
   }
   for (int part = 0; part < 8; part += Pack<T>::size) {
@@ -101,7 +103,9 @@ FUSETAPE_HD Eight load_eight(const T* from, int count = 8) {
 template <class T>
 FUSETAPE_HD void store_eight(T* to, const Eight& values, int count = 8) {
   if (count < 8) {
-    for (int i = 0; i < count; ++i) to[i] = from_float<T>(values.at[i]);
+    for (int i = 0; i < 8; ++i) {
+      if (i < count) to[i] = from_float<T>(values.at[i]);
+    }
     return;
   }
   for (int part = 0; part < 8; part += Pack<T>::size) {

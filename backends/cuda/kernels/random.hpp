@@ -39,10 +39,20 @@ struct RandomDraw {
   }
 
  private:
+  // Loops of eight, of which some do nothing at the end, keep the eight in registers.
+
   FUSETAPE_HD static Eight normals(std::int64_t seed, std::int64_t first, int count) {
     Eight out{};
-    for (int i = 0; i < count; ++i) out.at[i] = static_cast<float>(core::philox_normal(seed, first, i));
+    for (int i = 0; i < 8; ++i) {
+      if (i < count) out.at[i] = static_cast<float>(core::philox_normal(seed, first, i));
+    }
     return out;
+  }
+
+  FUSETAPE_HD static std::uint32_t word_of(const core::PhiloxBlock& block, std::uint64_t place) {
+    const std::uint32_t low = place % 2 == 0 ? block[0] : block[1];
+    const std::uint32_t high = place % 2 == 0 ? block[2] : block[3];
+    return place % 4 < 2 ? low : high;
   }
 
   /// Those of one Philox block are drawn together.
@@ -51,10 +61,10 @@ struct RandomDraw {
     Eight out = args.draw == Draw::dropout ? load_eight(args.x + at, count) : Eight{};
     const double scale = 1 / (1 - args.p);
     core::PhiloxBlock block{};
-    for (int i = 0; i < count; ++i) {
+    for (int i = 0; i < 8; ++i) {
       const auto place = static_cast<std::uint64_t>(first + i);
       if (i == 0 || place % 4 == 0) block = core::philox_block(static_cast<std::uint64_t>(seed), place / 4);
-      const double u = core::philox_uniform(block[place % 4]);
+      const double u = core::philox_uniform(word_of(block, place));
       if (args.draw == Draw::uniform) {
         out.at[i] = static_cast<float>(core::cut_uniform(u, args.steps));
       } else {
