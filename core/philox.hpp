@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <numbers>
 
+#include "core/host_device.hpp"
+#include "fusetape/dtype.hpp"
+
 /// Random numbers as a pure function of (seed, counter, element), so that no schedule, fusion or thread count
 /// changes one.
 ///
@@ -17,7 +20,7 @@ namespace fusetape::core {
 
 using PhiloxBlock = std::array<std::uint32_t, 4>;
 
-inline PhiloxBlock philox_block(std::uint64_t seed, std::uint64_t index) {
+FUSETAPE_HD inline PhiloxBlock philox_block(std::uint64_t seed, std::uint64_t index) {
   PhiloxBlock x{static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), 0, 0};
   auto key0 = static_cast<std::uint32_t>(seed);
   auto key1 = static_cast<std::uint32_t>(seed >> 32);
@@ -33,14 +36,16 @@ inline PhiloxBlock philox_block(std::uint64_t seed, std::uint64_t index) {
 }
 
 /// The uniform number of one word of a block.
-inline double philox_uniform(std::uint32_t word) { return static_cast<double>(word >> 8) * 0x1p-24; }
+FUSETAPE_HD inline double philox_uniform(std::uint32_t word) {
+  return static_cast<double>(word >> 8) * 0x1p-24;
+}
 
-inline double philox_uniform(std::int64_t seed, std::int64_t counter, std::int64_t i) {
+FUSETAPE_HD inline double philox_uniform(std::int64_t seed, std::int64_t counter, std::int64_t i) {
   const auto e = static_cast<std::uint64_t>(counter + i);
   return philox_uniform(philox_block(static_cast<std::uint64_t>(seed), e / 4)[e % 4]);
 }
 
-inline double philox_normal(std::int64_t seed, std::int64_t counter, std::int64_t i) {
+FUSETAPE_HD inline double philox_normal(std::int64_t seed, std::int64_t counter, std::int64_t i) {
   const auto e = static_cast<std::uint64_t>(counter + i);
   const PhiloxBlock block = philox_block(static_cast<std::uint64_t>(seed), e / 4);
   const std::size_t pair = e % 4 / 2 * 2;
@@ -48,5 +53,12 @@ inline double philox_normal(std::int64_t seed, std::int64_t counter, std::int64_
   const double angle = 2 * std::numbers::pi * philox_uniform(block[pair + 1]);
   return radius * (e % 2 == 0 ? std::cos(angle) : std::sin(angle));
 }
+
+/// Of rand: in 16 bits the lowest bits are cut rather than rounded, so that 1 is never reached. `steps`: of
+/// the dtype below 1.
+constexpr double uniform_steps(DType dtype) {
+  return dtype == DType::bf16 ? 0x1p8 : dtype == DType::f16 ? 0x1p11 : 0x1p24;
+}
+FUSETAPE_HD inline double cut_uniform(double u, double steps) { return std::floor(u * steps) / steps; }
 
 }  // namespace fusetape::core

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/loss_formulas.hpp"
 #include "core/op_attrs.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
@@ -134,7 +135,7 @@ double row_loss(const double* x, std::int64_t classes, std::int64_t label, doubl
   if (smoothing == 0) return hard;  // a logit of −∞ elsewhere is then no NaN
   double all = 0;
   for (std::int64_t c = 0; c < classes; ++c) all -= log_softmax(x[c]);
-  return (1 - smoothing) * hard + smoothing / static_cast<double>(classes) * all;
+  return core::smoothed_loss(hard, all, smoothing, static_cast<double>(classes));
 }
 
 void reference_cross_entropy(RefContext& ctx) {

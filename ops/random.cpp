@@ -1,7 +1,5 @@
 // Random numbers and dropout: pure functions of (seed, counter), which are scalar inputs drawn when the call
 // is recorded.
-#include <cmath>
-
 #include "core/generator.hpp"
 #include "core/philox.hpp"
 #include "ops/helpers.hpp"
@@ -27,13 +25,11 @@ void infer_random(InferContext& ctx) {
 /// A scalar input's value.
 std::int64_t whole(const core::RefTensor& scalar) { return static_cast<std::int64_t>(scalar.data[0]); }
 
-/// In 16 bits the lowest bits are cut rather than rounded, so that 1 is never reached.
 void reference_rand(RefContext& ctx) {
-  const DType dtype = ctx.out[0].dtype;
-  const double steps = dtype == DType::bf16 ? 0x1p8 : dtype == DType::f16 ? 0x1p11 : 0x1p24;
+  const double steps = core::uniform_steps(ctx.out[0].dtype);
   const std::int64_t seed = whole(ctx.in[0]), counter = whole(ctx.in[1]);
   for (std::int64_t i = 0; i < ctx.out[0].size(); ++i) {
-    ctx.out[0].data[i] = std::floor(core::philox_uniform(seed, counter, i) * steps) / steps;
+    ctx.out[0].data[i] = core::cut_uniform(core::philox_uniform(seed, counter, i), steps);
   }
 }
 

@@ -25,24 +25,6 @@ class ReadRows final : public RowSource {
 
 }  // namespace
 
-std::optional<Extents> joined_extents(const Shape& shape, const core::ReduceAttrs& attrs) {
-  Extents extents;
-  bool reducing = false, done = false;
-  for (int axis = 0; axis < shape.rank(); ++axis) {
-    if (shape[axis] == 1) continue;
-    if (attrs.has(axis)) {
-      if (done) return std::nullopt;
-      reducing = true;
-      extents.reduce *= shape[axis];
-    } else {
-      done = reducing;
-      (reducing ? extents.inner : extents.outer) *= shape[axis];
-    }
-  }
-  if (!reducing) std::swap(extents.outer, extents.inner);
-  return extents;
-}
-
 int parts_for(std::int64_t elements) {
   const std::int64_t wanted = std::max<std::int64_t>(1, elements / least_elements);
   return static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), wanted));

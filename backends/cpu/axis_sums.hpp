@@ -1,24 +1,14 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 
+#include "backends/axis_extents.hpp"
 #include "backends/cpu/row_sums.hpp"
 #include "core/op_attrs.hpp"
 #include "core/plan/graph.hpp"
 
 /// sum and mean over neighbouring axes of anything that gives rows of floats.
 namespace fusetape::backends::cpu {
-
-/// A shape by what a reduction does with it: kept, reduced, kept.
-struct Extents {
-  std::int64_t outer = 1, reduce = 1, inner = 1;
-  std::int64_t results() const { return outer * inner; }
-  std::int64_t elements() const { return outer * reduce * inner; }
-};
-
-/// Nothing when the reduced axes are not neighbours (but for axes of extent 1).
-std::optional<Extents> joined_extents(const Shape& shape, const core::ReduceAttrs& attrs);
 
 /// How many threads share this many elements.
 int parts_for(std::int64_t elements);

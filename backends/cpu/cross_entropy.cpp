@@ -3,6 +3,8 @@
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/softmax_rows.hpp"
+#include "backends/label_error.hpp"
+#include "core/loss_formulas.hpp"
 #include "core/op_attrs.hpp"
 
 namespace fusetape::backends::cpu {
@@ -29,8 +31,7 @@ class CrossEntropyKernel final : public Kernel {
         dtype_(graph.value(logits_).dtype),
         label_type_(graph.value(labels_).dtype),
         rows_(graph.value(logits_).shape),
-        at_(node.at),
-        module_path_(node.module_path != nullptr ? *node.module_path : std::string()) {}
+        label_error_(node) {}
 
   std::vector<std::pair<int, int>> in_place() const override {
     if (!gradient_) return {};
@@ -127,8 +128,7 @@ class CrossEntropyKernel final : public Kernel {
       if (attrs_.label_smoothing != 0) {
         double all = 0;
         for (std::int64_t i = 0; i < classes; ++i) all += log_sum - (x[i] - most);
-        loss =
-            (1 - attrs_.label_smoothing) * loss + attrs_.label_smoothing / static_cast<double>(classes) * all;
+        loss = core::smoothed_loss(loss, all, attrs_.label_smoothing, static_cast<double>(classes));
       }
       scratch.losses[part] += loss;
       if (reduction() == Reduction::none) write_loss(args, first + row, loss);
@@ -166,10 +166,7 @@ class CrossEntropyKernel final : public Kernel {
   }
 
   [[noreturn]] void fail(const KernelArgs& args, std::int64_t row) const {
-    throw Error("cross_entropy",
-                "expected labels in [0, " + std::to_string(rows_.length) + "), got labels[" +
-                    std::to_string(row) + "] = " + std::to_string(label(args, row)),
-                at_, module_path_);
+    throw label_error_(rows_.length, row, label(args, row));
   }
 
   CrossEntropyAttrs attrs_;
@@ -177,8 +174,7 @@ class CrossEntropyKernel final : public Kernel {
   int logits_, labels_, g_, y_;
   DType dtype_, label_type_;
   Rows rows_;
-  Location at_;
-  std::string module_path_;
+  LabelError label_error_;
 };
 
 bool is_cross_entropy(const GraphNode& node) {

@@ -56,10 +56,11 @@ void Sgd(const SgdSpan& span, std::int64_t begin, std::int64_t end) {
 
 void Adam(const AdamSpan& span, std::int64_t begin, std::int64_t end) {
   const Floats d;
-  const Vec step = hn::Set(d, span.step), eps = hn::Set(d, span.eps), root = hn::Set(d, span.root);
-  const Vec beta1 = hn::Set(d, span.beta1), rest1 = hn::Set(d, span.rest1);
-  const Vec beta2 = hn::Set(d, span.beta2), rest2 = hn::Set(d, span.rest2);
-  const Vec decay = hn::Set(d, span.decay), keep = hn::Set(d, span.keep), scale = hn::Set(d, span.scale);
+  const core::AdamFactors& f = span.factors;
+  const Vec step = hn::Set(d, f.step), eps = hn::Set(d, f.eps), root = hn::Set(d, f.root);
+  const Vec beta1 = hn::Set(d, f.beta1), rest1 = hn::Set(d, f.rest1);
+  const Vec beta2 = hn::Set(d, f.beta2), rest2 = hn::Set(d, f.rest2);
+  const Vec decay = hn::Set(d, f.decay), keep = hn::Set(d, f.keep), scale = hn::Set(d, span.scale);
   for_vectors(begin, end, [&](auto load, auto store, std::int64_t i) HWY_ATTR {
     const Vec p = load(span.p + i);
     const Vec clipped = hn::Mul(load(span.g + i), scale);

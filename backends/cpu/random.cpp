@@ -2,7 +2,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/channel_rows.hpp"
@@ -85,11 +84,10 @@ class RandomKernel final : public Kernel {
     write_floats(dtype_, y, args.out<std::byte>(y_), first, count);
   }
 
-  /// In 16 bits the lowest bits are cut rather than rounded, so that 1 is never reached.
   void draw_uniform(float* y, std::int64_t seed, std::int64_t counter, std::int64_t count) const {
-    const double steps = dtype_ == DType::bf16 ? 0x1p8 : dtype_ == DType::f16 ? 0x1p11 : 0x1p24;
+    const double steps = core::uniform_steps(dtype_);
     for_uniforms(seed, counter, 0, count,
-                 [&](std::int64_t i, double u) { y[i] = static_cast<float>(std::floor(u * steps) / steps); });
+                 [&](std::int64_t i, double u) { y[i] = static_cast<float>(core::cut_uniform(u, steps)); });
   }
 
   void drop(const float* x, float* y, std::int64_t seed, std::int64_t counter, std::int64_t count) const {

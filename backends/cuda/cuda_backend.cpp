@@ -3,6 +3,7 @@
 #include <array>
 
 #include "backends/cuda/candidates.hpp"
+#include "backends/cuda/faults.hpp"
 #include "backends/cuda/graph_replay.hpp"
 #include "backends/cuda/host_kernel.hpp"
 #include "backends/cuda/staging.hpp"
@@ -20,9 +21,11 @@ using plan::Group;
 using plan::Pattern;
 
 /// Every kernel of the device in the order in which they are asked.
-std::array<std::span<const Candidate>, 6> candidate_lists() {
+std::array<std::span<const Candidate>, 12> candidate_lists() {
   return {cuda::convolutions(),        cuda::products(),   cuda::batch_norms(),
-          cuda::bias_relu_gradients(), cuda::relu_masks(), cuda::poolings()};
+          cuda::bias_relu_gradients(), cuda::relu_masks(), cuda::poolings(),
+          cuda::reductions(),          cuda::softmaxes(),  cuda::cross_entropies(),
+          cuda::optimizers(),          cuda::random_draws(), cuda::movements()};
 }
 
 struct Choice {
@@ -51,6 +54,7 @@ class DeviceBackend final : public Backend {
         name_(std::move(name)),
         facts_(device_->facts()),
         staging_(*device_),
+        faults_(std::make_shared<cuda::Faults>(*device_)),
         libraries_(*device_) {}
 
   std::string_view name() const override { return name_; }
@@ -62,7 +66,10 @@ class DeviceBackend final : public Backend {
   void download(void* to, const void* from, std::size_t bytes) override {
     staging_.download(to, from, bytes);
   }
-  void synchronize() override { device_->synchronize(); }
+  /// Every run ends with it: what one of its kernels found wrong is thrown here, as that kernel's error.
+  void synchronize() override {
+    faults_->check_after([&] { device_->synchronize(); });
+  }
   void end_run() override {}
 
   Speed speed() const override {
@@ -85,6 +92,7 @@ class DeviceBackend final : public Backend {
     std::unique_ptr<Kernel> kernel = choice.candidate != nullptr
                                          ? choice.candidate->make(graph, group, device)
                                          : cuda::make_host_kernel(graph, group, *this);
+    if (auto* notes = dynamic_cast<cuda::NotesFaults*>(kernel.get())) notes->note_to(faults_);
     if (kernel->name.empty()) kernel->name = choice.candidate->name;
     if (choice.candidate == nullptr) {
       kernel->why = "on the host: " + (choice.refusals.empty() ? "no CUDA kernel" : choice.refusals);
@@ -104,6 +112,7 @@ class DeviceBackend final : public Backend {
   std::string name_;
   cuda::DeviceFacts facts_;
   cuda::Staging staging_;
+  std::shared_ptr<cuda::Faults> faults_;
   mutable cuda::LibraryCache libraries_;  ///< `supports` builds, too
 };
 

@@ -1,10 +1,17 @@
 #pragma once
 #include "backends/cuda/kernels/bias_relu_grad.hpp"
+#include "backends/cuda/kernels/cross_entropy.hpp"
 #include "backends/cuda/kernels/fold_weights.hpp"
+#include "backends/cuda/kernels/grad_norm.hpp"
+#include "backends/cuda/kernels/largest.hpp"
+#include "backends/cuda/kernels/movement.hpp"
 #include "backends/cuda/kernels/norm_backward.hpp"
 #include "backends/cuda/kernels/norm_forward.hpp"
 #include "backends/cuda/kernels/pooling.hpp"
+#include "backends/cuda/kernels/random.hpp"
 #include "backends/cuda/kernels/relu_masks.hpp"
+#include "backends/cuda/kernels/sums.hpp"
+#include "backends/cuda/kernels/updates.hpp"
 
 namespace fusetape::backends::cuda {
 
@@ -39,9 +46,24 @@ using KernelsOf = typename Joined<WidthKernelsOf<T, 1>, WidthKernelsOf<T, 8>, Ma
                                   KernelList<NormApply<T>, NormGradApply<T>, FoldWeights<T>, ChannelSums<T>,
                                              ReluMask<T>, ReluGradMask<T>>>::type;
 
+/// Sums, losses and updates of elements T.
+template <class T>
+using LossAndSumKernelsOf =
+    KernelList<Softmax<T>, SoftmaxGrad<T>, CrossEntropy<T>, CrossEntropyGrad<T>, RowSums<T>, ColumnSums<T, 1>,
+               ColumnSums<T, 8>, SumTotals<T>, LineSums<T>, Largest<T>, SgdUpdate<T>, AdamUpdate<T>, SquareSums<T>,
+               RandomDraw<T>>;
+
+/// Movement, by the size of an element.
+template <class Word>
+using MovementOf = KernelList<StridedCopy<Word>, Embed<Word>, TransposeTiles<Word>>;
+
 /// Every kernel that the backend launches: what a device's build compiles.
-using AllKernels =
-    Joined<KernelsOf<float>, KernelsOf<Bf16>, KernelsOf<F16>,
-           KernelList<NormStatistics, NormCoefficients, NormGradTotals, NormGradCoefficients>>::type;
+using AllKernels = Joined<
+    KernelsOf<float>, KernelsOf<Bf16>, KernelsOf<F16>, LossAndSumKernelsOf<float>, LossAndSumKernelsOf<Bf16>,
+    LossAndSumKernelsOf<F16>, MovementOf<std::uint8_t>, MovementOf<std::uint16_t>, MovementOf<std::uint32_t>,
+    MovementOf<std::uint64_t>,
+    KernelList<NormStatistics, NormCoefficients, NormGradTotals, NormGradCoefficients, LineSums<std::int64_t>,
+               LineSums<std::uint8_t>, Largest<std::int64_t>, Largest<std::uint8_t>, RootOfSum,
+               StridedCopy<SixteenBytes>>>::type;
 
 }  // namespace fusetape::backends::cuda

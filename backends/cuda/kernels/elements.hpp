@@ -45,6 +45,10 @@ template <>
 inline constexpr const char* type_name<Bf16> = "bf16";
 template <>
 inline constexpr const char* type_name<F16> = "f16";
+template <>
+inline constexpr const char* type_name<std::int64_t> = "i64";
+template <>
+inline constexpr const char* type_name<std::uint8_t> = "u8";
 
 /// What one access moves.
 template <class T>
@@ -91,7 +95,7 @@ template <class T>
 FUSETAPE_HD Eight load_eight(const T* from, int count = 8) {
   Eight out{};
   if (count < 8) {
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < 8; ++i) {  // with places that are known: the eight stay in registers
       if (i < count) out.at[i] = to_float(from[i]);
     }
     return out;
