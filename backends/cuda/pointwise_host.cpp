@@ -1,0 +1,113 @@
+// Pointwise programs on the host: what the tests run in a device's place.
+#include <algorithm>
+#include <cstring>
+
+#include "backends/cuda/pointwise_program.hpp"
+#include "core/check.hpp"
+#include "core/reference.hpp"
+
+namespace fusetape::backends::cuda {
+namespace {
+
+constexpr std::size_t most_width = 8;
+
+using Elements = std::array<double, most_width>;
+using Input = PointwiseProgram::Input;
+
+/// A device faults on an access that is not aligned to its size: so does the host.
+void require_aligned(const void* data, DType dtype, std::size_t elements) {
+  const std::size_t bytes = std::min<std::size_t>(size_of(dtype) * elements, 16);
+  FUSETAPE_ASSERT(reinterpret_cast<std::uintptr_t>(data) % bytes == 0);
+}
+
+std::int64_t offset_in(const BroadcastView& view, std::int64_t at) {
+  std::int64_t offset = 0;
+  for (auto axis = static_cast<std::size_t>(view.rank); axis-- > 0;) {
+    offset += at % view.extent[axis] * view.stride[axis];
+    at /= view.extent[axis];
+  }
+  return offset;
+}
+
+class Evaluator {
+ public:
+  Evaluator(const PointwiseProgram& program, const void* args)
+      : program_(program),
+        in_(static_cast<const std::byte* const*>(args)),
+        out_(static_cast<std::byte* const*>(args) + program.inputs.size()),
+        slots_(program.inputs.size() + program.steps.size()) {
+    std::memcpy(&count_, out_ + program.outputs.size(), sizeof(count_));
+  }
+
+  std::int64_t count() const { return count_; }
+
+  /// Elements [at, at + width).
+  void run(std::int64_t at, std::size_t width) {
+    for (std::size_t i = 0; i < program_.inputs.size(); ++i) read(i, at, width);
+    for (std::size_t i = 0; i < program_.steps.size(); ++i) compute(i, width);
+    for (std::size_t i = 0; i < program_.outputs.size(); ++i) {
+      const int step = program_.outputs[i].step;
+      const DType dtype = program_.step(step).dtype;
+      std::byte* to = out_[i] + at * static_cast<std::int64_t>(size_of(dtype));
+      require_aligned(to, dtype, width);
+      core::from_doubles(slots_[program_.inputs.size() + static_cast<std::size_t>(step)].data(), dtype,
+                         static_cast<std::int64_t>(width), to);
+    }
+  }
+
+ private:
+  void read(std::size_t i, std::int64_t at, std::size_t width) {
+    const Input& input = program_.inputs[i];
+    const auto size = static_cast<std::int64_t>(size_of(input.dtype));
+    if (input.kind == Input::Kind::packed) {
+      require_aligned(in_[i] + at * size, input.dtype, width);
+      core::to_doubles(in_[i] + at * size, input.dtype, static_cast<std::int64_t>(width), slots_[i].data());
+      return;
+    }
+    for (std::size_t k = 0; k < width; ++k) {
+      const std::int64_t place = offset_in(input.view, at + static_cast<std::int64_t>(k));
+      core::to_doubles(in_[i] + place * size, input.dtype, 1, &slots_[i][k]);
+    }
+  }
+
+  void compute(std::size_t i, std::size_t width) {
+    const PointwiseProgram::Step& step = program_.steps[i];
+    Elements& result = slots_[program_.inputs.size() + i];
+    double operands[3];
+    for (std::size_t k = 0; k < width; ++k) {
+      for (std::size_t j = 0; j < step.operands.size(); ++j)
+        operands[j] = slots_[static_cast<std::size_t>(step.operands[j])][k];
+      result[k] = step.op->pointwise(operands, step.attrs);
+    }
+    std::byte rounded[most_width * sizeof(double)];
+    core::from_doubles(result.data(), step.dtype, static_cast<std::int64_t>(width), rounded);
+    core::to_doubles(rounded, step.dtype, static_cast<std::int64_t>(width), result.data());
+  }
+
+  const PointwiseProgram& program_;
+  const std::byte* const* in_;
+  std::byte* const* out_;
+  std::int64_t count_ = 0;
+  std::vector<Elements> slots_;
+};
+
+}  // namespace
+
+HostBlock pointwise_on_host(std::shared_ptr<const PointwiseProgram> program) {
+  return [program = std::move(program)](const void* args, Thread block, HostOrder order) {
+    constexpr unsigned threads = PointwiseProgram::threads;
+    Evaluator evaluator(*program, args);
+    const std::int64_t stride = std::int64_t{block.blocks_x} * threads;
+    const std::int64_t packs = evaluator.count() / program->width;
+    for (unsigned i = 0; i < threads; ++i) {
+      const unsigned thread = (order.first + i * order.step) % threads;
+      const std::int64_t first = std::int64_t{block.block_x} * threads + thread;
+      for (std::int64_t j = first; j < packs; j += stride)
+        evaluator.run(j * program->width, static_cast<std::size_t>(program->width));
+      for (std::int64_t j = packs * program->width + first; j < evaluator.count(); j += stride)
+        evaluator.run(j, 1);
+    }
+  };
+}
+
+}  // namespace fusetape::backends::cuda

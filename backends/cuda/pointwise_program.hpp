@@ -1,0 +1,67 @@
+#pragma once
+#include <array>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backends/cuda/device_api.hpp"
+#include "backends/pointwise_groups.hpp"
+
+/// A group of pointwise nodes as one generated kernel, of which each element is computed by itself. Each
+/// node's result is rounded to its dtype, so a chain gives the bits of its nodes run one by one.
+namespace fusetape::backends::cuda {
+
+struct PointwiseProgram {
+  static constexpr unsigned threads = 256;  ///< of a block
+
+  /// A value that is read.
+  struct Input {
+    enum class Kind : std::uint8_t {
+      packed,     ///< of the group's shape
+      scalar,     ///< one element
+      broadcast,  ///< by `view`
+    };
+    int value = -1;
+    DType dtype = DType::f32;
+    Kind kind = Kind::packed;
+    BroadcastView view;
+  };
+  /// A node.
+  struct Step {
+    const core::OpDef* op = nullptr;
+    core::Attrs attrs;
+    DType dtype = DType::f32;
+    std::vector<int> operands;  ///< inputs, then steps, are counted on
+  };
+  struct Output {
+    int value = -1;
+    int step = -1;
+  };
+
+  std::string name;        ///< of the kernel
+  std::int64_t count = 0;  ///< elements
+  int width = 1;           ///< elements that a thread takes at a time
+  std::vector<Input> inputs;
+  std::vector<Step> steps;
+  std::vector<Output> outputs;
+  std::vector<std::pair<int, int>> in_place;
+
+  const Step& step(int i) const { return steps[static_cast<std::size_t>(i)]; }
+  std::size_t args_bytes() const { return (inputs.size() + outputs.size() + 1) * 8; }
+};
+
+/// Why these nodes are no program; empty: they are. `foreign` is set when a node is not pointwise at all.
+std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group, bool& foreign);
+PointwiseProgram make_pointwise_program(const plan::Graph& graph, const plan::Group& group);
+
+/// The kernel takes one argument: the addresses of the inputs, those of the outputs, and how many elements
+/// there are, of 8 bytes each. Blocks and threads go through the elements in strides of the whole grid.
+std::string pointwise_text(const PointwiseProgram& program);
+/// What a block of it does, on the host: each node by its op's meaning (OpDef::pointwise).
+HostBlock pointwise_on_host(std::shared_ptr<const PointwiseProgram> program);
+
+/// The attributes of a step as the kernel's last operands.
+std::vector<float> attributes_of(const PointwiseProgram::Step& step);
+
+}  // namespace fusetape::backends::cuda
