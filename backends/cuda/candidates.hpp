@@ -19,5 +19,6 @@ struct Candidate {
 
 // Each file of kernels offers its own.
 std::span<const Candidate> batch_norms();  ///< batch_norm and its gradient, alone and with add and ReLU
+std::span<const Candidate> pointwise_programs();  ///< every pointwise node, alone and in chains
 
 }  // namespace fusetape::backends::cuda

@@ -19,7 +19,9 @@ using plan::Group;
 using plan::Pattern;
 
 /// Every kernel of the device in the order in which they are asked.
-std::array<std::span<const Candidate>, 1> candidate_lists() { return {cuda::batch_norms()}; }
+std::array<std::span<const Candidate>, 2> candidate_lists() {
+  return {cuda::batch_norms(), cuda::pointwise_programs()};
+}
 
 struct Choice {
   const Candidate* candidate = nullptr;

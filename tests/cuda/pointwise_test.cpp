@@ -1,0 +1,84 @@
+// Pointwise nodes and chains on the CUDA backend.
+#include <doctest/doctest.h>
+
+#include "core/op.hpp"
+#include "on_double.hpp"
+#include "op_runs.hpp"
+
+namespace ft = fusetape;
+using namespace fusetape::tests;
+using ft::DType;
+
+namespace {
+
+constexpr Mode unfused_device{"cuda, unfused", "cuda double", false, false};
+constexpr Mode fused_device{"cuda, fused", "cuda double", true, false};
+
+std::vector<OpCase> pointwise_and_chain_cases() {
+  std::vector<OpCase> cases = pointwise_cases();
+  for (OpCase& op_case : chain_cases()) cases.push_back(std::move(op_case));
+  return cases;
+}
+
+/// Which dtypes a case is for, of those that the device computes in.
+std::vector<DType> dtypes_of(const OpCase& op_case) {
+  if (op_case.flags.wide_only) return {DType::f32};
+  return {DType::f32, DType::bf16, DType::f16};
+}
+
+bool is_pointwise(const ft::GroupReport& group) {
+  return group.rule == "pointwise" || (group.ops == 1 && ft::core::find_op(group.name).pointwise != nullptr);
+}
+
+/// No pointwise group of the last run was computed on the host.
+void check_kernels(const OpCase& op_case, DType dtype) {
+  for (const ft::GroupReport& group : ft::explain().groups) {
+    if (!is_pointwise(group)) continue;
+    CHECK_MESSAGE(group.kernel == "nvrtc:pointwise", op_case.name << ", " << std::string(name_of(dtype))
+                                                                  << ": " << group.name << ": " << group.why);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("pointwise groups run on the device, forward and backward") {
+  const OnDouble on_double;
+  for (const OpCase& op_case : pointwise_and_chain_cases()) {
+    if (input_elements(op_case) > 3000) continue;
+    for (const DType dtype : dtypes_of(op_case)) {
+      Inputs inputs = data_for(op_case, dtype), variables;
+      for (std::size_t i = 0; i < inputs.size(); ++i) {
+        if (!wants_gradient(op_case.inputs[i]) || !op_case.flags.differentiable) continue;
+        inputs[i] = ft::variable(inputs[i]);
+        variables.push_back(inputs[i]);
+      }
+      Results results = op_case.call(inputs);
+      if (!variables.empty()) {
+        const std::vector<ft::Tensor> gradients = ft::grad({weighted_sum(results)}, variables);
+        ft::materialize();
+      } else {
+        ft::materialize();
+      }
+      check_kernels(op_case, dtype);
+    }
+  }
+}
+
+TEST_CASE("chains give the bits of their nodes run one by one") {
+  const OnDouble on_double;
+  for (const OpCase& op_case : chain_cases()) {
+    if (input_elements(op_case) > 3000 || !op_case.flags.same_bits) continue;
+    for (const DType dtype : dtypes_of(op_case)) {
+      const Outcome one_by_one = run(op_case, dtype, unfused_device);
+      compare(op_case, std::string(name_of(dtype)), run(op_case, dtype, fused_device), one_by_one, 0);
+    }
+  }
+}
+
+TEST_CASE("a chain whose operands do not fit a thread's registers is cut, with the reason") {
+  const OnDouble on_double;
+  ft::Tensor sum = ft::ones({8});
+  for (int i = 0; i < 100; ++i) sum = sum + ft::from_doubles(Numbers(8, i), {8}, DType::f32);
+  CHECK(sum.to_vector<double>()[0] == 1 + 99 * 50);
+  CHECK(contains(refusal_of("pointwise"), "operands and results, one kernel takes 64"));
+}
