@@ -20,6 +20,14 @@ template <class To, class From>
 __host__ __device__ constexpr To bit_cast(const From& from) {
   return __builtin_bit_cast(To, from);
 }
+using ::abs;
+using ::erfc;
+using ::exp;
+using ::log;
+using ::log1p;
+using ::pow;
+using ::sqrt;
+using ::tanh;
 }  // namespace std
 #endif
 )";
