@@ -36,15 +36,14 @@ class Evaluator {
         in_(static_cast<const std::byte* const*>(args)),
         out_(static_cast<std::byte* const*>(args) + program.inputs.size()),
         slots_(program.inputs.size() + program.steps.size()) {
-    std::memcpy(&count_, out_ + program.outputs.size(), sizeof(count_));
+    std::memcpy(&count_, out_ + program.results(), sizeof(count_));
   }
 
   std::int64_t count() const { return count_; }
 
   /// Elements [at, at + width).
   void run(std::int64_t at, std::size_t width) {
-    for (std::size_t i = 0; i < program_.inputs.size(); ++i) read(i, at, width);
-    for (std::size_t i = 0; i < program_.steps.size(); ++i) compute(i, width);
+    compute(at, width);
     for (std::size_t i = 0; i < program_.outputs.size(); ++i) {
       const int step = program_.outputs[i].step;
       const DType dtype = program_.step(step).dtype;
@@ -55,7 +54,34 @@ class Evaluator {
     }
   }
 
+  /// A thread's part of a sum, or of several.
+  void add_up(std::int64_t thread) {
+    const PointwiseProgram::Sum& sum = *program_.sum;
+    const std::int64_t columns = program_.sum_columns(), column = thread % columns;
+    const std::int64_t part = thread / columns % sum.parts, outer = thread / columns / sum.parts;
+    const auto width = static_cast<std::size_t>(program_.width);
+    const Elements& added = slots_[static_cast<std::size_t>(sum.operand)];
+    std::array<float, most_width> sums{};
+    for (std::int64_t row = part; row < sum.rows; row += sum.parts) {
+      run(((outer * sum.rows + row) * columns + column) * program_.width, width);
+      for (std::size_t k = 0; k < width; ++k) sums[k] += static_cast<float>(added[k]);
+    }
+    float* const to =
+        reinterpret_cast<float*>(out_[program_.outputs.size()]) + part * sum.results() + outer * sum.inner;
+    if (sum.along_rows()) {
+      to[0] = sums[0];
+      for (std::size_t k = 1; k < width; ++k) to[0] += sums[k];
+    } else {
+      std::copy_n(sums.begin(), width, to + column * program_.width);
+    }
+  }
+
  private:
+  void compute(std::int64_t at, std::size_t width) {
+    for (std::size_t i = 0; i < program_.inputs.size(); ++i) read(i, at, width);
+    for (std::size_t i = 0; i < program_.steps.size(); ++i) run_step(i, width);
+  }
+
   void read(std::size_t i, std::int64_t at, std::size_t width) {
     const Input& input = program_.inputs[i];
     const auto size = static_cast<std::int64_t>(size_of(input.dtype));
@@ -70,7 +96,7 @@ class Evaluator {
     }
   }
 
-  void compute(std::size_t i, std::size_t width) {
+  void run_step(std::size_t i, std::size_t width) {
     const PointwiseProgram::Step& step = program_.steps[i];
     Elements& result = slots_[program_.inputs.size() + i];
     double operands[3];
@@ -102,6 +128,10 @@ HostBlock pointwise_on_host(std::shared_ptr<const PointwiseProgram> program) {
     for (unsigned i = 0; i < threads; ++i) {
       const unsigned thread = (order.first + i * order.step) % threads;
       const std::int64_t first = std::int64_t{block.block_x} * threads + thread;
+      if (program->sum) {
+        if (first < program->sum_threads()) evaluator.add_up(first);
+        continue;
+      }
       for (std::int64_t j = first; j < packs; j += stride)
         evaluator.run(j * program->width, static_cast<std::size_t>(program->width));
       for (std::int64_t j = packs * program->width + first; j < evaluator.count(); j += stride)

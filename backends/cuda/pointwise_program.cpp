@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <span>
 
 #include "core/op_attrs.hpp"
 
@@ -110,6 +111,39 @@ int width_of(const PointwiseProgram& program) {
   return width;
 }
 
+/// How the reduced axes of `shape` lie; nothing where they are no neighbours.
+std::optional<PointwiseProgram::Sum> sum_over(const Shape& shape, const core::ReduceAttrs& attrs) {
+  std::vector<std::int64_t> kept(shape.begin(), shape.end());
+  for (int axis = 0; axis < shape.rank(); ++axis) {
+    if (attrs.has(axis)) kept[static_cast<std::size_t>(axis)] = 1;
+  }
+  const BroadcastView view = broadcast_view(Shape(std::span<const std::int64_t>(kept)), shape);
+  PointwiseProgram::Sum sum;
+  bool reduced = false;
+  for (int axis = 0; axis < view.rank; ++axis) {
+    const auto a = static_cast<std::size_t>(axis);
+    if (view.stride[a] != 0) {
+      (reduced ? sum.inner : sum.outer) *= view.extent[a];
+    } else if (reduced) {
+      return std::nullopt;
+    } else {
+      sum.rows = view.extent[a];
+      reduced = true;
+    }
+  }
+  return sum;
+}
+
+/// Whole packs for each thread, and threads enough for a device.
+void share_out(PointwiseProgram& program) {
+  constexpr std::int64_t most_threads = 1 << 16, least_rows = 8;
+  PointwiseProgram::Sum& sum = *program.sum;
+  while ((sum.along_rows() ? sum.rows : sum.inner) % program.width != 0) program.width /= 2;
+  if (sum.along_rows()) sum.rows /= program.width;
+  const std::int64_t wanted = most_threads / (sum.outer * program.sum_columns());
+  sum.parts = std::max<std::int64_t>(1, std::min(wanted, sum.rows / least_rows));
+}
+
 /// The bounds of clamp's gradient as floats: no float lies between them and the doubles.
 float float_at_least(double x) {
   const float y = static_cast<float>(x);
@@ -123,6 +157,7 @@ std::string pointwise_refusal(const Graph& graph, const Group& group, bool& fore
   const Shape& shape = chain_shape(graph, group);
   foreign = false;
   for (const int id : group.nodes) {
+    if (id == group.chain.reduction_node) continue;
     const GraphNode& node = graph.node(id);
     const std::string name(node.op->name);
     const Formula* formula = find_formula(name);
@@ -142,6 +177,18 @@ std::string pointwise_refusal(const Graph& graph, const Group& group, bool& fore
   return {};
 }
 
+std::string sum_refusal(const Graph& graph, const Group& group) {
+  const GraphNode& node = graph.node(group.chain.reduction_node);
+  const GraphValue& operand = graph.value(node.inputs[0]);
+  const std::string name(node.op->name);
+  if (!is_floating(operand.dtype) || operand.dtype == DType::f64)
+    return name + " of " + std::string(name_of(operand.dtype));
+  if (operand.elements() == 0) return name + " of nothing";
+  if (!sum_over(operand.shape, node.attrs.as<core::ReduceAttrs>()))
+    return name + " over axes that are no neighbours";
+  return {};
+}
+
 PointwiseProgram make_pointwise_program(const Graph& graph, const Group& group) {
   const Shape& shape = chain_shape(graph, group);
   PointwiseProgram program;
@@ -153,6 +200,7 @@ PointwiseProgram make_pointwise_program(const Graph& graph, const Group& group) 
     program.inputs.push_back(input_of(graph.value(input), input, shape));
   }
   for (const int id : group.nodes) {
+    if (id == group.chain.reduction_node) continue;
     const GraphNode& node = graph.node(id);
     const int result = node.outputs[0], step = static_cast<int>(program.steps.size());
     PointwiseProgram::Step made{.op = node.op, .attrs = node.attrs, .dtype = graph.value(result).dtype};
@@ -171,6 +219,13 @@ PointwiseProgram make_pointwise_program(const Graph& graph, const Group& group) 
     }
   }
   program.width = width_of(program);
+  if (group.chain.reduction_node < 0) return program;
+  const GraphNode& node = graph.node(group.chain.reduction_node);
+  program.sum = sum_over(shape, node.attrs.as<core::ReduceAttrs>());
+  program.sum->value = node.outputs[0];
+  program.sum->operand = found.at(node.inputs[0]);
+  if (node.op->is("mean")) program.sum->divisor = static_cast<double>(program.sum->rows);
+  share_out(program);
   return program;
 }
 

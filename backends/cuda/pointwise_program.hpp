@@ -1,6 +1,7 @@
 #pragma once
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -39,20 +40,40 @@ struct PointwiseProgram {
     int step = -1;
   };
 
+  /// The sum or mean at a chain's end, over the middle one of three axes. Each thread adds up a part of a sum
+  /// (of `width` sums beside each other), every `parts`-th row of it; the kernel's last result is these parts
+  /// in f32, {parts, results}. The chain's count is not read.
+  struct Sum {
+    int value = -1, operand = -1;  ///< what is summed, as operands are counted
+    std::int64_t outer = 1, rows = 1, inner = 1;
+    std::int64_t parts = 1;
+    double divisor = 1;
+    /// Neighbours that a thread takes belong to one sum, and count as one row.
+    bool along_rows() const { return inner == 1; }
+    std::int64_t results() const { return outer * inner; }
+  };
+
   std::string name;        ///< of the kernel
   std::int64_t count = 0;  ///< elements
   int width = 1;           ///< elements that a thread takes at a time
   std::vector<Input> inputs;
   std::vector<Step> steps;
   std::vector<Output> outputs;
+  std::optional<Sum> sum;
   std::vector<std::pair<int, int>> in_place;
 
+  /// Threads side by side, each on its own sums.
+  std::int64_t sum_columns() const { return sum->along_rows() ? 1 : sum->inner / width; }
+  std::int64_t sum_threads() const { return sum->outer * sum->parts * sum_columns(); }
   const Step& step(int i) const { return steps[static_cast<std::size_t>(i)]; }
-  std::size_t args_bytes() const { return (inputs.size() + outputs.size() + 1) * 8; }
+  std::size_t args_bytes() const { return (inputs.size() + results() + 1) * 8; }
+  std::size_t results() const { return outputs.size() + (sum ? 1 : 0); }
 };
 
 /// Why these nodes are no program; empty: they are. `foreign` is set when a node is not pointwise at all.
 std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group, bool& foreign);
+/// The same of the sum or mean at its end.
+std::string sum_refusal(const plan::Graph& graph, const plan::Group& group);
 PointwiseProgram make_pointwise_program(const plan::Graph& graph, const plan::Group& group);
 
 /// The kernel takes one argument: the addresses of the inputs, those of the outputs, and how many elements

@@ -83,12 +83,16 @@ class Text {
     line("constexpr int width = " + number(std::int64_t{program_.width}) + ";");
     line("struct Args {");
     line("  const void* in[" + number(program_.inputs.size()) + "];");
-    line("  void* out[" + number(program_.outputs.size()) + "];");
+    line("  void* out[" + number(program_.results()) + "];");
     line("  long long count;\n};");
     write_run();
     line("extern \"C\" __global__ void __launch_bounds__(" + number(std::int64_t{program_.threads}) + ") " +
          program_.name + "(const Args args) {");
-    text_ += kernel_body;
+    if (program_.sum) {
+      write_sums();
+    } else {
+      text_ += kernel_body;
+    }
     return std::move(text_);
   }
 
@@ -98,7 +102,8 @@ class Text {
   /// All operands are read before any result is written: they may share memory.
   void write_run() {
     line("/// Elements [at, at + width).");
-    line("template <int width>\nstatic __device__ inline void run(const Args& args, Index at) {");
+    line("template <int width>\nstatic __device__ inline void run(const Args& args, Index at" +
+         std::string(program_.sum ? ", float* sums" : "") + ") {");
     for (std::size_t i = 0; i < program_.inputs.size(); ++i) read_at_once(i);
     for (std::size_t i = 0; i < program_.outputs.size(); ++i) {
       line("  Neighbours<" + std::string(stored_type(i)) + ", width> to" + number(i) + ";");
@@ -109,11 +114,34 @@ class Text {
     for (std::size_t i = 0; i < program_.outputs.size(); ++i) {
       line("    to" + number(i) + ".at[k] = y" + number(slot_of(program_.outputs[i].step)) + ";");
     }
+    if (program_.sum) line("    sums[k] += x" + number(std::int64_t{program_.sum->operand}) + ";");
     line("  }");
     for (std::size_t i = 0; i < program_.outputs.size(); ++i) {
       line("  store(args.out[" + number(i) + "], at, to" + number(i) + ");");
     }
     line("}");
+  }
+
+  void write_sums() {
+    const PointwiseProgram::Sum& sum = *program_.sum;
+    const std::string columns = number(program_.sum_columns()) + "u", parts = number(sum.parts) + "u";
+    const std::string rows = number(sum.rows) + "u";
+    line("  const Index i = static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x;");
+    line("  if (i >= " + number(program_.sum_threads()) + "u) return;");
+    line("  const Index column = i % " + columns + ", part = i / " + columns + " % " + parts + ";");
+    line("  const Index outer = i / " + columns + " / " + parts + ";");
+    line("  float sums[width] = {};");
+    line("  for (Index row = part; row < " + rows + "; row += " + parts + ") {");
+    line("    run<width>(args, ((outer * " + rows + " + row) * " + columns +
+         " + column) * width, sums);\n  }");
+    line("  float* const to = static_cast<float*>(args.out[" + number(program_.outputs.size()) +
+         "]) + part * " + number(sum.results()) + "u + outer * " + number(sum.inner) + "u;");
+    if (sum.along_rows()) {
+      line("  for (int k = 1; k < width; ++k) sums[0] += sums[k];");
+      line("  to[0] = sums[0];\n}");
+    } else {
+      line("  for (int k = 0; k < width; ++k) to[column * width + k] = sums[k];\n}");
+    }
   }
 
   const char* stored_type(std::size_t output) const {

@@ -39,6 +39,14 @@ class Chain {
     group_.nodes.push_back(id);
     return result;
   }
+  /// The sum of a value at the chain's end.
+  void sum(int value, std::int64_t axes, Shape result) {
+    group_.chain.reduction_node = static_cast<int>(graph_.nodes.size());
+    const DType dtype = graph_.value(value).dtype;
+    std::swap(shape_, result);
+    keep(node("sum", {value}, dtype, Attrs::of(ft::core::ReduceAttrs{.axes = axes})));
+    std::swap(shape_, result);
+  }
   void keep(int value) { graph_.values[static_cast<std::size_t>(value)].keep = true; }
 
   std::shared_ptr<const PointwiseProgram> program(const std::string& name) {
@@ -47,6 +55,7 @@ class Chain {
     ft::plan::find_boundary(graph_, group_);
     bool foreign = false;
     CHECK(ft::backends::cuda::pointwise_refusal(graph_, group_, foreign) == "");
+    if (group_.chain.reduction_node >= 0) CHECK(ft::backends::cuda::sum_refusal(graph_, group_) == "");
     return std::make_shared<const PointwiseProgram>(
         ft::backends::cuda::make_pointwise_program(graph_, group_));
   }
@@ -94,6 +103,13 @@ void broadcasts(DType dtype, const std::vector<Shape>& operands, Chain& c) {
   c.keep(x);
 }
 
+/// A chain's sum over these axes; the product is written, too.
+void summed(DType dtype, std::int64_t axes, const Shape& result, Chain& c) {
+  const int x = c.input(dtype), product = c.node("mul", {x, c.input(dtype)}, dtype);
+  c.keep(product);
+  c.sum(c.node("sub", {product, x}, dtype), axes, result);
+}
+
 void conversions(Chain& c) {
   const int half = c.input(DType::bf16), bytes = c.input(DType::u8), labels = c.input(DType::i64);
   const int wide = c.node("cast", {half}), small = c.node("cast", {bytes}), large = c.node("cast", {labels});
@@ -131,6 +147,9 @@ std::vector<Case> cases() {
   const auto broadcast = [](DType dtype, std::vector<Shape> operands) {
     return std::bind(broadcasts, dtype, std::move(operands), _1);
   };
+  const auto sum = [](DType dtype, std::int64_t axes, Shape result) {
+    return std::bind(summed, dtype, axes, result, _1);
+  };
   return {{"arithmetic", {5001}, arithmetic},
           {"bf16", {125, 8}, std::bind(rounded_to, DType::bf16, _1)},
           {"f16", {125, 8}, std::bind(rounded_to, DType::f16, _1)},
@@ -138,6 +157,12 @@ std::vector<Case> cases() {
           {"odd_rows", {7, 5, 3}, broadcast(DType::f32, {{3}, {5, 1}, {7, 1, 3}, {7, 1, 1}, {1, 5, 3}})},
           {"half_rows", {2, 3, 4, 16}, broadcast(DType::bf16, {{16}, {4, 1}, {3, 1, 16}, {2, 1, 4, 1}, {}})},
           {"broken_half_rows", {9, 12}, broadcast(DType::f16, {{12}, {9, 1}})},
+          {"sum_of_all", {7, 5, 12}, sum(DType::f32, 7, {})},
+          {"sum_of_few", {3}, sum(DType::f32, 1, {})},
+          {"sum_of_columns", {70, 5, 24}, sum(DType::bf16, 3, {24})},
+          {"sum_of_odd_columns", {70, 5, 3}, sum(DType::f16, 3, {3})},
+          {"sum_of_rows", {7, 5, 72}, sum(DType::f32, 4, {7, 5})},
+          {"sum_of_middle", {3, 70, 6}, sum(DType::f32, 2, {3, 6})},
           {"conversions", {1000}, conversions},
           {"choices", {1000}, choices},
           {"functions", {1000}, functions, false}};
@@ -210,10 +235,16 @@ void compare(const Case& c, const PointwiseProgram& program, const ft::backends:
     in.emplace_back(input.dtype, elements);
     in.back().fill(static_cast<int>(in.size()), c.exact);
   }
+  std::vector<std::int64_t> written;
   for (const auto& output : program.outputs) {
     by_text.emplace_back(program.step(output.step).dtype, program.count);
-    by_host.emplace_back(program.step(output.step).dtype, program.count);
+    written.push_back(count);
   }
+  if (program.sum) {
+    written.push_back(program.sum->parts * program.sum->results());
+    by_text.emplace_back(DType::f32, written.back());
+  }
+  by_host = by_text;
   const auto args_with = [&](std::vector<Memory>& out) {
     std::vector<std::uint64_t> args;
     for (Memory& memory : in) args.push_back(reinterpret_cast<std::uintptr_t>(memory.data()));
@@ -221,20 +252,21 @@ void compare(const Case& c, const PointwiseProgram& program, const ft::backends:
     args.push_back(static_cast<std::uint64_t>(count));
     return args;
   };
+  // A sum's grid covers its threads; in other kernels each block goes on in strides of the grid.
   constexpr unsigned blocks = 2, threads = PointwiseProgram::threads;
   compiled.run(program.name, blocks, threads, args_with(by_text).data());
   for (const unsigned block : {1u, 0u})
     on_host(args_with(by_host).data(), {.block_x = block, .blocks_x = blocks}, {.first = 5, .step = 7});
   for (std::size_t i = 0; i < by_text.size(); ++i) {
     const std::vector<double> got = by_text[i].numbers(), expected = by_host[i].numbers();
-    for (std::size_t j = 0; j < static_cast<std::size_t>(count); ++j) {
+    for (std::size_t j = 0; j < static_cast<std::size_t>(written[i]); ++j) {
       if (c.exact ? same(got[j], expected[j]) : close(got[j], expected[j])) continue;
       FAIL_CHECK(c.name << ", " << count << " elements: output " << i << ", element " << j << ": " << got[j]
                         << ", not " << expected[j]);
       break;
     }
-    CHECK_MESSAGE(by_text[i].untouched_from(count), c.name);
-    CHECK_MESSAGE(by_host[i].untouched_from(count), c.name);
+    CHECK_MESSAGE(by_text[i].untouched_from(written[i]), c.name);
+    CHECK_MESSAGE(by_host[i].untouched_from(written[i]), c.name);
   }
 }
 
@@ -272,6 +304,10 @@ TEST_CASE("the text of generated kernels computes what their double does") {
   REQUIRE(compiled.errors == "");
   for (const Made& one : made) {
     const auto on_host = ft::backends::cuda::pointwise_on_host(one.program);
+    if (one.program->sum) {
+      compare(one.what, *one.program, on_host, compiled, one.program->count);
+      continue;
+    }
     for (const std::int64_t count : {std::int64_t{1}, std::int64_t{3}, std::int64_t{17}, one.program->count})
       compare(one.what, *one.program, on_host, compiled, count);
   }

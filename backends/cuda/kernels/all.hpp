@@ -1,4 +1,5 @@
 #pragma once
+#include "backends/cuda/kernels/chain_totals.hpp"
 #include "backends/cuda/kernels/norm_backward.hpp"
 #include "backends/cuda/kernels/norm_forward.hpp"
 
@@ -14,6 +15,6 @@ using AllKernels =
                NormApply<Bf16>, NormApply<F16>, NormGradSums<float, 1>, NormGradSums<float, 8>,
                NormGradSums<Bf16, 1>, NormGradSums<Bf16, 8>, NormGradSums<F16, 1>, NormGradSums<F16, 8>,
                NormGradTotals, NormGradCoefficients, NormGradApply<float>, NormGradApply<Bf16>,
-               NormGradApply<F16>>;
+               NormGradApply<F16>, ChainTotals<float>, ChainTotals<Bf16>, ChainTotals<F16>>;
 
 }  // namespace fusetape::backends::cuda
