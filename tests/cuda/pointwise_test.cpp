@@ -45,14 +45,24 @@ void check_kernels(const OpCase& op_case, DType dtype) {
   }
 }
 
-/// Whether forward or backward adds anything up: the orders of addition are several.
-bool reduces(const OpCase& op_case) {
-  for (const Input& input : op_case.inputs) {
-    if (!(input.shape == op_case.inputs[0].shape)) return true;
+/// Forward and backward in one run, but for the loss itself.
+void run_together(const OpCase& op_case, DType dtype) {
+  Inputs inputs = data_for(op_case, dtype), variables;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (!wants_gradient(op_case.inputs[i]) || !op_case.flags.differentiable) continue;
+    inputs[i] = ft::variable(inputs[i]);
+    variables.push_back(inputs[i]);
   }
-  const Fusion off(false);
-  const Results results = op_case.call(data_for(op_case, DType::f32));
+  const Results results = op_case.call(inputs);
+  std::vector<ft::Tensor> gradients;
+  if (!variables.empty()) gradients = ft::grad({weighted_sum(results)}, variables);
   ft::materialize();
+}
+
+/// Whether there are sums, for which there is more than one order of addition.
+bool reduces(const OpCase& op_case) {
+  const Fusion off(false);
+  run_together(op_case, DType::f32);
   const std::string names = "; " + group_names();
   return contains(names, "; sum; ") || contains(names, "; mean; ");
 }
@@ -64,16 +74,7 @@ TEST_CASE("pointwise groups run on the device, forward and backward") {
   for (const OpCase& op_case : pointwise_and_chain_cases()) {
     if (input_elements(op_case) > 3000) continue;
     for (const DType dtype : dtypes_of(op_case)) {
-      Inputs inputs = data_for(op_case, dtype), variables;
-      for (std::size_t i = 0; i < inputs.size(); ++i) {
-        if (!wants_gradient(op_case.inputs[i]) || !op_case.flags.differentiable) continue;
-        inputs[i] = ft::variable(inputs[i]);
-        variables.push_back(inputs[i]);
-      }
-      Results results = op_case.call(inputs);
-      std::vector<ft::Tensor> gradients;
-      if (!variables.empty()) gradients = ft::grad({weighted_sum(results)}, variables);
-      ft::materialize();
+      run_together(op_case, dtype);
       check_kernels(op_case, dtype);
     }
   }
