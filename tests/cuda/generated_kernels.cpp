@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 
 #include "scratch_folder.hpp"
@@ -83,33 +84,34 @@ void HostCompiled::run(const std::string& kernel, unsigned blocks, unsigned thre
   }
 }
 
-std::string nvrtc_errors(const GeneratedKernel& kernel, std::string& why_not) {
+NvrtcCompiled compile_with_nvrtc(const GeneratedKernel& kernel) {
   void* const library = dlopen("libnvrtc.so", RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) {
-    why_not = "there is no NVRTC here";
-    return {};
-  }
+  if (library == nullptr) return {.why_not = "there is no NVRTC here"};
   using Program = void*;
   const auto create =
       symbol<int (*)(Program*, const char*, const char*, int, const char* const*, const char* const*)>(
           library, "nvrtcCreateProgram");
   const auto compile = symbol<int (*)(Program, int, const char* const*)>(library, "nvrtcCompileProgram");
-  const auto log_size = symbol<int (*)(Program, std::size_t*)>(library, "nvrtcGetProgramLogSize");
-  const auto get_log = symbol<int (*)(Program, char*)>(library, "nvrtcGetProgramLog");
   const auto destroy = symbol<int (*)(Program*)>(library, "nvrtcDestroyProgram");
+  const auto text_of = [&](Program program, const std::string& what) {
+    std::size_t size = 0;
+    symbol<int (*)(Program, std::size_t*)>(library, what + "Size")(program, &size);
+    std::string text(size, '\0');
+    symbol<int (*)(Program, char*)>(library, what)(program, text.data());
+    return std::string(text.c_str());  // up to the zero at its end
+  };
 
   Program program = nullptr;
   create(&program, kernel.text.c_str(), kernel.name.c_str(), 0, nullptr, nullptr);
-  const char* const options[] = {"--std=c++20", "--gpu-architecture=sm_80", "--fmad=false"};
-  const bool compiled = compile(program, 3, options) == 0;
-  std::size_t size = 0;
-  log_size(program, &size);
-  std::string log(size, '\0');
-  get_log(program, log.data());
+  const char* const options[] = {"--std=c++17", "--gpu-architecture=compute_80", "--fmad=false",
+                                 "--device-as-default-execution-space"};
+  NvrtcCompiled result;
+  const bool compiled = compile(program, static_cast<int>(std::size(options)), options) == 0;
+  result.log = text_of(program, "nvrtcGetProgramLog");
+  if (compiled) result.ptx = text_of(program, "nvrtcGetPTX");
   destroy(&program);
   dlclose(library);
-  const bool silent = size <= 1;
-  return compiled && silent ? std::string() : kernel.name + ": " + log;
+  return result;
 }
 
 }  // namespace fusetape::tests

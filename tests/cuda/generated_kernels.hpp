@@ -27,7 +27,12 @@ class HostCompiled {
   void* library_ = nullptr;
 };
 
-/// What NVRTC, the compiler of a device, says against the text; empty: nothing. `why_not`: it is not here.
-std::string nvrtc_errors(const GeneratedKernel& kernel, std::string& why_not);
+/// What NVRTC, the compiler of a device, makes of the text.
+struct NvrtcCompiled {
+  std::string why_not;  ///< it is not here
+  std::string log;      ///< what it says against the text
+  std::string ptx;
+};
+NvrtcCompiled compile_with_nvrtc(const GeneratedKernel& kernel);
 
 }  // namespace fusetape::tests
