@@ -74,11 +74,14 @@ class PointwiseKernel final : public DeviceKernel {
   template <class T>
   void add_up(const KernelArgs& args) const {
     const PointwiseProgram::Sum& sum = *program_->sum;
-    launch<ChainTotals<T>>({.x = sum.results()},
+    const unsigned lanes = ChainTotals<T>::lanes_for(sum.parts);
+    const std::int64_t sums = ChainTotals<T>::threads / lanes;  // of a block
+    launch<ChainTotals<T>>({.x = (sum.results() + sums - 1) / sums},
                            {.parts = reinterpret_cast<const float*>(args.scratch),
                             .y = args.out<T>(sum.value),
                             .count = sum.parts,
                             .sums = sum.results(),
+                            .lanes = lanes,
                             .divisor = sum.divisor},
                            {.reads = {parts(args)}, .writes = {whole(args, sum.value)}});
   }

@@ -76,8 +76,9 @@ std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group
 std::string sum_refusal(const plan::Graph& graph, const plan::Group& group);
 PointwiseProgram make_pointwise_program(const plan::Graph& graph, const plan::Group& group);
 
-/// The kernel takes one argument: the addresses of the inputs, those of the outputs, and how many elements
-/// there are, of 8 bytes each. Blocks and threads go through the elements in strides of the whole grid.
+/// The kernel takes one argument: the addresses of the inputs, those of the outputs and of a sum's parts, and
+/// how many elements there are, of 8 bytes each. Its threads go through the elements in strides of the whole
+/// grid, or each through its part of a sum.
 std::string pointwise_text(const PointwiseProgram& program);
 /// What a block of it does, on the host: each node by its op's meaning (OpDef::pointwise).
 HostBlock pointwise_on_host(std::shared_ptr<const PointwiseProgram> program);

@@ -29,7 +29,7 @@ class Chain {
 
   int input(DType dtype = DType::f32) { return input(dtype, shape_); }
   int input(DType dtype, Shape shape) { return add_value({.shape = shape, .dtype = dtype}); }
-  int node(const char* op, std::vector<int> inputs, DType dtype = DType::f32,
+  int node(std::string_view op, std::vector<int> inputs, DType dtype = DType::f32,
            const Attrs& attrs = Attrs::of(ft::core::NoAttrs{})) {
     const int id = static_cast<int>(graph_.nodes.size());
     const int result = add_value({.shape = shape_, .dtype = dtype, .producer = id});
@@ -49,17 +49,20 @@ class Chain {
   }
   void keep(int value) { graph_.values[static_cast<std::size_t>(value)].keep = true; }
 
+  /// Why the chain is no program.
+  std::string refusal(bool& foreign) {
+    ft::plan::find_boundary(graph_, group_);
+    return ft::backends::cuda::pointwise_refusal(graph_, group_, foreign);
+  }
   std::shared_ptr<const PointwiseProgram> program(const std::string& name) {
     group_.pattern = ft::plan::Pattern::pointwise;
     group_.name = name;
-    ft::plan::find_boundary(graph_, group_);
     bool foreign = false;
-    CHECK(ft::backends::cuda::pointwise_refusal(graph_, group_, foreign) == "");
+    CHECK(refusal(foreign) == "");
     if (group_.chain.reduction_node >= 0) CHECK(ft::backends::cuda::sum_refusal(graph_, group_) == "");
     return std::make_shared<const PointwiseProgram>(
         ft::backends::cuda::make_pointwise_program(graph_, group_));
   }
-  const ft::plan::GraphValue& value(int id) const { return graph_.value(id); }
 
  private:
   int add_value(ft::plan::GraphValue value) {
@@ -293,6 +296,17 @@ std::vector<GeneratedKernel> kernels_of(const std::vector<Made>& made) {
 }
 
 }  // namespace
+
+TEST_CASE("every pointwise op has a formula") {
+  for (const ft::core::OpDef* op : ft::core::all_ops()) {
+    if (op->pointwise == nullptr) continue;
+    Chain chain({3});
+    chain.keep(chain.node(op->name, {chain.input()}));
+    bool foreign = false;
+    chain.refusal(foreign);
+    CHECK_MESSAGE(!foreign, std::string(op->name));
+  }
+}
 
 TEST_CASE("the text of generated kernels computes what their double does") {
   const std::vector<Made> made = all_programs();

@@ -6,6 +6,7 @@
 #include "op_runs.hpp"
 
 namespace ft = fusetape;
+using ft::Shape;
 using namespace fusetape::tests;
 using ft::DType;
 
@@ -106,6 +107,30 @@ TEST_CASE("a sum at the end of a chain runs with it; what it cannot add leaves t
     CHECK(group_names() == c.groups);
   }
   CHECK(contains(refusal_of("pointwise"), "sum over axes that are no neighbours"));
+}
+
+TEST_CASE("sums at the ends of chains, in many parts and in one") {
+  struct Case {
+    Shape shape;
+    std::vector<int> axes;
+  };
+  const Case sums[] = {
+      {{9001}, {0}},     {{9000}, {0}},          {{700, 24}, {0}},        {{700, 3}, {0}},
+      {{24, 700}, {1}},  {{2000, 4}, {1}},       {{3, 500, 6}, {1}},      {{2, 3, 40, 8}, {0, 1, 2}},
+      {{1, 65, 1}, {1}}, {{2, 1, 3000}, {1, 2}}, {{40, 50, 3}, {0, 1, 2}}};
+  // Small whole numbers: exact in any order of addition.
+  const auto numbers_of = [](const Case& c, const char* backend) {
+    const OnBackend on(backend);
+    Numbers data(static_cast<std::size_t>(c.shape.elements()));
+    for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<double>(i * 7 % 5) - 2;
+    const ft::Tensor x = ft::from_doubles(data, c.shape, DType::f32), y = x * 2 + 1;
+    const Numbers sum = ft::sum(y, c.axes).to_vector<double>();
+    if (backend == std::string("cuda double")) CHECK(group_names() == "mul+add+sum; ");
+    return sum;
+  };
+  host_double();
+  for (const Case& c : sums)
+    CHECK_MESSAGE(numbers_of(c, "cuda double") == numbers_of(c, "reference"), to_string(c.shape));
 }
 
 TEST_CASE("a chain whose operands do not fit a thread's registers is cut, with the reason") {

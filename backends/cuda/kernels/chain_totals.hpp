@@ -4,7 +4,8 @@
 
 namespace fusetape::backends::cuda {
 
-/// y[i] = Σ parts[p][i] / divisor, a block for each sum.
+/// y[i] = Σ parts[p][i] / divisor. `lanes` threads (a power of two) share a sum, neighbours of one lane take
+/// neighbouring sums.
 template <class T>
 struct ChainTotals {
   static constexpr unsigned threads = 256;
@@ -13,6 +14,7 @@ struct ChainTotals {
     T* y;
     std::int64_t count;  ///< parts of each sum
     std::int64_t sums;
+    unsigned lanes;
     double divisor;
   };
   struct Shared {
@@ -23,17 +25,27 @@ struct ChainTotals {
   static constexpr int halvings = 8;
   static constexpr int phases = 1 + halvings + 1;
 
+  static unsigned lanes_for(std::int64_t parts) {
+    constexpr std::int64_t each = 8;
+    unsigned lanes = 1;
+    while (lanes < threads && lanes * each < parts) lanes *= 2;
+    return lanes;
+  }
+
   FUSETAPE_HD static void run(int phase, const Args& args, Shared& shared, Local&, const Thread& thread) {
-    const unsigned i = thread.index;
+    const unsigned sums = threads / args.lanes;  // of a block
+    const unsigned i = thread.index, lane = i / sums;
+    const std::int64_t at = std::int64_t{thread.block_x} * sums + i % sums;
+    if (at >= args.sums) return;
     if (phase == 0) {
       shared.sum[i] = 0;
-      for (std::int64_t part = i; part < args.count; part += threads)
-        shared.sum[i] += static_cast<double>(args.parts[part * args.sums + thread.block_x]);
+      for (std::int64_t part = lane; part < args.count; part += args.lanes)
+        shared.sum[i] += static_cast<double>(args.parts[part * args.sums + at]);
     } else if (phase <= halvings) {
-      const unsigned half = threads >> phase;
-      if (i < half) shared.sum[i] += shared.sum[i + half];
-    } else if (i == 0) {
-      args.y[thread.block_x] = from_float<T>(static_cast<float>(shared.sum[0] / args.divisor));
+      const unsigned half = args.lanes >> phase;
+      if (lane < half) shared.sum[i] += shared.sum[i + half * sums];
+    } else if (lane == 0) {
+      args.y[at] = from_float<T>(static_cast<float>(shared.sum[i] / args.divisor));
     }
   }
 };
