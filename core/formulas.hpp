@@ -43,12 +43,12 @@ FUSETAPE_HD T not_a_number() {
 }
 template <class T>
 FUSETAPE_HD T minimum(T a, T b) {
-  if (a != a || b != b) return not_a_number<T>();
+  if (std::isnan(a) || std::isnan(b)) return not_a_number<T>();
   return b < a ? b : a;
 }
 template <class T>
 FUSETAPE_HD T maximum(T a, T b) {
-  if (a != a || b != b) return not_a_number<T>();
+  if (std::isnan(a) || std::isnan(b)) return not_a_number<T>();
   return b > a ? b : a;
 }
 

@@ -23,6 +23,7 @@ __host__ __device__ constexpr To bit_cast(const From& from) {
 using ::abs;
 using ::erfc;
 using ::exp;
+using ::isnan;
 using ::log;
 using ::log1p;
 using ::pow;

@@ -250,6 +250,7 @@ void compare(const Case& c, const PointwiseProgram& program, const ft::backends:
   by_host = by_text;
   const auto args_with = [&](std::vector<Memory>& out) {
     std::vector<std::uint64_t> args;
+    args.reserve(in.size() + out.size() + 1);
     for (Memory& memory : in) args.push_back(reinterpret_cast<std::uintptr_t>(memory.data()));
     for (Memory& memory : out) args.push_back(reinterpret_cast<std::uintptr_t>(memory.data()));
     args.push_back(static_cast<std::uint64_t>(count));
@@ -290,6 +291,7 @@ std::vector<Made> all_programs() {
 
 std::vector<GeneratedKernel> kernels_of(const std::vector<Made>& made) {
   std::vector<GeneratedKernel> kernels;
+  kernels.reserve(made.size());
   for (const Made& one : made)
     kernels.push_back({one.program->name, ft::backends::cuda::pointwise_text(*one.program)});
   return kernels;
