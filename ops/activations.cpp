@@ -1,12 +1,11 @@
 // Activations, and their gradients as ops of their own: from the stored output where it suffices.
-#include <cmath>
-#include <numbers>
-
+#include "core/formulas.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
+namespace formulas = core::formulas;
 using core::Attrs;
 using core::bit;
 using core::GradContext;
@@ -15,10 +14,6 @@ using core::LeakyReluAttrs;
 namespace {
 
 // ---- relu ----
-
-double relu_element(const double* in, const Attrs&) { return in[0] <= 0 ? 0 : in[0]; }
-/// The mask is on the stored output; a NaN passes its gradient.
-double relu_grad_element(const double* in, const Attrs&) { return !(in[1] <= 0) ? in[0] : 0; }
 
 void gradient_relu(GradContext& ctx) {
   ctx.set(0, record_here(relu_grad_op, {ctx.incoming(), ctx.output(0)}));
@@ -31,10 +26,10 @@ void gradient_relu_grad(GradContext& ctx) {
 // ---- leaky_relu ----
 
 double leaky_relu_element(const double* in, const Attrs& attrs) {
-  return in[0] <= 0 ? attrs.as<LeakyReluAttrs>().slope * in[0] : in[0];
+  return formulas::leaky_relu(in[0], attrs.as<LeakyReluAttrs>().slope);
 }
 double leaky_relu_grad_element(const double* in, const Attrs& attrs) {
-  return in[1] <= 0 ? attrs.as<LeakyReluAttrs>().slope * in[0] : in[0];
+  return formulas::leaky_relu_grad(in[0], in[1], attrs.as<LeakyReluAttrs>().slope);
 }
 
 void gradient_leaky_relu(GradContext& ctx) {
@@ -46,9 +41,6 @@ void gradient_leaky_relu_grad(GradContext& ctx) {
 }
 
 // ---- sigmoid ----
-
-double sigmoid_element(const double* in, const Attrs&) { return 1 / (1 + std::exp(-in[0])); }
-double sigmoid_grad_element(const double* in, const Attrs&) { return in[0] * in[1] * (1 - in[1]); }
 
 void gradient_sigmoid(GradContext& ctx) {
   ctx.set(0, record_here(sigmoid_grad_op, {ctx.incoming(), ctx.output(0)}));
@@ -62,9 +54,6 @@ void gradient_sigmoid_grad(GradContext& ctx) {
 
 // ---- tanh ----
 
-double tanh_element(const double* in, const Attrs&) { return std::tanh(in[0]); }
-double tanh_grad_element(const double* in, const Attrs&) { return in[0] * (1 - in[1] * in[1]); }
-
 void gradient_tanh(GradContext& ctx) {
   ctx.set(0, record_here(tanh_grad_op, {ctx.incoming(), ctx.output(0)}));
 }
@@ -77,17 +66,6 @@ void gradient_tanh_grad(GradContext& ctx) {
 
 // ---- gelu ----
 
-constexpr double inverse_sqrt_two_pi = std::numbers::inv_sqrtpi / std::numbers::sqrt2;
-
-/// Φ, the standard normal distribution, and its density φ.
-double normal_distribution(double x) { return 0.5 * std::erfc(-x / std::numbers::sqrt2); }
-double normal_density(double x) { return inverse_sqrt_two_pi * std::exp(-0.5 * x * x); }
-
-double gelu_element(const double* in, const Attrs&) { return in[0] * normal_distribution(in[0]); }
-double gelu_grad_element(const double* in, const Attrs&) {
-  return in[0] * (normal_distribution(in[1]) + in[1] * normal_density(in[1]));
-}
-
 void gradient_gelu(GradContext& ctx) {
   ctx.set(0, record_here(gelu_grad_op, {ctx.incoming(), ctx.input(0)}));
 }
@@ -97,7 +75,7 @@ void gradient_gelu_grad(GradContext& ctx) {
   if (ctx.needs(0)) ctx.set(0, record_here(gelu_grad_op, {h, x}));
   if (!ctx.needs(1)) return;
   const Tensor square = x * x;
-  ctx.set(1, h * g * (inverse_sqrt_two_pi * exp(-0.5 * square) * (2 - square)));
+  ctx.set(1, h * g * (formulas::inverse_sqrt_two_pi<double>() * exp(-0.5 * square) * (2 - square)));
 }
 
 }  // namespace
@@ -108,12 +86,12 @@ constinit const OpDef relu_op{.name = "relu",
                               .infer = infer_like_first,
                               .gradient = gradient_relu,
                               .saves_outputs = bit(0),
-                              .pointwise = relu_element};
+                              .pointwise = element_of<formulas::relu<double>>};
 constinit const OpDef relu_grad_op{.name = "relu_grad",
                                    .infer = infer_like_first,
                                    .gradient = gradient_relu_grad,
                                    .saves_inputs = bit(1),
-                                   .pointwise = relu_grad_element};
+                                   .pointwise = element_of<formulas::relu_grad<double>>};
 constinit const OpDef leaky_relu_op{.name = "leaky_relu",
                                     .infer = infer_like_first,
                                     .gradient = gradient_leaky_relu,
@@ -128,32 +106,32 @@ constinit const OpDef sigmoid_op{.name = "sigmoid",
                                  .infer = infer_like_first,
                                  .gradient = gradient_sigmoid,
                                  .saves_outputs = bit(0),
-                                 .pointwise = sigmoid_element};
+                                 .pointwise = element_of<formulas::sigmoid<double>>};
 constinit const OpDef sigmoid_grad_op{.name = "sigmoid_grad",
                                       .infer = infer_like_first,
                                       .gradient = gradient_sigmoid_grad,
                                       .saves_inputs = bit(0) | bit(1),
-                                      .pointwise = sigmoid_grad_element};
+                                      .pointwise = element_of<formulas::sigmoid_grad<double>>};
 constinit const OpDef tanh_op{.name = "tanh",
                               .infer = infer_like_first,
                               .gradient = gradient_tanh,
                               .saves_outputs = bit(0),
-                              .pointwise = tanh_element};
+                              .pointwise = element_of<formulas::tanh<double>>};
 constinit const OpDef tanh_grad_op{.name = "tanh_grad",
                                    .infer = infer_like_first,
                                    .gradient = gradient_tanh_grad,
                                    .saves_inputs = bit(0) | bit(1),
-                                   .pointwise = tanh_grad_element};
+                                   .pointwise = element_of<formulas::tanh_grad<double>>};
 constinit const OpDef gelu_op{.name = "gelu",
                               .infer = infer_like_first,
                               .gradient = gradient_gelu,
                               .saves_inputs = bit(0),
-                              .pointwise = gelu_element};
+                              .pointwise = element_of<formulas::gelu<double>>};
 constinit const OpDef gelu_grad_op{.name = "gelu_grad",
                                    .infer = infer_like_first,
                                    .gradient = gradient_gelu_grad,
                                    .saves_inputs = bit(0) | bit(1),
-                                   .pointwise = gelu_grad_element};
+                                   .pointwise = element_of<formulas::gelu_grad<double>>};
 
 }  // namespace fusetape::ops
 

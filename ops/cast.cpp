@@ -1,17 +1,16 @@
 // Conversions that keep the shape: cast, the bias along the last axis, and the start of a new history.
+#include "core/formulas.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
-using core::Attrs;
+namespace formulas = core::formulas;
 using core::CastAttrs;
 using core::GradContext;
 using core::InferContext;
 
 namespace {
-
-double same_element(const double* in, const Attrs&) { return in[0]; }
 
 // ---- cast ----
 
@@ -36,8 +35,6 @@ void infer_bias_add(InferContext& ctx) {
   ctx.output(x, dtype);
 }
 
-double bias_add_element(const double* in, const Attrs&) { return in[0] + in[1]; }
-
 void gradient_bias_add(GradContext& ctx) {
   const Tensor g = ctx.incoming();
   if (ctx.needs(0)) ctx.set(0, g);
@@ -52,12 +49,14 @@ void gradient_copy(GradContext& ctx) { ctx.set(0, ctx.incoming()); }
 
 }  // namespace
 
-constinit const OpDef cast_op{
-    .name = "cast", .infer = infer_cast, .gradient = gradient_cast, .pointwise = same_element};
+constinit const OpDef cast_op{.name = "cast",
+                              .infer = infer_cast,
+                              .gradient = gradient_cast,
+                              .pointwise = element_of<formulas::cast<double>>};
 constinit const OpDef bias_add_op{.name = "bias_add",
                                   .infer = infer_bias_add,
                                   .gradient = gradient_bias_add,
-                                  .pointwise = bias_add_element};
+                                  .pointwise = element_of<formulas::bias_add<double>>};
 constinit const OpDef copy_variable_op{
     .name = "copy_variable", .infer = infer_copy, .gradient = gradient_copy, .view = true};
 

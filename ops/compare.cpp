@@ -1,10 +1,11 @@
 // Comparisons (bool, without gradients) and the choice between two tensors.
+#include "core/formulas.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
-using core::Attrs;
+namespace formulas = core::formulas;
 using core::bit;
 using core::GradContext;
 using core::InferContext;
@@ -16,15 +17,10 @@ void infer_comparison(InferContext& ctx) {
   ctx.output(broadcast_shape(ctx), DType::boolean);
 }
 
-double equal_element(const double* in, const Attrs&) { return in[0] == in[1]; }
-double not_equal_element(const double* in, const Attrs&) { return in[0] != in[1]; }
-double less_element(const double* in, const Attrs&) { return in[0] < in[1]; }
-double less_equal_element(const double* in, const Attrs&) { return in[0] <= in[1]; }
-double greater_element(const double* in, const Attrs&) { return in[0] > in[1]; }
-double greater_equal_element(const double* in, const Attrs&) { return in[0] >= in[1]; }
-
-constexpr OpDef comparison(std::string_view name, double (*element)(const double*, const Attrs&)) {
-  return {.name = name, .infer = infer_comparison, .pointwise = element, .differentiable_outputs = 0};
+template <double (*formula)(double, double)>
+constexpr OpDef comparison(std::string_view name) {
+  return {
+      .name = name, .infer = infer_comparison, .pointwise = element_of<formula>, .differentiable_outputs = 0};
 }
 
 void infer_where(InferContext& ctx) {
@@ -35,8 +31,6 @@ void infer_where(InferContext& ctx) {
   ctx.output(broadcast_shape(ctx), dtype);
 }
 
-double where_element(const double* in, const Attrs&) { return in[0] != 0 ? in[1] : in[2]; }
-
 void gradient_where(GradContext& ctx) {
   const Tensor g = ctx.incoming(), condition = ctx.input(0);
   if (ctx.needs(1)) ctx.set(1, sum_to(where(condition, g, 0), ctx.input_shape(1)));
@@ -45,17 +39,17 @@ void gradient_where(GradContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef equal_op = comparison("equal", equal_element);
-constinit const OpDef not_equal_op = comparison("not_equal", not_equal_element);
-constinit const OpDef less_op = comparison("less", less_element);
-constinit const OpDef less_equal_op = comparison("less_equal", less_equal_element);
-constinit const OpDef greater_op = comparison("greater", greater_element);
-constinit const OpDef greater_equal_op = comparison("greater_equal", greater_equal_element);
+constinit const OpDef equal_op = comparison<formulas::equal<double>>("equal");
+constinit const OpDef not_equal_op = comparison<formulas::not_equal<double>>("not_equal");
+constinit const OpDef less_op = comparison<formulas::less<double>>("less");
+constinit const OpDef less_equal_op = comparison<formulas::less_equal<double>>("less_equal");
+constinit const OpDef greater_op = comparison<formulas::greater<double>>("greater");
+constinit const OpDef greater_equal_op = comparison<formulas::greater_equal<double>>("greater_equal");
 constinit const OpDef where_op{.name = "where",
                                .infer = infer_where,
                                .gradient = gradient_where,
                                .saves_inputs = bit(0),
-                               .pointwise = where_element};
+                               .pointwise = element_of<formulas::where<double>>};
 
 }  // namespace fusetape::ops
 

@@ -1,7 +1,6 @@
 #pragma once
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -73,6 +72,20 @@ constexpr core::Saves saves_of_product(std::uint32_t wanted) {
 /// The gradient of broadcasting: g summed over the axes along which `shape` was repeated.
 Tensor sum_to(const Tensor& g, const Shape& shape);
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+// ---- meanings ----
+
+/// OpDef::pointwise of an op without attributes.
+template <double (*formula)(double)>
+double element_of(const double* in, const core::Attrs&) {
+  return formula(in[0]);
+}
+template <double (*formula)(double, double)>
+double element_of(const double* in, const core::Attrs&) {
+  return formula(in[0], in[1]);
+}
+template <double (*formula)(double, double, double)>
+double element_of(const double* in, const core::Attrs&) {
+  return formula(in[0], in[1], in[2]);
+}
 
 }  // namespace fusetape::ops

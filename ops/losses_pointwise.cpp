@@ -1,29 +1,18 @@
 // Losses that are compared element by element: binary cross entropy and the squared error.
-#include <algorithm>
-#include <cmath>
 #include <string>
 
 #include "core/autocast.hpp"
+#include "core/formulas.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
-using core::Attrs;
+namespace formulas = core::formulas;
 using core::bit;
 using core::GradContext;
 
 namespace {
-
-double sigmoid_of(double x) { return 1 / (1 + std::exp(-x)); }
-
-double bce_logits_element(const double* in, const Attrs&) {
-  const double x = in[0], t = in[1];
-  const double positive = x < 0 ? 0 : x;  // a NaN stays
-  return positive - x * t + std::log1p(std::exp(-std::abs(x)));
-}
-
-double bce_logits_grad_element(const double* in, const Attrs&) { return in[0] * (sigmoid_of(in[1]) - in[2]); }
 
 void gradient_bce_logits(GradContext& ctx) {
   const Tensor g = ctx.incoming(), x = ctx.input(0), t = ctx.input(1);
@@ -76,12 +65,12 @@ constinit const OpDef bce_logits_op{.name = "bce_logits",
                                     .infer = infer_like_first,
                                     .gradient = gradient_bce_logits,
                                     .saves_inputs = bit(0) | bit(1),
-                                    .pointwise = bce_logits_element};
+                                    .pointwise = element_of<formulas::bce_logits<double>>};
 constinit const OpDef bce_logits_grad_op{.name = "bce_logits_grad",
                                          .infer = infer_like_first,
                                          .gradient = gradient_bce_logits_grad,
                                          .saves_inputs = bit(0) | bit(1) | bit(2),
-                                         .pointwise = bce_logits_grad_element};
+                                         .pointwise = element_of<formulas::bce_logits_grad<double>>};
 
 }  // namespace fusetape::ops
 

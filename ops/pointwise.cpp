@@ -1,11 +1,11 @@
 // Arithmetic, element by element, with NumPy broadcasting.
-#include <cmath>
-
+#include "core/formulas.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
+namespace formulas = core::formulas;
 using core::Attrs;
 using core::bit;
 using core::ClampAttrs;
@@ -84,107 +84,85 @@ void gradient_clamp_grad(GradContext& ctx) {
 
 // ---- meanings ----
 
-double add_element(const double* in, const Attrs&) { return in[0] + in[1]; }
-double sub_element(const double* in, const Attrs&) { return in[0] - in[1]; }
-double mul_element(const double* in, const Attrs&) { return in[0] * in[1]; }
-double div_element(const double* in, const Attrs&) { return in[0] / in[1]; }
-double pow_element(const double* in, const Attrs&) { return std::pow(in[0], in[1]); }
-
-double minimum_element(const double* in, const Attrs&) {
-  if (std::isnan(in[0]) || std::isnan(in[1])) return nan;
-  return in[1] < in[0] ? in[1] : in[0];
-}
-double maximum_element(const double* in, const Attrs&) {
-  if (std::isnan(in[0]) || std::isnan(in[1])) return nan;
-  return in[1] > in[0] ? in[1] : in[0];
-}
-
-double neg_element(const double* in, const Attrs&) { return -in[0]; }
-double abs_element(const double* in, const Attrs&) { return std::abs(in[0]); }
-double exp_element(const double* in, const Attrs&) { return std::exp(in[0]); }
-double log_element(const double* in, const Attrs&) { return std::log(in[0]); }
-double sqrt_element(const double* in, const Attrs&) { return std::sqrt(in[0]); }
-
-double abs_grad_element(const double* in, const Attrs&) {
-  const double g = in[0], x = in[1];
-  if (x == 0) return 0;
-  return x < 0 ? -g : g;
-}
-
 double clamp_element(const double* in, const Attrs& attrs) {
   const auto [low, high] = attrs.as<ClampAttrs>();
-  if (in[0] < low) return low;
-  return in[0] > high ? high : in[0];
+  return formulas::clamp(in[0], low, high);
 }
 double clamp_grad_element(const double* in, const Attrs& attrs) {
   const auto [low, high] = attrs.as<ClampAttrs>();
-  return in[1] >= low && in[1] <= high ? in[0] : 0;
+  return formulas::clamp_grad(in[0], in[1], low, high);
 }
 
 }  // namespace
 
 // ---- ops ----
 
-constinit const OpDef add_op{
-    .name = "add", .infer = infer_arithmetic, .gradient = gradient_add, .pointwise = add_element};
-constinit const OpDef sub_op{
-    .name = "sub", .infer = infer_arithmetic, .gradient = gradient_sub, .pointwise = sub_element};
+constinit const OpDef add_op{.name = "add",
+                             .infer = infer_arithmetic,
+                             .gradient = gradient_add,
+                             .pointwise = element_of<formulas::add<double>>};
+constinit const OpDef sub_op{.name = "sub",
+                             .infer = infer_arithmetic,
+                             .gradient = gradient_sub,
+                             .pointwise = element_of<formulas::sub<double>>};
 constinit const OpDef mul_op{.name = "mul",
                              .infer = infer_arithmetic,
                              .gradient = gradient_mul,
                              .saves_inputs = bit(0) | bit(1),
                              .saves_for = saves_of_product,
-                             .pointwise = mul_element};
+                             .pointwise = element_of<formulas::mul<double>>};
 constinit const OpDef div_op{.name = "div",
                              .infer = infer_floating,
                              .gradient = gradient_div,
                              .saves_inputs = bit(1),
                              .saves_outputs = bit(0),
                              .saves_for = saves_of_quotient,
-                             .pointwise = div_element};
+                             .pointwise = element_of<formulas::div<double>>};
 constinit const OpDef pow_op{.name = "pow",
                              .infer = infer_floating,
                              .gradient = gradient_pow,
                              .saves_inputs = bit(0) | bit(1),
-                             .pointwise = pow_element};
+                             .pointwise = element_of<formulas::pow<double>>};
 constinit const OpDef minimum_op{.name = "minimum",
                                  .infer = infer_arithmetic,
                                  .gradient = gradient_minimum,
                                  .saves_inputs = bit(0) | bit(1),
-                                 .pointwise = minimum_element};
+                                 .pointwise = element_of<formulas::minimum<double>>};
 constinit const OpDef maximum_op{.name = "maximum",
                                  .infer = infer_arithmetic,
                                  .gradient = gradient_maximum,
                                  .saves_inputs = bit(0) | bit(1),
-                                 .pointwise = maximum_element};
+                                 .pointwise = element_of<formulas::maximum<double>>};
 
-constinit const OpDef neg_op{
-    .name = "neg", .infer = infer_arithmetic, .gradient = gradient_neg, .pointwise = neg_element};
+constinit const OpDef neg_op{.name = "neg",
+                             .infer = infer_arithmetic,
+                             .gradient = gradient_neg,
+                             .pointwise = element_of<formulas::neg<double>>};
 constinit const OpDef exp_op{.name = "exp",
                              .infer = infer_floating,
                              .gradient = gradient_exp,
                              .saves_outputs = bit(0),
-                             .pointwise = exp_element};
+                             .pointwise = element_of<formulas::exp<double>>};
 constinit const OpDef log_op{.name = "log",
                              .infer = infer_floating,
                              .gradient = gradient_log,
                              .saves_inputs = bit(0),
-                             .pointwise = log_element};
+                             .pointwise = element_of<formulas::log<double>>};
 constinit const OpDef sqrt_op{.name = "sqrt",
                               .infer = infer_floating,
                               .gradient = gradient_sqrt,
                               .saves_outputs = bit(0),
-                              .pointwise = sqrt_element};
+                              .pointwise = element_of<formulas::sqrt<double>>};
 constinit const OpDef abs_op{.name = "abs",
                              .infer = infer_arithmetic,
                              .gradient = gradient_abs,
                              .saves_inputs = bit(0),
-                             .pointwise = abs_element};
+                             .pointwise = element_of<formulas::abs<double>>};
 constinit const OpDef abs_grad_op{.name = "abs_grad",
                                   .infer = infer_like_first,
                                   .gradient = gradient_abs_grad,
                                   .saves_inputs = bit(1),
-                                  .pointwise = abs_grad_element};
+                                  .pointwise = element_of<formulas::abs_grad<double>>};
 constinit const OpDef clamp_op{.name = "clamp",
                                .infer = infer_like_first,
                                .gradient = gradient_clamp,

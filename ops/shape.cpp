@@ -1,6 +1,7 @@
 // Other shapes, axes and parts of the same elements.
 #include <numeric>
 
+#include "core/formulas.hpp"
 #include "core/reference.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
@@ -45,8 +46,6 @@ void infer_broadcast_to(InferContext& ctx) {
 }
 
 void gradient_broadcast_to(GradContext& ctx) { ctx.set(0, sum_to(ctx.incoming(), ctx.input_shape(0))); }
-
-double broadcast_element(const double* in, const Attrs&) { return in[0]; }
 
 // ---- transpose ----
 
@@ -221,7 +220,7 @@ constinit const OpDef reshape_op{
 constinit const OpDef broadcast_to_op{.name = "broadcast_to",
                                       .infer = infer_broadcast_to,
                                       .gradient = gradient_broadcast_to,
-                                      .pointwise = broadcast_element};
+                                      .pointwise = element_of<core::formulas::broadcast_to<double>>};
 constinit const OpDef transpose_op{.name = "transpose",
                                    .infer = infer_transpose,
                                    .gradient = gradient_transpose,

@@ -6,6 +6,7 @@
 
 #include "backends/backend.hpp"
 #include "backends/cpu/pointwise_blocks.hpp"
+#include "backends/pointwise_groups.hpp"
 
 /// A group of pointwise nodes as a small program: straight-line instructions that run block by block, so that
 /// what passes between nodes stays in the L1 cache. Each instruction rounds to the node's dtype, so a chain
@@ -35,13 +36,6 @@ struct Constant {
   std::size_t floats(std::size_t block_size) const {
     return period == 1 ? scalar_room : block_size + static_cast<std::size_t>(period);
   }
-};
-
-/// A broadcast of any kind, by axes that are joined where that is possible: extents, and strides in elements
-/// (0: repeated).
-struct BroadcastView {
-  int rank = 0;
-  std::array<std::int64_t, Shape::max_rank> extent{}, stride{};
 };
 
 struct Instruction {
@@ -80,16 +74,10 @@ constexpr std::size_t l1_floats = 6144;
 constexpr std::size_t least_block = 128;
 constexpr int most_blocks = static_cast<int>(l1_floats / least_block);
 
-/// The shape of every pointwise node of the group.
-const Shape& chain_shape(const plan::Graph& graph, const plan::Group& group);
-
 /// Why these nodes are no program; empty: they are. `foreign` is set when a node is not pointwise at all. The
 /// reduction at the end of a chain is not looked at.
 std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group, bool& foreign);
 Program compile_pointwise(const plan::Graph& graph, const plan::Group& group);
-
-/// How `from` is read by broadcasting to `to`.
-BroadcastView broadcast_view(const Shape& from, const Shape& to);
 
 /// Runs a program over any range of its elements.
 class ProgramRun {

@@ -258,10 +258,8 @@ class Builder {
     if (program_.reduced.kind == Operand::Kind::memory)
       last_read[program_.reduced.index] = program_.instructions.size();
     std::vector<int> free_inputs;
-    for (const int in : group_.inputs) {
-      const GraphValue& value = graph_.value(in);
-      const bool lives_on = value.keep || (value.producer < 0 && !value.donated);
-      if (!lives_on && last_read.count(in) > 0) free_inputs.push_back(in);
+    for (const int in : dying_inputs(graph_, group_)) {
+      if (last_read.count(in) > 0) free_inputs.push_back(in);
     }
     for (const int out : group_.outputs) {
       const auto write = written.find(out);

@@ -21,11 +21,11 @@ using plan::Group;
 using plan::Pattern;
 
 /// Every kernel of the device in the order in which they are asked.
-std::array<std::span<const Candidate>, 12> candidate_lists() {
-  return {cuda::convolutions(),        cuda::products(),   cuda::batch_norms(),
-          cuda::bias_relu_gradients(), cuda::relu_masks(), cuda::poolings(),
-          cuda::reductions(),          cuda::softmaxes(),  cuda::cross_entropies(),
-          cuda::optimizers(),          cuda::random_draws(), cuda::movements()};
+std::array<std::span<const Candidate>, 13> candidate_lists() {
+  return {cuda::convolutions(),      cuda::products(),   cuda::batch_norms(),  cuda::bias_relu_gradients(),
+          cuda::relu_masks(),        cuda::poolings(),   cuda::reductions(),   cuda::softmaxes(),
+          cuda::cross_entropies(),   cuda::optimizers(), cuda::random_draws(), cuda::movements(),
+          cuda::pointwise_programs()};
 }
 
 struct Choice {
@@ -64,13 +64,12 @@ class DeviceBackend final : public Backend {
   void free(void* data, std::size_t) override { device_->free(data); }
   void upload(void* to, const void* from, std::size_t bytes) override { staging_.upload(to, from, bytes); }
   void download(void* to, const void* from, std::size_t bytes) override {
-    staging_.download(to, from, bytes);
+    faults_->check_after([&] { staging_.download(to, from, bytes); });
   }
-  /// Every run ends with it: what one of its kernels found wrong is thrown here, as that kernel's error.
   void synchronize() override {
     faults_->check_after([&] { device_->synchronize(); });
   }
-  void end_run() override {}
+  void end_run() override { faults_->end_run(); }
 
   Speed speed() const override {
     return {.flops = facts_.flops, .half_flops = facts_.half_flops, .bytes = facts_.bytes_per_second};
@@ -91,7 +90,7 @@ class DeviceBackend final : public Backend {
                                                   : choose(graph, group, device);
     std::unique_ptr<Kernel> kernel = choice.candidate != nullptr
                                          ? choice.candidate->make(graph, group, device)
-                                         : cuda::make_host_kernel(graph, group, *this);
+                                         : cuda::make_host_kernel(graph, group, staging_);
     if (auto* notes = dynamic_cast<cuda::NotesFaults*>(kernel.get())) notes->note_to(faults_);
     if (kernel->name.empty()) kernel->name = choice.candidate->name;
     if (choice.candidate == nullptr) {

@@ -1,4 +1,6 @@
 #pragma once
+#include <array>
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <memory>
@@ -10,7 +12,8 @@
 
 namespace fusetape::backends::cuda {
 
-/// Turns what kernels found wrong in their data into Errors, when the host waits for them anyway.
+/// Turns what kernels found wrong in their data into Errors: when the host waits for them, and at the latest
+/// when the next run has been queued.
 class Faults {
  public:
   using Describe = std::function<Error(const Fault&)>;
@@ -28,11 +31,26 @@ class Faults {
 
   /// Calls `wait`, which waits for the compute stream, and throws what a kernel noted before.
   void check_after(const std::function<void()>& wait);
+  /// A run has been queued: waits for the run before it, and throws what one of its kernels noted. So the
+  /// host is a run ahead of the device, and no more.
+  void end_run();
 
  private:
+  /// What was noted when a run was done.
+  struct Look {
+    Fault* seen = nullptr;  ///< pinned
+    Event done = -1;
+    bool pending = false;
+  };
+  void queue_look(Look& look);
+  void throw_if_noted(const Look& look);
+
   DeviceApi& device_;
   std::mutex mutex_;
-  Fault *place_, *seen_;  ///< on the device; pinned
+  Fault* place_;  ///< on the device
+  Look now_;
+  std::array<Look, 2> runs_;  ///< the last and the one before
+  std::size_t turn_ = 0;
   std::map<unsigned, Describe> sites_;
   unsigned last_site_ = 0;
 };

@@ -9,8 +9,8 @@ namespace {
 
 class HostKernel final : public Kernel {
  public:
-  HostKernel(const plan::Graph& graph, const plan::Group& group, Backend& backend)
-      : backend_(backend),
+  HostKernel(const plan::Graph& graph, const plan::Group& group, Staging& staging)
+      : staging_(staging),
         kernel_(is_custom(graph, group) ? make_custom_kernel(graph, group)
                                         : make_reference_kernel(graph, group)),
         inputs_(places_of(graph, group.inputs)),
@@ -30,14 +30,14 @@ class HostKernel final : public Kernel {
     std::byte* const base = memory_.data() + (alignment - address % alignment) % alignment;
     for (const Place& input : inputs_) {
       pointers_[static_cast<std::size_t>(input.value)] = base + input.offset;
-      backend_.download(base + input.offset, args.values[input.value], input.bytes);
+      staging_.download(base + input.offset, args.values[input.value], input.bytes);
     }
     for (const Place& output : outputs_)
       pointers_[static_cast<std::size_t>(output.value)] = base + output.offset;
     kernel_->run({pointers_.data(), base + scratch_at_});
     for (const Place& output : outputs_) {
       void* const to = args.out<void>(output.value);
-      if (to != nullptr) backend_.upload(to, base + output.offset, output.bytes);
+      if (to != nullptr) staging_.upload(to, base + output.offset, output.bytes);
     }
   }
 
@@ -65,7 +65,7 @@ class HostKernel final : public Kernel {
     return places;
   }
 
-  Backend& backend_;
+  Staging& staging_;
   std::unique_ptr<Kernel> kernel_;
   std::size_t bytes_ = 0, scratch_at_ = 0;
   std::vector<Place> inputs_, outputs_;
@@ -76,8 +76,8 @@ class HostKernel final : public Kernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_host_kernel(const plan::Graph& graph, const plan::Group& group,
-                                         Backend& backend) {
-  return std::make_unique<HostKernel>(graph, group, backend);
+                                         Staging& staging) {
+  return std::make_unique<HostKernel>(graph, group, staging);
 }
 
 }  // namespace fusetape::backends::cuda

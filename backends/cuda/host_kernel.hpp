@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "backends/backend.hpp"
+#include "backends/cuda/staging.hpp"
 
 namespace fusetape::backends::cuda {
 
@@ -9,6 +10,6 @@ namespace fusetape::backends::cuda {
 /// by one by their reference loops (a custom op by its own forward), and its outputs are brought back. Slow,
 /// and waits for the device.
 std::unique_ptr<Kernel> make_host_kernel(const plan::Graph& graph, const plan::Group& group,
-                                         Backend& backend);
+                                         Staging& staging);
 
 }  // namespace fusetape::backends::cuda

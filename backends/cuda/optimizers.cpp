@@ -110,9 +110,7 @@ class OptimizerKernel final : public DeviceKernel {
   std::vector<Update> updates_;
 };
 
-Support supports(const Graph& graph, const Group& group, Device&) {
-  return supports_updates(graph, group);
-}
+Support supports(const Graph& graph, const Group& group, Device&) { return supports_updates(graph, group); }
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group, Device& device) {
   return std::make_unique<OptimizerKernel>(graph, group, device.api);

@@ -189,7 +189,8 @@ std::unique_ptr<Kernel> make(const Graph& graph, const Group& group, Device& dev
   const GraphNode& node = graph.node(group.nodes[0]);
   const DType dtype = graph.value(node.inputs[0]).dtype;
   std::unique_ptr<Kernel> kernel;
-  with_element_type(dtype, [&](auto element) { kernel = make_for<decltype(element)>(graph, node, device.api); });
+  with_element_type(dtype,
+                    [&](auto element) { kernel = make_for<decltype(element)>(graph, node, device.api); });
   if (dtype == DType::i64) kernel = make_for<std::int64_t>(graph, node, device.api);
   if (dtype == DType::u8 || dtype == DType::boolean) kernel = make_for<std::uint8_t>(graph, node, device.api);
   return kernel;

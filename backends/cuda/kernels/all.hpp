@@ -1,5 +1,6 @@
 #pragma once
 #include "backends/cuda/kernels/bias_relu_grad.hpp"
+#include "backends/cuda/kernels/chain_totals.hpp"
 #include "backends/cuda/kernels/cross_entropy.hpp"
 #include "backends/cuda/kernels/fold_weights.hpp"
 #include "backends/cuda/kernels/grad_norm.hpp"
@@ -50,20 +51,19 @@ using KernelsOf = typename Joined<WidthKernelsOf<T, 1>, WidthKernelsOf<T, 8>, Ma
 template <class T>
 using LossAndSumKernelsOf =
     KernelList<Softmax<T>, SoftmaxGrad<T>, CrossEntropy<T>, CrossEntropyGrad<T>, RowSums<T>, ColumnSums<T, 1>,
-               ColumnSums<T, 8>, SumTotals<T>, LineSums<T>, Largest<T>, SgdUpdate<T>, AdamUpdate<T>, SquareSums<T>,
-               RandomDraw<T>>;
+               ColumnSums<T, 8>, SumTotals<T>, LineSums<T>, Largest<T>, SgdUpdate<T>, AdamUpdate<T>,
+               SquareSums<T>, RandomDraw<T>, ChainTotals<T>>;
 
 /// Movement, by the size of an element.
 template <class Word>
 using MovementOf = KernelList<StridedCopy<Word>, Embed<Word>, TransposeTiles<Word>>;
 
 /// Every kernel that the backend launches: what a device's build compiles.
-using AllKernels = Joined<
-    KernelsOf<float>, KernelsOf<Bf16>, KernelsOf<F16>, LossAndSumKernelsOf<float>, LossAndSumKernelsOf<Bf16>,
-    LossAndSumKernelsOf<F16>, MovementOf<std::uint8_t>, MovementOf<std::uint16_t>, MovementOf<std::uint32_t>,
-    MovementOf<std::uint64_t>,
-    KernelList<NormStatistics, NormCoefficients, NormGradTotals, NormGradCoefficients, LineSums<std::int64_t>,
-               LineSums<std::uint8_t>, Largest<std::int64_t>, Largest<std::uint8_t>, RootOfSum,
-               StridedCopy<SixteenBytes>>>::type;
+using AllKernels = Joined<KernelsOf<float>, KernelsOf<Bf16>, KernelsOf<F16>, LossAndSumKernelsOf<float>,
+                          LossAndSumKernelsOf<Bf16>, LossAndSumKernelsOf<F16>, MovementOf<std::uint8_t>,
+                          MovementOf<std::uint16_t>, MovementOf<std::uint32_t>, MovementOf<std::uint64_t>,
+                          KernelList<NormStatistics, NormCoefficients, NormGradTotals, NormGradCoefficients,
+                                     LineSums<std::int64_t>, LineSums<std::uint8_t>, Largest<std::int64_t>,
+                                     Largest<std::uint8_t>, RootOfSum, StridedCopy<SixteenBytes>>>::type;
 
 }  // namespace fusetape::backends::cuda

@@ -1,0 +1,39 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/plan/graph.hpp"
+
+/// Groups of pointwise nodes, as every device sees them.
+namespace fusetape::backends {
+
+/// Which dtypes an op may meet beside f32, bf16 and f16.
+enum class Elements : std::uint8_t {
+  floats,   ///< none
+  compare,  ///< bool and u8 operands too; gives bool
+  select,   ///< moves values: bool and u8 in and out
+  convert,  ///< cast
+};
+
+/// Why such a node cannot be computed in f32; empty: it can.
+std::string refusal_of_dtypes(const plan::Graph& graph, const plan::GraphNode& node, Elements elements);
+
+/// The shape of every pointwise node of the group.
+const Shape& chain_shape(const plan::Graph& graph, const plan::Group& group);
+
+/// A broadcast of any kind, by axes that are joined where that is possible: extents, and strides in elements
+/// (0: repeated).
+struct BroadcastView {
+  int rank = 0;
+  std::array<std::int64_t, Shape::max_rank> extent{}, stride{};
+};
+/// How `from` is read by broadcasting to `to`.
+BroadcastView broadcast_view(const Shape& from, const Shape& to);
+
+/// The group's inputs that nobody needs after it.
+std::vector<int> dying_inputs(const plan::Graph& graph, const plan::Group& group);
+
+}  // namespace fusetape::backends
