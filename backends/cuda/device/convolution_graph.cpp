@@ -14,6 +14,8 @@ using Attributes = fe::graph::Tensor_attributes;
 using Tensor = std::shared_ptr<Attributes>;
 using Pass = ConvolutionSpec::Pass;
 
+constexpr std::int64_t most_workspace_bytes = std::int64_t{1} << 30;
+
 enum Uid : std::int64_t { uid_a = 1, uid_b, uid_bias, uid_z, uid_out };
 
 fe::DataType_t type_of(DType dtype) {
@@ -43,6 +45,17 @@ Attributes& describe(Attributes& tensor, Uid uid, DType dtype, Extents e) {
       .set_stride({e.h * e.w * e.c, 1, e.w * e.c, e.c});
 }
 
+/// What an engine may not do: give other bits in another run, round more than the operands' dtype does, or
+/// carry a NaN into results that do not read it.
+std::vector<fe::NumericalNote_t> unwanted(const ConvolutionSpec& spec) {
+  using Note = fe::NumericalNote_t;
+  std::vector<Note> notes = {Note::NONDETERMINISTIC,  Note::REDUCED_PRECISION_REDUCTION,
+                             Note::DOWN_CONVERT_INPUTS, Note::FFT,
+                             Note::WINOGRAD_TILE_6x6, Note::WINOGRAD_TILE_13x13};
+  if (spec.dtype == DType::f32 && !spec.tf32) notes.push_back(Note::TENSOR_CORE);
+  return notes;
+}
+
 class Builder {
  public:
   explicit Builder(const ConvolutionSpec& spec) : s_(spec), graph_(std::make_unique<Graph>()) {
@@ -58,6 +71,7 @@ class Builder {
       result = graph_->pointwise(
           result, fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::RELU_FWD));
     }
+    if (s_.pass == Pass::grad_weight && s_.result != s_.dtype) result = cast(result);
     describe(*result, uid_out, s_.result, result_extents()).set_output(true);
     return std::move(graph_);
   }
@@ -110,6 +124,12 @@ class Builder {
     return graph_->pointwise(a, b, fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD));
   }
 
+  /// cuDNN has no gradient of weights in another dtype than its operands', but may write its sums with a step more.
+  Tensor cast(const Tensor& sums) {
+    return graph_->pointwise(sums,
+                             fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::IDENTITY));
+  }
+
   const ConvolutionSpec& s_;
   std::unique_ptr<Graph> graph_;
 };
@@ -121,5 +141,26 @@ void check(const fe::error_t& status) {
 }
 
 std::unique_ptr<Graph> graph_of(const ConvolutionSpec& spec) { return Builder(spec).build(); }
+
+std::vector<std::int64_t> build_candidates(Graph& graph, const ConvolutionSpec& spec, cudnnHandle_t handle,
+                                           int most) {
+  check(graph.validate());
+  check(graph.build_operation_graph(handle));
+  check(graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}));
+  graph.deselect_numeric_notes(unwanted(spec));
+  graph.deselect_workspace_greater_than(most_workspace_bytes);
+  std::vector<std::int64_t> built;
+  std::string refusal = "no engine is deterministic, and of the precision that is asked for";
+  for (std::int64_t i = 0; i < graph.get_execution_plan_count() && std::ssize(built) < most; ++i) {
+    const fe::error_t status = graph.build_plan_at_index(i);
+    if (status.is_good()) {
+      built.push_back(i);
+    } else if (status.err_msg != "Deselecting execution plan") {
+      refusal = status.err_msg;
+    }
+  }
+  if (built.empty()) throw Error("cudnn", one_line(refusal));
+  return built;
+}
 
 }  // namespace fusetape::backends::cuda

@@ -24,7 +24,6 @@ namespace {
 constexpr std::size_t most_known = 512;
 /// Building one takes up to half a second, where cuDNN compiles it.
 constexpr int most_timed_candidates = 8;
-constexpr std::int64_t most_workspace_bytes = std::int64_t{1} << 30;
 
 using cuda::check;
 
@@ -55,35 +54,6 @@ void execute(const ConvolutionPlan& plan, std::int64_t candidate, cudnnHandle_t 
              const OperationArgs& args) {
   Pointers pointers(args);
   check(plan.graph->execute_plan_at_index(handle, pointers.data(), pointers.count(), args.workspace, candidate));
-}
-
-// ---- candidates
-
-/// What an engine may not do: give other bits in another run, round more than the operands' dtype does, or
-/// carry a NaN into results that do not read it.
-std::vector<fe::NumericalNote_t> unwanted(const ConvolutionSpec& spec) {
-  using Note = fe::NumericalNote_t;
-  std::vector<Note> notes = {Note::NONDETERMINISTIC,  Note::REDUCED_PRECISION_REDUCTION,
-                             Note::DOWN_CONVERT_INPUTS, Note::FFT,
-                             Note::WINOGRAD_TILE_6x6, Note::WINOGRAD_TILE_13x13};
-  if (spec.dtype == DType::f32 && !spec.tf32) notes.push_back(Note::TENSOR_CORE);
-  return notes;
-}
-
-/// Builds the first `most` that can be built, in the order of cuDNN's guesses.
-std::vector<std::int64_t> build_candidates(fe::graph::Graph& graph, int most) {
-  std::vector<std::int64_t> built;
-  std::string refusal = "no engine is deterministic, and of the precision that is asked for";
-  for (std::int64_t i = 0; i < graph.get_execution_plan_count() && std::ssize(built) < most; ++i) {
-    const fe::error_t status = graph.build_plan_at_index(i);
-    if (status.is_good()) {
-      built.push_back(i);
-    } else if (status.err_msg != "Deselecting execution plan") {
-      refusal = status.err_msg;
-    }
-  }
-  if (built.empty()) throw Error("cudnn", one_line(refusal));
-  return built;
 }
 
 // ---- timing
@@ -184,12 +154,7 @@ std::shared_ptr<const ConvolutionPlan> build(const ConvolutionSpec& spec, cudnnH
   auto plan = std::make_shared<ConvolutionPlan>();
   plan->graph = graph_of(spec);
   fe::graph::Graph& graph = *plan->graph;
-  check(graph.validate());
-  check(graph.build_operation_graph(handle));
-  check(graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}));
-  graph.deselect_numeric_notes(unwanted(spec));
-  graph.deselect_workspace_greater_than(most_workspace_bytes);
-  const auto candidates = build_candidates(graph, spec.timed ? most_timed_candidates : 1);
+  const auto candidates = build_candidates(graph, spec, handle, spec.timed ? most_timed_candidates : 1);
   plan->candidate = candidates.size() == 1 ? candidates.front() : fastest(*plan, candidates, spec, handle);
   plan->workspace_bytes =
       static_cast<std::size_t>(graph.get_workspace_size_plan_at_index(plan->candidate));
