@@ -49,9 +49,9 @@ Attributes& describe(Attributes& tensor, Uid uid, DType dtype, Extents e) {
 /// carry a NaN into results that do not read it.
 std::vector<fe::NumericalNote_t> unwanted(const ConvolutionSpec& spec) {
   using Note = fe::NumericalNote_t;
-  std::vector<Note> notes = {Note::NONDETERMINISTIC,  Note::REDUCED_PRECISION_REDUCTION,
+  std::vector<Note> notes = {Note::NONDETERMINISTIC,    Note::REDUCED_PRECISION_REDUCTION,
                              Note::DOWN_CONVERT_INPUTS, Note::FFT,
-                             Note::WINOGRAD_TILE_6x6, Note::WINOGRAD_TILE_13x13};
+                             Note::WINOGRAD_TILE_6x6,   Note::WINOGRAD_TILE_13x13};
   if (spec.dtype == DType::f32 && !spec.tf32) notes.push_back(Note::TENSOR_CORE);
   return notes;
 }
@@ -68,8 +68,8 @@ class Builder {
     if (s_.bias) result = add(result, input(uid_bias, s_.dtype, {1, s_.k, 1, 1}));
     if (s_.add) result = add(result, input(uid_z, s_.result, result_extents()));
     if (s_.relu) {
-      result = graph_->pointwise(
-          result, fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::RELU_FWD));
+      result = graph_->pointwise(result,
+                                 fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::RELU_FWD));
     }
     if (s_.pass == Pass::grad_weight && s_.result != s_.dtype) result = cast(result);
     describe(*result, uid_out, s_.result, result_extents()).set_output(true);
@@ -124,10 +124,10 @@ class Builder {
     return graph_->pointwise(a, b, fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD));
   }
 
-  /// cuDNN has no gradient of weights in another dtype than its operands', but may write its sums with a step more.
+  /// cuDNN has no gradient of weights in another dtype than its operands', but may write its sums with a step
+  /// more.
   Tensor cast(const Tensor& sums) {
-    return graph_->pointwise(sums,
-                             fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::IDENTITY));
+    return graph_->pointwise(sums, fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::IDENTITY));
   }
 
   const ConvolutionSpec& s_;

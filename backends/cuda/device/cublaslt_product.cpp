@@ -127,8 +127,8 @@ class CublasltProduct final : public QueuedOperation {
     const Preference preference = preference_of();
     cublasLtMatmulHeuristicResult_t found = {};
     int count = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(handle, description_.get(), b_.get(), a_.get(), out_.get(), out_.get(),
-                                         preference.get(), 1, &found, &count),
+    check(cublasLtMatmulAlgoGetHeuristic(handle, description_.get(), b_.get(), a_.get(), out_.get(),
+                                         out_.get(), preference.get(), 1, &found, &count),
           "looking for a kernel");
     if (count == 0) throw Error("cublaslt", "no kernel for these shapes and dtypes");
     check(found.state, "looking for a kernel");
@@ -141,10 +141,10 @@ class CublasltProduct final : public QueuedOperation {
     if (args.bias != nullptr) set(description_, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
     const float one = 1, zero = 0;
     const double wide_one = 1, wide_zero = 0;
-    check(cublasLtMatmul(handle_, description_.get(), wide_ ? static_cast<const void*>(&wide_one) : &one, args.b,
-                         b_.get(), args.a, a_.get(), wide_ ? static_cast<const void*>(&wide_zero) : &zero,
-                         args.out, out_.get(), args.out, out_.get(), &algorithm_, aligned(args.workspace),
-                         needed_workspace(), stream),
+    check(cublasLtMatmul(handle_, description_.get(), wide_ ? static_cast<const void*>(&wide_one) : &one,
+                         args.b, b_.get(), args.a, a_.get(),
+                         wide_ ? static_cast<const void*>(&wide_zero) : &zero, args.out, out_.get(), args.out,
+                         out_.get(), &algorithm_, aligned(args.workspace), needed_workspace(), stream),
           name.c_str());
   }
 

@@ -184,7 +184,9 @@ void CudaDevice::free_graph(GraphId graph) {
 
 std::unique_ptr<LibraryOperation> CudaDevice::make_convolution(const ConvolutionSpec& spec) {
   const std::lock_guard lock(library_mutex_);
-  if (convolutions_ == nullptr) convolutions_ = std::make_unique<ConvolutionLibrary>();
+  if (convolutions_ == nullptr) {
+    convolutions_ = std::make_unique<ConvolutionLibrary>(handle_of(Stream::compute));
+  }
   return convolutions_->make(spec);
 }
 

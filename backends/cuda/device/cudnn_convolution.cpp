@@ -34,6 +34,12 @@ void check(cudnnStatus_t status, const char* doing) {
   throw Error("cudnn", std::string(doing) + ": " + cudnnGetErrorString(status) + " " + one_line(more.data()));
 }
 
+cudaStream_t stream_of(cudnnHandle_t handle) {
+  cudaStream_t stream = nullptr;
+  check(cudnnGetStream(handle, &stream), "asking for the stream");
+  return stream;
+}
+
 /// The tensors of a spec in the order of their numbers, those that it has.
 class Pointers {
  public:
@@ -53,7 +59,8 @@ class Pointers {
 void execute(const ConvolutionPlan& plan, std::int64_t candidate, cudnnHandle_t handle,
              const OperationArgs& args) {
   Pointers pointers(args);
-  check(plan.graph->execute_plan_at_index(handle, pointers.data(), pointers.count(), args.workspace, candidate));
+  check(plan.graph->execute_plan_at_index(handle, pointers.data(), pointers.count(), args.workspace,
+                                          candidate));
 }
 
 // ---- timing
@@ -92,23 +99,24 @@ class TimingBuffers {
 
 class Stopwatch {
  public:
-  Stopwatch() {
+  explicit Stopwatch(cudaStream_t stream) : stream_(stream) {
     for (auto& event : events_) {
       cudaEvent_t made = nullptr;
       check(cudaEventCreate(&made), "making an event");
       event.reset(made);
     }
   }
-  void start() { check(cudaEventRecord(events_[0].get()), "recording an event"); }
+  void start() { check(cudaEventRecord(events_[0].get(), stream_), "recording an event"); }
   double stop() {
     float milliseconds = 0;
-    check(cudaEventRecord(events_[1].get()), "recording an event");
+    check(cudaEventRecord(events_[1].get(), stream_), "recording an event");
     check(cudaEventSynchronize(events_[1].get()), "timing a convolution");
     check(cudaEventElapsedTime(&milliseconds, events_[0].get(), events_[1].get()), "timing a convolution");
     return milliseconds;
   }
 
  private:
+  cudaStream_t stream_;
   std::array<std::unique_ptr<CUevent_st, Destroy<cudaEventDestroy>>, 2> events_;
 };
 
@@ -118,7 +126,7 @@ double milliseconds_of(const ConvolutionPlan& plan, std::int64_t candidate, cudn
   constexpr int rounds = 3, runs = 5;
   double best = std::numeric_limits<double>::infinity();
   try {
-    Stopwatch watch;
+    Stopwatch watch(stream_of(handle));
     execute(plan, candidate, handle, args);  // loads its code
     for (int round = 0; round < rounds; ++round) {
       watch.start();
@@ -131,7 +139,7 @@ double milliseconds_of(const ConvolutionPlan& plan, std::int64_t candidate, cudn
   return best;
 }
 
-/// With nothing else on the device, on the default stream. Where there is no memory for it: cuDNN's first guess.
+/// With nothing else on the device. Where there is no memory for it: cuDNN's first guess.
 std::int64_t fastest(const ConvolutionPlan& plan, const std::vector<std::int64_t>& candidates,
                      const ConvolutionSpec& spec, cudnnHandle_t handle) try {
   std::int64_t workspace = 0;
@@ -140,7 +148,6 @@ std::int64_t fastest(const ConvolutionPlan& plan, const std::vector<std::int64_t
   }
   const TimingBuffers buffers(spec, static_cast<std::size_t>(workspace));
   check(cudaDeviceSynchronize(), "waiting for queued work");
-  check(cudnnSetStream(handle, nullptr), "choosing a stream");
   std::vector<std::pair<double, std::int64_t>> times;
   for (const std::int64_t candidate : candidates) {
     times.emplace_back(milliseconds_of(plan, candidate, handle, buffers.args), candidate);
@@ -156,8 +163,7 @@ std::shared_ptr<const ConvolutionPlan> build(const ConvolutionSpec& spec, cudnnH
   fe::graph::Graph& graph = *plan->graph;
   const auto candidates = build_candidates(graph, spec, handle, spec.timed ? most_timed_candidates : 1);
   plan->candidate = candidates.size() == 1 ? candidates.front() : fastest(*plan, candidates, spec, handle);
-  plan->workspace_bytes =
-      static_cast<std::size_t>(graph.get_workspace_size_plan_at_index(plan->candidate));
+  plan->workspace_bytes = static_cast<std::size_t>(graph.get_workspace_size_plan_at_index(plan->candidate));
   check(graph.get_plan_name_at_index(plan->candidate, plan->name));
   return plan;
 }
@@ -173,7 +179,8 @@ class CudnnConvolution final : public QueuedOperation {
   void queue(cudaStream_t stream, const OperationArgs& args) override {
     OperationArgs queued = args;
     queued.workspace = aligned(args.workspace);
-    check(cudnnSetStream(handle_, stream), "choosing a stream");
+    // Within a capture nothing is called that need not be.
+    if (stream != stream_of(handle_)) check(cudnnSetStream(handle_, stream), "choosing a stream");
     execute(*plan_, plan_->candidate, handle_, queued);
   }
 
@@ -184,10 +191,11 @@ class CudnnConvolution final : public QueuedOperation {
 
 }  // namespace
 
-ConvolutionLibrary::ConvolutionLibrary() {
+ConvolutionLibrary::ConvolutionLibrary(cudaStream_t stream) {
   cudnnHandle_t handle = nullptr;
   check(cudnnCreate(&handle), "starting cuDNN");
   handle_.reset(handle);
+  check(cudnnSetStream(handle, stream), "choosing a stream");
 }
 
 ConvolutionLibrary::~ConvolutionLibrary() = default;

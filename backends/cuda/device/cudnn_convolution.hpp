@@ -15,7 +15,8 @@ struct ConvolutionPlan;
 /// Convolutions by cuDNN's graph API. A plan is built, and timed, once for each spec. Not thread-safe.
 class ConvolutionLibrary {
  public:
-  ConvolutionLibrary();
+  /// `stream`: where plans are timed, and most convolutions are queued.
+  explicit ConvolutionLibrary(cudaStream_t stream);
   ~ConvolutionLibrary();
 
   /// Throws Error with cuDNN's reason where it refuses.

@@ -22,9 +22,10 @@ void require_device() {
   static_cast<void>(cudaGetLastError());
   int driver = 0;
   static_cast<void>(cudaDriverGetVersion(&driver));
-  throw Error("cuda", "no CUDA device can be used: " + words_of(status == cudaSuccess ? cudaErrorNoDevice : status) +
-                          "; this build wants CUDA " + version_text(CUDART_VERSION) + ", the driver " +
-                          (driver == 0 ? "is not installed" : "offers " + version_text(driver)));
+  throw Error("cuda",
+              "no CUDA device can be used: " + words_of(status == cudaSuccess ? cudaErrorNoDevice : status) +
+                  "; this build wants CUDA " + version_text(CUDART_VERSION) + ", the driver " +
+                  (driver == 0 ? "is not installed" : "offers " + version_text(driver)));
 }
 
 double attribute(cudaDeviceAttr which, int device) {
@@ -50,7 +51,7 @@ DeviceFacts facts_of_device() {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "asking for the device's properties");
 
-  const double cycles = 1e3 * attribute(cudaDevAttrClockRate, device);         // from kHz
+  const double cycles = 1e3 * attribute(cudaDevAttrClockRate, device);           // from kHz
   const double transfers = 2e3 * attribute(cudaDevAttrMemoryClockRate, device);  // two a cycle
   const double bus_bytes = attribute(cudaDevAttrGlobalMemoryBusWidth, device) / 8;
   const CycleFlops flops = flops_per_cycle(properties.major, properties.minor);

@@ -23,7 +23,8 @@ void check(nvrtcResult status, const char* doing) {
 class Compilation {
  public:
   explicit Compilation(const std::string& text) {
-    check(nvrtcCreateProgram(&program_, text.c_str(), "fusetape.cu", 0, nullptr, nullptr), "reading a program");
+    check(nvrtcCreateProgram(&program_, text.c_str(), "fusetape.cu", 0, nullptr, nullptr),
+          "reading a program");
   }
   ~Compilation() { nvrtcDestroyProgram(&program_); }
   Compilation(const Compilation&) = delete;
@@ -35,14 +36,16 @@ class Compilation {
     all.push_back(architecture.c_str());
     const nvrtcResult status = nvrtcCompileProgram(program_, static_cast<int>(all.size()), all.data());
     if (status != NVRTC_SUCCESS) {
-      throw Error("nvrtc", "for " + target + ": " + nvrtcGetErrorString(status) + ": " + one_line(log(), 2000));
+      throw Error("nvrtc",
+                  "for " + target + ": " + nvrtcGetErrorString(status) + ": " + one_line(log(), 2000));
     }
   }
 
   /// PTX for a virtual architecture, else machine code.
   std::string code(bool ptx) const {
     std::size_t size = 0;
-    check(ptx ? nvrtcGetPTXSize(program_, &size) : nvrtcGetCUBINSize(program_, &size), "reading what was compiled");
+    check(ptx ? nvrtcGetPTXSize(program_, &size) : nvrtcGetCUBINSize(program_, &size),
+          "reading what was compiled");
     std::string code(size, '\0');
     check(ptx ? nvrtcGetPTX(program_, code.data()) : nvrtcGetCUBIN(program_, code.data()),
           "reading what was compiled");
@@ -104,7 +107,8 @@ std::string cached_program(const std::string& text, const std::string& target,
   return code;
 }
 
-Programs::Programs(int major, int minor) : target_(nvrtc_target(major, minor)), folder_(user_cache_folder()) {}
+Programs::Programs(int major, int minor)
+    : target_(nvrtc_target(major, minor)), folder_(user_cache_folder()) {}
 
 DeviceFunction Programs::make(const ProgramSource& source) {
   for (const Program& known : programs_) {
@@ -112,7 +116,8 @@ DeviceFunction Programs::make(const ProgramSource& source) {
   }
   const std::string code = cached_program(source.text, target_, folder_);
   cudaLibrary_t loaded = nullptr;
-  check(cudaLibraryLoadData(&loaded, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0), "loading a program");
+  check(cudaLibraryLoadData(&loaded, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0),
+        "loading a program");
   Library library(loaded);
   cudaKernel_t kernel = nullptr;
   check(cudaLibraryGetKernel(&kernel, loaded, source.name.c_str()), source.name.c_str());

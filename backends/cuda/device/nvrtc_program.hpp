@@ -12,15 +12,15 @@
 
 namespace fusetape::backends::cuda {
 
-/// What NVRTC compiles for: "sm_90", or "compute_90" where it does not know the device, which then compiles the
-/// rest itself.
+/// What NVRTC compiles for: "sm_90", or "compute_90" where it does not know the device, which then compiles
+/// the rest itself.
 std::string nvrtc_target(int major, int minor);
 
 /// The kernel of `text` for a target; needs no device. Throws Error with the compiler's words.
 std::string compile_program(const std::string& text, const std::string& target);
 
-/// As compile_program, or what an earlier process left of the same text, target and NVRTC in `folder`. An empty
-/// folder: nothing is kept.
+/// As compile_program, or what an earlier process left of the same text, target and NVRTC in `folder`. An
+/// empty folder: nothing is kept.
 std::string cached_program(const std::string& text, const std::string& target,
                            const std::filesystem::path& folder);
 

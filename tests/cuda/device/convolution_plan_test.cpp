@@ -50,10 +50,22 @@ constexpr Shape shapes[] = {{32, 3, 16, 3, 1},  {32, 16, 16, 3, 1}, {32, 16, 32,
 
 ConvolutionSpec spec_of(Pass pass, DType dtype, const Shape& shape) {
   const std::int64_t out = shape.size / shape.stride, pad = shape.filter / 2;
-  return {.pass = pass, .dtype = dtype, .result = dtype,
-          .n = 128, .h = shape.size, .w = shape.size, .c = shape.c,
-          .k = shape.k, .r = shape.filter, .s = shape.filter, .oh = out, .ow = out,
-          .stride_h = shape.stride, .stride_w = shape.stride, .pad_h = pad, .pad_w = pad};
+  return {.pass = pass,
+          .dtype = dtype,
+          .result = dtype,
+          .n = 128,
+          .h = shape.size,
+          .w = shape.size,
+          .c = shape.c,
+          .k = shape.k,
+          .r = shape.filter,
+          .s = shape.filter,
+          .oh = out,
+          .ow = out,
+          .stride_h = shape.stride,
+          .stride_w = shape.stride,
+          .pad_h = pad,
+          .pad_w = pad};
 }
 
 bool there_is_a_driver() {

@@ -68,8 +68,20 @@ TEST_CASE("cuDNN's graphs of convolutions are valid") {
         const ConvolutionSpec spec{.pass = pass,
                                    .dtype = dtype,
                                    .result = pass == Pass::grad_weight ? DType::f32 : dtype,
-                                   .n = 2, .h = 7, .w = 5, .c = 6, .k = 4, .r = 3, .s = 3, .oh = 4, .ow = 3,
-                                   .stride_h = 2, .stride_w = 2, .pad_h = 1, .pad_w = 1, .groups = 2,
+                                   .n = 2,
+                                   .h = 7,
+                                   .w = 5,
+                                   .c = 6,
+                                   .k = 4,
+                                   .r = 3,
+                                   .s = 3,
+                                   .oh = 4,
+                                   .ow = 3,
+                                   .stride_h = 2,
+                                   .stride_w = 2,
+                                   .pad_h = 1,
+                                   .pad_w = 1,
+                                   .groups = 2,
                                    .bias = forward && (epilogue & 1) != 0,
                                    .add = pass != Pass::grad_weight && (epilogue & 2) != 0,
                                    .relu = forward && epilogue == 3};
@@ -77,14 +89,15 @@ TEST_CASE("cuDNN's graphs of convolutions are valid") {
       }
     }
   }
-  CHECK_THROWS_WITH_AS(graph_of({.dtype = DType::i64, .n = 1, .h = 1, .w = 1, .c = 1, .k = 1, .r = 1, .s = 1}),
-                       doctest::Contains("expected a floating dtype, got i64"), ft::Error);
+  CHECK_THROWS_WITH_AS(
+      graph_of({.dtype = DType::i64, .n = 1, .h = 1, .w = 1, .c = 1, .k = 1, .r = 1, .s = 1}),
+      doctest::Contains("expected a floating dtype, got i64"), ft::Error);
 }
 
 TEST_CASE("A device's speed follows from its multiprocessors and clocks") {
-  CHECK(flops_per_cycle(8, 0).half * 108 * 1.41e9 == doctest::Approx(312e12).epsilon(0.01));   // A100
+  CHECK(flops_per_cycle(8, 0).half * 108 * 1.41e9 == doctest::Approx(312e12).epsilon(0.01));  // A100
   CHECK(flops_per_cycle(8, 0).single * 108 * 1.41e9 == doctest::Approx(19.5e12).epsilon(0.01));
-  CHECK(flops_per_cycle(9, 0).half * 132 * 1.83e9 == doctest::Approx(989e12).epsilon(0.01));   // H100 SXM
+  CHECK(flops_per_cycle(9, 0).half * 132 * 1.83e9 == doctest::Approx(989e12).epsilon(0.01));  // H100 SXM
   CHECK(flops_per_cycle(9, 0).single * 132 * 1.98e9 == doctest::Approx(67e12).epsilon(0.01));
 }
 
@@ -94,5 +107,6 @@ TEST_CASE("A library's words become one short line") {
   CHECK(one_line("") == "");
   CHECK_NOTHROW(check(cudaSuccess, "nothing"));
   CHECK_THROWS_WITH_AS(check(cudaErrorInvalidValue, "a copy"),
-                       doctest::Contains("[cuda] a copy: cudaErrorInvalidValue (invalid argument)"), ft::Error);
+                       doctest::Contains("[cuda] a copy: cudaErrorInvalidValue (invalid argument)"),
+                       ft::Error);
 }

@@ -33,7 +33,10 @@ CudaDevice* device_or_skip() {
 class Buffer {
  public:
   Buffer(CudaDevice& device, std::size_t bytes)
-      : device_(device), bytes_(bytes), host_(device.allocate_pinned(bytes)), device_data_(device.allocate(bytes)) {}
+      : device_(device),
+        bytes_(bytes),
+        host_(device.allocate_pinned(bytes)),
+        device_data_(device.allocate(bytes)) {}
   ~Buffer() { device_.free(device_data_), device_.free_pinned(host_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -67,7 +70,8 @@ class Operand {
     }
     if (nan_first) values.front() = std::nan("");
     fusetape::core::from_doubles(values.data(), dtype, count, buffer_.host<void>());
-    host_copy_.assign(buffer_.host<std::byte>(), buffer_.host<std::byte>() + count * static_cast<std::int64_t>(size_of(dtype)));
+    host_copy_.assign(buffer_.host<std::byte>(),
+                      buffer_.host<std::byte>() + count * static_cast<std::int64_t>(size_of(dtype)));
     buffer_.upload();
   }
   const void* on_host() const { return host_copy_.data(); }
@@ -102,8 +106,8 @@ double tolerance_of(DType dtype) {
 }
 
 /// Runs the operation on the device and its double on the host; both read and write the same operands.
-double difference(CudaDevice& device, LibraryOperation& operation, LibraryDouble& twin, Operand& a, Operand& b,
-                  Operand* bias, Operand* z, Operand& out) {
+double difference(CudaDevice& device, LibraryOperation& operation, LibraryDouble& twin, Operand& a,
+                  Operand& b, Operand* bias, Operand* z, Operand& out) {
   Buffer workspace(device, operation.workspace_bytes());
   device.run(Stream::compute, operation,
              {.a = a.on_device(),
@@ -205,7 +209,9 @@ TEST_CASE("Matrix products of cuBLASLt agree with plain loops") {
           .dtype = dtype,
           .result = dtype,
           .batch = variant == 2 ? 3 : 1,
-          .m = 24, .n = 40, .k = 17 + 7 * (variant % 2),
+          .m = 24,
+          .n = 40,
+          .k = 17 + 7 * (variant % 2),
           .stride_a = 24 * (17 + 7 * (variant % 2)),
           .stride_b = 0,
           .transpose_a = (variant & 1) != 0,
@@ -219,7 +225,8 @@ TEST_CASE("Matrix products of cuBLASLt agree with plain loops") {
       Operand c(*device, dtype, spec.n, 3), out(*device, dtype, spec.batch * spec.m * spec.n, 4);
       const auto operation = device->make_product(spec);
       const auto twin = fusetape::tests::make_product_double(spec);
-      CHECK(difference(*device, *operation, *twin, a, b, bias ? &c : nullptr, nullptr, out) < tolerance_of(dtype));
+      CHECK(difference(*device, *operation, *twin, a, b, bias ? &c : nullptr, nullptr, out) <
+            tolerance_of(dtype));
     }
   }
 }
@@ -233,25 +240,42 @@ TEST_CASE("Convolutions of cuDNN agree with plain loops, or say why there are no
     for (const Pass pass : {Pass::forward, Pass::grad_input, Pass::grad_weight}) {
       for (const bool epilogue : {false, true}) {
         if (epilogue && pass == Pass::grad_weight) continue;
-        const ConvolutionSpec spec{
-            .pass = pass, .dtype = dtype, .result = pass == Pass::grad_weight ? DType::f32 : dtype,
-            .n = 2, .h = 9, .w = 7, .c = 16, .k = 24, .r = 3, .s = 3, .oh = 5, .ow = 4,
-            .stride_h = 2, .stride_w = 2, .pad_h = 1, .pad_w = 1,
-            .bias = epilogue && pass == Pass::forward, .add = epilogue, .relu = epilogue && pass == Pass::forward};
+        const ConvolutionSpec spec{.pass = pass,
+                                   .dtype = dtype,
+                                   .result = pass == Pass::grad_weight ? DType::f32 : dtype,
+                                   .n = 2,
+                                   .h = 9,
+                                   .w = 7,
+                                   .c = 16,
+                                   .k = 24,
+                                   .r = 3,
+                                   .s = 3,
+                                   .oh = 5,
+                                   .ow = 4,
+                                   .stride_h = 2,
+                                   .stride_w = 2,
+                                   .pad_h = 1,
+                                   .pad_w = 1,
+                                   .bias = epilogue && pass == Pass::forward,
+                                   .add = epilogue,
+                                   .relu = epilogue && pass == Pass::forward};
         CAPTURE(name_of(dtype));
         CAPTURE(static_cast<int>(pass));
         CAPTURE(epilogue);
         const std::int64_t images = 2 * 9 * 7 * 16, results = 2 * 5 * 4 * 24, weights = 24 * 9 * 16;
         const bool forward = pass == Pass::forward;
         const std::int64_t written = forward ? results : pass == Pass::grad_input ? images : weights;
-        Operand a(*device, dtype, pass == Pass::grad_input ? results : images, 1, spec.relu);  // which keeps a NaN
+        Operand a(*device, dtype, pass == Pass::grad_input ? results : images, 1,
+                  spec.relu);  // which keeps a NaN
         Operand b(*device, dtype, pass == Pass::grad_weight ? results : weights, 2);
-        Operand bias(*device, dtype, 24, 3), z(*device, spec.result, written, 4), out(*device, spec.result, written, 5);
+        Operand bias(*device, dtype, 24, 3), z(*device, spec.result, written, 4),
+            out(*device, spec.result, written, 5);
         const auto twin = fusetape::tests::make_convolution_double(spec);
         try {
           const auto operation = device->make_convolution(spec);
           ++run;
-          CHECK(difference(*device, *operation, *twin, a, b, spec.bias ? &bias : nullptr, spec.add ? &z : nullptr,
+          CHECK(difference(*device, *operation, *twin, a, b, spec.bias ? &bias : nullptr,
+                           spec.add ? &z : nullptr,
                            out) < tolerance_of(spec.result) * (dtype == spec.result ? 1 : 10));
         } catch (const fusetape::Error& error) {
           ++refused;

@@ -36,8 +36,12 @@ void overwrite(const std::filesystem::path& file, const std::string& text) {
 
 TEST_CASE("NVRTC compiles a program for each architecture") {
   const std::string ampere = compile_program(twice, "sm_80"), hopper = compile_program(twice, "sm_90");
-  CHECK(ampere.starts_with("\x7f" "ELF"));
-  CHECK(hopper.starts_with("\x7f" "ELF"));
+  CHECK(
+      ampere.starts_with("\x7f"
+                         "ELF"));
+  CHECK(
+      hopper.starts_with("\x7f"
+                         "ELF"));
   CHECK(ampere != hopper);
   CHECK(compile_program(twice, "compute_80").find(".visible .entry twice(") != std::string::npos);
 }
@@ -85,8 +89,8 @@ TEST_CASE("A program file that is not what was written, or of another key, is no
 
   std::filesystem::copy_file(file, program_file(scratch.path(), "another"));
   CHECK(read_program(scratch.path(), "another").empty());
-  for (const std::string& spoilt : {std::string(), std::string("\n"), whole.substr(0, whole.size() - 1), whole + "!",
-                                    whole.substr(0, whole.size() - 1) + "E", whole.substr(1)}) {
+  for (const std::string& spoilt : {std::string(), std::string("\n"), whole.substr(0, whole.size() - 1),
+                                    whole + "!", whole.substr(0, whole.size() - 1) + "E", whole.substr(1)}) {
     CAPTURE(spoilt);
     overwrite(file, spoilt);
     CHECK(read_program(scratch.path(), "key").empty());
