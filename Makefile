@@ -1,12 +1,13 @@
 # Each target does what it needs before it: `make test` and `make train` work on a bare machine.
 #   make deps     packages and oneDNN (the only target that touches the system)
 #   make build    library and examples        make test      everything, then every test
+#   make cuda     the same for CUDA, and its tests (deps-cuda: what it needs, in .deps; `test` does it where nvcc is)
 #   make fuzz     random programs (SEEDS=3000) in every mode
 #   make bench    the same steps in PyTorch beside ours (installs PyTorch, several GB, for itself)
 #   make train    ResNet-20 on CIFAR-10       make compare   a step with fusion beside one without
 #   make lint     format, layers, clang-tidy  make format    rewrite the sources in the project's format
 .DEFAULT_GOAL := build
-.PHONY: deps deps-lint build test fuzz bench train compare lint format clean
+.PHONY: deps deps-lint deps-cuda build cuda test fuzz bench train compare lint format clean
 .NOTPARALLEL:
 
 EPOCHS ?= 3
@@ -27,6 +28,9 @@ LIBRARY_SOURCES = $(filter-out backends/cuda/%,$(filter core/%.cpp ops/%.cpp bac
 deps:
 	@tools/deps.sh
 
+deps-cuda:
+	@tools/deps_cuda.sh
+
 deps-lint:
 	@tools/deps.sh --lint
 
@@ -39,6 +43,11 @@ build: deps $(RELEASE)/build.ninja
 test: deps $(RELEASE)/build.ninja
 	cmake --build --preset release -j $(JOBS)
 	ctest --preset release -j $(JOBS)
+	if command -v nvcc >/dev/null; then $(MAKE) --no-print-directory cuda; fi
+
+cuda: deps deps-cuda build/cuda/build.ninja
+	cmake --build --preset cuda -j $(JOBS)
+	ctest --preset cuda -j $(JOBS)
 
 # N random programs (default 3,000) in every mode, from seed FIRST on, a process a core.
 fuzz: deps $(RELEASE)/build.ninja

@@ -1,4 +1,4 @@
-# Finds the three compiled libraries that fusetape links. Read by our own build and by the installed package,
+# Finds the compiled libraries that fusetape links. Read by our own build and by the installed package,
 # because a static fusetape leaves them for its user to link.
 
 # oneDNN as DNNL::dnnl: an own one where -Ddnnl_DIR says so, else the one in `root` (from `make deps`, or carried
@@ -85,4 +85,49 @@ function(fusetape_find_highway)
     IMPORTED_LOCATION "${FUSETAPE_HIGHWAY_LIBRARY}"
     INTERFACE_COMPILE_DEFINITIONS HWY_DISABLE_PCLMUL_AES
     INTERFACE_INCLUDE_DIRECTORIES "${FUSETAPE_HIGHWAY_INCLUDE_DIR}")
+endfunction()
+
+# The CUDA runtime, cuBLASLt, NVRTC, and cuDNN as fusetape::cudnn: beside the toolkit's libraries, or in the
+# .deps/cudnn that `make deps-cuda` unpacks. FUSETAPE_CUDNN_ROOT names another place.
+macro(fusetape_find_cuda_libraries)
+  find_package(CUDAToolkit 12.8 REQUIRED)
+  fusetape_find_cudnn()
+  set(FUSETAPE_CUDA_LIBRARIES CUDA::cudart_static CUDA::cublasLt CUDA::nvrtc fusetape::cudnn)
+endmacro()
+
+function(fusetape_find_cudnn)
+  if(TARGET fusetape::cudnn)
+    return()
+  endif()
+  set(places "${FUSETAPE_CUDNN_ROOT}" "${PROJECT_SOURCE_DIR}/.deps/cudnn" "${CUDAToolkit_LIBRARY_ROOT}"
+    "${CUDAToolkit_TARGET_DIR}" "${CUDAToolkit_BIN_DIR}/..")
+  find_library(FUSETAPE_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${places} PATH_SUFFIXES lib lib64)
+  find_path(FUSETAPE_CUDNN_INCLUDE_DIR cudnn_version.h HINTS ${places} PATH_SUFFIXES include)
+  set(version 0)
+  if(FUSETAPE_CUDNN_INCLUDE_DIR)
+    file(STRINGS "${FUSETAPE_CUDNN_INCLUDE_DIR}/cudnn_version.h" version REGEX "define CUDNN_MAJOR ")
+    string(REGEX REPLACE "[^0-9]" "" version "${version}")
+  endif()
+  if(NOT FUSETAPE_CUDNN_LIBRARY OR version LESS 9)
+    message(FATAL_ERROR "fusetape's CUDA build needs cuDNN 9 or later. Run\n  make deps-cuda\nwhich unpacks it into "
+      ".deps/cudnn, or point -DFUSETAPE_CUDNN_ROOT at one.")
+  endif()
+  add_library(fusetape::cudnn UNKNOWN IMPORTED GLOBAL)
+  set_target_properties(fusetape::cudnn PROPERTIES
+    IMPORTED_LOCATION "${FUSETAPE_CUDNN_LIBRARY}"
+    INTERFACE_INCLUDE_DIRECTORIES "${FUSETAPE_CUDNN_INCLUDE_DIR}")
+endfunction()
+
+# Headers only, and only for our own build.
+function(fusetape_find_cudnn_frontend)
+  find_path(FUSETAPE_CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend.h
+    HINTS "${PROJECT_SOURCE_DIR}/.deps/cudnn-frontend/include")
+  if(NOT FUSETAPE_CUDNN_FRONTEND_INCLUDE_DIR)
+    message(FATAL_ERROR "fusetape's CUDA build needs cudnn-frontend. Run\n  make deps-cuda\nwhich unpacks it into "
+      ".deps/cudnn-frontend.")
+  endif()
+  add_library(fusetape::cudnn_frontend INTERFACE IMPORTED GLOBAL)
+  set_target_properties(fusetape::cudnn_frontend PROPERTIES
+    INTERFACE_COMPILE_DEFINITIONS "CUDNN_FRONTEND_SKIP_JSON_LIB"
+    INTERFACE_INCLUDE_DIRECTORIES "${FUSETAPE_CUDNN_FRONTEND_INCLUDE_DIR}")
 endfunction()

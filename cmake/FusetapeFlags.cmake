@@ -2,6 +2,7 @@
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${CCACHE_PROGRAM}")
+  set(CMAKE_CUDA_COMPILER_LAUNCHER "${CCACHE_PROGRAM}")
 endif()
 
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12)
@@ -20,27 +21,35 @@ function(fusetape_apply_flags target)
 
   # AVX2 is the floor; Highway and oneDNN look for more at run time. Only an explicit fma may fuse, so that the
   # same expression gives the same bits in every kernel that contains it.
-  target_compile_options(${target} PRIVATE -march=x86-64-v3 -ffp-contract=off -fno-math-errno)
+  set(flags -march=x86-64-v3 -ffp-contract=off -fno-math-errno)
 
   # Designated initialisers leave fields out on purpose.
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-missing-field-initializers)
+  list(APPEND flags -Wall -Wextra -Wno-missing-field-initializers)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     if(CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-      target_compile_options(${target} PRIVATE -Wno-restrict)  # wrong about std::string's operator+ (GCC 105651)
+      list(APPEND flags -Wno-restrict)  # wrong about std::string's operator+ (GCC 105651)
     endif()
     if(FUSETAPE_WERROR)
       # The warnings that depend on the optimiser are wrong now and then: shown, but no reason to stop.
-      target_compile_options(${target} PRIVATE -Werror -Wno-error=maybe-uninitialized -Wno-error=array-bounds
+      list(APPEND flags -Werror -Wno-error=maybe-uninitialized -Wno-error=array-bounds
         -Wno-error=stringop-overflow -Wno-error=free-nonheap-object)
     endif()
   endif()
+  fusetape_compile_options(${target} "${flags}")
 
   if(FUSETAPE_DEBUG_CHECKS)
     target_compile_definitions(${target} PRIVATE FUSETAPE_DEBUG_CHECKS=1 _GLIBCXX_ASSERTIONS)
   endif()
   if(FUSETAPE_SANITIZE)
     target_compile_options(${target} PRIVATE
-      -fsanitize=${FUSETAPE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+      "$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${FUSETAPE_SANITIZE};-fno-sanitize-recover=all;-fno-omit-frame-pointer>")
     target_link_options(${target} PRIVATE -fsanitize=${FUSETAPE_SANITIZE})
   endif()
+endfunction()
+
+# For the host's compiler, also where nvcc calls it.
+function(fusetape_compile_options target flags)
+  list(TRANSFORM flags PREPEND "-Xcompiler=" OUTPUT_VARIABLE passed_on)
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CXX>:${flags}>" "$<$<COMPILE_LANGUAGE:CUDA>:${passed_on}>")
 endfunction()

@@ -17,6 +17,7 @@
 #include <system_error>
 #include <thread>
 
+#include "backends/user_cache.hpp"
 #include "fusetape/runtime.hpp"
 
 namespace fusetape::backends::cpu {
@@ -36,13 +37,6 @@ Json header() {
           {"cpu", cpu_name()},
           {"onednn_instructions", static_cast<int>(dnnl::get_effective_cpu_isa())},
           {"library", versions()}};
-}
-
-fs::path cache_folder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && fs::path(cache).is_absolute()) return cache;
-  const char* home = std::getenv("HOME");
-  return home != nullptr && fs::path(home).is_absolute() ? fs::path(home) / ".cache" : fs::path();
 }
 
 [[noreturn]] void fail(const std::string& doing) {
@@ -130,35 +124,15 @@ std::string text_of(const Entries& entries) {
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + '\n';
 }
 
-/// A process's number is no name: containers that share a home have the same ones.
-void replace(const fs::path& file, const std::string& text) {
-  std::string unfinished = file.string() + ".XXXXXX";
-  const int descriptor = ::mkstemp(unfinished.data());
-  if (descriptor < 0) fail("cannot make a file beside it");
-  ::close(descriptor);
-  try {
-    std::ofstream out;
-    out.exceptions(std::ios::failbit | std::ios::badbit);
-    out.open(unfinished);
-    out << text;
-    out.close();
-    fs::rename(unfinished, file);
-  } catch (...) {
-    std::error_code ignored;
-    fs::remove(unfinished, ignored);
-    throw;
-  }
-}
-
 }  // namespace
 
 fs::path default_tuning_file() {
-  const fs::path folder = cache_folder();
+  const fs::path folder = user_cache_folder();
   if (folder.empty()) return {};
   // Versions and CPUs that share a home have a file each.
   char name[64];
   std::snprintf(name, sizeof name, "tuning-%016zx.json", std::hash<std::string>()(header().dump()));
-  return folder / "fusetape" / name;
+  return folder / name;
 }
 
 StoredTunings read_tunings(const fs::path& file) {
@@ -177,7 +151,7 @@ std::string add_tunings(const fs::path& file, const Tunings& tunings) {
     const FileLock lock(file.string() + ".lock");
     Entries entries = sensible_entries_of(contents(file));
     append(entries, tunings);
-    replace(file, text_of(entries));
+    replace_file(file, text_of(entries));
     return {};
   } catch (const std::exception& error) {
     return error.what();

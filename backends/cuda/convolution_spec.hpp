@@ -23,6 +23,7 @@ struct ConvolutionSpec {
   bool add = false;   ///< z, of the result's shape and dtype
   bool relu = false;
   bool tf32 = false;  ///< products of f32 may be rounded to 10 bits of mantissa
+  bool timed = true;  ///< the fastest of the library's kernels; else its first guess, the same in every run
 
   bool operator==(const ConvolutionSpec&) const = default;
 };

@@ -1,0 +1,21 @@
+#include "backends/cuda/device/kernel_table.hpp"
+
+#include <algorithm>
+
+#include "backends/cuda/device/kernel_entry.cuh"
+
+namespace fusetape::backends::cuda {
+
+const std::vector<DeviceFunction>& device_functions() {
+  static const std::vector<DeviceFunction> functions = functions_of(AllKernels{});
+  return functions;
+}
+
+const void* device_function(std::string_view name) {
+  const std::vector<DeviceFunction>& all = device_functions();
+  const auto found =
+      std::find_if(all.begin(), all.end(), [&](const DeviceFunction& f) { return f.entry->name == name; });
+  return found == all.end() ? nullptr : found->function;
+}
+
+}  // namespace fusetape::backends::cuda
