@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "compare.hpp"
+#include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
 #include "scratch_folder.hpp"
 
@@ -27,8 +28,8 @@ struct Subject {
 
   Tensor loss(DType precision, double factor = 1) {
     const ft::Autocast cast(precision);
-    const Tensor x = ft::from_floats(std::vector<float>{1, -2, 3, 0.5, 2, 1, -1, 4}, {2, 4});
-    return ft::mean(net(x * factor) * 3e-8);
+    const Tensor x = ft::from_vector<float>({1, -2, 3, 0.5, 2, 1, -1, 4}, {2, 4});
+    return ft::mean(net(x * factor)) * 3e-8;
   }
   Numbers weights() const { return net.weight().value().to_vector<double>(); }
 };

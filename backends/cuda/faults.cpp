@@ -56,13 +56,12 @@ void Faults::check_after(const std::function<void()>& wait) {
 
 void Faults::end_run() {
   const std::lock_guard lock(mutex_);
-  Look& before = runs_[turn_ % 2];
-  if (before.pending) {
-    device_.synchronize(before.done);
-    before.pending = false;
-    throw_if_noted(before);
-  }
-  queue_look(runs_[turn_++ % 2]);
+  queue_look(runs_[turn_ % 2]);
+  Look& before = runs_[++turn_ % 2];
+  if (!before.pending) return;
+  device_.synchronize(before.done);
+  before.pending = false;
+  throw_if_noted(before);
 }
 
 }  // namespace fusetape::backends::cuda

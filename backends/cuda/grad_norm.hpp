@@ -2,7 +2,7 @@
 #include <memory>
 
 #include "backends/backend.hpp"
-#include "backends/cuda/device_api.hpp"
+#include "backends/cuda/candidates.hpp"
 
 namespace fusetape::backends::cuda {
 
