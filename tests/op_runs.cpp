@@ -40,7 +40,7 @@ enum class Reading : std::uint8_t {
 constexpr const char* reading_names[] = {"results live on", "results dropped",
                                          "results read before backward"};
 
-void run_forward(const OpCase& op_case, DType dtype, Outcome& outcome) {
+void run_forward(const OpCase& op_case, DType dtype, CaseOutcome& outcome) {
   const Results results = ft::no_grad([&] { return op_case.call(data_for(op_case, dtype)); });
   ft::materialize();
   collect_groups(outcome);
@@ -48,7 +48,7 @@ void run_forward(const OpCase& op_case, DType dtype, Outcome& outcome) {
 }
 
 /// Gradients of every input, all in one slice of the tape unless the results are read before.
-void run_backward(const OpCase& op_case, DType dtype, Reading reading, Outcome& outcome) {
+void run_backward(const OpCase& op_case, DType dtype, Reading reading, CaseOutcome& outcome) {
   Inputs inputs = data_for(op_case, dtype), variables;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (!wants_gradient(op_case.inputs[i])) continue;
@@ -143,18 +143,18 @@ Tensor weighted_sum(const Results& results) {
   return total;
 }
 
-void collect_groups(Outcome& outcome) {
+void collect_groups(CaseOutcome& outcome) {
   for (const ft::GroupReport& group : ft::explain().groups) {
     outcome.groups.insert(group.name);
     outcome.kernels[group.name].insert(group.kernel);
   }
 }
 
-Outcome run(const OpCase& op_case, DType dtype, const Mode& mode) {
+CaseOutcome run(const OpCase& op_case, DType dtype, const Mode& mode) {
   const OnBackend backend(mode.backend);
   const Fusion fusion(mode.fusion);
   const Eager each(mode.eager);
-  Outcome outcome;
+  CaseOutcome outcome;
   run_forward(op_case, dtype, outcome);
   if (!op_case.flags.differentiable) return outcome;
   for (const Reading reading : {Reading::after, Reading::never, Reading::before})
@@ -162,8 +162,8 @@ Outcome run(const OpCase& op_case, DType dtype, const Mode& mode) {
   return outcome;
 }
 
-void compare(const OpCase& op_case, const std::string& what, const Outcome& got, const Outcome& expected,
-             double tolerance) {
+void compare(const OpCase& op_case, const std::string& what, const CaseOutcome& got,
+             const CaseOutcome& expected, double tolerance) {
   REQUIRE(got.labels == expected.labels);
   for (std::size_t i = 0; i < got.numbers.size(); ++i) {
     const double apart = difference(got.numbers[i], expected.numbers[i]);

@@ -35,7 +35,7 @@ inline constexpr Mode fused{"cpu, fused", "cpu", true, false};
 inline constexpr Mode eager{"cpu, eager", "cpu", true, true};
 inline constexpr Mode fused_oracle{"reference, fused", "reference", true, false};
 
-struct Outcome {
+struct CaseOutcome {
   std::vector<Numbers> numbers;
   std::vector<std::string> labels;  ///< of each
   std::set<std::string> groups;     ///< of the runs where no handle keeps a value from being fused away
@@ -48,12 +48,12 @@ struct Outcome {
 };
 
 /// Adds the names of the last run's groups and of their kernels.
-void collect_groups(Outcome& outcome);
+void collect_groups(CaseOutcome& outcome);
 
-Outcome run(const OpCase& op_case, DType dtype, const Mode& mode);
+CaseOutcome run(const OpCase& op_case, DType dtype, const Mode& mode);
 /// Fails the test where two outcomes are further apart than the tolerance.
-void compare(const OpCase& op_case, const std::string& what, const Outcome& got, const Outcome& expected,
-             double tolerance);
+void compare(const OpCase& op_case, const std::string& what, const CaseOutcome& got,
+             const CaseOutcome& expected, double tolerance);
 /// Fails the test where `body` throws an Error.
 void expect_no_error(const OpCase& op_case, const std::function<void()>& body);
 

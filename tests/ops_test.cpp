@@ -54,8 +54,8 @@ Tensor gradients_of(const OpCase& op_case, const Inputs& variables) {
 TEST_CASE(
     "f32: every mode agrees with the reference; fused, eager and repeated runs with unfused to the bit") {
   for (const OpCase& op_case : all_cases()) {
-    const Outcome expected = run(op_case, DType::f32, oracle);
-    const Outcome plain = run(op_case, DType::f32, unfused), together = run(op_case, DType::f32, fused);
+    const CaseOutcome expected = run(op_case, DType::f32, oracle);
+    const CaseOutcome plain = run(op_case, DType::f32, unfused), together = run(op_case, DType::f32, fused);
     compare(op_case, unfused.name, plain, expected, op_case.flags.tolerance);
     compare(op_case, fused.name, together, expected, op_case.flags.tolerance);
     compare(op_case, fused_oracle.name, run(op_case, DType::f32, fused_oracle), expected, 0);
@@ -76,8 +76,8 @@ TEST_CASE("f64, bf16, f16: the CPU agrees with the reference") {
     for (const auto& [dtype, tolerance] : dtypes) {
       if (op_case.flags.wide_only && dtype != DType::f64) continue;
       expect_no_error(op_case, [&] {
-        const Outcome expected = run(op_case, dtype, oracle);
-        const Outcome plain = run(op_case, dtype, unfused), together = run(op_case, dtype, fused);
+        const CaseOutcome expected = run(op_case, dtype, oracle);
+        const CaseOutcome plain = run(op_case, dtype, unfused), together = run(op_case, dtype, fused);
         const std::string name(name_of(dtype));
         compare(op_case, name + ", unfused", plain, expected, tolerance);
         compare(op_case, name + ", fused", together, expected, tolerance);
@@ -97,7 +97,7 @@ TEST_CASE("Winograd: whatever rides in the transforms, the CPU agrees with the r
     for (const DType dtype : {DType::f32, DType::bf16}) {
       if (op_case.flags.wide_only && dtype != DType::f32) continue;
       expect_no_error(op_case, [&] {
-        const Outcome plain = run(op_case, dtype, unfused), together = run(op_case, dtype, fused);
+        const CaseOutcome plain = run(op_case, dtype, unfused), together = run(op_case, dtype, fused);
         const std::string name(name_of(dtype));
         // In bf16 a rounding turns many a ReLU on or off, in either backend.
         if (dtype == DType::f32) compare(op_case, "f32, fused", together, run(op_case, dtype, oracle), 2e-5);
@@ -142,7 +142,7 @@ TEST_CASE("gradients of gradients are those of finite differences") {
 TEST_CASE("every op has a case") {
   const OnBackend backend("reference");
   const Fusion fusion(false);
-  Outcome seen;
+  CaseOutcome seen;
   for (const OpCase& op_case : all_cases()) {
     if (op_case.flags.differentiable && input_elements(op_case) > 300) continue;
     seen.groups.merge(run(op_case, DType::f32, oracle).groups);

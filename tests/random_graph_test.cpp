@@ -13,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "cuda/on_double.hpp"
 #include "helpers.hpp"
 #include "random_numerics.hpp"
 
@@ -121,11 +122,12 @@ constexpr double winograd_rounding = 1e-5;
 const Mode winograd{.name = "Winograd", .conv = ft::ConvAlgorithm::winograd};
 const Mode unfused{.name = "unfused", .fusion = false}, fused{.name = "fused"};
 
-bool in_bf16(Kind kind) { return kind == Kind::mixed || kind == Kind::integers_mixed; }
+bool in_bf16(ProgramKind kind) { return kind == ProgramKind::mixed || kind == ProgramKind::integers_mixed; }
 
-Kind kind_of(std::uint64_t seed) {
-  constexpr Kind kinds[] = {Kind::plain, Kind::integers, Kind::plain,          Kind::mixed,
-                            Kind::plain, Kind::plain,    Kind::integers_mixed, Kind::plain};
+ProgramKind kind_of(std::uint64_t seed) {
+  constexpr ProgramKind kinds[] = {ProgramKind::plain,          ProgramKind::integers, ProgramKind::plain,
+                                   ProgramKind::mixed,          ProgramKind::plain,    ProgramKind::plain,
+                                   ProgramKind::integers_mixed, ProgramKind::plain};
   return kinds[seed % std::size(kinds)];
 }
 
@@ -176,6 +178,18 @@ std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
                    wide,
                    winograd_rounding});
   }
+  // A device that a host plays takes its time.
+  if (seed % 5 == 1) {
+    host_double();
+    constexpr const char* backend = "cuda double";
+    all.push_back({{.name = "cuda", .backend = backend}, unfused, far});
+    all.push_back({{.name = "cuda, unfused", .backend = backend, .fusion = false}, unfused, far});
+    all.push_back({{.name = "cuda, eager", .backend = backend, .eager = true}, unfused, far});
+    all.push_back(
+        {{.name = "cuda, smallest", .backend = backend, .retention = Retention::smallest}, unfused, far});
+    all.push_back(
+        {{.name = "cuda, some rules", .backend = backend, .rules = some_rules(seed)}, unfused, far});
+  }
   // Two threads wait for each other where other programs run: seldom.
   if (seed % 5 == 0) all.push_back({{.name = "two threads", .threads = most_threads}, unfused, near});
   return all;
@@ -215,7 +229,9 @@ class Subject {
   bool ill_conditioned() const { return ill_conditioned_; }
 
   /// Whether no number of the program, whoever computes it, has to be rounded.
-  bool exact() { return recipe_.kind != Kind::plain && recipe_.kind != Kind::mixed && is_exact(recipe_); }
+  bool exact() {
+    return recipe_.kind != ProgramKind::plain && recipe_.kind != ProgramKind::mixed && is_exact(recipe_);
+  }
 
  private:
   bool by_norm() const { return in_bf16(recipe_.kind); }
@@ -305,7 +321,7 @@ TEST_CASE("random programs: every mode agrees") {
     const Recipe recipe{.seed = seed, .data_seed = seed, .kind = kind_of(seed)};
     Subject subject(recipe);
     const bool exact = subject.exact();
-    if (recipe.kind == Kind::integers) ++of_integers, exact_ones += exact;
+    if (recipe.kind == ProgramKind::integers) ++of_integers, exact_ones += exact;
     if (exact) CHECK(subject.expected(unfused).outcome.results == run_in_double(recipe).results);
     for (const Comparison& comparison : comparisons(seed, exact)) {
       const bool agrees = !subject.disagreement(comparison);

@@ -336,7 +336,7 @@ class Program : public Ingredients {
     for (;;) {
       const std::vector<OpRow>& rows = dice.chance(45) ? pattern_rows() : op_rows();
       const OpRow& row = rows[static_cast<std::size_t>(dice.below(std::ssize(rows)))];
-      if ((integers() && !row.exact) || (kind == Kind::mixed && row.jumps)) continue;
+      if ((integers() && !row.exact) || (kind == ProgramKind::mixed && row.jumps)) continue;
       const Tensor value = row.record(*this);
       if (!value.defined()) continue;
       listing_ += row.name;

@@ -41,7 +41,7 @@ class Dice {
   std::uint64_t state_;
 };
 
-enum class Kind : std::uint8_t {
+enum class ProgramKind : std::uint8_t {
   plain,           ///< f32
   mixed,           ///< under Autocast(bf16), in whole or in parts
   integers,        ///< f32, with ops and data of which every result is exact
@@ -50,7 +50,7 @@ enum class Kind : std::uint8_t {
 
 struct Recipe {
   std::uint64_t seed = 0, data_seed = 0;
-  Kind kind = Kind::plain;
+  ProgramKind kind = ProgramKind::plain;
   bool checkpointed = false;   ///< the same program, in checkpoint segments
   bool in_double = false;      ///< the same program on the same numbers, in f64
   std::set<int> without = {};  ///< these ops are left out: for smaller programs that fail alike
@@ -74,10 +74,10 @@ class Ingredients {
   explicit Ingredients(const Recipe& recipe);
 
   Dice dice;  ///< of the op that is being recorded
-  Kind kind;
+  ProgramKind kind;
 
-  bool integers() const { return kind == Kind::integers || kind == Kind::integers_mixed; }
-  bool mixed() const { return kind == Kind::mixed || kind == Kind::integers_mixed; }
+  bool integers() const { return kind == ProgramKind::integers || kind == ProgramKind::integers_mixed; }
+  bool mixed() const { return kind == ProgramKind::mixed || kind == ProgramKind::integers_mixed; }
 
   Tensor any();                  ///< of the values so far
   Tensor image();                ///< {N, H, W, C}; undefined where there is none

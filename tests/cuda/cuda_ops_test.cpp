@@ -28,7 +28,7 @@ const std::set<std::string> on_device{
     "avg_pool2d", "avg_pool2d_grad",   "relu_grad+bias_grad",
 };
 
-void expect_on_device(const OpCase& op_case, const Outcome& outcome) {
+void expect_on_device(const OpCase& op_case, const CaseOutcome& outcome) {
   for (const auto& [group, kernels] : outcome.kernels) {
     if (!on_device.contains(group) && !on_device.contains(group.substr(0, group.find('+')))) continue;
     for (const std::string& kernel : kernels) {
@@ -39,13 +39,13 @@ void expect_on_device(const OpCase& op_case, const Outcome& outcome) {
 
 void check(const OpCase& op_case, DType dtype) {
   expect_no_error(op_case, [&] {
-    const Outcome expected = run(op_case, dtype, oracle);
+    const CaseOutcome expected = run(op_case, dtype, oracle);
     const double tolerance = tolerance_of(op_case, dtype);
     const std::string name(name_of(dtype));
-    const Outcome apart = run(op_case, dtype, unfused_device);
+    const CaseOutcome apart = run(op_case, dtype, unfused_device);
     compare(op_case, name + " on cuda, unfused", apart, expected, tolerance);
     expect_on_device(op_case, apart);
-    const Outcome together = run(op_case, dtype, fused_device);
+    const CaseOutcome together = run(op_case, dtype, fused_device);
     compare(op_case, name + " on cuda, fused", together, expected, tolerance);
     expect_on_device(op_case, together);
     compare(op_case, name + " on cuda, fused again", run(op_case, dtype, fused_device), together, 0);

@@ -147,7 +147,7 @@ TEST_CASE(
     for (const DType dtype : {DType::f32, DType::bf16}) {
       if (dtype == DType::bf16 && (large || op_case.flags.wide_only)) continue;
       expect_no_error(op_case, [&] {
-        const Outcome first = run(op_case, dtype, device);
+        const CaseOutcome first = run(op_case, dtype, device);
         compare(op_case, other_order.name, run(op_case, dtype, other_order), first, 0);
         if (large) compare(op_case, device.name, first, run(op_case, dtype, oracle), 1e-5);
       });

@@ -8,7 +8,7 @@ void check_on_device(const OpCase& op_case) {
   for (const auto& [dtype, tolerance] :
        {std::pair{DType::f32, 1e-5}, {DType::bf16, 0.04}, {DType::f16, 0.005}}) {
     expect_no_error(op_case, [&] {
-      const Outcome got = run(op_case, dtype, on_double);
+      const CaseOutcome got = run(op_case, dtype, on_double);
       compare(op_case, std::string(name_of(dtype)), got, run(op_case, dtype, oracle), tolerance);
       for (const std::string& group : op_case.flags.groups) {
         CAPTURE(op_case.name);

@@ -1,6 +1,6 @@
 #pragma once
+#include "cuda/host_double.hpp"
 #include "helpers.hpp"
-#include "host_double.hpp"
 
 namespace fusetape::tests {
 

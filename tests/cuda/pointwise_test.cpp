@@ -87,7 +87,7 @@ TEST_CASE("chains give the bits of their nodes run one by one") {
   for (const OpCase& op_case : chain_cases()) {
     if (input_elements(op_case) > 3000 || !op_case.flags.same_bits || reduces(op_case)) continue;
     for (const DType dtype : dtypes_of(op_case)) {
-      const Outcome one_by_one = run(op_case, dtype, unfused_device);
+      const CaseOutcome one_by_one = run(op_case, dtype, unfused_device);
       compare(op_case, std::string(name_of(dtype)), run(op_case, dtype, fused_device), one_by_one, 0);
       ++compared;
     }
