@@ -52,11 +52,16 @@ void* Pool::allocate_from_system(std::size_t bytes) {
   }
 }
 
-BufferRef Pool::allocate(std::size_t bytes) {
+BufferRef Pool::allocate(std::size_t bytes, const void* preferred) {
   const std::size_t size = size_class(bytes);
   const std::lock_guard lock(mutex_);
   std::vector<Buffer*>& bin = free_[size];
   if (!bin.empty()) {
+    if (preferred != nullptr) {
+      const auto found =
+          std::find_if(bin.begin(), bin.end(), [&](const Buffer* b) { return b->data == preferred; });
+      if (found != bin.end()) std::iter_swap(found, bin.end() - 1);
+    }
     Buffer* buffer = bin.back();
     bin.pop_back();
     stats_.cached_bytes -= static_cast<std::int64_t>(size);

@@ -70,7 +70,8 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  BufferRef allocate(std::size_t bytes);
+  /// The buffer whose data is at `preferred`, where that waits for reuse.
+  BufferRef allocate(std::size_t bytes, const void* preferred = nullptr);
   /// Gives the buffers of this size that wait for reuse back to the system.
   void trim(std::size_t bytes);
   PoolStats stats() const;

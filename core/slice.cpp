@@ -258,37 +258,41 @@ void Slice::bind_scalars(std::byte* block) {
   tape_.scalars_ = block;
 }
 
-void* Slice::external_data(std::size_t index) const {
+void* Slice::external_data(std::size_t index, const void* preferred) const {
   Value& value = *externals_[index];
-  if (!value.scalar) return buffer_in(value, pool_)->data;
+  if (!value.scalar) return buffer_in(value, pool_, preferred)->data;
   return tape_.settings.backend->on_host() ? static_cast<void*>(value.inline_data)
                                            : tape_.scalars_ + index * scalar_stride;
 }
 
-/// Finds every value's bytes. All allocation is here, before the first kernel.
+/// Finds every value's bytes. All allocation is here, before the first kernel. On a device values take the
+/// places of the plan's last run where those are free: what was captured then can be replayed.
 void Slice::bind(plan::Plan& plan) {
   const bool on_host = tape_.settings.backend->on_host();
   const std::size_t scalars = on_host ? 0 : externals_.size() * scalar_stride;
   std::byte* arena = tape_.arena(plan.arena_bytes + plan.scratch_bytes + scalars);
   if (!on_host) bind_scalars(arena + plan.arena_bytes + plan.scratch_bytes);
-  for (std::int64_t bytes : plan.pooled_bytes) {
-    pooled_.push_back(pool_.allocate(static_cast<std::size_t>(bytes)));
-  }
+  pooled_.resize(plan.pooled_bytes.size());
   for (std::size_t id = 0; id < plan.storage.size(); ++id) {
     const plan::Storage& storage = plan.storage[id];
+    const auto index = static_cast<std::size_t>(storage.index);
     void*& pointer = plan.pointers[id];
+    const void* const before = on_host ? nullptr : pointer;
     switch (storage.kind) {
       case plan::Storage::Kind::none:
         pointer = nullptr;
         break;
       case plan::Storage::Kind::external:
-        pointer = external_data(static_cast<std::size_t>(storage.index));
+        pointer = external_data(index, before);
         break;
       case plan::Storage::Kind::arena:
         pointer = arena + storage.offset;
         break;
       case plan::Storage::Kind::pooled:
-        pointer = pooled_[static_cast<std::size_t>(storage.index)].data();
+        if (!pooled_[index]) {
+          pooled_[index] = pool_.allocate(static_cast<std::size_t>(plan.pooled_bytes[index]), before);
+        }
+        pointer = pooled_[index].data();
         break;
     }
   }

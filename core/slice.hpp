@@ -37,7 +37,7 @@ class Slice {
 
   void bind(plan::Plan& plan);
   void bind_scalars(std::byte* block);
-  void* external_data(std::size_t index) const;
+  void* external_data(std::size_t index, const void* preferred) const;
   bool owned_alone(const Value& value) const;
   void execute(plan::Plan& plan);
   void run_each(plan::Plan& plan, const backends::KernelArgs& args) const;

@@ -97,12 +97,12 @@ void free_chain(Node* node) {
   freeing = nullptr;
 }
 
-Buffer* buffer_in(Value& value, Pool& pool) {
+Buffer* buffer_in(Value& value, Pool& pool, const void* preferred) {
   Buffer* const own = value.buffer.get();
   if (own->pool == &pool) return own;
   Buffer* copy = value.copy.load(std::memory_order_acquire);
   if (copy == nullptr) {
-    BufferRef made = pool.allocate(value.bytes());
+    BufferRef made = pool.allocate(value.bytes(), preferred);
     backends::Backend& device = pool.backend().on_host() ? own->pool->backend() : pool.backend();
     FUSETAPE_ASSERT(!device.on_host() && (pool.backend().on_host() || own->pool->backend().on_host()));
     if (&device == &pool.backend()) {

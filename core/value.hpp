@@ -148,7 +148,8 @@ inline void unhold(Value& value) {
 
 /// Where the bytes of a ready value are in `pool`'s memory: its own buffer, or a copy, which is made where
 /// there is none. Not of scalars.
-Buffer* buffer_in(Value& value, Pool& pool);
+/// `preferred`: as Pool::allocate takes it.
+Buffer* buffer_in(Value& value, Pool& pool, const void* preferred = nullptr);
 /// The bytes of a ready value, to be read on the host.
 const void* host_data(Value& value);
 

@@ -1,0 +1,100 @@
+// Training on the device: every kernel there, whole steps as graphs, and the numbers of the CPU.
+#include <doctest/doctest.h>
+
+#include <string>
+#include <vector>
+
+#include "compare.hpp"
+#include "fusetape/fusetape.hpp"
+#include "on_double.hpp"
+
+namespace ft = fusetape;
+using namespace fusetape::tests;
+using ft::DType;
+using ft::Tensor;
+
+namespace {
+
+constexpr int steps = 7;
+
+struct Training {
+  Numbers losses;
+  Numbers weights;
+  std::vector<std::string> replays;  ///< how each step ran
+  std::vector<std::string> on_host;  ///< kernels of the last plan
+};
+
+/// A ResNet-8 with a new batch, learning rate and dropout pattern at every step.
+Training train(DType precision) {
+  ft::manual_seed(11);
+  ft::nn::ResNet model = ft::nn::resnet_cifar({.depth = 8, .width = 8});
+  ft::optim::SGD sgd(model.parameters(), {.lr = 0.05, .momentum = 0.9, .weight_decay = 5e-4});
+  ft::optim::OneCycleLR schedule(sgd, {.max_lr = 0.05, .total_steps = steps});
+  ft::data::DataLoader loader(ft::data::synthetic_images({.count = 4 * steps, .size = 8}),
+                              {.batch = 4, .seed = 3});
+  Training out;
+  for (const auto& [images, labels] : loader) {
+    Tensor loss;
+    {
+      const ft::Autocast cast(precision);
+      loss = ft::cross_entropy(ft::dropout(model(images), 0.2), labels);
+    }
+    sgd.zero_grad();
+    loss.backward();
+    sgd.step();
+    schedule.step();
+    out.replays.push_back(ft::explain().replay);
+    out.losses.push_back(loss.item());
+  }
+  for (const ft::GroupReport& group : ft::explain().groups) {
+    if (group.kernel.rfind("host:", 0) == 0) out.on_host.push_back(group.name + ": " + group.why);
+  }
+  for (const ft::Parameter& parameter : model.parameters()) {
+    for (const double weight : parameter.value().to_vector<double>()) out.weights.push_back(weight);
+  }
+  return out;
+}
+
+Training train_on_device(DType precision, bool graphs, bool fusion = true) {
+  const OnDouble on_double;
+  const Fusion fused(fusion);
+  ft::set_graph_capture(graphs);
+  Training out = train(precision);
+  ft::set_graph_capture(true);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("a step runs on the device alone, from its third time on as one graph, as on the CPU") {
+  for (const auto& [precision, tolerance] : {std::pair{DType::f32, 1e-4}, {DType::bf16, 0.08}}) {
+    for (const bool fusion : {true, false}) {
+      const Training expected = train(precision), got = train_on_device(precision, true, fusion);
+      const std::string mode = std::string(name_of(precision)) + (fusion ? ", fused" : ", unfused");
+      INFO(mode);
+      CHECK(difference(got.losses, expected.losses) < tolerance);
+      CHECK(difference(got.weights, expected.weights) < tolerance);
+      CHECK_MESSAGE(got.on_host.empty(), (got.on_host.empty() ? "" : got.on_host.front()));
+      for (int step = 3; step < steps; ++step) {
+        const std::string& how = got.replays[static_cast<std::size_t>(step)];
+        CHECK_MESSAGE(contains(how, "one graph of "), "step " << step << " ran " << how);
+      }
+    }
+  }
+}
+
+TEST_CASE("a graph's numbers are those of its kernels one by one, to the bit") {
+  const Training graphs = train_on_device(DType::f32, true), kernels = train_on_device(DType::f32, false);
+  CHECK(graphs.losses == kernels.losses);
+  CHECK(graphs.weights == kernels.weights);
+  for (const std::string& how : kernels.replays) CHECK(contains(how, "one by one"));
+}
+
+TEST_CASE("a step that waits for the device is no graph, and says why") {
+  const OnDouble on_double;
+  for (int i = 0; i < 4; ++i) {
+    const Tensor y = ft::full({3}, 2.0, DType::f64) * 2.0;  // f64 is the host's
+    CHECK(y.to_vector<double>() == Numbers(3, 4.0));
+    CHECK(contains(ft::explain().replay, "one by one: host:reference waits for the device"));
+  }
+}
