@@ -9,6 +9,7 @@
 #include "fusetape/error.hpp"
 
 namespace fusetape::backends::cuda {
+namespace {
 
 namespace fe = cudnn_frontend;
 
@@ -19,9 +20,6 @@ struct ConvolutionPlan {
   std::string name;
 };
 
-namespace {
-
-constexpr std::size_t most_known = 512;
 /// Building one takes up to half a second, where cuDNN compiles it.
 constexpr int most_timed_candidates = 8;
 
@@ -157,23 +155,21 @@ std::int64_t fastest(const ConvolutionPlan& plan, const std::vector<std::int64_t
   return candidates.front();
 }
 
-std::shared_ptr<const ConvolutionPlan> build(const ConvolutionSpec& spec, cudnnHandle_t handle) {
-  auto plan = std::make_shared<ConvolutionPlan>();
-  plan->graph = graph_of(spec);
-  fe::graph::Graph& graph = *plan->graph;
+ConvolutionPlan build(const ConvolutionSpec& spec, cudnnHandle_t handle) {
+  ConvolutionPlan plan{.graph = graph_of(spec)};
+  fe::graph::Graph& graph = *plan.graph;
   const auto candidates = build_candidates(graph, spec, handle, spec.timed ? most_timed_candidates : 1);
-  plan->candidate = candidates.size() == 1 ? candidates.front() : fastest(*plan, candidates, spec, handle);
-  plan->workspace_bytes = static_cast<std::size_t>(graph.get_workspace_size_plan_at_index(plan->candidate));
-  check(graph.get_plan_name_at_index(plan->candidate, plan->name));
+  plan.candidate = candidates.size() == 1 ? candidates.front() : fastest(plan, candidates, spec, handle);
+  plan.workspace_bytes = static_cast<std::size_t>(graph.get_workspace_size_plan_at_index(plan.candidate));
+  check(graph.get_plan_name_at_index(plan.candidate, plan.name));
   return plan;
 }
 
 class CudnnConvolution final : public QueuedOperation {
  public:
-  CudnnConvolution(cudnnHandle_t handle, std::shared_ptr<const ConvolutionPlan> plan)
-      : handle_(handle), plan_(std::move(plan)) {
-    name = "cudnn:" + plan_->name;
-    need_workspace(plan_->workspace_bytes);
+  CudnnConvolution(cudnnHandle_t handle, ConvolutionPlan plan) : handle_(handle), plan_(std::move(plan)) {
+    name = "cudnn:" + plan_.name;
+    need_workspace(plan_.workspace_bytes);
   }
 
   void queue(cudaStream_t stream, const OperationArgs& args) override {
@@ -181,12 +177,12 @@ class CudnnConvolution final : public QueuedOperation {
     queued.workspace = aligned(args.workspace);
     // Within a capture nothing is called that need not be.
     if (stream != stream_of(handle_)) check(cudnnSetStream(handle_, stream), "choosing a stream");
-    execute(*plan_, plan_->candidate, handle_, queued);
+    execute(plan_, plan_.candidate, handle_, queued);
   }
 
  private:
   cudnnHandle_t handle_;
-  std::shared_ptr<const ConvolutionPlan> plan_;
+  ConvolutionPlan plan_;
 };
 
 }  // namespace
@@ -198,28 +194,10 @@ ConvolutionLibrary::ConvolutionLibrary(cudaStream_t stream) {
   check(cudnnSetStream(handle, stream), "choosing a stream");
 }
 
-ConvolutionLibrary::~ConvolutionLibrary() = default;
-
-const ConvolutionLibrary::Known& ConvolutionLibrary::known(const ConvolutionSpec& spec) {
-  const auto found =
-      std::find_if(known_.begin(), known_.end(), [&](const Known& known) { return known.spec == spec; });
-  if (found != known_.end()) return *found;
-  if (known_.size() == most_known) known_.erase(known_.begin());
-  Known made{.spec = spec, .plan = nullptr, .refusal = {}};
-  try {
-    made.plan = build(spec, handle_.get());
-  } catch (const Error& error) {
-    made.refusal = error.message();
-  } catch (const std::exception& error) {  // cudnn_frontend's own
-    made.refusal = one_line(error.what());
-  }
-  return known_.emplace_back(std::move(made));
-}
-
-std::unique_ptr<QueuedOperation> ConvolutionLibrary::make(const ConvolutionSpec& spec) {
-  const Known& convolution = known(spec);
-  if (convolution.plan == nullptr) throw Error("cudnn", convolution.refusal);
-  return std::make_unique<CudnnConvolution>(handle_.get(), convolution.plan);
+std::unique_ptr<QueuedOperation> ConvolutionLibrary::make(const ConvolutionSpec& spec) try {
+  return std::make_unique<CudnnConvolution>(handle_.get(), build(spec, handle_.get()));
+} catch (const fe::cudnnException& error) {
+  throw Error("cudnn", one_line(error.what()));
 }
 
 }  // namespace fusetape::backends::cuda

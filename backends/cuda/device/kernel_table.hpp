@@ -12,7 +12,13 @@ struct DeviceFunction {
   const void* function = nullptr;
 };
 
-/// Of all of AllKernels (kernels/all.hpp).
+// Of the lists in kernels/all.hpp, each compiled in a file of its own.
+std::vector<DeviceFunction> f32_kernels();
+std::vector<DeviceFunction> bf16_kernels();
+std::vector<DeviceFunction> f16_kernels();
+std::vector<DeviceFunction> other_kernels();
+
+/// All of them: AllKernels.
 const std::vector<DeviceFunction>& device_functions();
 
 /// Null where no kernel has that name.

@@ -58,12 +58,19 @@ using LossAndSumKernelsOf =
 template <class Word>
 using MovementOf = KernelList<StridedCopy<Word>, Embed<Word>, TransposeTiles<Word>>;
 
-/// Every kernel that the backend launches: what a device's build compiles.
-using AllKernels = Joined<KernelsOf<float>, KernelsOf<Bf16>, KernelsOf<F16>, LossAndSumKernelsOf<float>,
-                          LossAndSumKernelsOf<Bf16>, LossAndSumKernelsOf<F16>, MovementOf<std::uint8_t>,
-                          MovementOf<std::uint16_t>, MovementOf<std::uint32_t>, MovementOf<std::uint64_t>,
-                          KernelList<NormStatistics, NormCoefficients, NormGradTotals, NormGradCoefficients,
-                                     LineSums<std::int64_t>, LineSums<std::uint8_t>, Largest<std::int64_t>,
-                                     Largest<std::uint8_t>, RootOfSum, StridedCopy<SixteenBytes>>>::type;
+/// All of elements T.
+template <class T>
+using ElementKernels = typename Joined<KernelsOf<T>, LossAndSumKernelsOf<T>>::type;
+
+/// Those that know no element, or none of these.
+using OtherKernels = Joined<MovementOf<std::uint8_t>, MovementOf<std::uint16_t>, MovementOf<std::uint32_t>,
+                            MovementOf<std::uint64_t>,
+                            KernelList<NormStatistics, NormCoefficients, NormGradTotals, NormGradCoefficients,
+                                       LineSums<std::int64_t>, LineSums<std::uint8_t>, Largest<std::int64_t>,
+                                       Largest<std::uint8_t>, RootOfSum, StridedCopy<SixteenBytes>>>::type;
+
+/// Every kernel that the backend launches: what a device's build compiles, a file for each of these lists.
+using AllKernels =
+    Joined<ElementKernels<float>, ElementKernels<Bf16>, ElementKernels<F16>, OtherKernels>::type;
 
 }  // namespace fusetape::backends::cuda

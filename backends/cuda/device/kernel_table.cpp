@@ -2,12 +2,16 @@
 
 #include <algorithm>
 
-#include "backends/cuda/device/kernel_entry.cuh"
-
 namespace fusetape::backends::cuda {
 
 const std::vector<DeviceFunction>& device_functions() {
-  static const std::vector<DeviceFunction> functions = functions_of(AllKernels{});
+  static const std::vector<DeviceFunction> functions = [] {
+    std::vector<DeviceFunction> all;
+    for (const auto& list : {f32_kernels(), bf16_kernels(), f16_kernels(), other_kernels()}) {
+      all.insert(all.end(), list.begin(), list.end());
+    }
+    return all;
+  }();
   return functions;
 }
 
