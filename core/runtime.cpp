@@ -136,6 +136,9 @@ ConvAlgorithm conv_algorithm() { return Tape::current().settings.conv_algorithm;
 void set_deterministic(bool on) { Tape::current().settings.deterministic = on; }
 bool deterministic() { return Tape::current().settings.deterministic; }
 
+void set_tf32(bool on) { Tape::current().settings.tf32 = on; }
+bool tf32_enabled() { return Tape::current().settings.tf32; }
+
 void set_tuning(bool on) { Tape::current().settings.tuning = on; }
 bool tuning_enabled() { return Tape::current().settings.tuning; }
 

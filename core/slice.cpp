@@ -159,7 +159,8 @@ void Slice::write_key() {
       static_cast<std::uint64_t>(settings.retention) << 2 |
       static_cast<std::uint64_t>(settings.anomaly) << 4 |
       static_cast<std::uint64_t>(settings.conv_algorithm) << 5 |
-      static_cast<std::uint64_t>(settings.tuning) << 7 | static_cast<std::uint64_t>(settings.threads) << 8);
+      static_cast<std::uint64_t>(settings.tuning) << 7 | static_cast<std::uint64_t>(settings.tf32) << 8 |
+      static_cast<std::uint64_t>(settings.threads) << 9);
   key.push_back(externals_.size());
   const auto push_type = [&key](const Value& value, std::uint64_t facts) {
     key.push_back(facts << 32 | static_cast<std::uint64_t>(value.dtype) << 16 |
@@ -188,6 +189,8 @@ void Slice::write_key() {
 plan::Graph Slice::build_graph() const {
   plan::Graph graph;
   graph.conv_algorithm = tape_.settings.conv_algorithm;
+  graph.timing = tape_.settings.tuning && !tape_.settings.deterministic;
+  graph.tf32 = tape_.settings.tf32;
   graph.values.resize(values_.size());
   for (Value* value : values_) {
     plan::GraphValue& out = graph.values[static_cast<std::size_t>(notes(*value).id)];

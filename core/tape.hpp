@@ -17,7 +17,8 @@ struct Settings {
   Retention retention = Retention::fastest;
   ConvAlgorithm conv_algorithm = ConvAlgorithm::automatic;
   bool deterministic = false;
-  bool tuning = true;    ///< but for deterministic plans
+  bool tuning = true;  ///< but for deterministic plans
+  bool tf32 = false;
   bool anomaly = false;  ///< no fusion, nothing in place, every kernel's outputs are searched
   bool eager = false;
   DType autocast = DType::f32;  ///< f32: none

@@ -42,7 +42,9 @@ ConvolutionSpec spec_of(const Graph& graph, int node, Pass pass, const Tensors& 
           .dilation_w = attrs.dilation_w,
           .groups = attrs.groups,
           .bias = roles.bias >= 0,
-          .add = roles.z >= 0};
+          .add = roles.z >= 0,
+          .tf32 = graph.tf32,
+          .timed = graph.timing};
 }
 
 LibraryConvolution forward(const Graph& graph, int node, const OperationRoles& roles, bool relu) {

@@ -78,10 +78,18 @@ class GraphReplay final : public Replay {
     try {
       each();
     } catch (...) {
-      device_.free_graph(device_.end_capture(Stream::compute));
+      abandon_capture();
       throw;
     }
     return device_.end_capture(Stream::compute);
+  }
+
+  /// What made the capture fail matters more than that a device then refuses to end it.
+  void abandon_capture() {
+    try {
+      device_.free_graph(device_.end_capture(Stream::compute));
+    } catch (const Error&) {
+    }
   }
 
   DeviceApi& device_;

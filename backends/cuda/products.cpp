@@ -72,7 +72,8 @@ std::optional<LibraryProduct> product_of(const Graph& graph, const Group& group)
                   .stride_b = b.stride(),
                   .transpose_a = a.transposed,
                   .transpose_b = b.transposed,
-                  .bias = product.roles.bias >= 0};
+                  .bias = product.roles.bias >= 0,
+                  .tf32 = graph.tf32};
   if (fused) product.spec.activation = activation_of(group.product.activation);
   return product;
 }

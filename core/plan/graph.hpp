@@ -56,6 +56,8 @@ struct Graph {
   std::vector<GraphValue> values;
   std::vector<int> inputs;  ///< values that come from outside, in order of first use
   ConvAlgorithm conv_algorithm = ConvAlgorithm::automatic;
+  bool timing = true;  ///< kernels may be chosen by timing them
+  bool tf32 = false;   ///< a device may round factors of f32 products to TF32
 
   const GraphValue& value(int id) const { return values[static_cast<std::size_t>(id)]; }
   const GraphNode& node(int id) const { return nodes[static_cast<std::size_t>(id)]; }

@@ -56,6 +56,12 @@ Retention retention();
 void set_deterministic(bool on);
 bool deterministic();
 
+/// Whether a GPU may round the factors of f32 convolutions and matrix products to TF32, which has 10 bits of
+/// mantissa, for several times the speed. For plans made from now on by this thread. Default: off;
+/// FUSETAPE_TF32=1 turns it on. No effect on the CPU.
+void set_tf32(bool on);
+bool tf32_enabled();
+
 /// Whether convolutions are timed when they are first planned, for about 0.3 s of a plan and 3 s of a
 /// process, and computed by what is fastest here. What was found is kept in a file, $XDG_CACHE_HOME/fusetape/
 /// tuning-….json or that of ~/.cache, for these versions() on this cpu_name(), with the instructions that

@@ -238,6 +238,19 @@ TEST_CASE("cuda: operations of the libraries are built once, whatever plan asks 
   CHECK(device.operations_built() == before + 2);
   plan();
   CHECK(device.operations_built() == before + 2);
+  ft::set_tf32(true);  // others, both of them
+  plan();
+  CHECK(device.operations_built() == before + 4);
+  ft::set_tf32(false);
+  // Whether kernels may be timed is a part of the convolution, not of the product.
+  ft::set_tuning(!ft::tuning_enabled());
+  plan();
+  CHECK(device.operations_built() == before + 5);
+  ft::set_deterministic(true);
+  plan();
+  CHECK(device.operations_built() == before + 5);
+  ft::set_deterministic(false);
+  ft::set_tuning(!ft::tuning_enabled());
 }
 
 TEST_CASE("cuda: of too many operations those that no kernel holds are let go") {
