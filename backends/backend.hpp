@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -90,6 +91,8 @@ class Backend {
   virtual void download(void* to, const void* from, std::size_t bytes) = 0;
   /// Returns when every kernel has run. Throws what went wrong in one of them.
   virtual void synchronize() = 0;
+  /// Held from the binding of a run's buffers to its end: threads that share a device's queue take turns.
+  virtual std::unique_lock<std::recursive_mutex> exclusive() { return {}; }
   /// Every kernel of a run has been queued. A backend that works while the host goes on need not wait.
   virtual void end_run() { synchronize(); }
   virtual Speed speed() const { return {}; }

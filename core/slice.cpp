@@ -39,6 +39,7 @@ void Slice::run(Location at) {
   number_values();
   mark_live_history();
   decide_what_lives_on();
+  const auto turn = tape_.settings.backend->exclusive();
   plan::Plan& plan = prepare(at);
   // From here on the slice is used up, whether it succeeds or not.
   try {

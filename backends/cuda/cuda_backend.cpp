@@ -60,15 +60,27 @@ class DeviceBackend final : public Backend {
   std::string_view name() const override { return name_; }
   bool on_host() const override { return false; }
 
-  void* allocate(std::size_t bytes) override { return device_->allocate(bytes); }
-  void free(void* data, std::size_t) override { device_->free(data); }
-  void upload(void* to, const void* from, std::size_t bytes) override { staging_.upload(to, from, bytes); }
+  void* allocate(std::size_t bytes) override {
+    const auto turn = exclusive();
+    return device_->allocate(bytes);
+  }
+  void free(void* data, std::size_t) override {
+    const auto turn = exclusive();
+    device_->free(data);
+  }
+  void upload(void* to, const void* from, std::size_t bytes) override {
+    const auto turn = exclusive();
+    staging_.upload(to, from, bytes);
+  }
   void download(void* to, const void* from, std::size_t bytes) override {
+    const auto turn = exclusive();
     faults_->check_after([&] { staging_.download(to, from, bytes); });
   }
   void synchronize() override {
+    const auto turn = exclusive();
     faults_->check_after([&] { device_->synchronize(); });
   }
+  std::unique_lock<std::recursive_mutex> exclusive() override { return std::unique_lock(mutex_); }
   void end_run() override { faults_->end_run(); }
 
   Speed speed() const override {
@@ -108,6 +120,7 @@ class DeviceBackend final : public Backend {
   Device made_on() const { return {*device_, libraries_}; }
 
   std::shared_ptr<DeviceApi> device_;
+  std::recursive_mutex mutex_;  ///< a graph that is captured takes in whatever is queued
   std::string name_;
   cuda::DeviceFacts facts_;
   cuda::Staging staging_;

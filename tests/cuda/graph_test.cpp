@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "compare.hpp"
@@ -96,5 +97,17 @@ TEST_CASE("a step that waits for the device is no graph, and says why") {
     const Tensor y = ft::full({3}, 2.0, DType::f64) * 2.0;  // f64 is the host's
     CHECK(y.to_vector<double>() == Numbers(3, 4.0));
     CHECK(contains(ft::explain().replay, "one by one: host:reference waits for the device"));
+  }
+}
+
+TEST_CASE("two threads train on one device, each as it would alone") {
+  const Training alone = train_on_device(DType::f32, true);
+  std::vector<Training> together(2);
+  std::vector<std::thread> threads;
+  for (Training& one : together) threads.emplace_back([&one] { one = train_on_device(DType::f32, true); });
+  for (std::thread& thread : threads) thread.join();
+  for (const Training& one : together) {
+    CHECK(one.losses == alone.losses);
+    CHECK(one.weights == alone.weights);
   }
 }
