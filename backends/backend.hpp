@@ -93,6 +93,8 @@ class Backend {
   virtual void synchronize() = 0;
   /// Held from the binding of a run's buffers to its end: threads that share a device's queue take turns.
   virtual std::unique_lock<std::recursive_mutex> exclusive() { return {}; }
+  /// A run is about to be bound and queued. Throws what went wrong in an earlier one.
+  virtual void begin_run() {}
   /// Every kernel of a run has been queued. A backend that works while the host goes on need not wait.
   virtual void end_run() { synchronize(); }
   virtual Speed speed() const { return {}; }

@@ -37,9 +37,18 @@ void Pool::free_all(std::vector<Buffer*>& buffers) {
   buffers.clear();
 }
 
+/// Freed without our lock: a device may have to wait for its turn, and whoever has that may wait for us.
 void Pool::trim(std::size_t bytes) {
-  const std::lock_guard lock(mutex_);
-  free_all(free_[size_class(bytes)]);
+  std::vector<Buffer*> buffers;
+  {
+    const std::lock_guard lock(mutex_);
+    buffers.swap(free_[size_class(bytes)]);
+    for (const Buffer* buffer : buffers) stats_.cached_bytes -= static_cast<std::int64_t>(buffer->bytes);
+  }
+  for (Buffer* buffer : buffers) {
+    backend_.free(buffer->data, buffer->bytes);
+    delete buffer;
+  }
 }
 
 /// With what waits for reuse given up, where there is too little otherwise.

@@ -174,8 +174,9 @@ CacheStats plan_cache_stats() { return Tape::current().cache.stats(); }
 void clear_plan_cache() { Tape::current().cache.clear(); }
 
 MemoryStats memory_stats() {
-  const core::PoolStats pool = core::pool_of(*Tape::current().settings.backend).stats();
-  const std::int64_t arena = Tape::current().arena_bytes();
+  const core::Pool& memory = core::pool_of(*Tape::current().settings.backend);
+  const core::PoolStats pool = memory.stats();
+  const std::int64_t arena = Tape::current().arena_bytes(memory);
   return {.pool_bytes = pool.used_bytes - arena,
           .cached_bytes = pool.cached_bytes,
           .arena_bytes = arena,

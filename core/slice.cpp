@@ -40,6 +40,7 @@ void Slice::run(Location at) {
   mark_live_history();
   decide_what_lives_on();
   const auto turn = tape_.settings.backend->exclusive();
+  tape_.settings.backend->begin_run();  // what it throws is another run's, and changes nothing here
   plan::Plan& plan = prepare(at);
   // From here on the slice is used up, whether it succeeds or not.
   try {
@@ -253,6 +254,7 @@ void Slice::note_cache(Report& report) const {
 
 /// A device reads scalars from its own memory, all of them copied there at once.
 void Slice::bind_scalars(std::byte* block) {
+  FUSETAPE_ASSERT(word_of(block) % scalar_stride == 0);
   std::vector<std::byte> bytes(externals_.size() * scalar_stride);
   for (std::size_t i = 0; i < externals_.size(); ++i) {
     std::memcpy(bytes.data() + i * scalar_stride, externals_[i]->inline_data,

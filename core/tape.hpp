@@ -50,7 +50,10 @@ class Tape {
   std::shared_ptr<const Report> last_report;
 
   std::size_t pending_nodes() const { return pending_.size(); }
-  std::int64_t arena_bytes() const { return static_cast<std::int64_t>(arena_bytes_); }
+  /// Of the arena, where it is in that memory.
+  std::int64_t arena_bytes(const Pool& pool) const {
+    return arena_buffer_ && arena_buffer_.get()->pool == &pool ? static_cast<std::int64_t>(arena_bytes_) : 0;
+  }
 
   Tape();
   ~Tape();

@@ -81,6 +81,7 @@ class DeviceBackend final : public Backend {
     faults_->check_after([&] { device_->synchronize(); });
   }
   std::unique_lock<std::recursive_mutex> exclusive() override { return std::unique_lock(mutex_); }
+  void begin_run() override { faults_->begin_run(); }
   void end_run() override { faults_->end_run(); }
 
   Speed speed() const override {

@@ -48,20 +48,23 @@ void Faults::throw_if_noted(const Look& look) {
 
 void Faults::check_after(const std::function<void()>& wait) {
   const std::lock_guard lock(mutex_);
-  if (sites_.empty()) return wait();
   queue_look(now_);
   wait();
   throw_if_noted(now_);
 }
 
-void Faults::end_run() {
+void Faults::begin_run() {
   const std::lock_guard lock(mutex_);
-  queue_look(runs_[turn_ % 2]);
-  Look& before = runs_[++turn_ % 2];
+  Look& before = runs_[turn_ % 2];
   if (!before.pending) return;
   device_.synchronize(before.done);
   before.pending = false;
   throw_if_noted(before);
+}
+
+void Faults::end_run() {
+  const std::lock_guard lock(mutex_);
+  queue_look(runs_[turn_++ % 2]);
 }
 
 }  // namespace fusetape::backends::cuda

@@ -13,7 +13,7 @@
 namespace fusetape::backends::cuda {
 
 /// Turns what kernels found wrong in their data into Errors: when the host waits for them, and at the latest
-/// when the next run has been queued.
+/// before the next run but one.
 class Faults {
  public:
   using Describe = std::function<Error(const Fault&)>;
@@ -31,8 +31,10 @@ class Faults {
 
   /// Calls `wait`, which waits for the compute stream, and throws what a kernel noted before.
   void check_after(const std::function<void()>& wait);
-  /// A run has been queued: waits for the run before it, and throws what one of its kernels noted. So the
-  /// host is a run ahead of the device, and no more.
+  /// Waits for the run before the last, and throws what one of its kernels noted: the host is at most a run
+  /// ahead of the device.
+  void begin_run();
+  /// A run has been queued.
   void end_run();
 
  private:

@@ -33,7 +33,7 @@ class GraphReplay final : public Replay {
       how_ = "one by one: for the first time with these buffers";
       return each();
     }
-    if (recording->graph == none) recording->graph = capture(each);
+    if (recording->graph == none && !try_capture(*recording, each)) return run(args, each);
     device_.launch_graph(Stream::compute, recording->graph);
     how_ = "one graph of " + std::to_string(kernels_) + " kernels";
   }
@@ -73,22 +73,23 @@ class GraphReplay final : public Replay {
     if (recording.graph != none) device_.free_graph(recording.graph);
   }
 
-  GraphId capture(const std::function<void()>& each) {
-    device_.begin_capture(Stream::compute);
+  /// Nothing runs in a capture: where it fails, the kernels can still be run one by one, from now on always.
+  bool try_capture(Recording& recording, const std::function<void()>& each) {
     try {
+      device_.begin_capture(Stream::compute);
       each();
-    } catch (...) {
+      recording.graph = device_.end_capture(Stream::compute);
+    } catch (const Error& error) {
+      never_ = "the capture failed: " + error.message();
       abandon_capture();
-      throw;
     }
-    return device_.end_capture(Stream::compute);
+    return recording.graph != none;
   }
 
-  /// What made the capture fail matters more than that a device then refuses to end it.
   void abandon_capture() {
     try {
       device_.free_graph(device_.end_capture(Stream::compute));
-    } catch (const Error&) {
+    } catch (const Error&) {  // the device has ended it
     }
   }
 

@@ -75,7 +75,8 @@ void choose_kernels(Plan& plan, backends::Backend& backend) {
     step.kernel = backend.compile(plan.graph, group);
     step.group = static_cast<int>(i);
     step.node = group.nodes.back();
-    plan.scratch_bytes = std::max(plan.scratch_bytes, step.kernel->scratch_bytes());
+    // In whole lines: on a device the run's scalars follow.
+    plan.scratch_bytes = std::max(plan.scratch_bytes, (step.kernel->scratch_bytes() + 63) / 64 * 64);
     plan.steps.push_back(std::move(step));
   }
   std::vector<backends::Kernel*> kernels;

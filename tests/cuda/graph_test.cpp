@@ -59,6 +59,7 @@ Training train(DType precision) {
 Training train_on_device(DType precision, bool graphs, bool fusion = true) {
   const OnDouble on_double;
   const Fusion fused(fusion);
+  ft::clear_plan_cache();  // with its graphs
   ft::set_graph_capture(graphs);
   Training out = train(precision);
   ft::set_graph_capture(true);
@@ -98,6 +99,16 @@ TEST_CASE("a step that waits for the device is no graph, and says why") {
     CHECK(y.to_vector<double>() == Numbers(3, 4.0));
     CHECK(contains(ft::explain().replay, "one by one: host:reference waits for the device"));
   }
+}
+
+TEST_CASE("where a capture fails, the kernels run one by one, and the report says why") {
+  const Training expected = train_on_device(DType::f32, false);
+  host_double().refuse_captures("no graph today");
+  const Training got = train_on_device(DType::f32, true);
+  host_double().refuse_captures("");
+  CHECK(got.losses == expected.losses);
+  CHECK(got.weights == expected.weights);
+  CHECK(contains(got.replays.back(), "one by one: the capture failed: no graph today"));
 }
 
 TEST_CASE("two threads train on one device, each as it would alone") {

@@ -369,10 +369,16 @@ void HostDouble::begin_capture(Stream stream) {
   capturing_ = stream;
 }
 
+void HostDouble::refuse_captures(std::string why) {
+  const std::lock_guard lock(mutex_);
+  capture_refusal_ = std::move(why);
+}
+
 GraphId HostDouble::end_capture(Stream stream) {
   const std::lock_guard lock(mutex_);
   if (capturing_ != stream) fail("the end of a capture that did not begin");
   capturing_.reset();
+  if (!capture_refusal_.empty()) fail(capture_refusal_);
   return static_cast<GraphId>(graphs_.size()) - 1;
 }
 

@@ -63,7 +63,8 @@ DeviceFacts facts_of_device() {
           .memory_bytes = properties.totalGlobalMem,
           .flops = flops.single * all_cycles,
           .half_flops = flops.half * all_cycles,
-          .bytes_per_second = transfers * bus_bytes};
+          // Some devices keep their memory's clock to themselves.
+          .bytes_per_second = transfers > 0 ? transfers * bus_bytes : 1e12};
 }
 
 }  // namespace fusetape::backends::cuda
