@@ -4,7 +4,7 @@
     python benchmarks/gpu_compare.py --kind pytorch --model resnet20 --precision bf16 --json runs/gpu.json
     python benchmarks/gpu_compare.py --kind accuracy --data FOLDER --precision bf16 --json runs/gpu.json
 
-  fusion    compare_fusion with whole steps as graphs, and with FUSETAPE_CAPTURE=off ("launches")
+  fusion    compare_fusion with whole steps as graphs, and with FUSETAPE_CAPTURE=off ("op by op")
   pytorch   compare_fusion, and PyTorch in every mode of gpu_pytorch.py
   accuracy  resnet_cifar for ten epochs from three seeds
 
@@ -73,7 +73,7 @@ class Fusetape:
 
     def __init__(self, name, options, batch, folder, **settings):
         self.name, self.about, self.replay = name, {}, {}
-        self.suffix = "" if name == "graphs" else f", {name}"
+        self.suffix = "" if name == "graphs" else f" {name}"
         self.json = Path(folder) / f"{name}.json"
         self.command = [options.programs / "compare_fusion", "--device", "cuda", "--model", options.model,
                         "--batch", batch, "--precision", options.precision.removeprefix("t"), "--json", self.json]
@@ -134,7 +134,7 @@ def makers(options, batch, folder):
     """By name, what starts each of them."""
     ours = {"graphs": lambda: Fusetape("graphs", options, batch, folder, FUSETAPE_CAPTURE="on")}
     if options.kind == "fusion":
-        return ours | {"launches": lambda: Fusetape("launches", options, batch, folder, FUSETAPE_CAPTURE="off")}
+        return ours | {"op by op": lambda: Fusetape("op by op", options, batch, folder, FUSETAPE_CAPTURE="off")}
     return ours | {mode: lambda mode=mode: PyTorch(mode, options, batch, folder) for mode in MODES}
 
 

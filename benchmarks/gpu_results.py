@@ -153,8 +153,8 @@ def measured(rows, kind):
     return sorted(chosen, key=lambda row: (row["model"] != "resnet20", order[row["precision"]], row["batch"] or 0))
 
 
-FUSION = ["fused", "unfused", "fused, launches", "unfused, launches"]
-FUSION_RATIOS = ["unfused, launches/fused", "unfused/fused", "fused, launches/fused"]
+FUSION = ["fused", "unfused", "fused op by op", "unfused op by op"]
+FUSION_RATIOS = ["unfused op by op/fused", "unfused/fused", "fused op by op/fused"]
 PYTORCH = ["fused", "eager", "compiled", "reduce-overhead", "captured"]
 PYTORCH_RATIOS = [f"fused/{name}" for name in PYTORCH[1:]]
 
@@ -181,7 +181,7 @@ def notes(rows):
         name = ", ".join(map(str, subject(row)))
         lines += [f"- {name}: {series} was not one graph: {how}"
                   for series, how in row.get("replay", {}).items()
-                  if "launches" not in series and not how.startswith("one graph")]
+                  if "op by op" not in series and not how.startswith("one graph")]
         lines += [f"- {name}: {runner} failed: {reason}" for runner, reason in row.get("failed", {}).items()]
     return "\n".join(lines) + "\n" if lines else ""
 
