@@ -6,7 +6,7 @@
 #
 #   --list          name the stages and end
 #   --json FILE     where all that is found goes (runs/gpu.json); its table is printed at the end
-#   --missing       leave out the measurements that FILE has already
+#   --missing       leave out the measurements that FILE has already, whole
 #   --python PYTHON one that has PyTorch (else: as benchmarks/vs_pytorch.py finds one)
 #   --data FOLDER   CIFAR-10's binary files, for the accuracy (else: $CIFAR10_DIR; without, no accuracy)
 #

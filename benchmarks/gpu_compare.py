@@ -40,7 +40,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30, help="timed steps in a block")
     parser.add_argument("--python", help="a Python that has PyTorch; default: as vs_pytorch.py finds one")
-    parser.add_argument("--missing", action="store_true", help="only rows that the file does not have")
+    parser.add_argument("--missing", action="store_true", help="only rows that the file does not have, or with failures")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10's binary files")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -232,7 +232,8 @@ def train(options, seed):
 def is_there(options, **subject):
     wanted = gpu_results.key_of({"kind": options.kind, "model": options.model, "precision": options.precision,
                                  **subject})
-    return any(gpu_results.key_of(row) == wanted for row in gpu_results.load(options.json)["rows"])
+    return any(gpu_results.key_of(row) == wanted and not row.get("failed")
+               for row in gpu_results.load(options.json)["rows"])
 
 
 def train_all(options):
