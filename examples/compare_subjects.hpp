@@ -196,7 +196,9 @@ class SubjectFactory {
     if (block && evaluate_) throw std::runtime_error("--evaluate takes a network, not a block");
     if (model_ == "conv_bias_relu") return std::make_unique<Block<ConvBiasRelu>>(precision_, batch_);
     if (model_ == "bn_add_relu") return std::make_unique<Block<BnAddRelu>>(precision_, batch_);
-    if (batches_ == nullptr) batches_ = std::make_shared<const Batches>(generated_batches(batch_, 4));
+    // On a device each of them keeps a place of its own, and so takes a graph of its own: one, there.
+    const std::int64_t count = ft::backend_name() == "cuda" ? 1 : 4;
+    if (batches_ == nullptr) batches_ = std::make_shared<const Batches>(generated_batches(batch_, count));
     if (evaluate_) return std::make_unique<Evaluation>(model_, precision_, batches_);
     return std::make_unique<Training>(model_, precision_, batches_);
   }

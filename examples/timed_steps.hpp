@@ -74,11 +74,9 @@ inline nlohmann::ordered_json step_json(const std::vector<double>& ms) {
 
 /// What a plan says of itself.
 inline nlohmann::ordered_json plan_json(const ft::Report& report) {
-  return {{"kernels", report.kernels},
-          {"tensor_passes", report.tensor_passes},
-          {"bytes", bytes_moved(report)},
-          {"kept_bytes", report.kept_bytes},
-          {"peak_bytes", report.peak_bytes}};
+  return {{"kernels", report.kernels},       {"tensor_passes", report.tensor_passes},
+          {"bytes", bytes_moved(report)},    {"kept_bytes", report.kept_bytes},
+          {"peak_bytes", report.peak_bytes}, {"replay", report.replay}};
 }
 
 inline const char* name_of(ft::Retention retention) {

@@ -13,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "cuda/on_device.hpp"
 #include "cuda/on_double.hpp"
 #include "helpers.hpp"
 #include "random_numerics.hpp"
@@ -142,6 +143,24 @@ std::vector<std::string> some_rules(std::uint64_t seed) {
   return names.empty() ? std::vector<std::string>{"pointwise"} : names;
 }
 
+/// Those of a backend that is a device.
+void add_device(std::vector<Comparison>& all, const char* backend, std::uint64_t seed, double far) {
+  const std::string name = backend;
+  all.push_back({{.name = name, .backend = backend}, unfused, far});
+  all.push_back({{.name = name + ", unfused", .backend = backend, .fusion = false}, unfused, far});
+  all.push_back({{.name = name + ", eager", .backend = backend, .eager = true}, unfused, far});
+  all.push_back(
+      {{.name = name + ", smallest", .backend = backend, .retention = Retention::smallest}, unfused, far});
+  all.push_back(
+      {{.name = name + ", some rules", .backend = backend, .rules = some_rules(seed)}, unfused, far});
+}
+
+/// Why no program can run on a device here; empty where they can.
+const std::string& no_device() {
+  static const std::string reason = why_no_cuda();
+  return reason;
+}
+
 /// All modes, of a program whose arithmetic is exact or not. Where it is not, sums are added up in another
 /// order, or not rounded in between.
 std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
@@ -181,15 +200,9 @@ std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
   // A device that a host plays takes its time.
   if (seed % 5 == 1) {
     host_double();
-    constexpr const char* backend = "cuda double";
-    all.push_back({{.name = "cuda", .backend = backend}, unfused, far});
-    all.push_back({{.name = "cuda, unfused", .backend = backend, .fusion = false}, unfused, far});
-    all.push_back({{.name = "cuda, eager", .backend = backend, .eager = true}, unfused, far});
-    all.push_back(
-        {{.name = "cuda, smallest", .backend = backend, .retention = Retention::smallest}, unfused, far});
-    all.push_back(
-        {{.name = "cuda, some rules", .backend = backend, .rules = some_rules(seed)}, unfused, far});
+    add_device(all, "cuda double", seed, far);
   }
+  if (no_device().empty()) add_device(all, "cuda", seed, far);
   // Two threads wait for each other where other programs run: seldom.
   if (seed % 5 == 0) all.push_back({{.name = "two threads", .threads = most_threads}, unfused, near});
   return all;
@@ -336,6 +349,7 @@ TEST_CASE("random programs: every mode agrees") {
                   << " programs, rounding alone moves so many results further than modes may differ: "
                   << ill_conditioned.size() << ", of seeds" << text.str());
   }
+  if (!no_device().empty()) MESSAGE("skipped " << count << " programs on a device: " << no_device());
   CHECK(ill_conditioned.size() <= 2 + count / 200);
   if (of_integers >= 10) CHECK(2 * exact_ones >= of_integers);
   ft::set_threads(threads);

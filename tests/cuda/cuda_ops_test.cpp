@@ -2,6 +2,7 @@
 // one.
 #include <doctest/doctest.h>
 
+#include "on_device.hpp"
 #include "on_double.hpp"
 #include "op_runs.hpp"
 
@@ -11,8 +12,13 @@ using ft::DType;
 
 namespace {
 
-constexpr Mode unfused_device{"cuda, unfused", "cuda double", false, false};
-constexpr Mode fused_device{"cuda, fused", "cuda double", true, false};
+/// The CUDA backend on a host that plays the device, or on a device.
+struct Device {
+  Mode unfused, fused;
+};
+constexpr Device host_device{{"cuda, unfused", "cuda double", false, false},
+                             {"cuda, fused", "cuda double", true, false}};
+constexpr Device real_device{{"cuda, unfused", "cuda", false, false}, {"cuda, fused", "cuda", true, false}};
 
 /// Sums of f32 in another order than the CPU's, and exp and its kin as a device computes them.
 constexpr double tolerance_of(const OpCase& op_case, DType dtype) {
@@ -37,19 +43,44 @@ void expect_on_device(const OpCase& op_case, const CaseOutcome& outcome) {
   }
 }
 
-void check(const OpCase& op_case, DType dtype) {
+void check(const OpCase& op_case, DType dtype, const Device& device) {
   expect_no_error(op_case, [&] {
     const CaseOutcome expected = run(op_case, dtype, oracle);
     const double tolerance = tolerance_of(op_case, dtype);
     const std::string name(name_of(dtype));
-    const CaseOutcome apart = run(op_case, dtype, unfused_device);
+    const CaseOutcome apart = run(op_case, dtype, device.unfused);
     compare(op_case, name + " on cuda, unfused", apart, expected, tolerance);
     expect_on_device(op_case, apart);
-    const CaseOutcome together = run(op_case, dtype, fused_device);
+    const CaseOutcome together = run(op_case, dtype, device.fused);
     compare(op_case, name + " on cuda, fused", together, expected, tolerance);
     expect_on_device(op_case, together);
-    compare(op_case, name + " on cuda, fused again", run(op_case, dtype, fused_device), together, 0);
+    compare(op_case, name + " on cuda, fused again", run(op_case, dtype, device.fused), together, 0);
   });
+}
+
+/// What a host plays in reasonable time.
+bool small_enough(const OpCase& op_case, DType dtype) {
+  if (dtype == DType::f32) return input_elements(op_case) <= 3000;
+  return input_elements(op_case) <= 300 && !op_case.flags.wide_only;
+}
+
+/// What is left for a device, which takes all of them.
+bool large(const OpCase& op_case, DType dtype) {
+  return !small_enough(op_case, dtype) && (dtype == DType::f32 || !op_case.flags.wide_only);
+}
+
+void check_on_device(bool (*chosen)(const OpCase&, DType)) {
+  const std::string reason = why_no_cuda();
+  int cases = 0;
+  for (const OpCase& op_case : all_cases()) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      if (!chosen(op_case, dtype)) continue;
+      ++cases;
+      if (reason.empty()) check(op_case, dtype, real_device);
+    }
+  }
+  CHECK(cases > 0);
+  if (!reason.empty()) MESSAGE("skipped " << cases << " op cases: " << reason);
 }
 
 }  // namespace
@@ -57,15 +88,24 @@ void check(const OpCase& op_case, DType dtype) {
 TEST_CASE("cuda on a host double: f32 agrees with the reference, again to the bit") {
   host_double();
   for (const OpCase& op_case : all_cases()) {
-    if (input_elements(op_case) <= 3000) check(op_case, DType::f32);
+    if (small_enough(op_case, DType::f32)) check(op_case, DType::f32, host_device);
   }
 }
 
 TEST_CASE("cuda on a host double: bf16 and f16 agree with the reference") {
   host_double();
   for (const OpCase& op_case : all_cases()) {
-    if (input_elements(op_case) > 300 || op_case.flags.wide_only) continue;
-    check(op_case, DType::bf16);
-    check(op_case, DType::f16);
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+      if (small_enough(op_case, dtype)) check(op_case, dtype, host_device);
+    }
   }
+}
+
+// benchmarks/gpu.sh runs these under compute-sanitizer.
+TEST_CASE("cuda on a device, small cases: every dtype agrees with the reference, again to the bit") {
+  check_on_device(small_enough);
+}
+
+TEST_CASE("cuda on a device, large cases: every dtype agrees with the reference, again to the bit") {
+  check_on_device(large);
 }
