@@ -10,6 +10,10 @@
 
 #include "scratch_folder.hpp"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
+
 namespace fusetape::tests {
 namespace {
 
@@ -85,6 +89,9 @@ void HostCompiled::run(const std::string& kernel, unsigned blocks, unsigned thre
 }
 
 NvrtcCompiled compile_with_nvrtc(const GeneratedKernel& kernel) {
+#ifdef __SANITIZE_ADDRESS__
+  const __lsan::ScopedDisabler not_ours;  // NVRTC keeps some memory of each compilation
+#endif
   void* const library = dlopen("libnvrtc.so", RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) return {.why_not = "there is no NVRTC here"};
   using Program = void*;
