@@ -342,8 +342,9 @@ void Slice::execute(plan::Plan& plan) {
     plan.report->replay = plan.replay->how();
   } else {
     run_each(plan, args);
-    plan.report->replay =
-        plan.replay != nullptr ? "one by one: graphs are off, or every kernel is looked at" : "";
+    const char* how =
+        settings.capture ? "one by one: each kernel is looked at" : "one by one: graphs are off";
+    plan.report->replay = plan.replay != nullptr ? how : "";
   }
   settings.backend->end_run();
 }

@@ -69,12 +69,17 @@ Images load(const Options& options, ft::data::Split split) {
   return std::make_shared<const ft::data::Dataset>(std::move(images));
 }
 
+std::int64_t width_of(const Options& options) {
+  if (options.width > 0) return options.width;
+  return options.model == "resnet9" ? 64 : 16;
+}
+
 /// What the numbers of a run depend on: a run is only resumed with the same. Precision is none of it: what a
 /// checkpoint holds is f32 in either.
 nlohmann::json recipe_of(const Options& options, const Data& data) {
   return {{"model", options.model},
           {"depth", options.depth},
-          {"width", options.width},
+          {"width", width_of(options)},
           {"epochs", options.epochs},
           {"batch", options.batch},
           {"lr", options.lr},
@@ -91,11 +96,10 @@ nlohmann::json recipe_of(const Options& options, const Data& data) {
 }
 
 std::unique_ptr<ft::nn::Module> make_model(const Options& options) {
+  const std::int64_t width = width_of(options);
   if (options.model == "resnet9") {
-    const std::int64_t width = options.width > 0 ? options.width : 64;
     return std::make_unique<ft::nn::ResNet9>(ft::nn::ResNet9::Options{.width = width});
   }
-  const std::int64_t width = options.width > 0 ? options.width : 16;
   return std::unique_ptr<ft::nn::Module>(
       new ft::nn::ResNet(ft::nn::resnet_cifar({.depth = options.depth, .width = width})));
 }

@@ -68,7 +68,7 @@ Training train_on_device(DType precision, bool graphs, bool fusion = true) {
 
 }  // namespace
 
-TEST_CASE("a step runs on the device alone, from its third time on as one graph, as on the CPU") {
+TEST_CASE("a step runs on the device alone, from its fourth time on as one graph, as on the CPU") {
   for (const auto& [precision, tolerance] : {std::pair{DType::f32, 1e-4}, {DType::bf16, 0.08}}) {
     for (const bool fusion : {true, false}) {
       const Training expected = train(precision), got = train_on_device(precision, true, fusion);
