@@ -245,3 +245,26 @@ TEST_CASE("cuda on a host double: a label that is no class is an Error, forward,
     CHECK(contains(backward, "expected labels in [0, 4), got labels[1] = 4"));
   }
 }
+
+TEST_CASE("cuda: bytes and i64 are moved, padded and searched as on the CPU") {
+  const auto results = [](DType dtype) {
+    Numbers data(33 * 35);
+    for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<double>(i * 7 % 101);
+    const Tensor x = ft::from_doubles(data, {33, 35}, dtype);
+    std::vector<Numbers> out;
+    for (const Tensor& y : {ft::transpose(x), ft::pad(x, {{1, 2}, {0, 3}}, 5), ft::argmax(x, 0)}) {
+      out.push_back(y.to_vector<double>());
+    }
+    return out;
+  };
+  for (const DType dtype : {DType::u8, DType::i64}) {
+    const std::vector<Numbers> expected = results(dtype);
+    const OnDouble on_double;
+    CHECK(results(dtype) == expected);
+  }
+  const auto ran = host_double().kernels_run();
+  for (const char* name :
+       {"transpose_tiles<1>", "transpose_tiles<8>", "embed<1>", "embed<8>", "largest<u8>"}) {
+    CHECK_MESSAGE(ran.count(name) == 1, name);
+  }
+}
