@@ -34,6 +34,7 @@ struct Options {
   bool nesterov = false;
   double label_smoothing = 0;
   std::int64_t cutout = 0;
+  bool mirror_test = false;
   std::string schedule = "onecycle";
   std::string fuse;  // empty: as FUSETAPE_FUSE says, or on
   std::string device;
@@ -51,6 +52,7 @@ using Images = std::shared_ptr<const ft::data::Dataset>;
 
 struct Data {
   Images train, test;
+  Images mirrored_test;  // null without --mirror-test
 };
 
 Images load(const Options& options, ft::data::Split split) {
@@ -75,7 +77,7 @@ std::int64_t width_of(const Options& options) {
 }
 
 /// What the numbers of a run depend on: a run is only resumed with the same. Precision is none of it: what a
-/// checkpoint holds is f32 in either.
+/// checkpoint holds is f32 in either. Nor is --mirror-test, which only judges.
 nlohmann::json recipe_of(const Options& options, const Data& data) {
   return {{"model", options.model},
           {"depth", options.depth},
@@ -113,6 +115,15 @@ ft::optim::Schedule make_schedule(const Options& options, ft::optim::Optimizer& 
   return ft::optim::StepLR(optimizer, {.step_size = std::max<std::int64_t>(total_steps / 3, 1)});
 }
 
+/// Test images in their order, in few and equal batches.
+std::unique_ptr<ft::data::DataLoader> test_loader(const Images& images) {
+  if (images == nullptr) return nullptr;
+  return std::make_unique<ft::data::DataLoader>(
+      images,
+      ft::data::DataLoaderOptions{
+          .batch = std::min<std::int64_t>(500, images->count()), .shuffle = false, .drop_last = false});
+}
+
 /// How many of the batch's labels the logits get right, as a scalar.
 ft::Tensor count_correct(const ft::Tensor& logits, const ft::Tensor& labels) {
   return ft::sum(ft::cast(ft::equal(ft::argmax(logits), labels), ft::DType::f32));
@@ -129,9 +140,8 @@ class Run {
                              .flip = true,
                              .cutout = options.cutout,
                              .seed = options.seed}),
-        test_loader_(
-            data.test,
-            {.batch = std::min<std::int64_t>(500, data.test->count()), .shuffle = false, .drop_last = false}),
+        test_loader_(test_loader(data.test)),
+        mirrored_loader_(test_loader(data.mirrored_test)),
         sgd_(model_->parameters(), {.lr = options.lr,
                                     .momentum = options.momentum,
                                     .weight_decay = options.weight_decay,
@@ -178,7 +188,9 @@ class Run {
   const Options& options_;
   nlohmann::json recipe_;
   std::unique_ptr<ft::nn::Module> model_;
-  ft::data::DataLoader loader_, test_loader_;
+  ft::data::DataLoader loader_;
+  std::unique_ptr<ft::data::DataLoader> test_loader_,
+      mirrored_loader_;  ///< the second, or null: --mirror-test
   ft::optim::SGD sgd_;
   ft::optim::LossScaler loss_scaler_;  ///< for f16
   ft::optim::Schedule schedule_;
@@ -261,14 +273,23 @@ void Run::show_progress(std::int64_t epoch) {
                   .step_seconds = step_seconds_});
 }
 
+/// With --mirror-test by the sum of an image's logits and its mirror's.
 double Run::evaluate() {
   const ft::NoGrad no_history;
   model_->eval();
   double correct = 0;
-  for (const auto& [images, labels] : test_loader_)
-    correct += count_correct((*model_)(images), labels).item();
+  ft::data::DataLoader::Iterator mirrored;
+  if (mirrored_loader_ != nullptr) mirrored = mirrored_loader_->begin();
+  for (const auto& [images, labels] : *test_loader_) {
+    ft::Tensor logits = (*model_)(images);
+    if (mirrored_loader_ != nullptr) {
+      logits = logits + (*model_)(mirrored->images);
+      ++mirrored;
+    }
+    correct += count_correct(logits, labels).item();
+  }
   model_->train();
-  return correct / static_cast<double>(test_loader_.images());
+  return correct / static_cast<double>(test_loader_->images());
 }
 
 void Run::finish_epoch(std::int64_t epoch) {
@@ -311,7 +332,10 @@ void train(const Options& options) {
   if (!options.fuse.empty()) ft::set_fusion(options.fuse == "on");
   const ft::Autocast cast(examples::dtype_of(options.precision));
   ft::manual_seed(options.seed);
-  const Data data{load(options, ft::data::Split::train), load(options, ft::data::Split::test)};
+  Data data{.train = load(options, ft::data::Split::train), .test = load(options, ft::data::Split::test)};
+  if (options.mirror_test) {
+    data.mirrored_test = std::make_shared<const ft::data::Dataset>(ft::data::mirrored(*data.test));
+  }
   Run(options, data).train();
 }
 
@@ -341,6 +365,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--cutout", options.cutout, "Side of a square that is blanked in each image")
       ->capture_default_str();
+  app.add_flag("--mirror-test", options.mirror_test,
+               "Judge each test image together with its mirror (twice the time to evaluate)");
   app.add_option("--schedule", options.schedule, "step: a tenth after each third of the run")
       ->check(CLI::IsMember({"onecycle", "step", "cosine"}))
       ->capture_default_str();

@@ -244,6 +244,21 @@ TEST_CASE("an augmented image is a shifted, perhaps mirrored window of its sourc
   CHECK(variants.size() > 10);
 }
 
+TEST_CASE("mirrored exchanges left and right, and nothing else") {
+  Dataset set{.images = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
+              .labels = {4},
+              .height = 2,
+              .width = 3,
+              .channels = 2};
+  const Dataset mirror = ft::data::mirrored(set);
+  CHECK(mirror.images == std::vector<std::uint8_t>{5, 6, 3, 4, 1, 2, 11, 12, 9, 10, 7, 8});
+  CHECK(mirror.labels == set.labels);
+  CHECK(ft::data::mirrored(mirror).images == set.images);
+  CHECK(ft::data::mirrored({}).images.empty());
+  set.images.pop_back();
+  CHECK(contains(message_of([&] { ft::data::mirrored(set); }), "expected 12 bytes of images, got 11"));
+}
+
 TEST_CASE("cutout blanks one square of the augmented image, wherever it lies") {
   const Dataset set = numbered(200);
   const auto pixels = [&](std::int64_t cutout) {

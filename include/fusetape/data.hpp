@@ -44,6 +44,10 @@ struct SyntheticOptions {
 /// classes look the same for every seed.
 Dataset synthetic_images(SyntheticOptions options = {}, Location at = Location::current());
 
+/// Every image with left and right exchanged; the labels stay. Averaging a model's logits over a test set and
+/// its mirror is the usual test-time augmentation beside `flip` in training.
+Dataset mirrored(Dataset dataset, Location at = Location::current());
+
 struct DataLoaderOptions {
   std::int64_t batch = 128;
   bool shuffle = true;
