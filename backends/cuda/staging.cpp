@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "fusetape/error.hpp"
+
 namespace fusetape::backends::cuda {
 
 Staging::Staging(DeviceApi& device) : device_(device) {
-  fill(small_, 16, false);
-  fill(large_, 2, true);
+  for (int i = 0; i < 16; ++i) add_slot(small_, false);
+  for (int i = 0; i < 2; ++i) add_slot(large_, true);
 }
 
 Staging::~Staging() {
@@ -19,13 +21,27 @@ Staging::~Staging() {
   }
 }
 
-void Staging::fill(Ring& ring, std::size_t slots, bool with_landing) {
-  for (std::size_t i = 0; i < slots; ++i) {
-    Slot& slot = ring.slots.emplace_back();
+void Staging::add_slot(Ring& ring, bool with_landing) {
+  Slot slot;
+  if (with_landing) slot.landing = static_cast<std::byte*>(device_.allocate(ring.slot_bytes));
+  try {
     slot.pinned = static_cast<std::byte*>(device_.allocate_pinned(ring.slot_bytes));
-    if (with_landing) slot.landing = static_cast<std::byte*>(device_.allocate(ring.slot_bytes));
-    slot.arrived = device_.make_event();
-    slot.done = device_.make_event();
+  } catch (const Error&) {
+    if (with_landing) device_.free(slot.landing);
+    throw;
+  }
+  slot.arrived = device_.make_event();
+  slot.done = device_.make_event();
+  ring.slots.push_back(slot);
+}
+
+void Staging::make_room(std::size_t bytes) {
+  const std::size_t parts = (bytes + large_.slot_bytes - 1) / large_.slot_bytes;
+  const std::size_t wanted = std::min(2 * parts, most_large_slots);
+  try {
+    while (large_.slots.size() < wanted) add_slot(large_, true);
+  } catch (const Error&) {
+    // No memory for more: the slots that there are take turns more often.
   }
 }
 
@@ -39,6 +55,7 @@ Staging::Slot& Staging::next_slot(Ring& ring) const {
 
 void Staging::upload(void* to, const void* from, std::size_t bytes) {
   const std::lock_guard lock(mutex_);
+  if (bytes > small_.slot_bytes) make_room(bytes);
   Ring& ring = bytes <= small_.slot_bytes ? small_ : large_;
   for (std::size_t at = 0; at < bytes; at += ring.slot_bytes) {
     const std::size_t count = std::min(ring.slot_bytes, bytes - at);

@@ -12,10 +12,13 @@ namespace fusetape::backends::cuda {
 ///
 /// What is small (scalars) goes through the compute stream. What is large (the next batch) goes beside it, to
 /// a landing place on the device, while the kernels of the last run are still at work, and waits there for
-/// its turn: the compute stream moves it to its place. Slots take turns, so the host is at most two large
-/// uploads ahead.
+/// its turn: the compute stream moves it to its place. Slots take turns; there are as many as two of the
+/// largest uploads so far need, so that the host may be two of them ahead.
 class Staging {
  public:
+  /// An upload beyond half of what so many large slots hold waits for the run that is at work.
+  static constexpr std::size_t large_slot_bytes = std::size_t{4} << 20, most_large_slots = 32;
+
   explicit Staging(DeviceApi& device);
   ~Staging();
   Staging(const Staging&) = delete;
@@ -38,13 +41,14 @@ class Staging {
     std::vector<Slot> slots;
     std::size_t turn = 0;
   };
-  void fill(Ring& ring, std::size_t slots, bool with_landing);
+  void add_slot(Ring& ring, bool with_landing);
+  void make_room(std::size_t bytes);
   Slot& next_slot(Ring& ring) const;
 
   DeviceApi& device_;
   std::mutex mutex_;
   Ring small_{.slot_bytes = std::size_t{64} << 10};
-  Ring large_{.slot_bytes = std::size_t{4} << 20};
+  Ring large_{.slot_bytes = large_slot_bytes};
 };
 
 }  // namespace fusetape::backends::cuda

@@ -125,6 +125,7 @@ void HostDouble::refuse_in_capture(const char* what) const {
 void* HostDouble::allocate(std::size_t bytes) {
   const std::lock_guard lock(mutex_);
   refuse_in_capture("memory is allocated");
+  if (!memory_refusal_.empty()) fail(memory_refusal_);
   void* data = new_memory(bytes);
   device_[address(data)] = bytes;
   return data;
@@ -397,6 +398,11 @@ void HostDouble::free_graph(GraphId graph) {
 void HostDouble::refuse_operations(std::string why) {
   const std::lock_guard lock(mutex_);
   refusal_ = std::move(why);
+}
+
+void HostDouble::refuse_memory(std::string why) {
+  const std::lock_guard lock(mutex_);
+  memory_refusal_ = std::move(why);
 }
 
 void HostDouble::begin_building() {

@@ -70,6 +70,8 @@ class HostDouble final : public backends::cuda::DeviceApi {
 
   /// From now on the libraries refuse to build anything, with these words; empty: they build again.
   void refuse_operations(std::string why);
+  /// From now on allocations fail, with these words; empty: there is memory again.
+  void refuse_memory(std::string why);
   /// Every capture fails at its end, with this reason, until it is empty.
   void refuse_captures(std::string why);
   /// Operations of the libraries that were built.
@@ -116,7 +118,7 @@ class HostDouble final : public backends::cuda::DeviceApi {
   std::vector<std::unique_ptr<KernelEntry>> programs_;
   std::set<std::string> kernels_run_;
   std::int64_t waits_ = 0, operations_built_ = 0;
-  std::string refusal_, capture_refusal_;
+  std::string refusal_, memory_refusal_, capture_refusal_;
 };
 
 }  // namespace fusetape::tests
