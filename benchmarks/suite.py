@@ -29,6 +29,7 @@ ROWS = [
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="rows of this model")
+    parser.add_argument("--rounds", type=int, help="in every row; default: as the table says")
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], help="of PyTorch")
     parser.add_argument("--python", help="a Python that has PyTorch; default: as vs_pytorch.py finds one")
     parser.add_argument("--noise", default="0.05", help="share of the machine that others may use in a round")
@@ -38,6 +39,7 @@ def arguments():
 
 def compare(row, options, folder):
     model, batch, precision, threads, steps, rounds = row
+    rounds = options.rounds or rounds
     result = Path(folder) / "row.json"
     command = [sys.executable, HERE / "vs_pytorch.py", "--model", model, "--batch", str(batch), "--precision", precision,
                "--threads", str(threads), "--steps", str(steps), "--rounds", str(rounds), "--noise", options.noise,
