@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -76,6 +77,12 @@ struct Support {
   std::string reason;  ///< why not
 };
 
+/// A part of a batch norm (or of its gradient) that a convolution may carry.
+enum class NormPart : std::uint8_t {
+  applied,  ///< to what the convolution reads
+  sums,     ///< over what it writes
+};
+
 /// A device's execution. Kernel choice is an ordered list of candidates inside `compile`, reference last.
 class Backend {
  public:
@@ -102,10 +109,10 @@ class Backend {
   virtual void set_threads(int threads) { static_cast<void>(threads); }
   /// Whether a fused group can run as one kernel. Single nodes always can.
   virtual Support supports(const plan::Graph& graph, const plan::Group& group) const = 0;
-  /// Whether the kernel of this convolution (or gradient of one) transforms its operands, so that parts of a
-  /// batch norm beside it cost next to nothing there.
-  virtual bool carries(const plan::Graph& graph, const plan::GraphNode& convolution) const {
-    static_cast<void>(graph), static_cast<void>(convolution);
+  /// Whether the kernel of this convolution (or gradient of one) has a place where a part of a batch norm
+  /// beside it costs next to nothing.
+  virtual bool carries(const plan::Graph& graph, const plan::GraphNode& convolution, NormPart part) const {
+    static_cast<void>(graph), static_cast<void>(convolution), static_cast<void>(part);
     return false;
   }
   /// Times kernels for the graph's nodes, once for each kind of node, and notes the fastest on them

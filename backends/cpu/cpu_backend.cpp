@@ -134,7 +134,8 @@ class CpuBackend final : public Backend {
     return {.ok = false, .reason = choice.refusals};
   }
 
-  bool carries(const Graph& graph, const plan::GraphNode& convolution) const override {
+  /// Winograd's transforms have a place for both parts.
+  bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart) const override {
     return cpu::winograd_serves(graph, convolution).ok;
   }
 

@@ -2,7 +2,7 @@
 
 #include "backends/cuda/candidates.hpp"
 
-/// Which groups the batch norm kernels take.
+/// Which groups the batch norm kernels take, and what they share.
 namespace fusetape::backends::cuda {
 namespace {
 
@@ -29,5 +29,27 @@ constexpr Candidate candidates[] = {
 }  // namespace
 
 std::span<const Candidate> batch_norms() { return candidates; }
+
+NormResults norm_results(const plan::NormRoles& norm, const core::BatchNormAttrs& attrs,
+                         std::int64_t channels, const KernelArgs& args, Access& access) {
+  NormResults to{.eps = attrs.eps, .momentum = attrs.momentum};
+  const std::size_t bytes = static_cast<std::size_t>(channels) * sizeof(float);
+  const auto read = [&](const float*& pointer, int value) {
+    pointer = args.in<float>(value);
+    access.reads.push_back({pointer, bytes});
+  };
+  const auto write = [&](float*& pointer, int value) {
+    if (value < 0) return;
+    pointer = args.out<float>(value);
+    access.writes.push_back({pointer, bytes});
+  };
+  write(to.batch_mean, norm.mean);
+  write(to.inv_std, norm.inv_std);
+  if (norm.new_running_mean >= 0) read(to.running_mean, norm.running_mean);
+  if (norm.new_running_var >= 0) read(to.running_var, norm.running_var);
+  write(to.new_mean, norm.new_running_mean);
+  write(to.new_var, norm.new_running_var);
+  return to;
+}
 
 }  // namespace fusetape::backends::cuda

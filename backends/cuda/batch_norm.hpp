@@ -3,8 +3,9 @@
 
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/device_kernel.hpp"
-#include "backends/cuda/kernels/channel_parts.hpp"
+#include "backends/cuda/kernels/norm_forward.hpp"
 #include "backends/norm_groups.hpp"
+#include "core/op_attrs.hpp"
 
 /// The two kernels of batch norm: forward and backward, alone and with add and ReLU.
 namespace fusetape::backends::cuda {
@@ -12,6 +13,11 @@ namespace fusetape::backends::cuda {
 std::unique_ptr<Kernel> make_norm_forward(const plan::Graph& graph, const plan::Group& group, Device& device);
 std::unique_ptr<Kernel> make_norm_backward(const plan::Graph& graph, const plan::Group& group,
                                            Device& device);
+
+/// Where a norm's statistics go and what is tracked, by the roles that somebody wants; `access` gets what
+/// that reads and writes. The scale and shift of y are the caller's to add.
+NormResults norm_results(const plan::NormRoles& norm, const core::BatchNormAttrs& attrs,
+                         std::int64_t channels, const KernelArgs& args, Access& access);
 
 /// Rows and channels of a normalised tensor, and how sums over its rows are shared out.
 inline int norm_width(const plan::GraphValue& x) { return x.shape.back() % 8 == 0 ? 8 : 1; }

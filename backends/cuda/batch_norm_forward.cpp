@@ -1,6 +1,4 @@
 #include "backends/cuda/batch_norm.hpp"
-#include "backends/cuda/kernels/norm_forward.hpp"
-#include "core/op_attrs.hpp"
 
 /// y = [relu] (norm₁(x₁) [+ norm₂(x₂)] [+ z]): a pass for the statistics, if they are not given, and one for
 /// y and what else somebody reads of it.
@@ -98,34 +96,18 @@ class NormForwardKernel final : public DeviceKernel {
   void finish_statistics(const KernelArgs& args, int i) const {
     const Scratch scratch = carve(args.scratch);
     const NormRoles& norm = roles_.norm[i];
+    Access access{{partial(scratch.mean), partial(scratch.square)}, {}};
     NormStatistics::Args to{.mean = scratch.mean,
                             .square = scratch.square,
                             .parts = parts_,
-                            .eps = attrs_[i].eps,
-                            .momentum = attrs_[i].momentum};
-    Access access{{partial(scratch.mean), partial(scratch.square)}, {}};
-    const auto read = [&](const float*& pointer, int value) {
-      if (value < 0) return;
-      pointer = args.in<float>(value);
-      access.reads.push_back(whole(args, value));
-    };
-    const auto write = [&](float*& pointer, int value) {
-      if (value < 0) return;
-      pointer = args.out<float>(value);
-      access.writes.push_back(whole(args, value));
-    };
-    write(to.batch_mean, norm.mean);
-    write(to.inv_std, norm.inv_std);
-    if (norm.new_running_mean >= 0) read(to.running_mean, norm.running_mean);
-    if (norm.new_running_var >= 0) read(to.running_var, norm.running_var);
-    write(to.new_mean, norm.new_running_mean);
-    write(to.new_var, norm.new_running_var);
+                            .results = norm_results(norm, attrs_[i], parts_.channels, args, access)};
     if (applies_) {
-      read(to.gamma, norm.gamma);
-      read(to.beta, norm.beta);
-      to.a = scratch.a[i];
-      to.s = scratch.s[i];
-      access.writes.insert(access.writes.end(), {channels(to.a), channels(to.s)});
+      to.results.gamma = args.in<float>(norm.gamma);
+      to.results.beta = args.in<float>(norm.beta);
+      to.results.a = scratch.a[i];
+      to.results.s = scratch.s[i];
+      access.reads.insert(access.reads.end(), {whole(args, norm.gamma), whole(args, norm.beta)});
+      access.writes.insert(access.writes.end(), {channels(to.results.a), channels(to.results.s)});
     }
     launch<NormStatistics>(ChannelTotals::grid(parts_.channels), to, access);
   }

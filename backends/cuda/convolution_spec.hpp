@@ -22,7 +22,8 @@ struct ConvolutionSpec {
   bool bias = false;  ///< {k}, of `dtype`
   bool add = false;   ///< z, of the result's shape and dtype
   bool relu = false;
-  bool tf32 = false;  ///< products of f32 may be rounded to 10 bits of mantissa
+  bool statistics = false;  ///< also Σy and Σy² of each of the k channels, in f32; forward only
+  bool tf32 = false;        ///< products of f32 may be rounded to 10 bits of mantissa
   bool timed = true;  ///< the fastest of the library's kernels; else its first guess, the same in every run
 
   bool operator==(const ConvolutionSpec&) const = default;
@@ -32,6 +33,7 @@ struct ConvolutionSpec {
 struct OperationArgs {
   const void *a = nullptr, *b = nullptr, *bias = nullptr, *z = nullptr;
   void* out = nullptr;
+  void *sum = nullptr, *square = nullptr;
   void* workspace = nullptr;
 };
 

@@ -1,5 +1,7 @@
 #include "backends/cuda/convolutions.hpp"
 
+#include <algorithm>
+
 #include "core/op_attrs.hpp"
 
 /// Convolutions with what stands behind them, and their gradients, through the library (cuDNN).
@@ -17,11 +19,11 @@ struct Tensors {
   int x, w, y;
 };
 
-ConvolutionSpec spec_of(const Graph& graph, int node, Pass pass, const Tensors& tensors,
+ConvolutionSpec spec_of(const Graph& graph, const GraphNode& node, Pass pass, const Tensors& tensors,
                         const OperationRoles& roles) {
   const Shape &x = graph.value(tensors.x).shape, &w = graph.value(tensors.w).shape,
               &y = graph.value(tensors.y).shape;
-  const auto attrs = graph.node(node).attrs.as<core::ConvAttrs>();
+  const auto attrs = node.attrs.as<core::ConvAttrs>();
   return {.pass = pass,
           .dtype = graph.value(roles.a).dtype,
           .result = graph.value(roles.out).dtype,
@@ -47,7 +49,8 @@ ConvolutionSpec spec_of(const Graph& graph, int node, Pass pass, const Tensors& 
           .timed = graph.timing};
 }
 
-LibraryConvolution forward(const Graph& graph, int node, const OperationRoles& roles, bool relu) {
+LibraryConvolution forward(const Graph& graph, const GraphNode& node, const OperationRoles& roles,
+                           bool relu) {
   LibraryConvolution conv{
       .spec = spec_of(graph, node, Pass::forward, {.x = roles.a, .w = roles.b, .y = roles.out}, roles),
       .roles = roles};
@@ -55,46 +58,57 @@ LibraryConvolution forward(const Graph& graph, int node, const OperationRoles& r
   return conv;
 }
 
-LibraryConvolution grad_input(const Graph& graph, int node, const OperationRoles& roles) {
+LibraryConvolution grad_input(const Graph& graph, const GraphNode& node, const OperationRoles& roles) {
   return {.spec = spec_of(graph, node, Pass::grad_input, {.x = roles.out, .w = roles.b, .y = roles.a}, roles),
           .roles = roles};
 }
 
-LibraryConvolution grad_weight(const Graph& graph, int node, const OperationRoles& roles) {
+LibraryConvolution grad_weight(const Graph& graph, const GraphNode& node, const OperationRoles& roles) {
   return {
       .spec = spec_of(graph, node, Pass::grad_weight, {.x = roles.a, .w = roles.out, .y = roles.b}, roles),
       .roles = roles};
 }
 
 /// A convolution, or a gradient of one, by itself.
-std::optional<LibraryConvolution> single(const Graph& graph, int id) {
-  const GraphNode& node = graph.node(id);
-  const auto roles = [&] {
-    return OperationRoles{.a = node.inputs[0], .b = node.inputs[1], .out = node.outputs[0]};
-  };
-  if (node.op->is("conv2d")) return forward(graph, id, roles(), false);
-  if (node.op->is("conv2d_grad_input")) return grad_input(graph, id, roles());
-  if (node.op->is("conv2d_grad_weight")) return grad_weight(graph, id, roles());
+OperationRoles roles_of(const GraphNode& node) {
+  return {.a = node.inputs[0], .b = node.inputs[1], .out = node.outputs[0]};
+}
+
+std::optional<LibraryConvolution> single(const Graph& graph, const GraphNode& node) {
+  if (node.op->is("conv2d")) return forward_convolution(graph, node);
+  if (node.op->is("conv2d_grad_input")) return grad_input(graph, node, roles_of(node));
+  if (node.op->is("conv2d_grad_weight")) return grad_weight(graph, node, roles_of(node));
   return std::nullopt;
 }
 
 }  // namespace
 
+LibraryConvolution forward_convolution(const Graph& graph, const GraphNode& conv) {
+  return forward(graph, conv, roles_of(conv), false);
+}
+
 std::optional<LibraryConvolution> convolution_of(const Graph& graph, const Group& group) {
   switch (group.pattern) {
     case Pattern::single:
-      return single(graph, group.nodes[0]);
+      return single(graph, graph.node(group.nodes[0]));
     case Pattern::convolution: {
       const plan::Convolution& c = group.conv;
-      return forward(graph, c.conv_node, {.a = c.x, .b = c.w, .bias = c.bias, .z = c.z, .out = c.y}, c.relu);
+      return forward(graph, graph.node(c.conv_node),
+                     {.a = c.x, .b = c.w, .bias = c.bias, .z = c.z, .out = c.y}, c.relu);
+    }
+    case Pattern::carried: {
+      if (!is_with_statistics(group)) return std::nullopt;
+      LibraryConvolution conv = forward_convolution(graph, graph.node(group.carried.conv_node));
+      conv.spec.statistics = true;
+      return conv;
     }
     case Pattern::conv_grad_input_add: {
       const plan::ConvGradInputAdd& c = group.conv_grad_add;
-      return grad_input(graph, c.conv_node, {.a = c.g, .b = c.w, .z = c.other, .out = c.dx});
+      return grad_input(graph, graph.node(c.conv_node), {.a = c.g, .b = c.w, .z = c.other, .out = c.dx});
     }
     case Pattern::conv_grad_weight_cast: {
       const plan::ConvGradWeightCast& c = group.conv_grad_cast;
-      return grad_weight(graph, c.conv_node, {.a = c.x, .b = c.g, .out = c.dw});
+      return grad_weight(graph, graph.node(c.conv_node), {.a = c.x, .b = c.g, .out = c.dw});
     }
     default:
       return std::nullopt;
@@ -113,7 +127,8 @@ std::string not_for_a_library(const Group& group) {
       if (group.conv.before_relu >= 0) return "what the ReLU reads is wanted, too: one result is written";
       return {};
     case Pattern::carried:
-      return "no transform that parts of a batch norm could ride in";
+      if (!is_with_statistics(group)) return "no transform that parts of a batch norm could ride in";
+      return {};
     case Pattern::conv_siblings:
     case Pattern::conv_grad_weight_siblings:
     case Pattern::conv_grad_input_siblings:
@@ -140,11 +155,27 @@ Support supports(const Graph& graph, const Group& group, Device& device) {
   return {.ok = built.operation != nullptr, .reason = built.refusal};
 }
 
+/// Why the statistics of a batch norm that reads the result are not made with it; empty: none reads it.
+std::string without_statistics(const Graph& graph, const Group& group, Device& device) {
+  const GraphNode& node = graph.node(group.nodes[0]);
+  if (group.pattern != Pattern::single || !node.op->is("conv2d")) return {};
+  const std::vector<int>& readers = graph.value(node.outputs[0]).consumers;
+  const bool normed = std::any_of(readers.begin(), readers.end(), [&](int reader) {
+    return graph.node(reader).op->is("batch_norm") || graph.node(reader).op->is("batch_norm_statistics");
+  });
+  if (!normed) return {};
+  const Support support = carries_statistics(graph, node, device);
+  return support.ok ? "" : "without its batch norm's statistics: cudnn: " + support.reason;
+}
+
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group, Device& device) {
   const LibraryConvolution conv = *convolution_of(graph, group);
   if (is_empty(conv.spec)) return make_empty_sum(graph, device, conv.roles.out);
   if (is_folded(group)) return make_folded_convolution(graph, group, device);
-  return make_library_kernel(graph, device, device.libraries.find(conv.spec).operation, conv.roles);
+  if (is_with_statistics(group)) return make_convolution_statistics(graph, group, device);
+  auto kernel = make_library_kernel(graph, device, device.libraries.find(conv.spec).operation, conv.roles);
+  kernel->why = without_statistics(graph, group, device);
+  return kernel;
 }
 
 constexpr Candidate candidates[] = {{"cudnn", supports, make}};

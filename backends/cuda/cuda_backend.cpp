@@ -3,6 +3,7 @@
 #include <array>
 
 #include "backends/cuda/candidates.hpp"
+#include "backends/cuda/convolutions.hpp"
 #include "backends/cuda/faults.hpp"
 #include "backends/cuda/graph_replay.hpp"
 #include "backends/cuda/host_kernel.hpp"
@@ -95,6 +96,11 @@ class DeviceBackend final : public Backend {
     if (choice.candidate != nullptr) return {};
     return {.ok = false,
             .reason = choice.refusals.empty() ? "no CUDA kernel for " + group.name : choice.refusals};
+  }
+
+  bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart part) const override {
+    Device device = made_on();
+    return part == NormPart::sums && cuda::carries_statistics(graph, convolution, device).ok;
   }
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {

@@ -55,7 +55,8 @@ class LibraryOperation {
  public:
   virtual ~LibraryOperation() = default;
   virtual std::size_t workspace_bytes() const = 0;
-  std::string name;  ///< "cudnn:…", with the engine that was chosen
+  std::string name;    ///< "cudnn:…", with the engine that was chosen
+  double seconds = 0;  ///< of one run, measured when it was built; 0: not measured
 };
 
 /// A kernel that was made from source text at run time. Lives as long as the device.

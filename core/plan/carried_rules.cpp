@@ -207,6 +207,20 @@ std::optional<Group> match_carried_forward(const Cover& cover, int node, NearMis
   return std::move(match).finish();
 }
 
+/// Without what could be before the convolution: for kernels that only have a place behind it. Where nothing
+/// is before it, the rule above has tried the same group.
+std::optional<Group> match_conv_statistics(const Cover& cover, int node, NearMiss&) {
+  CarriedMatch prologue(cover, node);
+  prologue.prologue(prologue.node().inputs[0], prologue.roles().x);
+  if (!prologue.roles().x.present()) return std::nullopt;
+  CarriedMatch match(cover, node);
+  match.roles().x.value = match.node().inputs[0];
+  match.roles().w = match.node().inputs[1];
+  match.bias();
+  match.statistics();
+  return std::move(match).finish();
+}
+
 std::optional<Group> match_carried_grad_input(const Cover& cover, int node, NearMiss&) {
   CarriedMatch match(cover, node);
   match.roles().w = match.node().inputs[1];

@@ -10,6 +10,8 @@
 namespace fusetape::plan {
 namespace {
 
+using backends::NormPart;
+
 class Carry {
  public:
   Carry(Graph& graph, const backends::Backend& backend) : graph_(graph), backend_(backend) {}
@@ -40,14 +42,14 @@ class Carry {
  private:
   const GraphNode* producer(int value, std::string_view op) const { return graph_.producer_if(value, op); }
 
-  bool carries(int node) const {
+  bool carries(int node, NormPart part) const {
     const GraphNode& conv = graph_.node(node);
-    return conv.op->name.starts_with("conv2d") && backend_.carries(graph_, conv);
+    return conv.op->name.starts_with("conv2d") && backend_.carries(graph_, conv, part);
   }
 
   /// As an operand that it transforms: a forward's x, a weight gradient's x or g, an input gradient's g.
   bool carries_operand(int reader, int value) const {
-    if (!carries(reader)) return false;
+    if (!carries(reader, NormPart::applied)) return false;
     const GraphNode& conv = graph_.node(reader);
     const bool weights = conv.op->is("conv2d_grad_weight");
     return (conv.inputs[0] == value) != (weights && conv.inputs[1] == value);
@@ -70,7 +72,7 @@ class Carry {
 
   bool pays_forward(const GraphNode& norm) const {
     const GraphValue& x = graph_.value(norm.inputs[0]);
-    if (producer(norm.inputs[0], "conv2d") != nullptr && carries(x.producer)) return true;
+    if (producer(norm.inputs[0], "conv2d") != nullptr && carries(x.producer, NormPart::sums)) return true;
     const int result = result_of(norm.outputs[0]);
     const std::vector<int>& readers = graph_.value(result).consumers;
     return std::any_of(readers.begin(), readers.end(), [&](int reader) {
@@ -87,7 +89,8 @@ class Carry {
     if (mask == nullptr) return false;
     const GraphNode* fork = producer(mask->inputs[0], "add");
     const auto made_by_carrier = [&](int value) {
-      return producer(value, "conv2d_grad_input") != nullptr && carries(graph_.value(value).producer);
+      return producer(value, "conv2d_grad_input") != nullptr &&
+             carries(graph_.value(value).producer, NormPart::sums);
     };
     return fork == nullptr ? made_by_carrier(mask->inputs[0])
                            : std::any_of(fork->inputs.begin(), fork->inputs.end(), made_by_carrier);

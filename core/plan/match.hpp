@@ -21,7 +21,7 @@ int only_if_used(const Graph& graph, int value);
 using Match = std::optional<Group>(const Cover& cover, int node, NearMiss& miss);
 
 // carried_rules.cpp
-Match match_carried_forward, match_carried_grad_input, match_carried_grad_weight;
+Match match_carried_forward, match_conv_statistics, match_carried_grad_input, match_carried_grad_weight;
 // norm_rules.cpp
 Match match_batch_norm_relu_mask, match_batch_norm_add_relu, match_batch_norm_relu;
 Match match_norm_gradient_recomputed, match_norm_gradient_from_y, match_norm_gradient_from_bits;

@@ -11,6 +11,7 @@ using enum Family;
 /// passes of their own that are switched here, too.
 constexpr Rule rules[] = {
     {"batch norm in conv2d's transforms", transform, "conv2d", match_carried_forward},
+    {"conv2d+batch_norm_statistics", transform, "conv2d", match_conv_statistics},
     {"batch norm in conv2d_grad_input's transforms", transform, "conv2d_grad_input",
      match_carried_grad_input},
     {"batch norm in conv2d_grad_weight's transforms", transform, "conv2d_grad_weight",

@@ -2,6 +2,7 @@
 // asked, and what happens where it refuses.
 #include <doctest/doctest.h>
 
+#include "backends/cuda/convolutions.hpp"
 #include "backends/cuda/cuda_backend.hpp"
 #include "backends/cuda/library_cache.hpp"
 #include "core/tape.hpp"
@@ -115,6 +116,76 @@ TEST_CASE("cuda: a batch norm behind a convolution is folded into its weights, w
                      forward_only({"conv2d+batch_norm_inference+add+relu"})});
   }
   expect_run(KernelList<FoldWeights<float>, FoldWeights<Bf16>, FoldWeights<F16>>{});
+}
+
+TEST_CASE("cuda: a batch norm's statistics come with the convolution where the library makes them") {
+  const Shape x{3, 5, 4, 6};
+  const std::vector<Input> inputs{eighths(x), eighths({6, 3, 3, 6}), scale(6), shift(6)};
+  const auto normed = [](const Tensor& y, In in) { return batch_norm(y, in[2], in[3], {.eps = 1e-2}); };
+  const std::pair<const char*, std::function<Tensor(In)>> cases[] = {
+      {"alone", [&](In in) { return normed(conv2d(in[0], in[1], same), in); }},
+      {"relu", [&](In in) { return relu(normed(conv2d(in[0], in[1], same), in)); }},
+      {"one behind the other",
+       [&](In in) {
+         const Tensor y = relu(normed(conv2d(in[0], in[1], same), in));
+         return relu(normed(conv2d(y, in[1], same), in) + in[0]);
+       }},
+  };
+  for (const auto& [name, call] : cases) {
+    CAPTURE(name);
+    const OpCase op_case{name, inputs, [&call = call](In in) { return call(in); }, forward_only({})};
+    check_on_device(op_case);
+    const OnDouble device;
+    ft::materialize({call(data_for(op_case, DType::f16))});
+    CHECK(contains(launches(), "+batch_norm_statistics by double:convolution; "));
+    CHECK_FALSE(contains(launches(), "; conv2d by "));
+    ft::materialize({call(data_for(op_case, DType::bf16))});
+    CHECK_FALSE(contains(launches(), "batch_norm_statistics"));
+  }
+  expect_run(KernelList<NormStatisticsOfSums>{});
+}
+
+TEST_CASE("cuda: without its batch norm's statistics, a convolution says why") {
+  const OnDouble device;
+  const OpCase op_case{"", {eighths({2, 5, 4, 6}), eighths({6, 3, 3, 6}), scale(6), shift(6)}, {}};
+  const Inputs in = data_for(op_case, DType::bf16);
+  ft::materialize({batch_norm(conv2d(in[0], in[1], same), in[2], in[3])});
+  CHECK(ft::explain().groups[0].why ==
+        "without its batch norm's statistics: cudnn: statistics beside f16 only");
+}
+
+TEST_CASE("cuda: the running statistics are tracked from the convolution's sums") {
+  const OpCase op_case{"", {eighths({4, 6, 5, 3}), eighths({8, 3, 3, 3}), scale(8), shift(8)}, {}};
+  const auto tracked = [&](const char* backend) {
+    const OnBackend on(backend);
+    const Inputs in = data_for(op_case, DType::f16);
+    const Tensor mean = ft::zeros({8}), var = ft::ones({8});
+    const ft::BatchNormResult result =
+        batch_norm(conv2d(in[0], in[1], same), in[2], in[3], mean, var, {.momentum = 0.3});
+    ft::materialize({result.y, result.running_mean, result.running_var});
+    std::vector<float> all = result.running_mean.to_vector();
+    for (const float value : result.running_var.to_vector()) all.push_back(value);
+    return all;
+  };
+  const std::vector<float> expected = tracked("reference"), got = tracked("cuda double");
+  REQUIRE(got.size() == expected.size());
+  for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == doctest::Approx(expected[i]).epsilon(2e-3));
+}
+
+TEST_CASE("cuda: statistics ride in a convolution where that was not measured slower than a pass") {
+  struct Row {
+    double with, without, pass;
+    bool pays;
+  };
+  for (const Row& row : {Row{0, 5, 1, true},
+                         {5, 0, 1, true},
+                         {5, 5, 1, true},
+                         {5.9, 5, 1, true},
+                         {6, 5, 1, false},
+                         {9, 5, 1, false}}) {
+    CAPTURE(row.with);
+    CHECK(pays_with_statistics(row.with, row.without, row.pass) == row.pays);
+  }
 }
 
 TEST_CASE("cuda: no images and empty products are zeros, without a library") {

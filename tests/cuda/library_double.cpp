@@ -1,5 +1,6 @@
 #include "library_double.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <vector>
@@ -94,6 +95,20 @@ class ConvolutionDouble final : public LibraryDouble {
       for (double& sum : sums) sum = relu(sum);
     }
     core::from_doubles(sums.data(), s_.result, count, args.out);
+    if (s_.statistics) add_up(args);
+  }
+
+  /// Of y as it was rounded, in f32.
+  void add_up(const OperationArgs& args) const {
+    const Doubles y = read(args.out, s_.result, s_.n * s_.oh * s_.ow * s_.k);
+    auto *sum = static_cast<float*>(args.sum), *square = static_cast<float*>(args.square);
+    std::fill_n(sum, s_.k, 0.0f);
+    std::fill_n(square, s_.k, 0.0f);
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const std::size_t channel = i % static_cast<std::size_t>(s_.k);
+      sum[channel] += static_cast<float>(y[i]);
+      square[channel] += static_cast<float>(y[i] * y[i]);
+    }
   }
 
   ConvolutionSpec s_;
@@ -141,6 +156,7 @@ class ProductDouble final : public LibraryDouble {
 }  // namespace
 
 std::unique_ptr<LibraryDouble> make_convolution_double(const ConvolutionSpec& spec) {
+  if (spec.statistics && spec.dtype != DType::f16) throw Error("double", "statistics beside f16 only");
   return std::make_unique<ConvolutionDouble>(spec);
 }
 

@@ -16,7 +16,7 @@ using Pass = ConvolutionSpec::Pass;
 
 constexpr std::int64_t most_workspace_bytes = std::int64_t{1} << 30;
 
-enum Uid : std::int64_t { uid_a = 1, uid_b, uid_bias, uid_z, uid_out };
+enum Uid : std::int64_t { uid_a = 1, uid_b, uid_bias, uid_z, uid_out, uid_sum, uid_square };
 
 fe::DataType_t type_of(DType dtype) {
   switch (dtype) {
@@ -73,6 +73,11 @@ class Builder {
     }
     if (s_.pass == Pass::grad_weight && s_.result != s_.dtype) result = cast(result);
     describe(*result, uid_out, s_.result, result_extents()).set_output(true);
+    if (s_.statistics) {
+      const auto [sum, square] = graph_->genstats(result, fe::graph::Genstats_attributes());
+      describe(*sum, uid_sum, DType::f32, {1, s_.k, 1, 1}).set_output(true);
+      describe(*square, uid_square, DType::f32, {1, s_.k, 1, 1}).set_output(true);
+    }
     return std::move(graph_);
   }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <tuple>
 #include <utility>
 
 #include "backends/cuda/device/convolution_graph.hpp"
@@ -16,6 +17,7 @@ namespace fe = cudnn_frontend;
 struct ConvolutionPlan {
   std::unique_ptr<fe::graph::Graph> graph;
   std::int64_t candidate = 0;  ///< of the graph's
+  double milliseconds = 0;     ///< 0: not timed
   std::size_t workspace_bytes = 0;
   std::string name;
 };
@@ -42,7 +44,8 @@ cudaStream_t stream_of(cudnnHandle_t handle) {
 class Pointers {
  public:
   explicit Pointers(const OperationArgs& args) {
-    for (const void* pointer : {args.a, args.b, args.bias, args.z, static_cast<const void*>(args.out)}) {
+    const void *const out = args.out, *const sum = args.sum, *const square = args.square;
+    for (const void* pointer : {args.a, args.b, args.bias, args.z, out, sum, square}) {
       if (pointer != nullptr) all_[static_cast<std::size_t>(count_++)] = const_cast<void*>(pointer);
     }
   }
@@ -50,7 +53,7 @@ class Pointers {
   int count() const { return count_; }
 
  private:
-  std::array<void*, 5> all_ = {};
+  std::array<void*, 7> all_ = {};
   int count_ = 0;
 };
 
@@ -77,6 +80,10 @@ class TimingBuffers {
     if (s.bias) args.bias = make(s.k, s.dtype);
     if (s.add) args.z = make(out, s.result);
     args.out = make(out, s.result);
+    if (s.statistics) {
+      args.sum = make(s.k, DType::f32);
+      args.square = make(s.k, DType::f32);
+    }
     if (workspace_bytes > 0) args.workspace = make(static_cast<std::int64_t>(workspace_bytes), DType::u8);
   }
 
@@ -137,9 +144,9 @@ double milliseconds_of(const ConvolutionPlan& plan, std::int64_t candidate, cudn
   return best;
 }
 
-/// With nothing else on the device. Where there is no memory for it: cuDNN's first guess.
-std::int64_t fastest(const ConvolutionPlan& plan, const std::vector<std::int64_t>& candidates,
-                     const ConvolutionSpec& spec, cudnnHandle_t handle) try {
+/// With nothing else on the device. Where there is no memory for it, cuDNN's first guess stays.
+void take_fastest(ConvolutionPlan& plan, const std::vector<std::int64_t>& candidates,
+                  const ConvolutionSpec& spec, cudnnHandle_t handle) try {
   std::int64_t workspace = 0;
   for (const std::int64_t candidate : candidates) {
     workspace = std::max(workspace, plan.graph->get_workspace_size_plan_at_index(candidate));
@@ -150,16 +157,16 @@ std::int64_t fastest(const ConvolutionPlan& plan, const std::vector<std::int64_t
   for (const std::int64_t candidate : candidates) {
     times.emplace_back(milliseconds_of(plan, candidate, handle, buffers.args), candidate);
   }
-  return std::min_element(times.begin(), times.end())->second;
+  std::tie(plan.milliseconds, plan.candidate) = *std::min_element(times.begin(), times.end());
 } catch (const Error&) {
-  return candidates.front();
 }
 
 ConvolutionPlan build(const ConvolutionSpec& spec, cudnnHandle_t handle) {
   ConvolutionPlan plan{.graph = graph_of(spec)};
   fe::graph::Graph& graph = *plan.graph;
   const auto candidates = build_candidates(graph, spec, handle, spec.timed ? most_timed_candidates : 1);
-  plan.candidate = candidates.size() == 1 ? candidates.front() : fastest(plan, candidates, spec, handle);
+  plan.candidate = candidates.front();
+  if (spec.timed) take_fastest(plan, candidates, spec, handle);
   plan.workspace_bytes = static_cast<std::size_t>(graph.get_workspace_size_plan_at_index(plan.candidate));
   check(graph.get_plan_name_at_index(plan.candidate, plan.name));
   return plan;
@@ -169,6 +176,7 @@ class CudnnConvolution final : public QueuedOperation {
  public:
   CudnnConvolution(cudnnHandle_t handle, ConvolutionPlan plan) : handle_(handle), plan_(std::move(plan)) {
     name = "cudnn:" + plan_.name;
+    seconds = plan_.milliseconds * 1e-3;
     need_workspace(plan_.workspace_bytes);
   }
 

@@ -80,15 +80,37 @@ struct NormMoments {
   }
 };
 
+/// What becomes of a channel's statistics. Null where nobody wants one.
+struct NormResults {
+  double eps, momentum;
+  const float *gamma, *beta, *running_mean, *running_var;
+  float *batch_mean, *inv_std, *new_mean, *new_var, *a, *s;
+};
+
+FUSETAPE_HD inline void write_results(const NormResults& to, std::int64_t c, const core::Moments& all) {
+  double variance = all.square / all.count;
+  if (variance < 0) variance = 0;  // rounding; a NaN stays
+  const double unbiased = all.count > 1 ? all.count / (all.count - 1) : 1;
+  const auto mean = static_cast<float>(all.mean);
+  const float inv_std = core::inverse_deviation(variance, to.eps);
+  if (to.batch_mean != nullptr) to.batch_mean[c] = mean;
+  if (to.inv_std != nullptr) to.inv_std[c] = inv_std;
+  if (to.new_mean != nullptr) to.new_mean[c] = core::tracked(to.running_mean[c], all.mean, to.momentum);
+  if (to.new_var != nullptr) {
+    to.new_var[c] = core::tracked(to.running_var[c], variance * unbiased, to.momentum);
+  }
+  if (to.a == nullptr) return;
+  const float a = core::norm_scale(to.gamma[c], inv_std);
+  to.a[c] = a;
+  to.s[c] = core::norm_shift(a, mean, to.beta[c]);
+}
+
 /// From the moments of all blocks: mean, 1/√(σ² + ε), the running statistics, and the scale and shift of y.
-/// Null where nobody wants one.
 struct NormStatistics {
   struct Args {
     const double *mean, *square;  ///< {blocks, channels}
     ChannelParts parts;
-    double eps, momentum;
-    const float *gamma, *beta, *running_mean, *running_var;
-    float *batch_mean, *inv_std, *new_mean, *new_var, *a, *s;
+    NormResults results;
   };
   struct Shared {
     core::Moments moments[ChannelTotals::threads];
@@ -114,28 +136,30 @@ struct NormStatistics {
       for (unsigned i = 0; i < ChannelTotals::slots; ++i) {
         all = core::joined(all, shared.moments[i * ChannelTotals::width + lane]);
       }
-      finish(args, channel, all);
+      write_results(args.results, channel, all);
     }
   }
+};
 
- private:
-  FUSETAPE_HD static void finish(const Args& args, std::int64_t c, const core::Moments& all) {
-    double variance = all.square / all.count;
-    if (variance < 0) variance = 0;  // rounding; a NaN stays
-    const double unbiased = all.count > 1 ? all.count / (all.count - 1) : 1;
-    const auto mean = static_cast<float>(all.mean);
-    const float inv_std = core::inverse_deviation(variance, args.eps);
-    if (args.batch_mean != nullptr) args.batch_mean[c] = mean;
-    if (args.inv_std != nullptr) args.inv_std[c] = inv_std;
-    if (args.new_mean != nullptr)
-      args.new_mean[c] = core::tracked(args.running_mean[c], all.mean, args.momentum);
-    if (args.new_var != nullptr) {
-      args.new_var[c] = core::tracked(args.running_var[c], variance * unbiased, args.momentum);
-    }
-    if (args.a == nullptr) return;
-    const float a = core::norm_scale(args.gamma[c], inv_std);
-    args.a[c] = a;
-    args.s[c] = core::norm_shift(a, mean, args.beta[c]);
+/// The same from Σx and Σx², as a convolution's epilogue leaves them.
+struct NormStatisticsOfSums {
+  struct Args {
+    const float *sum, *square;
+    std::int64_t rows, channels;
+    NormResults results;
+  };
+  using Shared = Nothing;
+  using Local = Nothing;
+  static std::string name() { return "norm_statistics_of_sums"; }
+  static constexpr unsigned threads = 128;
+  static constexpr int phases = 1;
+
+  FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
+    const std::int64_t c = static_cast<std::int64_t>(thread.block_x) * threads + thread.index;
+    if (c >= args.channels) return;
+    const auto count = static_cast<double>(args.rows);
+    const double mean = args.sum[c] / count;
+    write_results(args.results, c, {count, mean, args.square[c] - mean * args.sum[c]});
   }
 };
 

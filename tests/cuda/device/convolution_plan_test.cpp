@@ -96,6 +96,24 @@ TEST_CASE("cuDNN has plans for ResNet-20's convolutions and gradients in every d
   }
 }
 
+TEST_CASE("cuDNN leaves a convolution's statistics in f16, and says so where not") {
+  if (hopper() == nullptr) {
+    MESSAGE("skipped: this cuDNN describes devices in other words");
+    return;
+  }
+  for (const Shape& shape : shapes) {
+    CAPTURE(shape.size);
+    CAPTURE(shape.c);
+    CAPTURE(shape.filter);
+    ConvolutionSpec spec = spec_of(Pass::forward, DType::f16, shape);
+    spec.statistics = true;
+    // Channels in eights; its stem has three.
+    CHECK(first_plan(spec).starts_with("eng") == (shape.c % 8 == 0));
+    spec.dtype = spec.result = DType::bf16;
+    CHECK(first_plan(spec).starts_with("refused: "));
+  }
+}
+
 TEST_CASE("A plan that cuDNN would have to compile is refused without a driver, with that reason") {
   if (hopper() == nullptr || there_is_a_driver()) {
     MESSAGE("skipped: there is a driver, or this cuDNN describes devices in other words");

@@ -287,3 +287,45 @@ TEST_CASE("Convolutions of cuDNN agree with plain loops, or say why there are no
   CHECK(run >= 9);  // without an epilogue there is always a kernel
   MESSAGE(run << " run, " << refused << " refused");
 }
+
+TEST_CASE("cuDNN's statistics of a convolution agree with plain loops, in f16") {
+  CudaDevice* device = device_or_skip();
+  if (device == nullptr) return;
+  const ConvolutionSpec spec{.dtype = DType::f16,
+                             .result = DType::f16,
+                             .n = 4,
+                             .h = 8,
+                             .w = 8,
+                             .c = 16,
+                             .k = 32,
+                             .r = 3,
+                             .s = 3,
+                             .oh = 8,
+                             .ow = 8,
+                             .pad_h = 1,
+                             .pad_w = 1,
+                             .statistics = true};
+  const std::int64_t results = 4 * 8 * 8 * 32;
+  Operand x(*device, DType::f16, 4 * 8 * 8 * 16, 1), w(*device, DType::f16, 32 * 9 * 16, 2),
+      y(*device, DType::f16, results, 3), sum(*device, DType::f32, 32, 4), square(*device, DType::f32, 32, 5);
+  const auto operation = device->make_convolution(spec);
+  Buffer workspace(*device, operation->workspace_bytes() + 1);
+  for (int run = 0; run < 2; ++run) {  // nothing may be left from the run before
+    device->run(Stream::compute, *operation,
+                {.a = x.on_device(),
+                 .b = w.on_device(),
+                 .out = y.on_device(),
+                 .sum = sum.on_device(),
+                 .square = square.on_device(),
+                 .workspace = workspace.data()},
+                {});
+  }
+  fusetape::tests::make_convolution_double(spec)->run({.a = x.on_host(),
+                                                       .b = w.on_host(),
+                                                       .out = y.host_result(),
+                                                       .sum = sum.host_result(),
+                                                       .square = square.host_result()});
+  CHECK(y.greatest_difference() < tolerance_of(DType::f16));
+  CHECK(sum.greatest_difference() < 0.02);
+  CHECK(square.greatest_difference() < 0.01);
+}

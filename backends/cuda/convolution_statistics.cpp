@@ -1,0 +1,117 @@
+#include "backends/cuda/batch_norm.hpp"
+#include "backends/cuda/convolutions.hpp"
+
+/// y = conv(x, w) and the statistics of the batch norm that reads y, from the sums that cuDNN's
+/// epilogue ("genstats") leaves: y need not be read for them. Σy² − mean·Σy loses digits where the mean is
+/// large beside the deviation; cuDNN offers this for f16 only, whose y has lost them already.
+namespace fusetape::backends::cuda {
+namespace {
+
+using plan::Graph;
+using plan::Group;
+
+class ConvolutionStatistics final : public DeviceKernel {
+ public:
+  ConvolutionStatistics(const Graph& graph, const plan::Carried& roles, DeviceApi& device,
+                        std::shared_ptr<LibraryOperation> operation)
+      : DeviceKernel(graph, device),
+        roles_(roles),
+        attrs_(graph.node(roles.statistics.node).attrs.as<core::BatchNormAttrs>()),
+        channels_(graph.value(roles.y).shape.back()),
+        rows_(graph.value(roles.y).elements() / channels_),
+        operation_(std::move(operation)) {
+    name = operation_->name;
+  }
+
+  std::size_t scratch_bytes() const override { return carve(nullptr).bytes; }
+
+  void run(const KernelArgs& args) override {
+    const Scratch scratch = carve(args.scratch);
+    const Range sum = piece(scratch.sum, channels_), square = piece(scratch.square, channels_);
+    const int x = roles_.x.value;
+    Access access{{whole(args, x), whole(args, roles_.w)},
+                  {whole(args, roles_.y), sum, square, {scratch.workspace, operation_->workspace_bytes()}}};
+    device().run(Stream::compute, *operation_,
+                 {.a = args.values[x],
+                  .b = args.values[roles_.w],
+                  .out = args.values[roles_.y],
+                  .sum = scratch.sum,
+                  .square = scratch.square,
+                  .workspace = scratch.workspace},
+                 access);
+    Access finished{{sum, square}, {}};
+    const NormResults results = norm_results(roles_.statistics, attrs_, channels_, args, finished);
+    launch<NormStatisticsOfSums>({.x = blocks_for(channels_, NormStatisticsOfSums::threads)},
+                                 {scratch.sum, scratch.square, rows_, channels_, results}, finished);
+  }
+
+ private:
+  struct Scratch {
+    float *sum, *square;
+    std::byte* workspace;
+    std::size_t bytes;
+  };
+
+  Scratch carve(std::byte* base) const {
+    ScratchPieces pieces(base);
+    Scratch scratch{};
+    scratch.sum = pieces.take<float>(channels_);
+    scratch.square = pieces.take<float>(channels_);
+    scratch.workspace = pieces.take<std::byte>(static_cast<std::int64_t>(operation_->workspace_bytes()));
+    scratch.bytes = pieces.used();
+    return scratch;
+  }
+
+  plan::Carried roles_;
+  core::BatchNormAttrs attrs_;
+  std::int64_t channels_, rows_;
+  std::shared_ptr<LibraryOperation> operation_;
+};
+
+Support refuse(std::string reason) { return {.ok = false, .reason = std::move(reason)}; }
+
+/// A convolution without a group of its own, as if its statistics were wanted.
+ConvolutionSpec with_statistics(const Graph& graph, const plan::GraphNode& conv) {
+  ConvolutionSpec spec = forward_convolution(graph, conv).spec;
+  spec.statistics = true;
+  return spec;
+}
+
+}  // namespace
+
+bool pays_with_statistics(double seconds_with, double seconds_without, double pass_seconds) {
+  if (seconds_with == 0 || seconds_without == 0) return true;  // not timed: a pass less
+  return seconds_with < seconds_without + pass_seconds;
+}
+
+Support carries_statistics(const Graph& graph, const plan::GraphNode& conv, Device& device) {
+  if (!conv.op->is("conv2d")) return refuse("only a forward convolution has statistics behind it");
+  ConvolutionSpec spec = with_statistics(graph, conv);
+  if (Support fits = supports_dtype(spec.dtype); !fits.ok) return fits;
+  if (spec.n == 0) return refuse("no images");
+  const LibraryCache::Built with = device.libraries.find(spec);
+  if (with.operation == nullptr) return refuse(with.refusal);
+  spec.statistics = false;
+  const LibraryCache::Built without = device.libraries.find(spec);
+  if (without.operation == nullptr) return {};
+  const auto bytes = static_cast<double>(graph.value(conv.outputs[0]).bytes());
+  if (pays_with_statistics(with.operation->seconds, without.operation->seconds,
+                           bytes / device.api.facts().bytes_per_second)) {
+    return {};
+  }
+  return refuse("measured slower than the convolution and a pass of its own");
+}
+
+bool is_with_statistics(const Group& group) {
+  const plan::Carried& roles = group.carried;
+  return group.pattern == plan::Pattern::carried && roles.statistics.node >= 0 && !roles.x.present() &&
+         roles.bias < 0;
+}
+
+std::unique_ptr<Kernel> make_convolution_statistics(const Graph& graph, const Group& group, Device& device) {
+  const ConvolutionSpec spec = convolution_of(graph, group)->spec;
+  return std::make_unique<ConvolutionStatistics>(graph, group.carried, device.api,
+                                                 device.libraries.find(spec).operation);
+}
+
+}  // namespace fusetape::backends::cuda
