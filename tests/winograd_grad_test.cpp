@@ -7,7 +7,10 @@
 
 #include "backends/cpu/winograd/weight_gradient.hpp"
 #include "compare.hpp"
+#include "fusetape/runtime.hpp"
 #include "winograd_helpers.hpp"
+#include "winograd_reference.hpp"
+#include "winograd_shapes.hpp"
 
 namespace wino = fusetape::backends::cpu::winograd;
 using namespace fusetape::tests;
@@ -16,34 +19,6 @@ using fusetape::DType;
 namespace {
 
 using Floats = std::vector<float>;
-
-/// dw of plain x and dy, in double.
-Numbers reference(const wino::Problem& p, const Floats& x, const Floats& dy) {
-  Numbers dw(static_cast<std::size_t>(p.out * 9 * p.in));
-  const std::int64_t height = p.out_height(), width = p.out_width();
-  for (std::int64_t pixel = 0; pixel < p.batch * height * width; ++pixel) {
-    const std::int64_t image = pixel / width / height, row = pixel / width % height, column = pixel % width;
-    for (int tap = 0; tap < 9; ++tap) {
-      const std::int64_t r = row - p.pad + tap / 3, c = column - p.pad + tap % 3;
-      if (r < 0 || r >= p.height || c < 0 || c >= p.width) continue;
-      const float* from = &x[static_cast<std::size_t>(((image * p.height + r) * p.width + c) * p.in)];
-      for (std::int64_t out = 0; out < p.out; ++out) {
-        const double g = dy[static_cast<std::size_t>(pixel * p.out + out)];
-        double* to = &dw[static_cast<std::size_t>((out * 9 + tap) * p.in)];
-        for (std::int64_t in = 0; in < p.in; ++in) to[in] += g * static_cast<double>(from[in]);
-      }
-    }
-  }
-  return dw;
-}
-
-std::string text(const wino::Problem& p) {
-  std::string s;
-  for (const std::int64_t n : {p.batch, p.height, p.width, p.in, p.out, std::int64_t{p.pad}}) {
-    s += std::to_string(n) + " ";
-  }
-  return s;
-}
 
 /// What is read, how it is cut, and what the result is stored as.
 struct Run {
@@ -140,22 +115,6 @@ struct Image {
   }
 };
 
-constexpr wino::Problem shapes[] = {
-    {.batch = 2, .height = 32, .width = 32, .in = 16, .out = 16},
-    {.batch = 3, .height = 16, .width = 16, .in = 32, .out = 32},
-    {.batch = 3, .height = 8, .width = 8, .in = 64, .out = 64},
-    {.batch = 4, .height = 4, .width = 4, .in = 144, .out = 80},
-    {.batch = 1, .height = 1, .width = 1, .in = 1, .out = 1},
-    {.batch = 3, .height = 2, .width = 2, .in = 3, .out = 17},
-    {.batch = 1, .height = 5, .width = 7, .in = 17, .out = 3},
-    {.batch = 3, .height = 7, .width = 5, .in = 24, .out = 40},
-    {.batch = 1, .height = 9, .width = 4, .in = 40, .out = 24},
-    {.batch = 1, .height = 33, .width = 31, .in = 3, .out = 24},
-    {.batch = 1, .height = 3, .width = 3, .in = 5, .out = 9, .pad = 0},
-    {.batch = 3, .height = 6, .width = 8, .in = 16, .out = 32, .pad = 0},
-    {.batch = 1, .height = 33, .width = 31, .in = 17, .out = 16, .pad = 0},
-};
-
 }  // namespace
 
 TEST_CASE("the weight gradient of every shape, however it is cut") {
@@ -169,9 +128,9 @@ TEST_CASE("the weight gradient of every shape, however it is cut") {
       wino::GradientBlocking{.tiles = 10, .by_channels = true, .passes = 3, .chunks = 1},
       wino::GradientBlocking{.tiles = 1000, .by_channels = true, .chunks = 1},
   };
-  for (const wino::Problem& p : shapes) {
+  for (const wino::Problem& p : small_winograd_shapes()) {
     const Floats x = drawn<float>(x_size(p), 1), dy = drawn<float>(dy_size(p), 2);
-    const Numbers expected = reference(p, x, dy);
+    const Numbers expected = weight_gradient_of(p, x, dy);
     Stored xs(x, DType::f32), dys(dy, DType::f32);
     on_every_target([&] {
       for (std::size_t c = 0; c < std::size(cuts); ++c) {
@@ -179,9 +138,9 @@ TEST_CASE("the weight gradient of every shape, however it is cut") {
         Floats of_one_thread;
         for (const int threads : {1, 2, 3}) {
           const Run run{.x = {.x = xs.data()}, .dy = {.x = dys.data()}, .blocking = cut, .threads = threads};
-          INFO(text(p), "threads ", threads, " cut ", c);
+          INFO(text(p), ", threads ", threads, " cut ", c);
           const Floats dw = gradient(p, run);
-          CHECK(error(dw, expected) <= 2e-5);
+          CHECK(error(dw, expected) <= fusetape::winograd_gradient_error);
           CHECK(dw == gradient(p, run));
           if (threads == 1) of_one_thread = dw;
           if (cut && cut->by_channels) CHECK(dw == of_one_thread);
@@ -194,7 +153,7 @@ TEST_CASE("the weight gradient of every shape, however it is cut") {
 TEST_CASE("many weights, whether aligned or not") {
   const wino::Problem p = {.batch = 1, .height = 3, .width = 2, .in = 352, .out = 340};
   const Floats x = drawn<float>(x_size(p), 1), dy = drawn<float>(dy_size(p), 2);
-  const Numbers expected = reference(p, x, dy);
+  const Numbers expected = weight_gradient_of(p, x, dy);
   Floats room(expected.size() + 32);
   void* place = room.data();
   std::size_t bytes = room.size() * sizeof(float);
@@ -206,7 +165,7 @@ TEST_CASE("many weights, whether aligned or not") {
       Scratch scratch(wino::weight_gradient_scratch_bytes(p, blocking, 2));
       wino::weight_gradient(p, {.x = x.data()}, {.x = dy.data()}, dw, DType::f32, blocking, 2,
                             scratch.data());
-      CHECK(error(Floats(dw, dw + expected.size()), expected) <= 2e-5);
+      CHECK(error(Floats(dw, dw + expected.size()), expected) <= fusetape::winograd_gradient_error);
     }
   });
 }
@@ -221,14 +180,14 @@ TEST_CASE("the weight gradient of every form of both sources, which are written 
       for (const Form& form : forms) {
         const Form& other = forms[(&form - forms + 3) % std::ssize(forms)];
         Image x(x_size(p), p.in, form, dtype, 3), dy(dy_size(p), p.out, other, dtype, 10);
-        const Numbers expected = reference(p, x.values(), dy.values());
+        const Numbers expected = weight_gradient_of(p, x.values(), dy.values());
         on_every_target([&] {
           for (const wino::GradientBlocking& cut : cuts) {
             x.written = Stored(Floats(x.values().size(), 7.0f), dtype);
             dy.written = Stored(Floats(dy.values().size(), 7.0f), dtype);
             Run run{.x = x.source(), .dy = dy.source(), .blocking = cut, .threads = 2};
-            INFO(text(p), name_of(dtype), " form ", &form - forms, " cut ", &cut - cuts);
-            CHECK(error(gradient(p, run), expected) <= 2e-5);
+            INFO(text(p), ", ", name_of(dtype), ", form ", &form - forms, " cut ", &cut - cuts);
+            CHECK(error(gradient(p, run), expected) <= fusetape::winograd_gradient_error);
             if (form.norm) CHECK(x.written.read<float>() == x.values());
             if (other.norm) CHECK(dy.written.read<float>() == dy.values());
             run.dtype = DType::bf16;

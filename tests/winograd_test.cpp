@@ -6,7 +6,10 @@
 
 #include "backends/cpu/winograd/winograd.hpp"
 #include "compare.hpp"
+#include "fusetape/runtime.hpp"
 #include "winograd_helpers.hpp"
+#include "winograd_reference.hpp"
+#include "winograd_shapes.hpp"
 
 /// Winograd convolutions against plain sums in doubles.
 namespace fusetape {
@@ -27,12 +30,10 @@ struct Case {
 };
 
 std::string text(const Case& c) {
-  const Problem& p = c.problem;
-  const auto s = [](std::int64_t i) { return std::to_string(i); };
-  return s(p.batch) + "x" + s(p.height) + "x" + s(p.width) + ", " + s(p.in) + " to " + s(p.out) + ", pad " +
-         s(p.pad) + ", " + std::string(name_of(c.dtype)) + ", " + s(c.threads) + " threads, blocks of " +
-         s(c.blocking.tiles) + " by " + s(c.blocking.out_parts) + (c.backward_data ? ", backward" : "") +
-         ", source " + c.source + ", sink " + c.sink;
+  return tests::text(c.problem) + ", " + std::string(name_of(c.dtype)) + ", " + std::to_string(c.threads) +
+         " threads, blocks of " + std::to_string(c.blocking.tiles) + " by " +
+         std::to_string(c.blocking.out_parts) + (c.backward_data ? ", backward" : "") + ", source " +
+         c.source + ", sink " + c.sink;
 }
 
 bool has(const std::string& form, const char* part) { return form.find(part) != std::string::npos; }
@@ -67,15 +68,7 @@ class Trial {
     Outcome it;
     const Numbers v = source_values();
     it.written = v;
-    Numbers result(at(out_pixels_ * p_.out));
-    for (std::int64_t n = 0, place = 0; n < p_.batch; ++n) {
-      for (std::int64_t h = 0; h < p_.out_height(); ++h) {
-        for (std::int64_t w = 0; w < p_.out_width(); ++w) {
-          for (std::int64_t k = 0; k < p_.out; ++k) result[at(place++)] = convolved(v, n, h, w, k);
-        }
-      }
-    }
-    it.y = sunk(result);
+    it.y = sunk(convolved(p_, v, taps_of(case_.problem, w_, case_.backward_data)));
     return it;
   }
 
@@ -158,21 +151,6 @@ class Trial {
     return v;
   }
 
-  double convolved(const Numbers& v, std::int64_t n, std::int64_t h, std::int64_t w, std::int64_t k) const {
-    double sum = 0;
-    for (std::int64_t tap = 0; tap < 9; ++tap) {
-      const std::int64_t row = h + tap / 3 - p_.pad, column = w + tap % 3 - p_.pad;
-      if (row < 0 || row >= p_.height || column < 0 || column >= p_.width) continue;
-      for (std::int64_t c = 0; c < p_.in; ++c) {
-        // Backward-data reads {out, 3, 3, in} of the problem that it mirrors.
-        const std::int64_t weight =
-            case_.backward_data ? (c * 9 + 8 - tap) * p_.out + k : (k * 9 + tap) * p_.in + c;
-        sum += v[at(((n * p_.height + row) * p_.width + column) * p_.in + c)] * w_[at(weight)];
-      }
-    }
-    return sum;
-  }
-
   Sink sink() {
     const std::string& form = case_.sink;
     Sink s{.dtype = case_.dtype, .relu = has(form, "relu")};
@@ -217,53 +195,46 @@ class Trial {
 /// Half a unit in the last place of what is stored, and the transforms' own error.
 double tolerance(const Case& c) {
   if (c.dtype == DType::bf16) return 5e-3;
-  return c.backward_data ? 2e-5 : 1e-5;
+  return c.backward_data ? winograd_gradient_error : winograd_error;
 }
 
+/// On every target.
 void check(const Case& c) {
   INFO(text(c));
   Trial trial(c);
-  const Outcome expected = trial.expected(), got = trial.got();
-  CHECK(difference(got.y, expected.y) < tolerance(c));
-  if (has(c.source, "written")) {
-    CHECK(difference(got.written, expected.written) < (c.dtype == DType::bf16 ? 5e-3 : 1e-6));
-  }
-  if (has(c.sink, "moments") || has(c.sink, "gradient")) {
-    Numbers first, second;
-    trial.sums_of(got.y, first, second);
-    CHECK(difference(got.first, first) < 1e-6);
-    CHECK(difference(got.second, second) < 1e-5);
-  }
-}
-
-const std::vector<Problem> shapes = {
-    // batch, height, width, in, out, pad
-    {2, 32, 32, 16, 16, 1}, {3, 16, 16, 32, 32, 1}, {3, 8, 8, 64, 64, 1},   {2, 4, 4, 80, 96, 1},
-    {1, 1, 1, 1, 1, 1},     {1, 2, 2, 3, 17, 1},    {3, 1, 1, 24, 3, 1},    {1, 5, 7, 17, 1, 1},
-    {3, 9, 4, 24, 40, 1},   {1, 33, 31, 3, 24, 1},  {1, 7, 5, 40, 17, 1},   {1, 3, 3, 1, 3, 0},
-    {3, 5, 7, 17, 24, 0},   {1, 9, 4, 40, 3, 0},    {1, 33, 31, 16, 16, 0}, {1, 4, 40, 16, 16, 1},
-    {1, 10, 70, 5, 16, 1},  {1, 6, 6, 200, 24, 1},
-};
-
-TEST_CASE("winograd: any shape, forward and backward-data, against doubles") {
-  on_every_target([] {
-    for (const Problem& problem : shapes) {
-      for (const DType dtype : {DType::f32, DType::bf16}) {
-        for (const bool backward : {false, true}) {
-          check({.problem = problem,
-                 .dtype = dtype,
-                 .blocking = default_blocking(backward ? problem.mirrored() : problem, 2),
-                 .backward_data = backward});
-          check({.problem = problem,
-                 .dtype = dtype,
-                 .threads = 1,
-                 .backward_data = backward,
-                 .source = "norm relu written",
-                 .sink = "moments"});
-        }
-      }
+  const Outcome expected = trial.expected();
+  on_every_target([&] {
+    const Outcome got = trial.got();
+    CHECK(difference(got.y, expected.y) < tolerance(c));
+    if (has(c.source, "written")) {
+      CHECK(difference(got.written, expected.written) < (c.dtype == DType::bf16 ? 5e-3 : 1e-6));
+    }
+    if (has(c.sink, "moments") || has(c.sink, "gradient")) {
+      Numbers first, second;
+      trial.sums_of(got.y, first, second);
+      CHECK(difference(got.first, first) < 1e-6);
+      CHECK(difference(got.second, second) < 1e-5);
     }
   });
+}
+
+TEST_CASE("winograd: any shape, forward and backward-data, against doubles") {
+  for (const Problem& problem : small_winograd_shapes()) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const bool backward : {false, true}) {
+        check({.problem = problem,
+               .dtype = dtype,
+               .blocking = default_blocking(backward ? problem.mirrored() : problem, 2),
+               .backward_data = backward});
+        check({.problem = problem,
+               .dtype = dtype,
+               .threads = 1,
+               .backward_data = backward,
+               .source = "norm relu written",
+               .sink = "moments"});
+      }
+    }
+  }
 }
 
 TEST_CASE("winograd: every source and sink") {
@@ -277,40 +248,37 @@ TEST_CASE("winograd: every source and sink") {
     for (const char* z : {"", " add", " add in_place"}) sinks.push_back(sink + z);
   }
   const std::vector<Problem> problems = {{2, 8, 12, 16, 32, 1}, {1, 7, 5, 24, 17, 1}, {2, 6, 9, 3, 40, 0}};
-  on_every_target([&] {
-    for (const Problem& problem : problems) {
-      for (const DType dtype : {DType::f32, DType::bf16}) {
-        for (const std::string& source : sources)
-          check({.problem = problem, .dtype = dtype, .source = source});
-        for (const std::string& sink : sinks) {
-          check({.problem = problem, .dtype = dtype, .sink = sink});
-          check({.problem = problem, .dtype = dtype, .backward_data = true, .sink = sink});
-        }
+  for (const Problem& problem : problems) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const std::string& source : sources) check({.problem = problem, .dtype = dtype, .source = source});
+      for (const std::string& sink : sinks) {
+        check({.problem = problem, .dtype = dtype, .sink = sink});
+        check({.problem = problem, .dtype = dtype, .backward_data = true, .sink = sink});
       }
     }
-  });
+  }
 }
 
 TEST_CASE("winograd: any blocking and number of threads") {
-  on_every_target([] {
-    for (const int threads : {1, 2, 3, 7}) {
-      for (const Blocking blocking : {Blocking{.tiles = 4}, Blocking{.tiles = 20}, Blocking{.tiles = 64},
-                                      Blocking{.tiles = 8, .out_parts = 2}, Blocking{.out_parts = 9}}) {
-        for (const Problem& problem : {Problem{3, 8, 7, 17, 40, 1}, Problem{1, 1, 2, 16, 16, 1}}) {
-          const Case c{.problem = problem,
-                       .threads = threads,
-                       .blocking = blocking,
-                       .source = "norm relu written",
-                       .sink = "bias far moments"};
-          check(c);
+  for (const int threads : {1, 2, 3, 7}) {
+    for (const Blocking blocking : {Blocking{.tiles = 4}, Blocking{.tiles = 20}, Blocking{.tiles = 64},
+                                    Blocking{.tiles = 8, .out_parts = 2}, Blocking{.out_parts = 9}}) {
+      for (const Problem& problem : {Problem{3, 8, 7, 17, 40, 1}, Problem{1, 1, 2, 16, 16, 1}}) {
+        const Case c{.problem = problem,
+                     .threads = threads,
+                     .blocking = blocking,
+                     .source = "norm relu written",
+                     .sink = "bias far moments"};
+        check(c);
+        on_every_target([&] {
           const Outcome once = Trial(c).got(), again = Trial(c).got();
           CHECK(once.y == again.y);
           CHECK(once.first == again.first);
           CHECK(once.second == again.second);
-        }
+        });
       }
     }
-  });
+  }
 }
 
 TEST_CASE("winograd: threads share few tiles by their outputs") {

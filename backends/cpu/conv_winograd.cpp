@@ -1,9 +1,13 @@
 #include "backends/cpu/conv_winograd.hpp"
 
+#include <omp.h>
+
 #include <algorithm>
+#include <cstdio>
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/folded_weights.hpp"
+#include "backends/cpu/winograd/accuracy.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
 #include "core/plan/norm_roles.hpp"
 
@@ -95,6 +99,13 @@ Support pays_by_shape(const GraphNode& conv, const winograd::Problem& problem, D
   // The weights are transformed in every run.
   if (problem.batch * rows * columns < (f32 ? 4 : 8) * tile_pixels) return refuse("too few pixels");
   return {};
+}
+
+Support within(double error, double stated, const std::string& where) {
+  if (error <= stated) return {};
+  char text[96];
+  std::snprintf(text, sizeof text, " is about %.2e of the largest value, above %.0e", error, stated);
+  return refuse("its error " + where + text);
 }
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
@@ -191,9 +202,29 @@ Support winograd_computes(const Graph& graph, const GraphNode& conv) {
   return {};
 }
 
+Support winograd_is_accurate(const Graph& graph, const GraphNode& conv) {
+  const winograd::Problem problem = *winograd_problem(graph, conv);
+  if (conv.op->is("conv2d_grad_weight")) {
+    // Of every way to cut it: the verdict does not depend on which one was timed to be the fastest.
+    const int threads = omp_get_max_threads();
+    double error = 0;
+    for (const winograd::GradientBlocking& blocking : winograd_gradient_blockings(problem, threads)) {
+      error = std::max(error, winograd::weight_gradient_error(problem, blocking, threads));
+    }
+    return within(error, winograd_gradient_error,
+                  "over " + std::to_string(winograd::Tiles(problem).count()) + " tiles");
+  }
+  const bool is_grad_input = conv.op->is("conv2d_grad_input");
+  const std::int64_t channels = is_grad_input ? problem.out : problem.in;
+  return within(winograd::convolution_error(channels),
+                is_grad_input ? winograd_gradient_error : winograd_error,
+                "over " + std::to_string(channels) + " channels");
+}
+
 Support winograd_serves(const Graph& graph, const GraphNode& conv) {
   Support computes = winograd_computes(graph, conv);
   if (!computes.ok || graph.conv_algorithm == ConvAlgorithm::winograd) return computes;
+  if (Support accurate = winograd_is_accurate(graph, conv); !accurate.ok) return accurate;
   if (conv.tuned != nullptr && !conv.tuned->kernel.empty())
     return conv.tuned->kernel == "winograd" ? Support{} : refuse(conv.tuned->why);
   return pays_by_shape(conv, *winograd_problem(graph, conv), graph.value(conv.inputs[0]).dtype);

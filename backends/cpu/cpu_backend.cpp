@@ -74,6 +74,18 @@ std::string tuned_winograd(const Graph& graph, const Group& group) {
   return {};
 }
 
+/// Why Winograd does not take the group, however fast: its error.
+std::string inaccurate_winograd(const Graph& graph, const Group& group) {
+  if (graph.conv_algorithm != ConvAlgorithm::automatic) return {};
+  for (const int n : group.nodes) {
+    const plan::GraphNode& node = graph.node(n);
+    if (!cpu::winograd_computes(graph, node).ok) continue;
+    const Support accurate = cpu::winograd_is_accurate(graph, node);
+    if (!accurate.ok) return "winograd: " + accurate.reason;
+  }
+  return {};
+}
+
 bool is_winograd(const Candidate* candidate) {
   return candidate != nullptr && candidate == cpu::winograd_convolutions().data();
 }
@@ -150,7 +162,12 @@ class CpuBackend final : public Backend {
       kernel->name = choice.candidate != nullptr ? choice.candidate->name : "reference";
     if (choice.candidate == nullptr)
       kernel->why = choice.refusals.empty() ? "no CPU kernel" : choice.refusals;
-    if (is_winograd(choice.candidate)) kernel->why = tuned_winograd(graph, group);
+    if (is_winograd(choice.candidate)) {
+      kernel->why = tuned_winograd(graph, group);
+    } else if (choice.candidate != nullptr) {
+      const std::string refusal = inaccurate_winograd(graph, group);
+      kernel->why += (kernel->why.empty() || refusal.empty() ? "" : "; ") + refusal;
+    }
     if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
     return kernel;
   }

@@ -169,7 +169,7 @@ std::vector<Contender> TimedConvolution::algorithms() {
   const bool by_shape = winograd_serves(graph_, node()).ok;
   if (by_shape && graph_.conv_algorithm == ConvAlgorithm::winograd) return {winograd};
   const bool promising =
-      winograd_computes(graph_, node()).ok &&
+      winograd_computes(graph_, node()).ok && winograd_is_accurate(graph_, node()).ok &&
       transformed_channels(node(), *winograd_problem(graph_, node())) >= least_winograd_channels;
   if (!promising) return {direct_contender(graph_)};
   Contender direct;

@@ -71,10 +71,14 @@ bool tf32_enabled();
 void set_tuning(bool on);
 bool tuning_enabled();
 
-/// How 3×3 convolutions are computed. Winograd's algorithm takes less than half of the time, its largest
-/// error is about 1e-5 of the largest value (direct: 1e-6), and a NaN or an infinity may spread over a tile
-/// of 4×4 pixels. `automatic` takes it where it is faster and stays within that error; `direct` never does;
-/// `winograd` does wherever it can (filters of 3×3, stride 1, padding 0 or 1, f32 and bf16), faster or not.
+/// Winograd's largest error, as a part of the largest value of the result (direct: about 1e-6).
+inline constexpr double winograd_error = 1e-5, winograd_gradient_error = 2e-5;
+
+/// How 3×3 convolutions are computed. Winograd's algorithm takes less than half of the time, its error is
+/// larger, and a NaN or an infinity may spread over a tile of 4×4 pixels. `automatic` takes it where it is
+/// faster and its error, as far as shapes tell it, within `winograd_error`, or in a gradient
+/// `winograd_gradient_error`; `direct` never does; `winograd` does wherever it can (filters of 3×3, stride 1,
+/// padding 0 or 1, f32 and bf16), faster or not.
 enum class ConvAlgorithm : std::uint8_t { automatic, direct, winograd };
 /// For plans made from now on by this thread. Default: automatic; FUSETAPE_CONV=automatic|direct|winograd.
 void set_conv_algorithm(ConvAlgorithm algorithm);

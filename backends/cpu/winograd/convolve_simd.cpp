@@ -22,9 +22,6 @@ using winograd::Tiles;
 
 /// A thread's part of a convolution, block by block, through three steps.
 class Convolution {
-  // Sums over more channels at a time lose digits.
-  static constexpr std::int64_t summed_channels = 64;
-
  public:
   Convolution(const Problem& problem, const Source& source, const float* u, const Sink& sink,
               ConvolvePart& part)
@@ -106,7 +103,7 @@ class Convolution {
           ahead.weights = last ? weights(first_vector_, (row + 1) % 6) : weights(vector + 1, row);
           ahead.weights_end = ahead.weights + problem_.in * 6 * lanes;
         }
-        for (std::int64_t channel = 0; channel < problem_.in; channel += summed_channels) {
+        for (std::int64_t channel = 0; channel < problem_.in; channel += winograd::most_channels_in_sum) {
           multiply_slice(end_tile - first_tile, row, vector, channel, ahead);
         }
       }
@@ -122,7 +119,7 @@ class Convolution {
                                         multiply_row<4, false>};
     static constexpr Multiply extend[] = {multiply_row<0, true>, multiply_row<1, true>, multiply_row<2, true>,
                                           multiply_row<3, true>, multiply_row<4, true>};
-    const std::int64_t channels = std::min(summed_channels, problem_.in - channel);
+    const std::int64_t channels = std::min(winograd::most_channels_in_sum, problem_.in - channel);
     const float* v = part_.transformed + (row * chunks_ + channel / winograd::chunk) * chunk_stride_;
     const float* u = weights(vector, row) + channel * 6 * lanes;
     const int fetched = ahead.images_at_once + (fetches_weights_ ? 1 : 0);

@@ -19,11 +19,9 @@ using winograd::chunk;
 using winograd::GradientCut;
 using winograd::GradientPass;
 using winograd::GradientSources;
+using winograd::most_tiles_in_sum;
 using winograd::Operands;
 using winograd::Run;
-
-/// Tiles that are summed before they are added to other sums: many short sums are more exact than a long one.
-constexpr std::int64_t most_in_sum = 64;
 
 template <unsigned Pairs>
 void transform_tiles(const GradientCut& cut, const GradientSources& from, std::int64_t begin,
@@ -61,9 +59,9 @@ void TransformTiles(const GradientCut& cut, const GradientPass& pass, const Grad
 
 void MultiplyTiles(const GradientPass& pass, const Operands& from, std::int64_t tiles,
                    const ChannelBlock& channels, bool add, float* sums, BothAhead ahead) {
-  const std::int64_t products = pass.count * 6 * channels.pairs() * winograd::divided_up(tiles, most_in_sum);
-  ahead.x.spread(products, std::min(tiles, most_in_sum));
-  ahead.dy.spread(products, std::min(tiles, most_in_sum));
+  const std::int64_t products = pass.count * 6 * channels.pairs() * winograd::divided_up(tiles, most_tiles_in_sum);
+  ahead.x.spread(products, std::min(tiles, most_tiles_in_sum));
+  ahead.dy.spread(products, std::min(tiles, most_tiles_in_sum));
   // Called by a pointer: of a function that it knows, g++ keeps the caller's integers in vector registers,
   // where they wait behind all the multiplications.
   const bool dense = ahead.x.step() + ahead.dy.step() > Ahead::line;
@@ -76,9 +74,9 @@ void MultiplyTiles(const GradientPass& pass, const Operands& from, std::int64_t 
         const float* const x = from.x + place * from.x_stride + in * from.tiles * chunk;
         const float* const dy = from.dy + place * from.dy_stride + out * from.tiles * chunk;
         float* const to = sums + channels.sums_at(out, in) + position * chunk * chunk;
-        for (std::int64_t t = 0; t < tiles; t += most_in_sum) {
+        for (std::int64_t t = 0; t < tiles; t += most_tiles_in_sum) {
           const auto multiply = add || t > 0 ? extend : make;
-          multiply(x + t * chunk, dy + t * chunk, std::min(most_in_sum, tiles - t), to, ahead.x.next(),
+          multiply(x + t * chunk, dy + t * chunk, std::min(most_tiles_in_sum, tiles - t), to, ahead.x.next(),
                    ahead.dy.next());
         }
       }

@@ -12,6 +12,10 @@ namespace fusetape::backends::cpu::winograd {
 /// Sums of all positions, of a chunk of each operand: [position][16 out][16 in].
 constexpr std::int64_t chunk_sums = positions * chunk * chunk;
 
+// Many short sums are more exact than a long one: of a long sum in f32, the last addends lose the most.
+constexpr std::int64_t most_tiles_in_sum = 64;    ///< before they are added to other sums
+constexpr std::int64_t most_blocks_in_part = 64;  ///< by tiles: of a sum of its own
+
 /// Rows of positions that are computed in one pass over the tiles.
 struct GradientPass {
   int count;  ///< of rows
@@ -62,6 +66,10 @@ struct GradientCut {
         out_chunks(divided_up(p.out, chunk)) {}
 
   std::int64_t begin_of(std::int64_t block) const { return std::min(block * blocking.tiles, tiles.count()); }
+  /// By tiles: the parts that the sum over all blocks has, as many for each of the threads that work on it.
+  std::int64_t parts(int workers) const {
+    return rounded_up(divided_up(blocks, most_blocks_in_part), workers);
+  }
   ChannelBlock all_channels() const { return {0, out_chunks, 0, in_chunks}; }
 
   /// From position to position it is a vector more than a chunk's tiles need: with a power of two between

@@ -23,9 +23,6 @@ int parts_of(std::int64_t count, int threads) {
 
 // ---- by tiles ---------------------------------------------------------------------------------------------
 
-// More blocks are summed in parts: of a long sum in f32, the last addends lose the most.
-constexpr std::int64_t most_blocks_in_part = 64;
-
 constexpr std::size_t most_stretches = 1024;
 
 /// What a thread has for itself.
@@ -60,7 +57,7 @@ void sum_blocks(const GradientCut& cut, const GradientSources& from, std::int64_
 void sum_by_tiles(const GradientCut& cut, const GradientSources& from, void* dw, DType dtype, int threads,
                   ScratchCarver& scratch) {
   const int workers = parts_of(cut.blocks, threads);
-  const auto parts = static_cast<int>(rounded_up(divided_up(cut.blocks, most_blocks_in_part), workers));
+  const auto parts = static_cast<int>(cut.parts(workers));
   const ChannelBlock all = cut.all_channels();
   const int writers = parts_of(all.pairs(), threads);
   const std::int64_t sums_size = all.sums_size();
