@@ -250,6 +250,20 @@ TEST_CASE("tuner: a kernel that does not obey what was timed does not claim to")
   CHECK(group.why.empty());
 }
 
+TEST_CASE("tuner: Winograd is not timed where its error would be above the stated one") {
+  const OnBackend backend("cpu");
+  const ConvBy algorithm(ft::ConvAlgorithm::automatic);
+  const Tuning tuning({.winograd = 1, .direct = 2});
+  const Tensor x = ft::ones({1, 4, 4, 131072}), w = ft::ones({1, 3, 3, 131072});
+  ft::materialize({x, w});
+  ft::materialize({ft::conv2d(x, w, same)});
+  const ft::GroupReport group = ft::explain().groups.back();
+  CHECK(group.kernel.starts_with("onednn:"));
+  CHECK(process_tuner().stats().timed == 1);
+  CHECK_FALSE(contains(group.why, "Winograd 1.00 ms"));
+  CHECK(contains(group.why, "winograd: its error over 131072 channels"));
+}
+
 TEST_CASE("tuner: a process spends its time for timing once") {
   constexpr double no_deadline = 1e9, soon_spent = 1e-6;
   const Tuning tuning({.winograd = 2, .direct = 1}, {}, no_deadline, soon_spent);

@@ -33,7 +33,8 @@ bool is_convolution(const plan::GraphNode& node);  ///< or a gradient of one
 Support winograd_computes(const plan::Graph& graph, const plan::GraphNode& conv);
 /// Whether its error, as the shape lets one expect, is within what is stated (`winograd_error`).
 Support winograd_is_accurate(const plan::Graph& graph, const plan::GraphNode& conv);
-/// Whether it is to compute it: where it is accurate, and where it is the fastest by what was timed, or else by shape.
+/// Whether it is to compute it: where it is accurate, and where it is the fastest by what was timed, or else
+/// by shape.
 Support winograd_serves(const plan::Graph& graph, const plan::GraphNode& conv);
 
 /// Blockings worth timing, the built-in one first, and how a TunedKernel holds one.

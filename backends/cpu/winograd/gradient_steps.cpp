@@ -59,7 +59,8 @@ void TransformTiles(const GradientCut& cut, const GradientPass& pass, const Grad
 
 void MultiplyTiles(const GradientPass& pass, const Operands& from, std::int64_t tiles,
                    const ChannelBlock& channels, bool add, float* sums, BothAhead ahead) {
-  const std::int64_t products = pass.count * 6 * channels.pairs() * winograd::divided_up(tiles, most_tiles_in_sum);
+  const std::int64_t products =
+      pass.count * 6 * channels.pairs() * winograd::divided_up(tiles, most_tiles_in_sum);
   ahead.x.spread(products, std::min(tiles, most_tiles_in_sum));
   ahead.dy.spread(products, std::min(tiles, most_tiles_in_sum));
   // Called by a pointer: of a function that it knows, g++ keeps the caller's integers in vector registers,
