@@ -9,11 +9,18 @@
 #include "backends/cuda/convolution_spec.hpp"
 #include "backends/cuda/phases.hpp"
 #include "backends/cuda/product_spec.hpp"
+#include "fusetape/error.hpp"
 
 /// All that the backend asks of a CUDA device. Two things implement it: the device itself (device/), and, in
 /// the tests, a double on the host that runs the same kernels, in any legal order, and checks what goes wrong
 /// unseen on a device.
 namespace fusetape::backends::cuda {
+
+/// Too little memory at the moment: what failed for it may succeed another time.
+class OutOfMemory : public Error {
+ public:
+  using Error::Error;
+};
 
 /// A stretch of device memory.
 struct Range {
@@ -69,7 +76,8 @@ struct ProgramSource {
 };
 
 /// Calls are in the order of the host's thread; all but memory and building are only queued. Thread-safe.
-/// What fails throws Error; what failed on the device is thrown by the next call that waits.
+/// What fails throws Error, for want of memory OutOfMemory; what failed on the device is thrown by the next
+/// call that waits.
 class DeviceApi {
  public:
   virtual ~DeviceApi() = default;

@@ -18,6 +18,8 @@ LibraryCache::Built LibraryCache::find_on(Shelf<Spec>& shelf, const Spec& spec, 
   Built built;
   try {
     built.operation = build();
+  } catch (const OutOfMemory& error) {  // says nothing of the spec: the next plan asks again
+    return {.operation = nullptr, .refusal = error.message()};
   } catch (const Error& error) {
     built.refusal = error.message();
   }

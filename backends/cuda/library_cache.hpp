@@ -13,7 +13,7 @@ namespace fusetape::backends::cuda {
 /// whether there is one. Bounded: beyond `most` of a kind, those that no kernel holds are let go.
 class LibraryCache {
  public:
-  /// Null where the library refused, with what it said.
+  /// Null where the library refused, with what it said; for want of memory, it is asked again the next time.
   struct Built {
     std::shared_ptr<LibraryOperation> operation;
     std::string refusal;

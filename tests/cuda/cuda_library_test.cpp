@@ -264,7 +264,7 @@ HostDouble& refusing_double() {
 
 TEST_CASE("cuda: where a library refuses, its words are in the report and the host computes") {
   HostDouble& device = refusing_double();
-  device.refuse_operations("no engine has a plan");
+  device.refuse_operations(HostDouble::Refusal::verdict, "no engine has a plan");
   const std::int64_t before = device.operations_built();
   const Mode mode{"cuda, refused", "refusing double", true, false};
   const OpCase cases[] = {
@@ -290,12 +290,45 @@ TEST_CASE("cuda: where a library refuses, its words are in the report and the ho
   CHECK(conv.kernel == "host:reference");
   CHECK(conv.why == "on the host: cudnn: no engine has a plan");
   CHECK(contains(refusal_of("conv2d+bias+relu"), "cudnn: no engine has a plan"));
-  device.refuse_operations("");
+  device.refuse_operations(HostDouble::Refusal::none);
+}
+
+TEST_CASE("cuda: a library's verdict is remembered, a shortage of memory is not") {
+  HostDouble& device = refusing_double();
+  const OnBackend backend("refusing double");
+  struct Row {
+    HostDouble::Refusal refusal;
+    std::int64_t width;          ///< of a convolution and a product that no other row knows
+    const char* how_afterwards;  ///< the next plan computes them
+  };
+  const Row rows[] = {
+      {HostDouble::Refusal::verdict, 11, "conv2d by host:reference; matmul by host:reference; "},
+      {HostDouble::Refusal::shortage, 12, "conv2d by double:convolution; matmul by double:product; "}};
+  for (const Row& row : rows) {
+    const OpCase op_case{"",
+                         {eighths({1, 3, 3, row.width}), eighths({2, 3, 3, row.width}),
+                          eighths({2, row.width}), eighths({row.width, 2})},
+                         {}};
+    const Inputs in = data_for(op_case, DType::f32);
+    const auto plan = [&] {
+      ft::clear_plan_cache();
+      ft::materialize({conv2d(in[0], in[1], same), matmul(in[2], in[3])});
+    };
+    device.refuse_operations(row.refusal, "no room for its workspace");
+    plan();
+    CHECK(launches() == "conv2d by host:reference; matmul by host:reference; ");
+    for (const ft::GroupReport& group : ft::explain().groups) {
+      CHECK(contains(group.why, ": no room for its workspace"));
+    }
+    device.refuse_operations(HostDouble::Refusal::none);
+    plan();
+    CHECK(launches() == row.how_afterwards);
+  }
 }
 
 TEST_CASE("cuda: operations of the libraries are built once, whatever plan asks for them") {
   HostDouble& device = refusing_double();
-  device.refuse_operations("");
+  device.refuse_operations(HostDouble::Refusal::none);
   const OnBackend backend("refusing double");
   const OpCase op_case{
       "", {eighths({2, 5, 4, 9}), eighths({4, 3, 3, 9}), eighths({7, 9}), eighths({9, 2})}, {}};

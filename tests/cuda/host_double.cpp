@@ -30,7 +30,8 @@ void* new_memory(std::size_t bytes) {
   const std::size_t size = (bytes + alignment - 1) / alignment * alignment + alignment;
   void* data = std::aligned_alloc(alignment, size);
   if (data == nullptr)
-    throw Error("allocate", "expected " + std::to_string(bytes) + " bytes of memory, got none");
+    throw backends::cuda::OutOfMemory("allocate",
+                                      "expected " + std::to_string(bytes) + " bytes of memory, got none");
   std::memset(data, garbage, size);
   return data;
 }
@@ -125,7 +126,7 @@ void HostDouble::refuse_in_capture(const char* what) const {
 void* HostDouble::allocate(std::size_t bytes) {
   const std::lock_guard lock(mutex_);
   refuse_in_capture("memory is allocated");
-  if (!memory_refusal_.empty()) fail(memory_refusal_);
+  if (!memory_refusal_.empty()) throw backends::cuda::OutOfMemory("cuda double", memory_refusal_);
   void* data = new_memory(bytes);
   device_[address(data)] = bytes;
   return data;
@@ -395,9 +396,10 @@ void HostDouble::free_graph(GraphId graph) {
 
 // ---- building ----
 
-void HostDouble::refuse_operations(std::string why) {
+void HostDouble::refuse_operations(Refusal refusal, std::string why) {
   const std::lock_guard lock(mutex_);
-  refusal_ = std::move(why);
+  refusal_ = refusal;
+  refusal_words_ = std::move(why);
 }
 
 void HostDouble::refuse_memory(std::string why) {
@@ -408,7 +410,8 @@ void HostDouble::refuse_memory(std::string why) {
 void HostDouble::begin_building() {
   const std::lock_guard lock(mutex_);
   refuse_in_capture("an operation is built");
-  if (!refusal_.empty()) fail(refusal_);
+  if (refusal_ == Refusal::verdict) fail(refusal_words_);
+  if (refusal_ == Refusal::shortage) throw backends::cuda::OutOfMemory("cuda double", refusal_words_);
   ++operations_built_;
 }
 

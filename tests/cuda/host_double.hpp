@@ -68,8 +68,9 @@ class HostDouble final : public backends::cuda::DeviceApi {
   std::unique_ptr<LibraryOperation> make_product(const backends::cuda::ProductSpec& spec) override;
   const KernelEntry* make_program(const backends::cuda::ProgramSource& source) override;
 
-  /// From now on the libraries refuse to build anything, with these words; empty: they build again.
-  void refuse_operations(std::string why);
+  enum class Refusal : std::uint8_t { none, verdict, shortage };
+  /// From now on the libraries refuse to build anything, with these words: for good, or for want of memory.
+  void refuse_operations(Refusal refusal, std::string why = {});
   /// From now on allocations fail, with these words; empty: there is memory again.
   void refuse_memory(std::string why);
   /// Every capture fails at its end, with this reason, until it is empty.
@@ -118,7 +119,8 @@ class HostDouble final : public backends::cuda::DeviceApi {
   std::vector<std::unique_ptr<KernelEntry>> programs_;
   std::set<std::string> kernels_run_;
   std::int64_t waits_ = 0, operations_built_ = 0;
-  std::string refusal_, memory_refusal_, capture_refusal_;
+  Refusal refusal_ = Refusal::none;
+  std::string refusal_words_, memory_refusal_, capture_refusal_;
 };
 
 }  // namespace fusetape::tests

@@ -56,6 +56,13 @@ std::vector<fe::NumericalNote_t> unwanted(const ConvolutionSpec& spec) {
   return notes;
 }
 
+/// The frontend keeps the library's status only within its message: a cudnnStatus_t by its name, a
+/// cudaError_t by its text.
+bool is_shortage(const fe::error_t& status) {
+  return status.err_msg.find("_ALLOCATION_FAILED") != std::string::npos ||
+         status.err_msg.find(cudaGetErrorString(cudaErrorMemoryAllocation)) != std::string::npos;
+}
+
 class Builder {
  public:
   explicit Builder(const ConvolutionSpec& spec) : s_(spec), graph_(std::make_unique<Graph>()) {
@@ -142,7 +149,7 @@ class Builder {
 }  // namespace
 
 void check(const fe::error_t& status) {
-  if (status.is_bad()) throw Error("cudnn", one_line(status.err_msg));
+  if (status.is_bad()) fail("cudnn", one_line(status.err_msg), is_shortage(status));
 }
 
 std::unique_ptr<Graph> graph_of(const ConvolutionSpec& spec) { return Builder(spec).build(); }
@@ -156,15 +163,17 @@ std::vector<std::int64_t> build_candidates(Graph& graph, const ConvolutionSpec& 
   graph.deselect_workspace_greater_than(most_workspace_bytes);
   std::vector<std::int64_t> built;
   std::string refusal = "no engine is deterministic, and of the precision that is asked for";
+  bool shortage = false;
   for (std::int64_t i = 0; i < graph.get_execution_plan_count() && std::ssize(built) < most; ++i) {
     const fe::error_t status = graph.build_plan_at_index(i);
     if (status.is_good()) {
       built.push_back(i);
     } else if (status.err_msg != "Deselecting execution plan") {
       refusal = status.err_msg;
+      shortage = shortage || is_shortage(status);
     }
   }
-  if (built.empty()) throw Error("cudnn", one_line(refusal));
+  if (built.empty()) fail("cudnn", one_line(refusal), shortage);
   return built;
 }
 

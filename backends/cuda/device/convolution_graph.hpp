@@ -18,7 +18,7 @@ std::unique_ptr<cudnn_frontend::graph::Graph> graph_of(const ConvolutionSpec& sp
 std::vector<std::int64_t> build_candidates(cudnn_frontend::graph::Graph& graph, const ConvolutionSpec& spec,
                                            cudnnHandle_t handle, int most);
 
-/// Throws Error("cudnn", …) with cuDNN's words.
+/// Throws Error("cudnn", …) with cuDNN's words, or OutOfMemory.
 void check(const cudnn_frontend::error_t& status);
 
 }  // namespace fusetape::backends::cuda

@@ -16,8 +16,10 @@ constexpr std::uint32_t operand_alignment = 16;
 
 void check(cublasStatus_t status, const char* doing) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw Error("cublaslt", std::string(doing) + ": " + cublasLtGetStatusName(status) + " (" +
-                              cublasLtGetStatusString(status) + ")");
+  fail("cublaslt",
+       std::string(doing) + ": " + cublasLtGetStatusName(status) + " (" + cublasLtGetStatusString(status) +
+           ")",
+       status == CUBLAS_STATUS_ALLOC_FAILED);
 }
 
 cudaDataType_t type_of(DType dtype) {

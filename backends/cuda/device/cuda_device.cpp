@@ -21,14 +21,15 @@ std::string in_megabytes(std::size_t bytes) {
 }
 
 /// `where`: "device memory" or "pinned memory".
-[[noreturn]] void out_of_memory(const char* where, std::size_t bytes, cudaError_t status) {
+[[noreturn]] void no_memory(const char* where, std::size_t bytes, cudaError_t status) {
   static_cast<void>(cudaGetLastError());
   std::string got = words_of(status);
   std::size_t free = 0, total = 0;
   if (cudaMemGetInfo(&free, &total) == cudaSuccess) {
     got += "; free on the device: " + in_megabytes(free) + " of " + in_megabytes(total);
   }
-  throw Error("allocate", "expected " + in_megabytes(bytes) + " of " + where + ", got " + got);
+  fail("allocate", "expected " + in_megabytes(bytes) + " of " + where + ", got " + got,
+       status == cudaErrorMemoryAllocation);
 }
 
 }  // namespace
@@ -52,7 +53,7 @@ CudaDevice::CudaDevice() : facts_(facts_of_device()) {
 void* CudaDevice::allocate(std::size_t bytes) {
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, std::max<std::size_t>(bytes, 1));
-  if (status != cudaSuccess) out_of_memory("device memory", bytes, status);
+  if (status != cudaSuccess) no_memory("device memory", bytes, status);
   return data;
 }
 
@@ -62,7 +63,7 @@ void CudaDevice::free(void* data) { static_cast<void>(cudaFree(data)); }
 void* CudaDevice::allocate_pinned(std::size_t bytes) {
   void* data = nullptr;
   const cudaError_t status = cudaMallocHost(&data, std::max<std::size_t>(bytes, 1));
-  if (status != cudaSuccess) out_of_memory("pinned memory", bytes, status);
+  if (status != cudaSuccess) no_memory("pinned memory", bytes, status);
   return data;
 }
 

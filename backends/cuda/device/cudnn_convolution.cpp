@@ -27,11 +27,17 @@ constexpr int most_timed_candidates = 8;
 
 using cuda::check;
 
+bool is_shortage(cudnnStatus_t status) {
+  return status == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ||
+         status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
+}
+
 void check(cudnnStatus_t status, const char* doing) {
   if (status == CUDNN_STATUS_SUCCESS) return;
   std::array<char, 256> more = {};
   cudnnGetLastErrorString(more.data(), more.size());
-  throw Error("cudnn", std::string(doing) + ": " + cudnnGetErrorString(status) + " " + one_line(more.data()));
+  fail("cudnn", std::string(doing) + ": " + cudnnGetErrorString(status) + " " + one_line(more.data()),
+       is_shortage(status));
 }
 
 cudaStream_t stream_of(cudnnHandle_t handle) {
@@ -205,7 +211,7 @@ ConvolutionLibrary::ConvolutionLibrary(cudaStream_t stream) {
 std::unique_ptr<QueuedOperation> ConvolutionLibrary::make(const ConvolutionSpec& spec) try {
   return std::make_unique<CudnnConvolution>(handle_.get(), build(spec, handle_.get()));
 } catch (const fe::cudnnException& error) {
-  throw Error("cudnn", one_line(error.what()));
+  fail("cudnn", one_line(error.what()), is_shortage(error.error_status));
 }
 
 }  // namespace fusetape::backends::cuda

@@ -1,6 +1,6 @@
 #include "backends/cuda/device/errors.hpp"
 
-#include "fusetape/error.hpp"
+#include "backends/cuda/device_api.hpp"
 
 namespace fusetape::backends::cuda {
 
@@ -11,7 +11,12 @@ std::string words_of(cudaError_t status) {
 void check(cudaError_t status, const char* doing) {
   if (status == cudaSuccess) return;
   static_cast<void>(cudaGetLastError());
-  throw Error("cuda", std::string(doing) + ": " + words_of(status));
+  fail("cuda", std::string(doing) + ": " + words_of(status), status == cudaErrorMemoryAllocation);
+}
+
+void fail(const char* library, const std::string& what, bool out_of_memory) {
+  if (out_of_memory) throw OutOfMemory(library, what);
+  throw Error(library, what);
 }
 
 std::string one_line(const std::string& text, std::size_t most) {

@@ -9,9 +9,12 @@ namespace fusetape::backends::cuda {
 /// "cudaErrorNoDevice (no CUDA-capable device is detected)".
 std::string words_of(cudaError_t status);
 
-/// Throws Error("cuda", "<doing>: <CUDA's words>"). A failure that is over is forgotten: no later call
-/// reports it again.
+/// Throws Error("cuda", "<doing>: <CUDA's words>"), an OutOfMemory where it is that. A failure that is over
+/// is forgotten: no later call reports it again.
 void check(cudaError_t status, const char* doing);
+
+/// Throws Error(library, what), or OutOfMemory.
+[[noreturn]] void fail(const char* library, const std::string& what, bool out_of_memory);
 
 /// What a library tells, for a sentence: its lines in one, at most `most` characters.
 std::string one_line(const std::string& text, std::size_t most = 300);

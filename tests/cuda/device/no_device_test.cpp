@@ -101,6 +101,26 @@ TEST_CASE("A device's speed follows from its multiprocessors and clocks") {
   CHECK(flops_per_cycle(9, 0).single * 132 * 1.98e9 == doctest::Approx(67e12).epsilon(0.01));
 }
 
+TEST_CASE("A shortage of memory has an error of its own, whichever library tells of it") {
+  using Status = cudnn_frontend::error_t;
+  using Code = cudnn_frontend::error_code_t;
+  const auto is_shortage = [](const Status& status) {
+    try {
+      check(status);
+    } catch (const OutOfMemory&) {
+      return true;
+    } catch (const ft::Error&) {
+    }
+    return false;
+  };
+  CHECK_THROWS_AS(check(cudaErrorMemoryAllocation, "a buffer"), OutOfMemory);
+  CHECK(is_shortage({Code::CUDNN_BACKEND_API_FAILED,
+                     "finalize failed with code: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"}));
+  CHECK(is_shortage({Code::CUDA_API_FAILED, "cudaMalloc failed with out of memory"}));
+  CHECK_FALSE(
+      is_shortage({Code::GRAPH_NOT_SUPPORTED, "finalize failed with code: CUDNN_STATUS_NOT_SUPPORTED"}));
+}
+
 TEST_CASE("A library's words become one short line") {
   CHECK(one_line("a\n\tb  c\n") == "a b c");
   CHECK(one_line(std::string(400, 'x'), 10) == "xxxxxxxxxx …");
