@@ -66,7 +66,7 @@ class LibraryOperation {
   double seconds = 0;  ///< of one run, measured when it was built; 0: not measured
 };
 
-/// A kernel that was made from source text at run time. Lives as long as the device.
+/// A kernel that is made from source text at run time.
 struct ProgramSource {
   std::string name;        ///< of the kernel in the text
   std::string text;        ///< CUDA C++
@@ -116,8 +116,9 @@ class DeviceApi {
   // ---- building
   virtual std::unique_ptr<LibraryOperation> make_convolution(const ConvolutionSpec& spec) = 0;
   virtual std::unique_ptr<LibraryOperation> make_product(const ProductSpec& spec) = 0;
-  /// Compiles, or finds what was compiled from the same text.
-  virtual const KernelEntry* make_program(const ProgramSource& source) = 0;
+  /// Compiled and loaded, until it is let go: not before what is queued has run and the graphs with it are
+  /// freed.
+  virtual std::shared_ptr<const KernelEntry> make_program(const ProgramSource& source) = 0;
 };
 
 }  // namespace fusetape::backends::cuda

@@ -2,36 +2,56 @@
 
 #include <algorithm>
 
-#include "fusetape/error.hpp"
-
 namespace fusetape::backends::cuda {
+namespace {
 
-template <class Spec, class Build>
-LibraryCache::Built LibraryCache::find_on(Shelf<Spec>& shelf, const Spec& spec, Build build) {
+/// A refusal is held by nobody.
+bool is_held(const LibraryCache::Built& built) { return built.operation.use_count() > 1; }
+bool is_held(const LibraryCache::Program& program) { return program.use_count() > 1; }
+
+}  // namespace
+
+template <class Key, class Thing, class Build>
+Thing LibraryCache::find_on(Shelf<Key, Thing>& shelf, const Key& key, Build build) {
   const std::lock_guard lock(mutex_);
   const auto known =
-      std::find_if(shelf.begin(), shelf.end(), [&](const auto& entry) { return entry.first == spec; });
+      std::find_if(shelf.begin(), shelf.end(), [&](const auto& entry) { return entry.first == key; });
   if (known != shelf.end()) return known->second;
   if (shelf.size() >= most) {
-    std::erase_if(shelf, [](const auto& entry) { return entry.second.operation.use_count() <= 1; });
+    device_.synchronize();
+    std::erase_if(shelf, [](const auto& entry) { return !is_held(entry.second); });
   }
-  Built built;
+  return shelf.emplace_back(key, build()).second;
+}
+
+template <class Spec, class Build>
+LibraryCache::Built LibraryCache::find_operation(Shelf<Spec, Built>& shelf, const Spec& spec, Build build) {
+  const auto built_or_refused = [&]() -> Built {
+    try {
+      return {.operation = build(), .refusal = {}};
+    } catch (const OutOfMemory&) {
+      throw;
+    } catch (const Error& error) {
+      return {.operation = nullptr, .refusal = error.message()};
+    }
+  };
   try {
-    built.operation = build();
-  } catch (const OutOfMemory& error) {  // says nothing of the spec: the next plan asks again
+    return find_on(shelf, spec, built_or_refused);
+  } catch (const OutOfMemory& error) {  // says nothing of the spec: not on the shelf
     return {.operation = nullptr, .refusal = error.message()};
-  } catch (const Error& error) {
-    built.refusal = error.message();
   }
-  return shelf.emplace_back(spec, std::move(built)).second;
 }
 
 LibraryCache::Built LibraryCache::find(const ConvolutionSpec& spec) {
-  return find_on(convolutions_, spec, [&] { return device_.make_convolution(spec); });
+  return find_operation(convolutions_, spec, [&] { return device_.make_convolution(spec); });
 }
 
 LibraryCache::Built LibraryCache::find(const ProductSpec& spec) {
-  return find_on(products_, spec, [&] { return device_.make_product(spec); });
+  return find_operation(products_, spec, [&] { return device_.make_product(spec); });
+}
+
+LibraryCache::Program LibraryCache::find(const ProgramSource& source) {
+  return find_on(programs_, source.text, [&] { return device_.make_program(source); });
 }
 
 }  // namespace fusetape::backends::cuda

@@ -9,8 +9,10 @@
 
 namespace fusetape::backends::cuda {
 
-/// The operations of a device's libraries, each built once: to build one is slow, and is also how to find out
-/// whether there is one. Bounded: beyond `most` of a kind, those that no kernel holds are let go.
+/// What is slow to build on a device, each built once: operations of its libraries, and programs. To build an
+/// operation is also how to find out whether there is one. Bounded: beyond `most` of a kind, those that no
+/// kernel holds are let go, when nothing that is queued may need them. (A plan frees its graphs before its
+/// kernels.)
 class LibraryCache {
  public:
   /// Null where the library refused, with what it said; for want of memory, it is asked again the next time.
@@ -18,22 +20,28 @@ class LibraryCache {
     std::shared_ptr<LibraryOperation> operation;
     std::string refusal;
   };
+  using Program = std::shared_ptr<const KernelEntry>;
   static constexpr std::size_t most = 1024;
 
   explicit LibraryCache(DeviceApi& device) : device_(device) {}
   Built find(const ConvolutionSpec& spec);
   Built find(const ProductSpec& spec);
+  /// Sources with one text are one. Throws what the compiler says.
+  Program find(const ProgramSource& source);
 
  private:
-  template <class Spec>
-  using Shelf = std::vector<std::pair<Spec, Built>>;
+  template <class Key, class Thing>
+  using Shelf = std::vector<std::pair<Key, Thing>>;
+  template <class Key, class Thing, class Build>
+  Thing find_on(Shelf<Key, Thing>& shelf, const Key& key, Build build);
   template <class Spec, class Build>
-  Built find_on(Shelf<Spec>& shelf, const Spec& spec, Build build);
+  Built find_operation(Shelf<Spec, Built>& shelf, const Spec& spec, Build build);
 
   DeviceApi& device_;
   std::mutex mutex_;
-  Shelf<ConvolutionSpec> convolutions_;
-  Shelf<ProductSpec> products_;
+  Shelf<ConvolutionSpec, Built> convolutions_;
+  Shelf<ProductSpec, Built> products_;
+  Shelf<std::string, Program> programs_;
 };
 
 }  // namespace fusetape::backends::cuda

@@ -55,6 +55,7 @@ struct KernelEntry {
   unsigned threads = 0;  ///< of a block
   std::size_t shared_bytes = 0, args_bytes = 0;
   HostBlock run_block;
+  const void* code = nullptr;  ///< of a kernel made at run time, on its device; the others are found by name
 };
 
 /// Undefined contents, made visible: every float of them is a NaN.

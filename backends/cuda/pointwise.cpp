@@ -13,17 +13,17 @@ using plan::Pattern;
 
 class PointwiseKernel final : public DeviceKernel {
  public:
-  PointwiseKernel(const Graph& graph, const Group& group, DeviceApi& device)
-      : DeviceKernel(graph, device),
+  PointwiseKernel(const Graph& graph, const Group& group, Device& device)
+      : DeviceKernel(graph, device.api),
         program_(std::make_shared<const PointwiseProgram>(make_pointwise_program(graph, group))),
         args_(program_->args_bytes() / 8) {
     if (program_->sum) sum_dtype_ = graph.value(program_->sum->value).dtype;
     if (program_->count == 0) return;
-    entry_ = device.make_program({.name = program_->name,
-                                  .text = pointwise_text(*program_),
-                                  .threads = PointwiseProgram::threads,
-                                  .args_bytes = program_->args_bytes(),
-                                  .run_block = pointwise_on_host(program_)});
+    entry_ = device.libraries.find(ProgramSource{.name = program_->name,
+                                                 .text = pointwise_text(*program_),
+                                                 .threads = PointwiseProgram::threads,
+                                                 .args_bytes = program_->args_bytes(),
+                                                 .run_block = pointwise_on_host(program_)});
   }
 
   std::vector<std::pair<int, int>> in_place() const override { return program_->in_place; }
@@ -68,7 +68,7 @@ class PointwiseKernel final : public DeviceKernel {
     constexpr std::int64_t threads = PointwiseProgram::threads;
     const Grid grid{.x = program_->sum ? (program_->sum_threads() + threads - 1) / threads
                                        : blocks_for(program_->count, threads * program_->width)};
-    device().launch(Stream::compute, {.kernel = entry_, .grid = grid, .args = args_.data()}, access);
+    device().launch(Stream::compute, {.kernel = entry_.get(), .grid = grid, .args = args_.data()}, access);
   }
 
   template <class T>
@@ -88,7 +88,7 @@ class PointwiseKernel final : public DeviceKernel {
 
   std::shared_ptr<const PointwiseProgram> program_;
   std::vector<std::uint64_t> args_;  ///< of the run that is on
-  const KernelEntry* entry_ = nullptr;
+  LibraryCache::Program entry_;      ///< null where there are no elements
   DType sum_dtype_ = DType::f32;
 };
 
@@ -104,7 +104,7 @@ Support supports_pointwise(const Graph& graph, const Group& group, Device&) {
 }
 
 std::unique_ptr<Kernel> make_pointwise(const Graph& graph, const Group& group, Device& device) {
-  return std::make_unique<PointwiseKernel>(graph, group, device.api);
+  return std::make_unique<PointwiseKernel>(graph, group, device);
 }
 
 constexpr Candidate candidates[] = {{"nvrtc:pointwise", supports_pointwise, make_pointwise}};

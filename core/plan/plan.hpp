@@ -47,8 +47,10 @@ struct Plan {
   std::size_t arena_bytes = 0;
   std::size_t scratch_bytes = 0;  ///< at the arena's end
   std::shared_ptr<Report> report;
-  std::vector<void*> pointers;               ///< by value; set by each run
-  std::unique_ptr<backends::Replay> replay;  ///< of `steps`; null: they run one by one
+  std::vector<void*> pointers;  ///< by value; set by each run
+  /// Of `steps`, and gone before them: a graph that is recorded needs their kernels. Null: they run one by
+  /// one.
+  std::unique_ptr<backends::Replay> replay;
 };
 
 struct Options {

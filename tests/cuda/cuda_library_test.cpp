@@ -369,3 +369,24 @@ TEST_CASE("cuda: of too many operations those that no kernel holds are let go") 
   libraries.find(spec_of(1));
   CHECK(device.operations_built() == LibraryCache::most + 2);
 }
+
+TEST_CASE("cuda: of too many programs those that no kernel holds are let go, once what is queued has run") {
+  HostDouble device;
+  LibraryCache libraries(device);
+  int runs = 0;
+  const auto source = [&](std::size_t n) {
+    return ProgramSource{.name = "program",
+                         .text = std::to_string(n),
+                         .run_block = [&](const void*, Thread, HostOrder) { ++runs; }};
+  };
+  const LibraryCache::Program held = libraries.find(source(0));
+  device.launch(Stream::compute, {.kernel = libraries.find(source(1)).get()}, {});
+  for (std::size_t n = 2; n < LibraryCache::most; ++n) libraries.find(source(n));
+  CHECK(device.programs_held() == LibraryCache::most);
+  CHECK(runs == 0);
+  const LibraryCache::Program one_too_many = libraries.find(source(LibraryCache::most));
+  CHECK(device.programs_held() == 2);
+  CHECK(runs == 1);
+  CHECK(libraries.find(source(0)) == held);
+  CHECK(libraries.find(source(LibraryCache::most)) == one_too_many);
+}

@@ -236,11 +236,13 @@ void HostDouble::launch(Stream stream, const Launch& launch, const Access& acces
   check_launch(launch);
   const auto* bytes = static_cast<const std::byte*>(launch.args);
   const std::vector<std::byte> args(bytes, bytes + launch.kernel->args_bytes);
-  queue(stream, {.what = launch.kernel->name,
-                 .work = [this, kernel = launch.kernel, grid = launch.grid,
-                          args] { run_blocks(*kernel, grid, args); },
-                 .access = access,
-                 .isolated = true});
+  Task task{
+      .what = launch.kernel->name,
+      .work = [this, kernel = launch.kernel, grid = launch.grid, args] { run_blocks(*kernel, grid, args); },
+      .access = access,
+      .isolated = true};
+  if (const auto made = programs_.find(launch.kernel); made != programs_.end()) task.program = made->second;
+  queue(stream, std::move(task));
 }
 
 void HostDouble::run_blocks(const KernelEntry& kernel, Grid grid, const std::vector<std::byte>& args) {
@@ -313,6 +315,7 @@ void HostDouble::run_one(std::deque<Task>& stream) {
   if (task.recorded >= 0) done_[static_cast<std::size_t>(task.recorded)] = task.version;
   if (!task.work) return;
   check_ranges(task);
+  if (task.program && task.program->expired()) fail(task.what + ": the program was let go before it ran");
   task.isolated ? run_isolated(task) : task.work();
 }
 
@@ -425,15 +428,23 @@ std::unique_ptr<LibraryOperation> HostDouble::make_product(const backends::cuda:
   return make_product_double(spec);
 }
 
-const KernelEntry* HostDouble::make_program(const backends::cuda::ProgramSource& source) {
+std::shared_ptr<const KernelEntry> HostDouble::make_program(const backends::cuda::ProgramSource& source) {
   const std::lock_guard lock(mutex_);
   refuse_in_capture("a program is compiled");
-  programs_.push_back(std::make_unique<KernelEntry>(KernelEntry{.name = source.name,
-                                                                .threads = source.threads,
-                                                                .shared_bytes = 0,
-                                                                .args_bytes = source.args_bytes,
-                                                                .run_block = source.run_block}));
-  return programs_.back().get();
+  const auto program = std::make_shared<const KernelEntry>(KernelEntry{.name = source.name,
+                                                                       .threads = source.threads,
+                                                                       .shared_bytes = 0,
+                                                                       .args_bytes = source.args_bytes,
+                                                                       .run_block = source.run_block});
+  std::erase_if(programs_, [](const auto& known) { return known.second.expired(); });
+  programs_[program.get()] = program;
+  return program;
+}
+
+std::size_t HostDouble::programs_held() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<std::size_t>(
+      std::ranges::count_if(programs_, [](const auto& known) { return !known.second.expired(); }));
 }
 
 std::set<std::string> HostDouble::kernels_run() const {

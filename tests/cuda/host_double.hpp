@@ -20,6 +20,7 @@
 ///   - pinned memory that changes before its copy is done, copies of what is not pinned, device memory freed
 ///     while work on it is queued, ranges outside of any allocation;
 ///   - allocation, building or waiting while a graph is captured, and graphs that refer to freed memory;
+///   - programs that are let go before queued work, or a graph that is launched again, has run them;
 ///   - grids, blocks, shared memory or arguments past a device's limits.
 namespace fusetape::tests {
 
@@ -66,7 +67,7 @@ class HostDouble final : public backends::cuda::DeviceApi {
 
   std::unique_ptr<LibraryOperation> make_convolution(const backends::cuda::ConvolutionSpec& spec) override;
   std::unique_ptr<LibraryOperation> make_product(const backends::cuda::ProductSpec& spec) override;
-  const KernelEntry* make_program(const backends::cuda::ProgramSource& source) override;
+  std::shared_ptr<const KernelEntry> make_program(const backends::cuda::ProgramSource& source) override;
 
   enum class Refusal : std::uint8_t { none, verdict, shortage };
   /// From now on the libraries refuse to build anything, with these words: for good, or for want of memory.
@@ -77,6 +78,8 @@ class HostDouble final : public backends::cuda::DeviceApi {
   void refuse_captures(std::string why);
   /// Operations of the libraries that were built.
   std::int64_t operations_built() const { return operations_built_; }
+  /// Programs that somebody holds.
+  std::size_t programs_held() const;
   /// Names of the kernels that ran.
   std::set<std::string> kernels_run() const;
   /// How often the host waited for the device.
@@ -88,7 +91,8 @@ class HostDouble final : public backends::cuda::DeviceApi {
     std::string what;
     std::function<void()> work;  ///< empty: an event
     Access access;
-    bool isolated = false;  ///< other memory is hidden from it
+    bool isolated = false;                                    ///< other memory is hidden from it
+    std::optional<std::weak_ptr<const KernelEntry>> program;  ///< that it runs
     Event recorded = -1, awaited = -1;
     std::uint64_t version = 0;  ///< of the event
   };
@@ -116,7 +120,7 @@ class HostDouble final : public backends::cuda::DeviceApi {
   std::vector<std::uint64_t> recorded_, done_;  ///< by event: how often queued, how often reached
   std::optional<Stream> capturing_;
   std::vector<std::vector<Task>> graphs_;
-  std::vector<std::unique_ptr<KernelEntry>> programs_;
+  std::map<const KernelEntry*, std::weak_ptr<const KernelEntry>> programs_;
   std::set<std::string> kernels_run_;
   std::int64_t waits_ = 0, operations_built_ = 0;
   Refusal refusal_ = Refusal::none;

@@ -88,6 +88,7 @@ void CudaDevice::clear(Stream stream, void* data, std::size_t bytes) {
 }
 
 const void* CudaDevice::function_of(const KernelEntry& entry) {
+  if (entry.code != nullptr) return entry.code;
   const std::lock_guard lock(mutex_);
   const auto known = functions_.find(&entry);
   if (known != functions_.end()) return known->second;
@@ -197,13 +198,10 @@ std::unique_ptr<LibraryOperation> CudaDevice::make_product(const ProductSpec& sp
   return products_->make(spec);
 }
 
-const KernelEntry* CudaDevice::make_program(const ProgramSource& source) {
+std::shared_ptr<const KernelEntry> CudaDevice::make_program(const ProgramSource& source) {
   const std::lock_guard lock(program_mutex_);
   if (programs_ == nullptr) programs_ = std::make_unique<Programs>(facts_.major, facts_.minor);
-  const DeviceFunction program = programs_->make(source);
-  const std::lock_guard table_lock(mutex_);
-  functions_.emplace(program.entry, program.function);
-  return program.entry;
+  return programs_->make(source);
 }
 
 }  // namespace fusetape::backends::cuda

@@ -50,7 +50,7 @@ class CudaDevice final : public DeviceApi {
 
   std::unique_ptr<LibraryOperation> make_convolution(const ConvolutionSpec& spec) override;
   std::unique_ptr<LibraryOperation> make_product(const ProductSpec& spec) override;
-  const KernelEntry* make_program(const ProgramSource& source) override;
+  std::shared_ptr<const KernelEntry> make_program(const ProgramSource& source) override;
 
  private:
   using StreamHandle = std::unique_ptr<CUstream_st, Destroy<cudaStreamDestroy>>;

@@ -1,11 +1,13 @@
 #include "backends/cuda/device/nvrtc_program.hpp"
 
+#include <cuda_runtime_api.h>
 #include <nvrtc.h>
 
 #include <algorithm>
 #include <array>
 #include <vector>
 
+#include "backends/cuda/device/errors.hpp"
 #include "backends/cuda/device/program_file.hpp"
 #include "backends/user_cache.hpp"
 #include "fusetape/error.hpp"
@@ -65,6 +67,11 @@ class Compilation {
   nvrtcProgram program_ = nullptr;
 };
 
+struct LoadedProgram {
+  std::unique_ptr<CUlib_st, Destroy<cudaLibraryUnload>> library;
+  KernelEntry entry;
+};
+
 /// Of all that the compiled code depends on.
 std::string key_of(const std::string& text, const std::string& target) {
   int major = 0, minor = 0;
@@ -110,28 +117,25 @@ std::string cached_program(const std::string& text, const std::string& target,
 Programs::Programs(int major, int minor)
     : target_(nvrtc_target(major, minor)), folder_(user_cache_folder()) {}
 
-DeviceFunction Programs::make(const ProgramSource& source) {
-  for (const Program& known : programs_) {
-    if (known.entry.name == source.name && known.text == source.text) return {&known.entry, known.kernel};
-  }
+std::shared_ptr<const KernelEntry> Programs::make(const ProgramSource& source) const {
   const std::string code = cached_program(source.text, target_, folder_);
   cudaLibrary_t loaded = nullptr;
   check(cudaLibraryLoadData(&loaded, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0),
         "loading a program");
-  Library library(loaded);
+  const auto program = std::make_shared<LoadedProgram>();
+  program->library.reset(loaded);
   cudaKernel_t kernel = nullptr;
   check(cudaLibraryGetKernel(&kernel, loaded, source.name.c_str()), source.name.c_str());
+  const void* const function = reinterpret_cast<const void*>(kernel);
   cudaFuncAttributes attributes;  // loads its code: not within a capture
-  check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)), source.name.c_str());
-  const Program& made = programs_.emplace_back(Program{.text = source.text,
-                                                       .entry = {.name = source.name,
-                                                                 .threads = source.threads,
-                                                                 .shared_bytes = 0,
-                                                                 .args_bytes = source.args_bytes,
-                                                                 .run_block = source.run_block},
-                                                       .library = std::move(library),
-                                                       .kernel = kernel});
-  return {&made.entry, made.kernel};
+  check(cudaFuncGetAttributes(&attributes, function), source.name.c_str());
+  program->entry = {.name = source.name,
+                    .threads = source.threads,
+                    .shared_bytes = 0,
+                    .args_bytes = source.args_bytes,
+                    .run_block = source.run_block,
+                    .code = function};
+  return {program, &program->entry};
 }
 
 }  // namespace fusetape::backends::cuda

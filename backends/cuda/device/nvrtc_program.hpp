@@ -1,13 +1,8 @@
 #pragma once
-#include <cuda_runtime_api.h>
-
-#include <deque>
 #include <filesystem>
 #include <memory>
 #include <string>
 
-#include "backends/cuda/device/errors.hpp"
-#include "backends/cuda/device/kernel_table.hpp"
 #include "backends/cuda/device_api.hpp"
 
 namespace fusetape::backends::cuda {
@@ -24,24 +19,16 @@ std::string compile_program(const std::string& text, const std::string& target);
 std::string cached_program(const std::string& text, const std::string& target,
                            const std::filesystem::path& folder);
 
-/// Kernels made from source text, loaded. Not thread-safe.
+/// Makes kernels from source text.
 class Programs {
  public:
   Programs(int major, int minor);
-  DeviceFunction make(const ProgramSource& source);
+  /// Unloaded when it is let go.
+  std::shared_ptr<const KernelEntry> make(const ProgramSource& source) const;
 
  private:
-  using Library = std::unique_ptr<CUlib_st, Destroy<cudaLibraryUnload>>;
-  struct Program {
-    std::string text;
-    KernelEntry entry;
-    Library library;
-    cudaKernel_t kernel;
-  };
-
   std::string target_;
   std::filesystem::path folder_;
-  std::deque<Program> programs_;  ///< entries stay where they are
 };
 
 }  // namespace fusetape::backends::cuda
