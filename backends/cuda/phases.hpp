@@ -39,6 +39,13 @@ struct Thread {
   unsigned blocks_x, blocks_y;  ///< of the grid
 };
 
+/// Calls f(i) for a thread's share of 0 … count - 1, in strides of the whole grid.
+template <unsigned Threads, class F>
+FUSETAPE_HD void for_share(const Thread& thread, std::int64_t count, F f) {
+  const std::int64_t step = std::int64_t{thread.blocks_x} * Threads;
+  for (std::int64_t i = std::int64_t{thread.block_x} * Threads + thread.index; i < count; i += step) f(i);
+}
+
 struct Nothing {};  ///< for kernels without Shared or Local
 
 /// In which order a host runs the threads of a block: t = (first + i·step) mod threads, step odd.

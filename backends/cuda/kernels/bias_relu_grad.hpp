@@ -31,34 +31,22 @@ struct BiasReluGrad {
  private:
   FUSETAPE_HD static void mask(const Args& args, Shared& shared, const Thread& thread) {
     const ChannelParts& parts = args.parts;
-    const unsigned lane = thread.index % parts.lanes, slot = thread.index / parts.lanes;
-    const std::int64_t channel = (static_cast<std::int64_t>(thread.block_y) * parts.lanes + lane) * Width;
-    const std::int64_t end = parts.end_row(thread.block_x);
+    const std::int64_t channel = parts.template channel_of<Width>(thread);
     Eight sum{};
-    if (channel < parts.channels) {
-      for (std::int64_t row = parts.first_row(thread.block_x) + slot; row < end; row += parts.slots()) {
-        const std::int64_t at = row * parts.channels + channel;
-        const Eight g = masked_gradient(args.gradient, {}, at, channel, parts.channels, Width);
-        store_eight(args.masked + at, g, Width);
-        for (int i = 0; i < Width; ++i) sum.at[i] += g.at[i];
-      }
-    }
-    const unsigned to = (slot * parts.lanes + lane) * Width;
-    for (unsigned i = 0; i < Width; ++i) shared.sums[to + i] = sum.at[i];
+    parts.template for_rows<Width>(thread, [&](std::int64_t at) {
+      const Eight g = masked_gradient(args.gradient, {}, at, channel, parts.channels, Width);
+      store_eight(args.masked + at, g, Width);
+      for (int i = 0; i < Width; ++i) sum.at[i] += g.at[i];
+    });
+    for (unsigned i = 0; i < Width; ++i) shared.sums[thread.index * Width + i] = sum.at[i];
   }
 
   FUSETAPE_HD static void join(const Args& args, const Shared& shared, const Thread& thread) {
     const ChannelParts& parts = args.parts;
-    const unsigned row = parts.lanes * Width;
-    for (unsigned i = thread.index; i < row; i += threads) {
-      const std::int64_t channel = static_cast<std::int64_t>(thread.block_y) * row + i;
-      if (channel >= parts.channels) continue;
-      double sum = 0;
-      for (unsigned slot = 0; slot < parts.slots(); ++slot) {
-        sum += static_cast<double>(shared.sums[slot * row + i]);
-      }
-      args.sums[static_cast<std::int64_t>(thread.block_x) * parts.channels + channel] = sum;
-    }
+    parts.template for_channels<Width>(thread, [&](std::int64_t channel, unsigned place) {
+      args.sums[std::int64_t{thread.block_x} * parts.channels + channel] =
+          parts.template over_slots<Width>(shared.sums + place);
+    });
   }
 };
 

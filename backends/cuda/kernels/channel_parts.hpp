@@ -44,6 +44,40 @@ struct ChannelParts {
     return end_row(block) - first_row(block);
   }
 
+  // A thread has `Width` channels from channel_of() on, of every few rows of its block; what it makes of them
+  // it leaves in the block's shared memory, at thread.index * Width. Then the block's channels are shared out
+  // again, and each finds its parts there, one for each slot.
+
+  /// Past the last channel: the thread has none.
+  template <int Width>
+  FUSETAPE_HD std::int64_t channel_of(const Thread& thread) const {
+    return (std::int64_t{thread.block_y} * lanes + thread.index % lanes) * Width;
+  }
+  /// Calls f(at) with the place of the thread's channels in each of its rows.
+  template <int Width, class F>
+  FUSETAPE_HD void for_rows(const Thread& thread, F f) const {
+    const std::int64_t channel = channel_of<Width>(thread), end = end_row(thread.block_x);
+    if (channel >= channels) return;
+    for (std::int64_t row = first_row(thread.block_x) + thread.index / lanes; row < end; row += slots()) {
+      f(row * channels + channel);
+    }
+  }
+  /// Calls f(channel, place) for the thread's share of the block's channels: where the first slot's part is.
+  template <int Width, class F>
+  FUSETAPE_HD void for_channels(const Thread& thread, F f) const {
+    for (unsigned i = thread.index; i < lanes * Width; i += threads) {
+      const std::int64_t channel = std::int64_t{thread.block_y} * lanes * Width + i;
+      if (channel < channels) f(channel, i);
+    }
+  }
+  /// The sum of all slots' parts, of which `first` is the first.
+  template <int Width, class T>
+  FUSETAPE_HD double over_slots(const T* first) const {
+    double sum = 0;
+    for (unsigned slot = 0; slot < slots(); ++slot) sum += static_cast<double>(first[slot * lanes * Width]);
+    return sum;
+  }
+
   Grid grid(int width) const {
     const std::int64_t stretches = (channels + width - 1) / width;
     return {.x = blocks, .y = (stretches + lanes - 1) / lanes};

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backends/cuda/phases.hpp"
 #include "core/half.hpp"
 #include "core/host_device.hpp"
 
@@ -119,6 +120,15 @@ FUSETAPE_HD void store_eight(T* to, const Eight& values, int count = 8) {
     for (int i = 0; i < Pack<T>::size; ++i) pack.at[i] = from_float<T>(values.at[part + i]);
     store_pack(to + part, pack);
   }
+}
+
+/// Calls f(at, how_many) for the stretches of up to eight that are a thread's share of `count` elements.
+template <unsigned Threads, class F>
+FUSETAPE_HD void for_eights(const Thread& thread, std::int64_t count, F f) {
+  for_share<Threads>(thread, (count + 7) / 8, [&](std::int64_t chunk) {
+    const std::int64_t at = chunk * 8, left = count - at;
+    f(at, left < 8 ? static_cast<int>(left) : 8);
+  });
 }
 
 }  // namespace fusetape::backends::cuda

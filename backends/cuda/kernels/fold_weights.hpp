@@ -23,16 +23,14 @@ struct FoldWeights {
   static constexpr int phases = 1;
 
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
-    const std::int64_t count = args.channels * args.filter;
-    for (std::int64_t i = static_cast<std::int64_t>(thread.block_x) * threads + thread.index; i < count;
-         i += static_cast<std::int64_t>(thread.blocks_x) * threads) {
+    for_share<threads>(thread, args.channels * args.filter, [&](std::int64_t i) {
       const std::int64_t c = i / args.filter;
       const double a = core::folded_scale(args.gamma[c], args.var[c], args.eps);
       args.weights[i] = narrowed(a * static_cast<double>(to_float(args.w[i])));
-      if (i % args.filter != 0) continue;
+      if (i % args.filter != 0) return;
       const float bias = args.bias != nullptr ? to_float(args.bias[c]) : 0;
       args.shift[c] = narrowed(core::folded_shift(a, bias, args.mean[c], args.beta[c]));
-    }
+    });
   }
 
  private:

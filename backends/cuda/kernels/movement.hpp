@@ -25,10 +25,9 @@ struct StridedCopy {
   static constexpr int phases = 1;
 
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
-    const std::int64_t step = std::int64_t{thread.blocks_x} * threads;
-    for (std::int64_t i = std::int64_t{thread.block_x} * threads + thread.index; i < args.count; i += step) {
+    for_share<threads>(thread, args.count, [&](std::int64_t i) {
       args.to[args.to_at.offset(i)] = args.from[args.from_at.offset(i)];
-    }
+    });
   }
 };
 
@@ -56,11 +55,10 @@ struct Embed {
   static constexpr int phases = 1;
 
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
-    const std::int64_t step = std::int64_t{thread.blocks_x} * threads;
-    for (std::int64_t i = std::int64_t{thread.block_x} * threads + thread.index; i < args.count; i += step) {
+    for_share<threads>(thread, args.count, [&](std::int64_t i) {
       const std::int64_t from = place(args, i);
       args.y[i] = from < 0 ? args.otherwise : args.x[from];
-    }
+    });
   }
 
  private:

@@ -82,51 +82,38 @@ struct NormGradSums {
  private:
   FUSETAPE_HD static void add(const Args& args, Shared& shared, const Thread& thread) {
     const ChannelParts& parts = args.parts;
-    const unsigned lane = thread.index % parts.lanes, slot = thread.index / parts.lanes;
-    const std::int64_t channel = (static_cast<std::int64_t>(thread.block_y) * parts.lanes + lane) * Width;
-    const std::int64_t end = parts.end_row(thread.block_x);
+    const std::int64_t channel = parts.template channel_of<Width>(thread);
     Eight sum_g{}, sum_gx[2] = {}, mean[2] = {};
-    if (channel < parts.channels) {
-      for (int k = 0; k < 2; ++k) {
-        if (k < args.norms) mean[k] = load_eight(args.mean[k] + channel, Width);
-      }
-      for (std::int64_t row = parts.first_row(thread.block_x) + slot; row < end; row += parts.slots()) {
-        const std::int64_t at = row * parts.channels + channel;
-        Eight x = load_eight(args.x[0] + at, Width);
-        const Eight g = masked_gradient(args.gradient, x, at, channel, parts.channels, Width);
-        for (int k = 0; k < 2; ++k) {
-          if (k == args.norms) break;
-          if (k > 0) x = load_eight(args.x[k] + at, Width);
-          for (int i = 0; i < Width; ++i) sum_gx[k].at[i] += g.at[i] * (x.at[i] - mean[k].at[i]);
-        }
-        for (int i = 0; i < Width; ++i) sum_g.at[i] += g.at[i];
-        if (args.masked != nullptr) store_eight(args.masked + at, g, Width);
-      }
+    for (int k = 0; k < 2; ++k) {
+      if (k < args.norms && channel < parts.channels) mean[k] = load_eight(args.mean[k] + channel, Width);
     }
-    const unsigned to = (slot * parts.lanes + lane) * Width;
+    parts.template for_rows<Width>(thread, [&](std::int64_t at) {
+      Eight x = load_eight(args.x[0] + at, Width);
+      const Eight g = masked_gradient(args.gradient, x, at, channel, parts.channels, Width);
+      for (int k = 0; k < 2; ++k) {
+        if (k == args.norms) break;
+        if (k > 0) x = load_eight(args.x[k] + at, Width);
+        for (int i = 0; i < Width; ++i) sum_gx[k].at[i] += g.at[i] * (x.at[i] - mean[k].at[i]);
+      }
+      for (int i = 0; i < Width; ++i) sum_g.at[i] += g.at[i];
+      if (args.masked != nullptr) store_eight(args.masked + at, g, Width);
+    });
+    const unsigned to = thread.index * Width;
     for (unsigned i = 0; i < Width; ++i) {
       shared.sum_g[to + i] = sum_g.at[i];
       for (int k = 0; k < 2; ++k) shared.sum_gx[k][to + i] = sum_gx[k].at[i];
     }
   }
 
-  FUSETAPE_HD static double total(const float* of, unsigned row, unsigned slots) {
-    double sum = 0;
-    for (unsigned slot = 0; slot < slots; ++slot) sum += static_cast<double>(of[slot * row]);
-    return sum;
-  }
-
   FUSETAPE_HD static void join(const Args& args, const Shared& shared, const Thread& thread) {
     const ChannelParts& parts = args.parts;
-    const unsigned row = parts.lanes * Width;
-    for (unsigned i = thread.index; i < row; i += threads) {
-      const std::int64_t channel = static_cast<std::int64_t>(thread.block_y) * row + i;
-      if (channel >= parts.channels) continue;
-      const std::int64_t at = static_cast<std::int64_t>(thread.block_x) * parts.channels + channel;
-      args.sum_g[at] = total(shared.sum_g + i, row, parts.slots());
-      for (int k = 0; k < args.norms; ++k)
-        args.sum_gx[k][at] = total(shared.sum_gx[k] + i, row, parts.slots());
-    }
+    parts.template for_channels<Width>(thread, [&](std::int64_t channel, unsigned place) {
+      const std::int64_t at = std::int64_t{thread.block_x} * parts.channels + channel;
+      args.sum_g[at] = parts.template over_slots<Width>(shared.sum_g + place);
+      for (int k = 0; k < args.norms; ++k) {
+        args.sum_gx[k][at] = parts.template over_slots<Width>(shared.sum_gx[k] + place);
+      }
+    });
   }
 };
 
@@ -235,17 +222,12 @@ struct NormGradApply {
   static constexpr int phases = 1;
 
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
-    const std::int64_t chunks = (args.count + 7) / 8;
-    for (std::int64_t i = static_cast<std::int64_t>(thread.block_x) * threads + thread.index; i < chunks;
-         i += static_cast<std::int64_t>(thread.blocks_x) * threads) {
-      eight(args, i * 8);
-    }
+    for_eights<threads>(thread, args.count, [&](std::int64_t at, int count) { eight(args, at, count); });
   }
 
  private:
-  FUSETAPE_HD static void eight(const Args& args, std::int64_t at) {
-    const std::int64_t left = args.count - at, c = at % args.channels;
-    const int count = left < 8 ? static_cast<int>(left) : 8;
+  FUSETAPE_HD static void eight(const Args& args, std::int64_t at, int count) {
+    const std::int64_t c = at % args.channels;
     // Everything is read before anything is written: outputs may share a buffer with any of it.
     Eight x[2] = {load_eight(args.x[0] + at, count), {}};
     if (args.norms == 2) x[1] = load_eight(args.x[1] + at, count);

@@ -34,28 +34,22 @@ struct NormMoments {
  private:
   /// About the thread's first row, so that no mean is too large for f32.
   FUSETAPE_HD static void measure(const Args& args, Shared& shared, const Thread& thread) {
-    const ChannelParts& parts = args.parts;
-    const unsigned lane = thread.index % parts.lanes, slot = thread.index / parts.lanes;
-    const std::int64_t channel = (static_cast<std::int64_t>(thread.block_y) * parts.lanes + lane) * Width;
-    const std::int64_t end = parts.end_row(thread.block_x);
     float shift[Width] = {}, sum[Width] = {}, square[Width] = {};
     std::int64_t count = 0;
-    if (channel < parts.channels) {
-      for (std::int64_t row = parts.first_row(thread.block_x) + slot; row < end; row += parts.slots()) {
-        const Eight x = load_eight(args.x + row * parts.channels + channel, Width);
-        for (int i = 0; i < Width; ++i) {
-          if (count == 0) shift[i] = x.at[i];
-          const float away = x.at[i] - shift[i];
-          sum[i] += away;
-          square[i] += away * away;
-        }
-        ++count;
+    args.parts.template for_rows<Width>(thread, [&](std::int64_t at) {
+      const Eight x = load_eight(args.x + at, Width);
+      for (int i = 0; i < Width; ++i) {
+        if (count == 0) shift[i] = x.at[i];
+        const float away = x.at[i] - shift[i];
+        sum[i] += away;
+        square[i] += away * away;
       }
-    }
+      ++count;
+    });
     const double n = count > 0 ? static_cast<double>(count) : 1;
     for (int i = 0; i < Width; ++i) {
       const double s = sum[i];
-      const unsigned at = (slot * parts.lanes + lane) * Width + static_cast<unsigned>(i);
+      const unsigned at = thread.index * Width + static_cast<unsigned>(i);
       shared.mean[at] = static_cast<double>(shift[i]) + s / n;
       shared.square[at] = static_cast<double>(square[i]) - s * s / n;
     }
@@ -63,20 +57,16 @@ struct NormMoments {
 
   FUSETAPE_HD static void join(const Args& args, const Shared& shared, const Thread& thread) {
     const ChannelParts& parts = args.parts;
-    const unsigned row = parts.lanes * Width;
-    for (unsigned i = thread.index; i < row; i += threads) {
-      const std::int64_t channel = static_cast<std::int64_t>(thread.block_y) * row + i;
-      if (channel >= parts.channels) continue;
+    parts.template for_channels<Width>(thread, [&](std::int64_t channel, unsigned place) {
       core::Moments all{};
-      for (unsigned slot = 0; slot < parts.slots(); ++slot) {
+      for (unsigned slot = 0; slot < parts.slots(); ++slot, place += parts.lanes * Width) {
         const auto count = static_cast<double>(parts.rows_of_slot(thread.block_x, slot));
-        if (count > 0)
-          all = core::joined(all, {count, shared.mean[slot * row + i], shared.square[slot * row + i]});
+        if (count > 0) all = core::joined(all, {count, shared.mean[place], shared.square[place]});
       }
-      const std::int64_t at = static_cast<std::int64_t>(thread.block_x) * parts.channels + channel;
+      const std::int64_t at = std::int64_t{thread.block_x} * parts.channels + channel;
       args.mean[at] = all.mean;
       args.square[at] = all.square;
-    }
+    });
   }
 };
 
@@ -220,11 +210,7 @@ struct NormApply {
   static constexpr int phases = 1;
 
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
-    const std::int64_t chunks = (args.count + 7) / 8;
-    for (std::int64_t i = static_cast<std::int64_t>(thread.block_x) * threads + thread.index; i < chunks;
-         i += static_cast<std::int64_t>(thread.blocks_x) * threads) {
-      eight(args, i);
-    }
+    for_eights<threads>(thread, args.count, [&](std::int64_t at, int count) { eight(args, at, count); });
   }
 
  private:
@@ -240,9 +226,8 @@ struct NormApply {
     for (float& value : v.at) value = rounded<T>(value);
   }
 
-  FUSETAPE_HD static void eight(const Args& args, std::int64_t chunk) {
-    const std::int64_t at = chunk * 8, left = args.count - at, c = at % args.channels;
-    const int count = left < 8 ? static_cast<int>(left) : 8;
+  FUSETAPE_HD static void eight(const Args& args, std::int64_t at, int count) {
+    const std::int64_t c = at % args.channels;
     // Everything is read before anything is written: outputs may share a buffer with any of it.
     Eight v = normed(args, 0, at, c, count);
     const Eight second = args.norms == 2 ? normed(args, 1, at, c, count) : Eight{};
@@ -265,7 +250,7 @@ struct NormApply {
       if (passes && i < count) bits |= 1u << i;
       if (args.relu && !passes) v.at[i] = 0;
     }
-    if (args.mask != nullptr) args.mask[chunk] = static_cast<std::uint8_t>(bits);
+    if (args.mask != nullptr) args.mask[at / 8] = static_cast<std::uint8_t>(bits);
     if (args.y != nullptr) store_eight(args.y + at, v, count);
   }
 };

@@ -44,10 +44,8 @@ struct PoolKernel {
 
   template <class Args>
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
-    for (std::int64_t i = static_cast<std::int64_t>(thread.block_x) * threads + thread.index;
-         i < args.grid.count; i += static_cast<std::int64_t>(thread.blocks_x) * threads) {
-      K::make(args, args.grid.at(i, Width));
-    }
+    for_share<threads>(thread, args.grid.count,
+                       [&](std::int64_t i) { K::make(args, args.grid.at(i, Width)); });
   }
 };
 

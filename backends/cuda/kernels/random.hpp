@@ -27,15 +27,12 @@ struct RandomDraw {
 
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
     const std::int64_t seed = *args.seed, counter = *args.counter;
-    const std::int64_t step = std::int64_t{thread.blocks_x} * threads * 8;
-    for (std::int64_t at = (std::int64_t{thread.block_x} * threads + thread.index) * 8; at < args.count;
-         at += step) {
-      const int count = args.count - at < 8 ? static_cast<int>(args.count - at) : 8;
+    for_eights<threads>(thread, args.count, [&](std::int64_t at, int count) {
       store_eight(args.y + at,
                   args.draw == Draw::normal ? normals(seed, counter + at, count)
                                             : uniforms(args, seed, counter + at, at, count),
                   count);
-    }
+    });
   }
 
  private:

@@ -18,16 +18,12 @@ struct ReluMask {
   static constexpr int phases = 1;
 
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
-    const std::int64_t chunks = (args.count + 7) / 8;
-    for (std::int64_t i = static_cast<std::int64_t>(thread.block_x) * threads + thread.index; i < chunks;
-         i += static_cast<std::int64_t>(thread.blocks_x) * threads) {
-      const std::int64_t left = args.count - i * 8;
-      const int count = left < 8 ? static_cast<int>(left) : 8;
-      const Eight y = load_eight(args.y + i * 8, count);
+    for_eights<threads>(thread, args.count, [&](std::int64_t at, int count) {
+      const Eight y = load_eight(args.y + at, count);
       unsigned bits = 0;
       for (int k = 0; k < 8; ++k) bits |= (k < count && !(y.at[k] <= 0) ? 1u : 0u) << k;
-      args.mask[i] = static_cast<std::uint8_t>(bits);
-    }
+      args.mask[at / 8] = static_cast<std::uint8_t>(bits);
+    });
   }
 };
 
@@ -46,13 +42,9 @@ struct ReluGradMask {
   static constexpr int phases = 1;
 
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
-    const std::int64_t chunks = (args.count + 7) / 8;
-    for (std::int64_t i = static_cast<std::int64_t>(thread.block_x) * threads + thread.index; i < chunks;
-         i += static_cast<std::int64_t>(thread.blocks_x) * threads) {
-      const std::int64_t at = i * 8, left = args.count - at;
-      const int count = left < 8 ? static_cast<int>(left) : 8;
+    for_eights<threads>(thread, args.count, [&](std::int64_t at, int count) {
       store_eight(args.masked + at, masked_gradient(args.gradient, {}, at, 0, 0, count), count);
-    }
+    });
   }
 };
 

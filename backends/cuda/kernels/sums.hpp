@@ -113,14 +113,13 @@ struct ColumnSums {
   FUSETAPE_HD static void add(const Args& args, Shared& shared, const Thread& thread, std::int64_t outer,
                               std::int64_t block) {
     const ChannelParts& parts = args.parts;
-    const unsigned lane = thread.index % parts.lanes, slot = thread.index / parts.lanes;
-    const std::int64_t channel = (std::int64_t{thread.block_y} * parts.lanes + lane) * Width;
+    const std::int64_t channel = parts.template channel_of<Width>(thread);
     const T* const x = args.x + outer * parts.rows * parts.channels + channel;
     double sum[Width] = {};
     if (channel < parts.channels) {
       constexpr int few = 16;  // rows that are added in f32
       const std::int64_t end = parts.end_row(block);
-      std::int64_t row = parts.first_row(block) + slot;
+      std::int64_t row = parts.first_row(block) + thread.index / parts.lanes;
       while (row < end) {
         float part[Width] = {};
         for (int i = 0; i < few && row < end; ++i, row += parts.slots()) {
@@ -130,20 +129,16 @@ struct ColumnSums {
         for (int c = 0; c < Width; ++c) sum[c] += static_cast<double>(part[c]);
       }
     }
-    for (unsigned c = 0; c < Width; ++c) shared.sum[(slot * parts.lanes + lane) * Width + c] = sum[c];
+    for (unsigned c = 0; c < Width; ++c) shared.sum[thread.index * Width + c] = sum[c];
   }
 
   FUSETAPE_HD static void join(const Args& args, const Shared& shared, const Thread& thread,
                                std::int64_t outer, std::int64_t block) {
     const ChannelParts& parts = args.parts;
-    const unsigned row = parts.lanes * Width;
-    for (unsigned i = thread.index; i < row; i += threads) {
-      const std::int64_t channel = std::int64_t{thread.block_y} * row + i;
-      if (channel >= parts.channels) continue;
-      double sum = 0;
-      for (unsigned slot = 0; slot < parts.slots(); ++slot) sum += shared.sum[slot * row + i];
-      args.to.store(sum, block, outer * parts.channels + channel);
-    }
+    parts.template for_channels<Width>(thread, [&](std::int64_t channel, unsigned place) {
+      args.to.store(parts.template over_slots<Width>(shared.sum + place), block,
+                    outer * parts.channels + channel);
+    });
   }
 };
 
