@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "backends/candidate_choice.hpp"
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/conv_winograd.hpp"
 #include "backends/cpu/tuner.hpp"
@@ -42,26 +43,6 @@ std::array<std::span<const Candidate>, 15> candidate_lists() {
           cpu::transposes(),
           cpu::random_draws(),
           cpu::relu_masks()};
-}
-
-struct Choice {
-  const Candidate* candidate = nullptr;
-  std::string refusals;  ///< "name: reason; name: reason"
-};
-
-Choice choose(const Graph& graph, const Group& group) {
-  Choice choice;
-  for (const std::span<const Candidate> list : candidate_lists()) {
-    for (const Candidate& candidate : list) {
-      const Support support = candidate.supports(graph, group);
-      if (support.ok) return {.candidate = &candidate, .refusals = {}};
-      // An empty reason: the group is none of the candidate's business.
-      if (support.reason.empty()) continue;
-      if (!choice.refusals.empty()) choice.refusals += "; ";
-      choice.refusals += std::string(candidate.name) + ": " + support.reason;
-    }
-  }
-  return choice;
 }
 
 /// Why Winograd takes the group: what was timed for its convolution, if that was so. (oneDNN's kernels say so
@@ -140,10 +121,7 @@ class CpuBackend final : public Backend {
 
   Support supports(const Graph& graph, const Group& group) const override {
     if (group.pattern == Pattern::single) return {};
-    const Choice choice = choose(graph, group);
-    if (choice.candidate != nullptr) return {};
-    if (choice.refusals.empty()) return {.ok = false, .reason = "no CPU kernel for " + group.name};
-    return {.ok = false, .reason = choice.refusals};
+    return support_of(choose(candidate_lists(), graph, group), group, "CPU");
   }
 
   /// Winograd's transforms have a place for both parts.
@@ -155,7 +133,7 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
     if (is_custom(graph, group)) return make_custom_kernel(graph, group);
-    const Choice choice = choose(graph, group);
+    const auto choice = choose(candidate_lists(), graph, group);
     std::unique_ptr<Kernel> kernel = choice.candidate != nullptr ? choice.candidate->make(graph, group)
                                                                  : make_reference_kernel(graph, group);
     if (kernel->name.empty())

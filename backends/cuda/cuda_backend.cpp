@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "backends/candidate_choice.hpp"
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/convolutions.hpp"
 #include "backends/cuda/faults.hpp"
@@ -27,25 +28,6 @@ std::array<std::span<const Candidate>, 13> candidate_lists() {
           cuda::relu_masks(),        cuda::poolings(),   cuda::reductions(),   cuda::softmaxes(),
           cuda::cross_entropies(),   cuda::optimizers(), cuda::random_draws(), cuda::movements(),
           cuda::pointwise_programs()};
-}
-
-struct Choice {
-  const Candidate* candidate = nullptr;
-  std::string refusals;  ///< "name: reason; name: reason"
-};
-
-Choice choose(const Graph& graph, const Group& group, Device& device) {
-  Choice choice;
-  for (const std::span<const Candidate> list : candidate_lists()) {
-    for (const Candidate& candidate : list) {
-      const Support support = candidate.supports(graph, group, device);
-      if (support.ok) return {.candidate = &candidate, .refusals = {}};
-      if (support.reason.empty()) continue;
-      if (!choice.refusals.empty()) choice.refusals += "; ";
-      choice.refusals += std::string(candidate.name) + ": " + support.reason;
-    }
-  }
-  return choice;
 }
 
 class DeviceBackend final : public Backend {
@@ -92,10 +74,7 @@ class DeviceBackend final : public Backend {
   Support supports(const Graph& graph, const Group& group) const override {
     if (group.pattern == Pattern::single) return {};
     Device device = made_on();
-    const Choice choice = choose(graph, group, device);
-    if (choice.candidate != nullptr) return {};
-    return {.ok = false,
-            .reason = choice.refusals.empty() ? "no CUDA kernel for " + group.name : choice.refusals};
+    return support_of(choose(candidate_lists(), graph, group, device), group, "CUDA");
   }
 
   bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart part) const override {
@@ -105,8 +84,9 @@ class DeviceBackend final : public Backend {
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
     Device device = made_on();
-    const Choice choice = is_custom(graph, group) ? Choice{.refusals = "its forward is the user's own"}
-                                                  : choose(graph, group, device);
+    const auto choice = is_custom(graph, group)
+                            ? Choice<Candidate>{.refusals = "its forward is the user's own"}
+                            : choose(candidate_lists(), graph, group, device);
     std::unique_ptr<Kernel> kernel = choice.candidate != nullptr
                                          ? choice.candidate->make(graph, group, device)
                                          : cuda::make_host_kernel(graph, group, staging_);
