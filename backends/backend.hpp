@@ -61,8 +61,9 @@ class Replay {
   virtual ~Replay() = default;
   /// All of them, with these pointers. `each` calls their run() in order.
   virtual void run(const KernelArgs& args, const std::function<void()>& each) = 0;
-  /// What run() last did: "one graph of 87 kernels", or why it did not: "one by one: …".
-  virtual std::string how() const = 0;
+  /// What run() last did: "one graph of 87 kernels", or why it did not: "one by one: …". Made when that
+  /// changes.
+  virtual const std::string& how() const = 0;
 };
 
 /// What the device does in a second, roughly: for the planner's estimates.

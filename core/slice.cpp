@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 
 #include "core/check.hpp"
 #include "core/explain.hpp"
@@ -253,9 +254,10 @@ void Slice::note_cache(Report& report) const {
 }
 
 /// A device reads scalars from its own memory, all of them copied there at once.
-void Slice::bind_scalars(std::byte* block) {
+void Slice::bind_scalars(plan::Plan& plan, std::byte* block) {
   FUSETAPE_ASSERT(word_of(block) % scalar_stride == 0);
-  std::vector<std::byte> bytes(externals_.size() * scalar_stride);
+  std::vector<std::byte>& bytes = plan.scalars;
+  bytes.resize(externals_.size() * scalar_stride);
   for (std::size_t i = 0; i < externals_.size(); ++i) {
     std::memcpy(bytes.data() + i * scalar_stride, externals_[i]->inline_data,
                 sizeof(externals_[i]->inline_data));
@@ -277,7 +279,7 @@ void Slice::bind(plan::Plan& plan) {
   const bool on_host = tape_.settings.backend->on_host();
   const std::size_t scalars = on_host ? 0 : externals_.size() * scalar_stride;
   std::byte* arena = tape_.arena(plan.arena_bytes + plan.scratch_bytes + scalars);
-  if (!on_host) bind_scalars(arena + plan.arena_bytes + plan.scratch_bytes);
+  if (!on_host) bind_scalars(plan, arena + plan.arena_bytes + plan.scratch_bytes);
   pooled_.resize(plan.pooled_bytes.size());
   for (std::size_t id = 0; id < plan.storage.size(); ++id) {
     const plan::Storage& storage = plan.storage[id];
@@ -338,7 +340,8 @@ void Slice::execute(plan::Plan& plan) {
   if (!settings.backend->executes()) return;
   const backends::KernelArgs args{plan.pointers.data(), tape_.scratch_};
   if (plan.replay != nullptr && settings.capture && !settings.profiling && !settings.anomaly) {
-    plan.replay->run(args, [&] { run_each(plan, args); });
+    const auto each = [&] { run_each(plan, args); };
+    plan.replay->run(args, std::cref(each));  // by reference: nothing is allocated for it
     plan.report->replay = plan.replay->how();
   } else {
     run_each(plan, args);

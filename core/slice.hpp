@@ -36,7 +36,7 @@ class Slice {
   void note_cache(Report& report) const;
 
   void bind(plan::Plan& plan);
-  void bind_scalars(std::byte* block);
+  void bind_scalars(plan::Plan& plan, std::byte* block);
   void* external_data(std::size_t index, const void* preferred) const;
   bool owned_alone(const Value& value) const;
   void execute(plan::Plan& plan);

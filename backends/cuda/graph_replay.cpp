@@ -11,9 +11,11 @@ namespace {
 class GraphReplay final : public Replay {
  public:
   GraphReplay(std::span<Kernel* const> kernels, std::size_t values, DeviceApi& device)
-      : device_(device), kernels_(kernels.size()), values_(values) {
+      : device_(device),
+        values_(values),
+        as_graph_("one graph of " + std::to_string(kernels.size()) + " kernels") {
     const auto waiting = std::find_if(kernels.begin(), kernels.end(), [](Kernel* k) { return k->waits(); });
-    if (waiting != kernels.end()) never_ = (*waiting)->name + " waits for the device";
+    if (waiting != kernels.end()) never_ = "one by one: " + (*waiting)->name + " waits for the device";
   }
 
   ~GraphReplay() override {
@@ -24,21 +26,21 @@ class GraphReplay final : public Replay {
 
   void run(const KernelArgs& args, const std::function<void()>& each) override {
     if (!never_.empty()) {
-      how_ = "one by one: " + never_;
+      how_ = &never_;
       return each();
     }
     Recording* recording = find(args);
     if (recording == nullptr) {
       remember(args);
-      how_ = "one by one: for the first time with these buffers";
+      how_ = &first_time_;
       return each();
     }
     if (recording->graph == none && !try_capture(*recording, each)) return run(args, each);
     device_.launch_graph(Stream::compute, recording->graph);
-    how_ = "one graph of " + std::to_string(kernels_) + " kernels";
+    how_ = &as_graph_;
   }
 
-  std::string how() const override { return how_; }
+  const std::string& how() const override { return *how_; }
 
  private:
   static constexpr GraphId none = -1;
@@ -80,7 +82,7 @@ class GraphReplay final : public Replay {
       each();
       recording.graph = device_.end_capture(Stream::compute);
     } catch (const Error& error) {
-      never_ = "the capture failed: " + error.message();
+      never_ = "one by one: the capture failed: " + error.message();
       abandon_capture();
     }
     return recording.graph != none;
@@ -94,9 +96,10 @@ class GraphReplay final : public Replay {
   }
 
   DeviceApi& device_;
-  std::size_t kernels_, values_;
+  std::size_t values_;
   std::string never_;  ///< why there can be no graph; empty: there can
-  std::string how_;
+  const std::string as_graph_, first_time_ = "one by one: for the first time with these buffers";
+  const std::string* how_ = &never_;
   std::array<Recording, 4> recordings_;
   std::size_t next_ = 0;
 };

@@ -47,7 +47,8 @@ struct Plan {
   std::size_t arena_bytes = 0;
   std::size_t scratch_bytes = 0;  ///< at the arena's end
   std::shared_ptr<Report> report;
-  std::vector<void*> pointers;  ///< by value; set by each run
+  std::vector<void*> pointers;     ///< by value; set by each run
+  std::vector<std::byte> scalars;  ///< of each run on a device, on their way to it
   /// Of `steps`, and gone before them: a graph that is recorded needs their kernels. Null: they run one by
   /// one.
   std::unique_ptr<backends::Replay> replay;
