@@ -6,6 +6,7 @@
 #include <fusetape/fusetape.hpp>
 #include <iostream>
 #include <limits>
+#include <stdexcept>
 #include <string>
 
 /// How the example programs begin and end: every mistake is one line on stderr and a non-zero exit.
@@ -27,7 +28,12 @@ inline void add_device(CLI::App& app, std::string& device) {
       ->check(CLI::IsMember({"cpu", "cuda"}));
 }
 inline void use_device(const std::string& device) {
-  if (!device.empty()) fusetape::set_backend(device);
+  if (device.empty()) return;
+  try {
+    fusetape::set_backend(device);
+  } catch (const fusetape::Error& error) {  // names a line of ours, which is not the user's
+    throw std::runtime_error("--device " + device + ": " + error.message());
+  }
 }
 
 /// As ft::Autocast takes it.
