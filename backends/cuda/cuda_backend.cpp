@@ -8,6 +8,7 @@
 #include "backends/cuda/faults.hpp"
 #include "backends/cuda/graph_replay.hpp"
 #include "backends/cuda/host_kernel.hpp"
+#include "backends/cuda/norm_choice.hpp"
 #include "backends/cuda/staging.hpp"
 #include "backends/custom_kernel.hpp"
 #include "backends/tensor_passes.hpp"
@@ -104,7 +105,7 @@ class DeviceBackend final : public Backend {
   }
 
  private:
-  Device made_on() const { return {*device_, libraries_}; }
+  Device made_on() const { return {*device_, libraries_, norms_}; }
 
   std::shared_ptr<DeviceApi> device_;
   std::recursive_mutex mutex_;  ///< a graph that is captured takes in whatever is queued
@@ -113,6 +114,7 @@ class DeviceBackend final : public Backend {
   cuda::Staging staging_;
   std::shared_ptr<cuda::Faults> faults_;
   mutable cuda::LibraryCache libraries_;  ///< `supports` builds, too
+  mutable cuda::NormChoices norms_;
 };
 
 }  // namespace

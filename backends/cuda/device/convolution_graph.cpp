@@ -2,7 +2,6 @@
 
 #include <vector>
 
-#include "backends/cuda/device/errors.hpp"
 #include "fusetape/error.hpp"
 
 namespace fusetape::backends::cuda {
@@ -14,36 +13,7 @@ using Attributes = fe::graph::Tensor_attributes;
 using Tensor = std::shared_ptr<Attributes>;
 using Pass = ConvolutionSpec::Pass;
 
-constexpr std::int64_t most_workspace_bytes = std::int64_t{1} << 30;
-
 enum Uid : std::int64_t { uid_a = 1, uid_b, uid_bias, uid_z, uid_out, uid_sum, uid_square };
-
-fe::DataType_t type_of(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return fe::DataType_t::FLOAT;
-    case DType::f64:
-      return fe::DataType_t::DOUBLE;
-    case DType::bf16:
-      return fe::DataType_t::BFLOAT16;
-    case DType::f16:
-      return fe::DataType_t::HALF;
-    default:
-      throw Error("cudnn", "expected a floating dtype, got " + std::string(name_of(dtype)));
-  }
-}
-
-/// Four extents in cuDNN's order, which has the channels second; in memory they are last.
-struct Extents {
-  std::int64_t n, c, h, w;
-};
-
-Attributes& describe(Attributes& tensor, Uid uid, DType dtype, Extents e) {
-  return tensor.set_uid(uid)
-      .set_data_type(type_of(dtype))
-      .set_dim({e.n, e.c, e.h, e.w})
-      .set_stride({e.h * e.w * e.c, 1, e.w * e.c, e.c});
-}
 
 /// What an engine may not do: give other bits in another run, round more than the operands' dtype does, or
 /// carry a NaN into results that do not read it.
@@ -54,13 +24,6 @@ std::vector<fe::NumericalNote_t> unwanted(const ConvolutionSpec& spec) {
                              Note::WINOGRAD_TILE_6x6,   Note::WINOGRAD_TILE_13x13};
   if (spec.dtype == DType::f32 && !spec.tf32) notes.push_back(Note::TENSOR_CORE);
   return notes;
-}
-
-/// The frontend keeps the library's status only within its message: a cudnnStatus_t by its name, a
-/// cudaError_t by its text.
-bool is_shortage(const fe::error_t& status) {
-  return status.err_msg.find("_ALLOCATION_FAILED") != std::string::npos ||
-         status.err_msg.find(cudaGetErrorString(cudaErrorMemoryAllocation)) != std::string::npos;
 }
 
 class Builder {
@@ -148,33 +111,11 @@ class Builder {
 
 }  // namespace
 
-void check(const fe::error_t& status) {
-  if (status.is_bad()) fail("cudnn", one_line(status.err_msg), is_shortage(status));
-}
-
 std::unique_ptr<Graph> graph_of(const ConvolutionSpec& spec) { return Builder(spec).build(); }
 
 std::vector<std::int64_t> build_candidates(Graph& graph, const ConvolutionSpec& spec, cudnnHandle_t handle,
                                            int most) {
-  check(graph.validate());
-  check(graph.build_operation_graph(handle));
-  check(graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}));
-  graph.deselect_numeric_notes(unwanted(spec));
-  graph.deselect_workspace_greater_than(most_workspace_bytes);
-  std::vector<std::int64_t> built;
-  std::string refusal = "no engine is deterministic, and of the precision that is asked for";
-  bool shortage = false;
-  for (std::int64_t i = 0; i < graph.get_execution_plan_count() && std::ssize(built) < most; ++i) {
-    const fe::error_t status = graph.build_plan_at_index(i);
-    if (status.is_good()) {
-      built.push_back(i);
-    } else if (status.err_msg != "Deselecting execution plan") {
-      refusal = status.err_msg;
-      shortage = shortage || is_shortage(status);
-    }
-  }
-  if (built.empty()) fail("cudnn", one_line(refusal), shortage);
-  return built;
+  return build_plans(graph, unwanted(spec), handle, most);
 }
 
 }  // namespace fusetape::backends::cuda

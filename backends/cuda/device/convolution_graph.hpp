@@ -1,10 +1,9 @@
 #pragma once
-#include <cudnn_frontend.h>
-
 #include <memory>
 #include <vector>
 
 #include "backends/cuda/convolution_spec.hpp"
+#include "backends/cuda/device/cudnn_terms.hpp"
 
 namespace fusetape::backends::cuda {
 
@@ -17,8 +16,5 @@ std::unique_ptr<cudnn_frontend::graph::Graph> graph_of(const ConvolutionSpec& sp
 /// where there are none.
 std::vector<std::int64_t> build_candidates(cudnn_frontend::graph::Graph& graph, const ConvolutionSpec& spec,
                                            cudnnHandle_t handle, int most);
-
-/// Throws Error("cudnn", …) with cuDNN's words, or OutOfMemory.
-void check(const cudnn_frontend::error_t& status);
 
 }  // namespace fusetape::backends::cuda

@@ -25,27 +25,6 @@ struct ConvolutionPlan {
 /// Building one takes up to half a second, where cuDNN compiles it.
 constexpr int most_timed_candidates = 8;
 
-using cuda::check;
-
-bool is_shortage(cudnnStatus_t status) {
-  return status == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ||
-         status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
-}
-
-void check(cudnnStatus_t status, const char* doing) {
-  if (status == CUDNN_STATUS_SUCCESS) return;
-  std::array<char, 256> more = {};
-  cudnnGetLastErrorString(more.data(), more.size());
-  fail("cudnn", std::string(doing) + ": " + cudnnGetErrorString(status) + " " + one_line(more.data()),
-       is_shortage(status));
-}
-
-cudaStream_t stream_of(cudnnHandle_t handle) {
-  cudaStream_t stream = nullptr;
-  check(cudnnGetStream(handle, &stream), "asking for the stream");
-  return stream;
-}
-
 /// The tensors of a spec in the order of their numbers, those that it has.
 class Pointers {
  public:
@@ -201,12 +180,7 @@ class CudnnConvolution final : public QueuedOperation {
 
 }  // namespace
 
-ConvolutionLibrary::ConvolutionLibrary(cudaStream_t stream) {
-  cudnnHandle_t handle = nullptr;
-  check(cudnnCreate(&handle), "starting cuDNN");
-  handle_.reset(handle);
-  check(cudnnSetStream(handle, stream), "choosing a stream");
-}
+ConvolutionLibrary::ConvolutionLibrary(cudaStream_t stream) : handle_(make_cudnn_handle(stream)) {}
 
 std::unique_ptr<QueuedOperation> ConvolutionLibrary::make(const ConvolutionSpec& spec) try {
   return std::make_unique<CudnnConvolution>(handle_.get(), build(spec, handle_.get()));

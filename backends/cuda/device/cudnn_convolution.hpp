@@ -1,9 +1,7 @@
 #pragma once
-#include <cudnn.h>
-
 #include <memory>
 
-#include "backends/cuda/device/errors.hpp"
+#include "backends/cuda/device/cudnn_terms.hpp"
 #include "backends/cuda/device/queued_operation.hpp"
 
 namespace fusetape::backends::cuda {
@@ -18,7 +16,7 @@ class ConvolutionLibrary {
   std::unique_ptr<QueuedOperation> make(const ConvolutionSpec& spec);
 
  private:
-  std::unique_ptr<cudnnContext, Destroy<cudnnDestroy>> handle_;
+  CudnnHandle handle_;
 };
 
 }  // namespace fusetape::backends::cuda

@@ -7,11 +7,12 @@
 
 namespace fusetape::backends::cuda {
 
-/// A library's operation on the device itself.
-class QueuedOperation : public LibraryOperation {
+/// A library's operation on the device itself, queued with such pointers.
+template <class Args>
+class Queued : public LibraryOperation {
  public:
   std::size_t workspace_bytes() const final { return workspace_ == 0 ? 0 : workspace_ + alignment - 1; }
-  virtual void queue(cudaStream_t stream, const OperationArgs& args) = 0;
+  virtual void queue(cudaStream_t stream, const Args& args) = 0;
 
  protected:
   void need_workspace(std::size_t bytes) { workspace_ = bytes; }
@@ -26,5 +27,8 @@ class QueuedOperation : public LibraryOperation {
   static constexpr std::size_t alignment = 256;
   std::size_t workspace_ = 0;
 };
+
+using QueuedOperation = Queued<OperationArgs>;
+using QueuedNorm = Queued<NormArgs>;
 
 }  // namespace fusetape::backends::cuda

@@ -1,0 +1,251 @@
+#include "backends/cuda/norm_race.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "core/reference.hpp"
+
+namespace fusetape::backends::cuda {
+namespace {
+
+using plan::Graph;
+
+constexpr double clearly_less = 0.9;
+constexpr int rounds = 5, runs = 10;
+/// At a time between the host and the device.
+constexpr std::int64_t chunk = 1 << 16;
+
+std::string in_text(const char* format, double number) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), format, number);
+  return text.data();
+}
+
+// ---- the data
+
+/// In [-1, 1), the same in every race.
+double noise(NormPlace place, std::int64_t i) {
+  auto bits = static_cast<std::uint64_t>(i) * norm_places + static_cast<std::uint64_t>(place);
+  bits = (bits + 0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u;
+  bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
+  return static_cast<double>(bits >> 11) * 0x1p-52 - 1;
+}
+
+/// Element i. Channels do not touch each other, so a NaN that is put into one of the first leaves the rest to
+/// be compared: one where a mask lets it pass, one where it does not, one among what is normalised.
+double element(const NormSpec& spec, NormPlace place, std::int64_t i) {
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  const bool poisoned = spec.c >= 4;
+  const double u = noise(place, i), channel = static_cast<double>(i % spec.c % 5 - 2);
+  switch (place) {
+    case NormPlace::x:
+      return poisoned && i == 2 ? nan : channel + 2 * u;
+    case NormPlace::z:
+      return poisoned && i == 0 ? nan : u;
+    case NormPlace::g:
+      return poisoned && i <= 1 ? nan : u;
+    case NormPlace::mask: {
+      const int bits = static_cast<int>(128 + 128 * u);
+      return i > 0 ? bits : ((bits | 1) & ~2);
+    }
+    case NormPlace::mean:
+      return channel + u / 8;
+    case NormPlace::inv_std:
+    case NormPlace::running_var:
+      return 1 + u / 4;
+    default:
+      return u;
+  }
+}
+
+/// What a race is run on.
+class Memory {
+ public:
+  explicit Memory(DeviceApi& device)
+      : device_(device), pinned_{pinned(device), pinned(device)}, numbers_{Numbers(chunk), Numbers(chunk)} {}
+  ~Memory() {
+    for (void* data : owned_) device_.free(data);
+    for (void* data : pinned_) device_.free_pinned(data);
+  }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  std::byte* take(std::size_t bytes) {
+    owned_.push_back(device_.allocate(std::max<std::size_t>(bytes, 1)));
+    return static_cast<std::byte*>(owned_.back());
+  }
+
+  std::byte* cleared(std::size_t bytes) {
+    std::byte* const data = take(bytes);
+    device_.clear(Stream::compute, data, bytes);
+    return data;
+  }
+
+  void fill(std::byte* to, const NormSpec& spec, const NormOperand& operand) {
+    const auto size = static_cast<std::int64_t>(size_of(operand.dtype));
+    for (std::int64_t from = 0; from < operand.elements; from += chunk) {
+      const std::int64_t count = std::min(chunk, operand.elements - from);
+      for (std::int64_t i = 0; i < count; ++i) {
+        numbers_[0][static_cast<std::size_t>(i)] = element(spec, operand.place, from + i);
+      }
+      core::from_doubles(numbers_[0].data(), operand.dtype, count, pinned_[0]);
+      device_.upload(Stream::compute, to + from * size, pinned_[0], static_cast<std::size_t>(count * size));
+      device_.synchronize();
+    }
+  }
+
+  /// Calls see(a[i], b[i]) for all elements.
+  template <class F>
+  void for_each(const std::byte* a, const std::byte* b, const NormOperand& operand, F&& see) {
+    const auto size = static_cast<std::int64_t>(size_of(operand.dtype));
+    for (std::int64_t from = 0; from < operand.elements; from += chunk) {
+      const std::int64_t count = std::min(chunk, operand.elements - from);
+      const auto bytes = static_cast<std::size_t>(count * size);
+      device_.download(Stream::compute, pinned_[0], a + from * size, bytes);
+      device_.download(Stream::compute, pinned_[1], b + from * size, bytes);
+      device_.synchronize();
+      for (std::size_t k : {0, 1}) core::to_doubles(pinned_[k], operand.dtype, count, numbers_[k].data());
+      for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) see(numbers_[0][i], numbers_[1][i]);
+    }
+  }
+
+ private:
+  using Numbers = std::vector<double>;
+  static void* pinned(DeviceApi& device) { return device.allocate_pinned(chunk * sizeof(double)); }
+
+  DeviceApi& device_;
+  std::array<void*, 2> pinned_;
+  std::array<Numbers, 2> numbers_;
+  std::vector<void*> owned_;
+};
+
+/// One of the two: its results are its own.
+struct Runner {
+  Kernel& kernel;
+  std::vector<void*> values;  ///< of the graph
+  std::byte* scratch;
+
+  void run() { kernel.run({values.data(), scratch}); }
+
+  /// As a plan may let it.
+  void work_in_place(int from, int to, std::size_t bytes, DeviceApi& device) {
+    void* const data = values[static_cast<std::size_t>(to)];
+    device.copy(Stream::compute, data, values[static_cast<std::size_t>(from)], bytes);
+    values[static_cast<std::size_t>(from)] = data;
+  }
+};
+
+/// Those that the group has, with its values.
+std::vector<std::pair<NormOperand, int>> operands_with_mask(const LibraryNorm& norm) {
+  std::vector<std::pair<NormOperand, int>> operands;
+  for (const NormOperand& operand : operands_of(norm.spec)) {
+    const int value = norm.values[operand.place];
+    if (value >= 0) operands.emplace_back(operand, value);
+  }
+  if (norm.mask >= 0) operands.emplace_back(bits_of(norm.spec, true), norm.mask);
+  return operands;
+}
+
+// ---- the comparison
+
+/// Relative to the largest number; at least to this: what vanishes is a difference of larger numbers.
+constexpr double least_scale = 0.1;
+
+double tolerance_of(DType dtype) {
+  return dtype == DType::bf16 ? 0.02 : dtype == DType::f16 ? 0.003 : 1e-4;
+}
+
+/// "its y differs by 0.3"; empty: it does not.
+std::string difference(Memory& memory, const NormOperand& operand, const void* ours, const void* library) {
+  double apart = 0, scale = least_scale;
+  bool same_nans = true;
+  memory.for_each(static_cast<const std::byte*>(ours), static_cast<const std::byte*>(library), operand,
+                  [&](double a, double b) {
+                    if (a == b || (std::isnan(a) && std::isnan(b))) return;
+                    if (!std::isfinite(a) || !std::isfinite(b)) {
+                      same_nans = false;
+                    } else {
+                      apart = std::max(apart, std::abs(a - b));
+                      scale = std::max(scale, std::abs(a));
+                    }
+                  });
+  const std::string what = std::string("its ") + name_of(operand.place);
+  if (!same_nans) return what + " is not finite in other places than ours";
+  if (apart <= tolerance_of(operand.dtype) * scale) return {};
+  return what + " differs by " + in_text("%.2g", apart / scale);
+}
+
+// ---- the times
+
+double seconds_of(Runner& runner, DeviceApi& device) {
+  device.synchronize();
+  const double start = device.seconds();
+  for (int run = 0; run < runs; ++run) runner.run();
+  device.synchronize();
+  return (device.seconds() - start) / runs;
+}
+
+double median(std::array<double, rounds> times) {
+  std::sort(times.begin(), times.end());
+  return times[rounds / 2];
+}
+
+}  // namespace
+
+NormVerdict judge(const NormRace& race) {
+  if (!race.difference.empty()) return {.library = false, .why = race.difference};
+  if (!(race.ours > 0) || !(race.library > 0)) return {.library = false, .why = "too fast to be timed"};
+  const double ratio = race.library / race.ours;
+  NormVerdict verdict{.library = ratio <= clearly_less, .why = in_text("%.2f of our time", ratio)};
+  if (!verdict.library && ratio < 1) verdict.why += ", which is too little to gain";
+  return verdict;
+}
+
+NormRace run_race(const Graph& graph, const LibraryNorm& norm, Kernel& ours, Kernel& library,
+                  DeviceApi& device) {
+  Memory memory(device);
+  const std::vector<void*> nothing(graph.values.size());
+  Runner runners[] = {{ours, nothing, memory.take(ours.scratch_bytes())},
+                      {library, nothing, memory.take(library.scratch_bytes())}};
+  const auto operands = operands_with_mask(norm);
+  for (const auto& [operand, value] : operands) {
+    const auto at = static_cast<std::size_t>(value);
+    if (!operand.written) {
+      std::byte* const data = memory.take(operand.bytes());
+      memory.fill(data, norm.spec, operand);
+      for (Runner& runner : runners) runner.values[at] = data;
+    } else {
+      for (Runner& runner : runners) runner.values[at] = memory.cleared(operand.bytes());
+    }
+  }
+  for (const auto& [operand, value] : operands) {
+    for (const auto& [from, to] : library.in_place()) {
+      if (value == to) runners[1].work_in_place(from, to, operand.bytes(), device);
+    }
+  }
+
+  NormRace result;
+  for (Runner& runner : runners) runner.run();
+  device.synchronize();
+  for (const auto& [operand, value] : operands) {
+    const auto at = static_cast<std::size_t>(value);
+    if (!operand.written || operand.place == NormPlace::mask) continue;  // the mask is made from y
+    result.difference = difference(memory, operand, runners[0].values[at], runners[1].values[at]);
+    if (!result.difference.empty()) return result;
+  }
+
+  std::array<double, rounds> times[2];
+  for (std::size_t round = 0; round < rounds; ++round) {
+    for (std::size_t k : {0, 1}) times[k][round] = seconds_of(runners[k], device);
+  }
+  result.ours = median(times[0]);
+  result.library = median(times[1]);
+  return result;
+}
+
+}  // namespace fusetape::backends::cuda

@@ -1,0 +1,33 @@
+#pragma once
+#include <memory>
+
+#include "backends/cuda/device_api.hpp"
+
+namespace fusetape::tests {
+
+/// What a library's batch norm may do otherwise than ours.
+struct NormManners {
+  double seconds = 1;              ///< of a run; a kernel of ours takes a microsecond
+  bool biased_variance = false;    ///< tracks Σ(x − mean)²/n
+  bool relu_drops_nans = false;    ///< max(0, NaN) = 0
+  bool mask_multiplies = false;    ///< 0·NaN = NaN
+  bool leaves_dgamma_out = false;  ///< does not write it
+};
+
+/// What cuDNN would compute, in plain loops with sums of doubles, rounded once.
+class NormDouble : public backends::cuda::LibraryOperation {
+ public:
+  NormDouble(const backends::cuda::NormSpec& spec, const NormManners& manners);
+  std::size_t workspace_bytes() const override { return 1023; }
+  double seconds_of_run() const { return manners_.seconds; }
+  void run(const backends::cuda::NormArgs& args) const;
+
+ private:
+  void forward(const backends::cuda::NormArgs& args) const;
+  void backward(const backends::cuda::NormArgs& args) const;
+
+  backends::cuda::NormSpec s_;
+  NormManners manners_;
+};
+
+}  // namespace fusetape::tests
