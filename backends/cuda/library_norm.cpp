@@ -161,9 +161,13 @@ LibraryNorm library_norm(const Graph& graph, const NormForwardRoles& forward) {
   norm.spec.add = roles.z >= 0;
   norm.spec.relu = forward.relu;
   using enum NormPlace;
-  for (const auto& [place, value] :
-       {std::pair{x, in.x}, {z, roles.z}, {gamma, in.gamma}, {beta, in.beta}, {mean, in.mean},
-        {inv_std, in.inv_std}, {y, roles.y}}) {
+  for (const auto& [place, value] : {std::pair{x, in.x},
+                                     {z, roles.z},
+                                     {gamma, in.gamma},
+                                     {beta, in.beta},
+                                     {mean, in.mean},
+                                     {inv_std, in.inv_std},
+                                     {y, roles.y}}) {
     norm.values[place] = value;
   }
   if (norm.spec.track) {
@@ -185,9 +189,16 @@ LibraryNorm library_norm(const Graph& graph, const plan::BatchNormReluGrad& role
   norm.spec.mask = roles.mask >= 0;
   norm.spec.masked = roles.masked >= 0;
   using enum NormPlace;
-  for (const auto& [place, value] :
-       {std::pair{x, in.x}, {g, roles.g}, {mask, roles.mask}, {gamma, in.gamma}, {mean, in.mean},
-        {inv_std, in.inv_std}, {masked, roles.masked}, {dx, in.dx}, {dgamma, in.dgamma}, {dbeta, in.dbeta}}) {
+  for (const auto& [place, value] : {std::pair{x, in.x},
+                                     {g, roles.g},
+                                     {mask, roles.mask},
+                                     {gamma, in.gamma},
+                                     {mean, in.mean},
+                                     {inv_std, in.inv_std},
+                                     {masked, roles.masked},
+                                     {dx, in.dx},
+                                     {dgamma, in.dgamma},
+                                     {dbeta, in.dbeta}}) {
     norm.values[place] = value;
   }
   return norm;

@@ -42,9 +42,8 @@ std::unique_ptr<Kernel> faster_norm(const plan::Graph& graph, const LibraryNorm&
     return device.norms.find(norm, [&] { return by_race(graph, norm, *ours, device.api); });
   };
   const Choice choice = choose();
-  auto kernel = choice.operation == nullptr
-                    ? std::move(ours)
-                    : make_library_norm(graph, norm, choice.operation, device.api);
+  auto kernel = choice.operation == nullptr ? std::move(ours)
+                                            : make_library_norm(graph, norm, choice.operation, device.api);
   kernel->why = "cudnn: " + choice.why;
   return kernel;
 }

@@ -33,8 +33,9 @@ class NormChoices {
   std::vector<Known> known_;
 };
 
-/// `ours`, or the library's kernel where a race has shown that it is faster and computes the same; Kernel::why
-/// tells what was found. To be called where kernels are made: it builds, allocates and waits for the device.
+/// `ours`, or the library's kernel where a race has shown that it is faster and computes the same;
+/// Kernel::why tells what was found. To be called where kernels are made: it builds, allocates and waits for
+/// the device.
 std::unique_ptr<Kernel> faster_norm(const plan::Graph& graph, const LibraryNorm& norm,
                                     std::unique_ptr<Kernel> ours, Device& device);
 

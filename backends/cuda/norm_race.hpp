@@ -8,8 +8,8 @@
 namespace fusetape::backends::cuda {
 
 struct NormRace {
-  std::string difference;         ///< of the library's results from ours: "its y differs by 0.3"; empty: none
-  double ours = 0, library = 0;   ///< seconds of a run; not measured where the results differ
+  std::string difference;        ///< of the library's results from ours: "its y differs by 0.3"; empty: none
+  double ours = 0, library = 0;  ///< seconds of a run; not measured where the results differ
 };
 
 struct NormVerdict {

@@ -75,7 +75,9 @@ void NormDouble::forward(const NormArgs& args) const {
     if (s_.add) result += v[z][at(i)];
     const bool positive = manners_.relu_drops_nans ? result > 0 : !(result <= 0);
     v[y][at(i)] = s_.relu && !positive ? 0 : result;
+    if (manners_.needs_clean_workspace) v[y][at(i)] += runs_;
   }
+  ++runs_;
   write(s_, args, v);
 }
 

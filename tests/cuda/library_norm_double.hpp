@@ -7,11 +7,12 @@ namespace fusetape::tests {
 
 /// What a library's batch norm may do otherwise than ours.
 struct NormManners {
-  double seconds = 1;              ///< of a run; a kernel of ours takes a microsecond
-  bool biased_variance = false;    ///< tracks Σ(x − mean)²/n
-  bool relu_drops_nans = false;    ///< max(0, NaN) = 0
-  bool mask_multiplies = false;    ///< 0·NaN = NaN
-  bool leaves_dgamma_out = false;  ///< does not write it
+  double seconds = 1;                  ///< of a run; a kernel of ours takes a microsecond
+  bool biased_variance = false;        ///< tracks Σ(x − mean)²/n
+  bool relu_drops_nans = false;        ///< max(0, NaN) = 0
+  bool mask_multiplies = false;        ///< 0·NaN = NaN
+  bool leaves_dgamma_out = false;      ///< does not write it
+  bool needs_clean_workspace = false;  ///< adds to y what is left of the run before
 };
 
 /// What cuDNN would compute, in plain loops with sums of doubles, rounded once.
@@ -28,6 +29,7 @@ class NormDouble : public backends::cuda::LibraryOperation {
 
   backends::cuda::NormSpec s_;
   NormManners manners_;
+  mutable int runs_ = 0;
 };
 
 }  // namespace fusetape::tests

@@ -27,9 +27,9 @@ struct Extents {
 cudnn_frontend::graph::Tensor_attributes& describe(cudnn_frontend::graph::Tensor_attributes& tensor,
                                                    std::int64_t uid, DType dtype, Extents extents);
 
-/// Builds plans for the first `most` engines that can run the graph and have none of these notes, in the order
-/// of cuDNN's guesses: their indices. Without a handle: for the device properties that the graph has. Throws
-/// Error with cuDNN's reason where there are none.
+/// Builds plans for the first `most` engines that can run the graph and have none of these notes, in the
+/// order of cuDNN's guesses: their indices. Without a handle: for the device properties that the graph has.
+/// Throws Error with cuDNN's reason where there are none.
 std::vector<std::int64_t> build_plans(cudnn_frontend::graph::Graph& graph,
                                       const std::vector<cudnn_frontend::NumericalNote_t>& unwanted,
                                       cudnnHandle_t handle, int most);

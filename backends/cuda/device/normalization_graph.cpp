@@ -86,8 +86,7 @@ class Builder {
     using enum NormPlace;
     Tensor gradient = input(g);
     if (s_.mask) {
-      gradient =
-          graph_->pointwise(gradient, input(mask), Pointwise().set_mode(fe::PointwiseMode_t::MUL));
+      gradient = graph_->pointwise(gradient, input(mask), Pointwise().set_mode(fe::PointwiseMode_t::MUL));
       gradient->set_data_type(type_of(s_.dtype));
       if (s_.masked) output(gradient, masked);
     }

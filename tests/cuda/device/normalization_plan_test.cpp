@@ -15,8 +15,14 @@ using Pass = NormSpec::Pass;
 namespace {
 
 std::vector<NormSpec> specs(DType dtype) {
-  const NormSpec forward{
-      .pass = Pass::forward, .dtype = dtype, .n = 128, .h = 32, .w = 32, .c = 16, .eps = 1e-5, .momentum = 0.1};
+  const NormSpec forward{.pass = Pass::forward,
+                         .dtype = dtype,
+                         .n = 128,
+                         .h = 32,
+                         .w = 32,
+                         .c = 16,
+                         .eps = 1e-5,
+                         .momentum = 0.1};
   NormSpec backward = forward;
   backward.pass = Pass::backward;
   std::vector<NormSpec> all;
