@@ -56,8 +56,8 @@ void step(const Shape& x, bool alone = false) {
   const OpCase op_case{"", {real(x), scale(c), shift(c), shift(c), scale(c), real(x)}, {}};
   Inputs in = data_for(op_case, DType::f32);
   for (const std::size_t i : {0, 1, 2, 5}) in[i] = ft::variable(in[i]);
-  const ft::BatchNormResult norm = batch_norm(in[0], in[1], in[2], in[3], in[4]);
-  const Tensor y = alone ? norm.y : relu(norm.y + in[5]);
+  ft::BatchNormResult norm = batch_norm(in[0], in[1], in[2], in[3], in[4]);
+  const Tensor y = alone ? std::move(norm.y) : relu(std::move(norm.y) + in[5]);
   std::vector<Tensor> read = ft::grad({ft::sum(y * y.detach())}, {in[0], in[1], in[2]});
   read.insert(read.end(), {norm.running_mean, norm.running_var});
   ft::materialize();

@@ -1,6 +1,8 @@
 #include "library_norm_double.hpp"
 
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <vector>
 
 #include "core/reference.hpp"
@@ -19,6 +21,14 @@ using Doubles = std::vector<double>;
 using enum NormPlace;
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+/// As if it had been stored: near 0 the ReLU's mask hangs on it.
+double rounded(double number, DType dtype) {
+  std::array<std::byte, sizeof(double)> stored{};
+  core::from_doubles(&number, dtype, 1, stored.data());
+  core::to_doubles(stored.data(), dtype, 1, &number);
+  return number;
+}
 
 ByPlace<Doubles> read(const NormSpec& spec, const NormArgs& args) {
   ByPlace<Doubles> all;
@@ -72,7 +82,7 @@ void NormDouble::forward(const NormArgs& args) const {
   for (std::int64_t i = 0; i < s_.elements(); ++i) {
     const std::size_t c = at(i % s_.c);
     double result = (v[x][at(i)] - v[mean][c]) * v[inv_std][c] * v[gamma][c] + v[beta][c];
-    if (s_.add) result += v[z][at(i)];
+    if (s_.add) result = rounded(result, s_.dtype) + v[z][at(i)];
     const bool positive = manners_.relu_drops_nans ? result > 0 : !(result <= 0);
     v[y][at(i)] = s_.relu && !positive ? 0 : result;
     if (manners_.needs_clean_workspace) v[y][at(i)] += runs_;
