@@ -185,7 +185,7 @@ ConvolutionLibrary::ConvolutionLibrary(cudaStream_t stream) : handle_(make_cudnn
 std::unique_ptr<QueuedOperation> ConvolutionLibrary::make(const ConvolutionSpec& spec) try {
   return std::make_unique<CudnnConvolution>(handle_.get(), build(spec, handle_.get()));
 } catch (const fe::cudnnException& error) {
-  fail("cudnn", one_line(error.what()), is_shortage(error.error_status));
+  fail(error);
 }
 
 }  // namespace fusetape::backends::cuda

@@ -54,7 +54,7 @@ std::unique_ptr<QueuedNorm> NormalizationLibrary::make(const NormSpec& spec) try
   }
   return std::make_unique<CudnnNorm>(handle_.get(), spec);
 } catch (const fe::cudnnException& error) {
-  throw Error("cudnn", one_line(error.what()));
+  fail(error);
 }
 
 }  // namespace fusetape::backends::cuda

@@ -37,6 +37,10 @@ void check(cudnnStatus_t status, const char* doing) {
        is_shortage(status));
 }
 
+void fail(const fe::cudnnException& thrown) {
+  fail("cudnn", one_line(thrown.what()), is_shortage(thrown.error_status));
+}
+
 fe::DataType_t type_of(DType dtype) {
   switch (dtype) {
     case DType::f32:

@@ -15,6 +15,8 @@ namespace fusetape::backends::cuda {
 /// Throws Error("cudnn", …) with cuDNN's words, or OutOfMemory.
 void check(const cudnn_frontend::error_t& status);
 void check(cudnnStatus_t status, const char* doing);
+/// The same of what the frontend throws.
+[[noreturn]] void fail(const cudnn_frontend::cudnnException& thrown);
 
 cudnn_frontend::DataType_t type_of(DType dtype);
 
