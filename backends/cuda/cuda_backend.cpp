@@ -39,7 +39,8 @@ class DeviceBackend final : public Backend {
         facts_(device_->facts()),
         staging_(*device_),
         faults_(std::make_shared<cuda::Faults>(*device_)),
-        libraries_(*device_) {}
+        libraries_(*device_),
+        norms_(*device_) {}
 
   std::string_view name() const override { return name_; }
   bool on_host() const override { return false; }

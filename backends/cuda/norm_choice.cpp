@@ -15,13 +15,15 @@ Choice by_race(const plan::Graph& graph, const LibraryNorm& norm, Kernel& ours, 
   const auto library = make_library_norm(graph, norm, operation, device);
   const NormVerdict verdict = judge(run_race(graph, norm, ours, *library, device));
   return {.operation = verdict.library ? operation : nullptr, .why = verdict.why};
+} catch (const OutOfMemory&) {
+  throw;
 } catch (const Error& error) {
   return {.operation = nullptr, .why = error.message()};
 }
 
 }  // namespace
 
-Choice NormChoices::find(const LibraryNorm& norm, const std::function<Choice()>& decide) {
+Choice NormChoices::find(const LibraryNorm& norm, const std::function<Choice()>& decide) try {
   const std::lock_guard lock(mutex_);
   const bool mask = norm.mask >= 0;
   const auto known = std::find_if(known_.begin(), known_.end(), [&](const Known& each) {
@@ -29,9 +31,12 @@ Choice NormChoices::find(const LibraryNorm& norm, const std::function<Choice()>&
   });
   if (known != known_.end()) return known->choice;
   if (known_.size() >= most) {
+    device_.synchronize();  // what is queued may need them
     std::erase_if(known_, [](const Known& each) { return each.choice.operation.use_count() <= 1; });
   }
   return known_.emplace_back(Known{norm.spec, mask, decide()}).choice;
+} catch (const OutOfMemory& error) {  // says nothing of the norm: the next plan asks again
+  return {.operation = nullptr, .why = error.message()};
 }
 
 std::unique_ptr<Kernel> faster_norm(const plan::Graph& graph, const LibraryNorm& norm,

@@ -21,6 +21,7 @@ class NormChoices {
   };
   static constexpr std::size_t most = 1024;
 
+  explicit NormChoices(DeviceApi& device) : device_(device) {}
   Choice find(const LibraryNorm& norm, const std::function<Choice()>& decide);
 
  private:
@@ -29,6 +30,7 @@ class NormChoices {
     bool mask;  ///< forward's, which has its time, too
     Choice choice;
   };
+  DeviceApi& device_;
   std::mutex mutex_;
   std::vector<Known> known_;
 };
