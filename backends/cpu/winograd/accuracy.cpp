@@ -35,7 +35,8 @@ constexpr double amplification(int outputs, int taps) {
 
 // Of independent values.
 constexpr double root_mean_square = 0.42 * 0x1p-24;  ///< of a rounding, as a part of what is rounded
-// Fitted to measurements over 1 to 8192 channels and 1 to 65,536 tiles.
+// Fitted to measurements over 1 to 131,072 channels and 1 to 65,536 tiles, of normal and uniform values, with
+// and without ReLU: one in forty was above the estimate, by at most 28 %, and none above what is stated.
 constexpr double transform_roundings = 12;
 constexpr double largest = 1.5;  ///< the largest error over the largest value, by the ratio of deviations
 

@@ -13,7 +13,7 @@
 ///     error = ε · amplification of the transforms · √(roundings of the transforms + those of the sums)
 ///
 /// A sum whose terms cancel, so that even its largest value is small beside them, has a larger error beside
-/// it; no shape tells that.
+/// it, and so may one of which few terms are far larger than the rest; no shape tells that.
 namespace fusetape::backends::cpu::winograd {
 
 /// Of `convolve`, whose sums are over so many channels of x.
