@@ -150,10 +150,10 @@ TEST_CASE("cuda: a norm of the library is not asked for, and why") {
     CHECK(why_of(backward) == "cudnn: not timed");
   }
   const OnTimingDouble timing(fast);
-  timing_double().refuse_operations("no engine has a plan");
+  timing_double().refuse_operations(HostDouble::Refusal::verdict, "no engine has a plan");
   step(new_shape());
   CHECK(why_of(forward) == "cudnn: no engine has a plan");
-  timing_double().refuse_operations("");
+  timing_double().refuse_operations(HostDouble::Refusal::none);
 
   const Shape shape = new_shape();
   const std::vector<Input> one{real(shape), scale(8), shift(8), shift(8), scale(8)};
