@@ -63,4 +63,9 @@ NormResults norm_results(const plan::NormRoles& norm, const core::BatchNormAttrs
   return to;
 }
 
+void add_tracked_in_place(const plan::NormRoles& norm, std::vector<std::pair<int, int>>& pairs) {
+  if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
+  if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
+}
+
 }  // namespace fusetape::backends::cuda

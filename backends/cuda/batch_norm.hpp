@@ -19,6 +19,9 @@ std::unique_ptr<Kernel> make_norm_backward(const plan::Graph& graph, const plan:
 NormResults norm_results(const plan::NormRoles& norm, const core::BatchNormAttrs& attrs,
                          std::int64_t channels, const KernelArgs& args, Access& access);
 
+/// New running statistics may lie where the old ones are.
+void add_tracked_in_place(const plan::NormRoles& norm, std::vector<std::pair<int, int>>& pairs);
+
 /// Rows and channels of a normalised tensor, and how sums over its rows are shared out.
 inline int norm_width(const plan::GraphValue& x) { return x.shape.back() % 8 == 0 ? 8 : 1; }
 inline ChannelParts norm_parts(const plan::GraphValue& x) {

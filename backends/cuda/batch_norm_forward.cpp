@@ -52,11 +52,7 @@ class NormForwardKernel final : public DeviceKernel {
       if (roles_.z >= 0) pairs.emplace_back(roles_.z, output);
       for (int i = 0; i < roles_.norms; ++i) pairs.emplace_back(roles_.norm[i].x, output);
     }
-    for (int i = 0; i < roles_.norms; ++i) {
-      const NormRoles& norm = roles_.norm[i];
-      if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
-      if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
-    }
+    for (int i = 0; i < roles_.norms; ++i) add_tracked_in_place(roles_.norm[i], pairs);
     return pairs;
   }
 

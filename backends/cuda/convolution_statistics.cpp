@@ -25,6 +25,12 @@ class ConvolutionStatistics final : public DeviceKernel {
 
   std::size_t scratch_bytes() const override { return carve(nullptr).bytes; }
 
+  std::vector<std::pair<int, int>> in_place() const override {
+    std::vector<std::pair<int, int>> pairs;
+    add_tracked_in_place(roles_.statistics, pairs);
+    return pairs;
+  }
+
   void run(const KernelArgs& args) override {
     const Scratch scratch = carve(args.scratch);
     const Range sum = piece(scratch.sum, channels_), square = piece(scratch.square, channels_);

@@ -20,10 +20,11 @@ void require_aligned(const void* data, DType dtype, std::size_t elements) {
   FUSETAPE_ASSERT(reinterpret_cast<std::uintptr_t>(data) % bytes == 0);
 }
 
+/// As in the text, nothing depends on the first axis's extent: programs that differ only there are one.
 std::int64_t offset_in(const BroadcastView& view, std::int64_t at) {
   std::int64_t offset = 0;
   for (auto axis = static_cast<std::size_t>(view.rank); axis-- > 0;) {
-    offset += at % view.extent[axis] * view.stride[axis];
+    offset += (axis == 0 ? at : at % view.extent[axis]) * view.stride[axis];
     at /= view.extent[axis];
   }
   return offset;

@@ -2,8 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "core/op.hpp"
-#include "on_double.hpp"
-#include "op_runs.hpp"
+#include "device_cases.hpp"
 
 namespace ft = fusetape;
 using ft::Shape;
@@ -78,6 +77,16 @@ TEST_CASE("pointwise groups run on the device, forward and backward") {
       run_together(op_case, dtype);
       check_kernels(op_case, dtype);
     }
+  }
+}
+
+TEST_CASE("one program serves shapes that differ in their first axis only") {
+  for (const std::int64_t rows : {3, 5, 2, 8}) {
+    CAPTURE(rows);
+    check_on_device({"a column for each row",
+                     {real({rows, 4}), real({rows, 1}), real({4})},
+                     [](const Inputs& in) { return relu(in[0] * in[1] + in[2]); },
+                     forward_only({})});
   }
 }
 
