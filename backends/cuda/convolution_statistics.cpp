@@ -90,7 +90,7 @@ bool pays_with_statistics(double seconds_with, double seconds_without, double pa
   return seconds_with < seconds_without + pass_seconds;
 }
 
-Support carries_statistics(const Graph& graph, const plan::GraphNode& conv, Device& device) {
+Support carries_statistics(const Graph& graph, const plan::GraphNode& conv, Device& device) try {
   if (!conv.op->is("conv2d")) return refuse("only a forward convolution has statistics behind it");
   ConvolutionSpec spec = with_statistics(graph, conv);
   if (Support fits = supports_dtype(spec.dtype); !fits.ok) return fits;
@@ -106,6 +106,8 @@ Support carries_statistics(const Graph& graph, const plan::GraphNode& conv, Devi
     return {};
   }
   return refuse("measured slower than the convolution and a pass of its own");
+} catch (const OutOfMemory& error) {  // the convolution alone may do with less
+  return refuse(error.message());
 }
 
 bool is_with_statistics(const Group& group) {

@@ -149,7 +149,7 @@ Support supports(const Graph& graph, const Group& group, Device& device) {
   const std::optional<LibraryConvolution> conv = convolution_of(graph, group);
   if (!conv) return {.ok = false, .reason = ""};
   if (Support fits = supports_dtype(conv->spec.dtype); !fits.ok) return fits;
-  if (is_empty(conv->spec)) return {};
+  if (is_empty(conv->spec)) return {.ok = !is_with_statistics(group), .reason = "no images"};
   if (is_folded(group)) return supports_folded_convolution(graph, group, device);
   const LibraryCache::Built built = device.libraries.find(conv->spec);
   return {.ok = built.operation != nullptr, .reason = built.refusal};

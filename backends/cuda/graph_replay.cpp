@@ -35,7 +35,10 @@ class GraphReplay final : public Replay {
       how_ = &first_time_;
       return each();
     }
-    if (recording->graph == none && !try_capture(*recording, each)) return run(args, each);
+    if (recording->graph == none && !try_capture(*recording, each)) {
+      how_ = never_.empty() ? &no_memory_ : &never_;
+      return each();
+    }
     device_.launch_graph(Stream::compute, recording->graph);
     how_ = &as_graph_;
   }
@@ -75,12 +78,15 @@ class GraphReplay final : public Replay {
     if (recording.graph != none) device_.free_graph(recording.graph);
   }
 
-  /// Nothing runs in a capture: where it fails, the kernels can still be run one by one, from now on always.
+  /// Nothing runs in a capture: where it fails, the kernels can still be run one by one, from now on always;
+  /// or this time, where only memory was short.
   bool try_capture(Recording& recording, const std::function<void()>& each) {
     try {
       device_.begin_capture(Stream::compute);
       each();
       recording.graph = device_.end_capture(Stream::compute);
+    } catch (const OutOfMemory&) {
+      abandon_capture();
     } catch (const Error& error) {
       never_ = "one by one: the capture failed: " + error.message();
       abandon_capture();
@@ -98,7 +104,8 @@ class GraphReplay final : public Replay {
   DeviceApi& device_;
   std::size_t values_;
   std::string never_;  ///< why there can be no graph; empty: there can
-  const std::string as_graph_, first_time_ = "one by one: for the first time with these buffers";
+  const std::string as_graph_, first_time_ = "one by one: for the first time with these buffers",
+                               no_memory_ = "one by one: no memory for a graph";
   const std::string* how_ = &never_;
   std::array<Recording, 4> recordings_;
   std::size_t next_ = 0;

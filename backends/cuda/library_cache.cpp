@@ -35,11 +35,7 @@ LibraryCache::Built LibraryCache::find_operation(Shelf<Spec, Built>& shelf, cons
       return {.operation = nullptr, .refusal = error.message()};
     }
   };
-  try {
-    return find_on(shelf, spec, built_or_refused);
-  } catch (const OutOfMemory& error) {  // says nothing of the spec: not on the shelf
-    return {.operation = nullptr, .refusal = error.message()};
-  }
+  return find_on(shelf, spec, built_or_refused);
 }
 
 LibraryCache::Built LibraryCache::find(const ConvolutionSpec& spec) {

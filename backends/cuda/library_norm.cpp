@@ -34,14 +34,17 @@ LibraryNorm nothing_of(NormSpec spec) {
   return norm;
 }
 
-/// A mask that is recomputed is promised to be forward's to the bit, and so is y.
-bool recomputed(const Graph& graph, const plan::BatchNormRelu& roles) {
+/// A mask that is recomputed is promised to be forward's to the bit, and so is y: whether the ReLU is in this
+/// group, or apart.
+bool recomputed(const Graph& graph, const NormForwardRoles& forward) {
+  const plan::BatchNormRelu& roles = forward.norm;
   const auto read_by = [&](int value, std::string_view op) {
     if (value < 0) return false;
     const std::vector<int>& readers = graph.value(value).consumers;
     return std::any_of(readers.begin(), readers.end(),
                        [&](int reader) { return graph.node(reader).op->is(op); });
   };
+  if (!forward.relu && read_by(roles.y, "relu")) return true;
   return (roles.z < 0 && read_by(roles.y, "relu_grad")) || read_by(roles.norm[0].mean, "batch_norm_apply");
 }
 
@@ -51,7 +54,7 @@ std::string refusal_of(const Graph& graph, const NormForwardRoles& forward) {
   if (roles.norms != 1) return "no pattern of two norms";
   if (roles.sum >= 0 || roles.norm[0].normed >= 0) return "what the ReLU reads is wanted, too";
   if (roles.y < 0) return "y is not wanted";
-  if (forward.relu && recomputed(graph, roles)) return made_again;
+  if (recomputed(graph, forward)) return made_again;
   return {};
 }
 

@@ -26,22 +26,24 @@ void Staging::add_slot(Ring& ring, bool with_landing) {
   if (with_landing) slot.landing = static_cast<std::byte*>(device_.allocate(ring.slot_bytes));
   try {
     slot.pinned = static_cast<std::byte*>(device_.allocate_pinned(ring.slot_bytes));
-  } catch (const Error&) {
+    slot.arrived = device_.make_event();
+    slot.done = device_.make_event();
+    ring.slots.push_back(slot);
+  } catch (...) {
+    if (slot.pinned != nullptr) device_.free_pinned(slot.pinned);
     if (with_landing) device_.free(slot.landing);
     throw;
   }
-  slot.arrived = device_.make_event();
-  slot.done = device_.make_event();
-  ring.slots.push_back(slot);
 }
 
 void Staging::make_room(std::size_t bytes) {
   const std::size_t parts = (bytes + large_.slot_bytes - 1) / large_.slot_bytes;
   const std::size_t wanted = std::min(2 * parts, most_large_slots);
+  if (wanted <= refused_slots_) return;
   try {
     while (large_.slots.size() < wanted) add_slot(large_, true);
   } catch (const Error&) {
-    // No memory for more: the slots that there are take turns more often.
+    refused_slots_ = wanted;  // those that there are take turns more often
   }
 }
 

@@ -47,6 +47,7 @@ class Staging {
 
   DeviceApi& device_;
   std::mutex mutex_;
+  std::size_t refused_slots_ = 0;  ///< so many were asked for in vain: not again in each step
   Ring small_{.slot_bytes = std::size_t{64} << 10};
   Ring large_{.slot_bytes = large_slot_bytes};
 };

@@ -19,7 +19,7 @@ void drop_dead_nodes(Graph& graph);
 /// Who reads what, among the nodes that are left; every later pass stands on it.
 void find_consumers(Graph& graph);
 
-/// Takes batch norms apart where convolutions beside them can carry the parts in their transforms.
+/// Takes batch norms apart where convolutions beside them can carry the parts.
 void carry_norms(Graph& graph, const Options& options);
 
 /// Replaces what backward reads of forward's values by masks and recomputations, where `options` ask for it.

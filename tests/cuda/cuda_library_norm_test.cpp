@@ -138,6 +138,18 @@ TEST_CASE("cuda: where our norm runs, the report says what was found of the libr
   }
 }
 
+TEST_CASE("cuda: a race for which there was no memory is run again by the next plan") {
+  const OnTimingDouble timing(fast);
+  const Shape x = new_shape();
+  timing_double().refuse_operations(HostDouble::Refusal::shortage, "no room");
+  step(x);
+  CHECK(told_of(forward) == "cuda:batch_norm_relu, cudnn: no room");
+  timing_double().refuse_operations(HostDouble::Refusal::none);
+  ft::clear_plan_cache();
+  step(x);
+  CHECK(told_of(forward) == "double:batch_norm, cudnn: 0.33 of our time");
+}
+
 TEST_CASE("cuda: a norm of the library is not asked for, and why") {
   const auto why_of = [](const char* group) {
     const std::string told = told_of(group);

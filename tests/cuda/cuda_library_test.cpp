@@ -293,37 +293,40 @@ TEST_CASE("cuda: where a library refuses, its words are in the report and the ho
   device.refuse_operations(HostDouble::Refusal::none);
 }
 
-TEST_CASE("cuda: a library's verdict is remembered, a shortage of memory is not") {
+TEST_CASE(
+    "cuda: a library's verdict is remembered; a shortage of memory is an error, and the step can be "
+    "repeated") {
   HostDouble& device = refusing_double();
   const OnBackend backend("refusing double");
-  struct Row {
-    HostDouble::Refusal refusal;
-    std::int64_t width;          ///< of a convolution and a product that no other row knows
-    const char* how_afterwards;  ///< the next plan computes them
+  const auto inputs_of =
+      [](std::int64_t width) {  // of a convolution and a product that nobody asked for before
+        return data_for(
+            {"",
+             {eighths({1, 3, 3, width}), eighths({2, 3, 3, width}), eighths({2, width}), eighths({width, 2})},
+             {}},
+            DType::f32);
+      };
+  const auto results_of = [](const Inputs& in) {
+    return std::pair{conv2d(in[0], in[1], same), matmul(in[2], in[3])};
   };
-  const Row rows[] = {
-      {HostDouble::Refusal::verdict, 11, "conv2d by host:reference; matmul by host:reference; "},
-      {HostDouble::Refusal::shortage, 12, "conv2d by double:convolution; matmul by double:product; "}};
-  for (const Row& row : rows) {
-    const OpCase op_case{"",
-                         {eighths({1, 3, 3, row.width}), eighths({2, 3, 3, row.width}),
-                          eighths({2, row.width}), eighths({row.width, 2})},
-                         {}};
-    const Inputs in = data_for(op_case, DType::f32);
-    const auto plan = [&] {
-      ft::clear_plan_cache();
-      ft::materialize({conv2d(in[0], in[1], same), matmul(in[2], in[3])});
-    };
-    device.refuse_operations(row.refusal, "no room for its workspace");
-    plan();
-    CHECK(launches() == "conv2d by host:reference; matmul by host:reference; ");
-    for (const ft::GroupReport& group : ft::explain().groups) {
-      CHECK(contains(group.why, ": no room for its workspace"));
-    }
-    device.refuse_operations(HostDouble::Refusal::none);
-    plan();
-    CHECK(launches() == row.how_afterwards);
-  }
+  const auto run = [](const std::pair<Tensor, Tensor>& results) {
+    ft::materialize({results.first, results.second});
+  };
+  const char* const on_host = "conv2d by host:reference; matmul by host:reference; ";
+  device.refuse_operations(HostDouble::Refusal::verdict, "no engine has a plan");
+  run(results_of(inputs_of(11)));
+  CHECK(launches() == on_host);
+  device.refuse_operations(HostDouble::Refusal::none);
+  ft::clear_plan_cache();
+  run(results_of(inputs_of(11)));
+  CHECK(launches() == on_host);
+
+  device.refuse_operations(HostDouble::Refusal::shortage, "no room for its workspace");
+  const auto results = results_of(inputs_of(12));
+  CHECK(contains(message_of([&] { run(results); }), "no room for its workspace"));
+  device.refuse_operations(HostDouble::Refusal::none);
+  run(results);
+  CHECK(launches() == "conv2d by double:convolution; matmul by double:product; ");
 }
 
 TEST_CASE("cuda: operations of the libraries are built once, whatever plan asks for them") {
@@ -357,17 +360,19 @@ TEST_CASE("cuda: operations of the libraries are built once, whatever plan asks 
   ft::set_tuning(!ft::tuning_enabled());
 }
 
-TEST_CASE("cuda: of too many operations those that no kernel holds are let go") {
+TEST_CASE("cuda: of too many operations those that no kernel holds are let go, once what is queued has run") {
   HostDouble device;
   LibraryCache libraries(device);
   const auto spec_of = [](std::size_t n) { return ProductSpec{.m = static_cast<std::int64_t>(n) + 1}; };
   const auto held = libraries.find(spec_of(0)).operation;
+  device.run(Stream::compute, *libraries.find(spec_of(1)).operation, OperationArgs{}, {});
   for (std::size_t n = 1; n <= LibraryCache::most; ++n) libraries.find(spec_of(n));
   CHECK(device.operations_built() == LibraryCache::most + 1);
   CHECK(libraries.find(spec_of(0)).operation == held);
   CHECK(device.operations_built() == LibraryCache::most + 1);
   libraries.find(spec_of(1));
   CHECK(device.operations_built() == LibraryCache::most + 2);
+  device.synchronize();
 }
 
 TEST_CASE("cuda: of too many programs those that no kernel holds are let go, once what is queued has run") {

@@ -242,7 +242,7 @@ void HostDouble::launch(Stream stream, const Launch& launch, const Access& acces
       .access = access,
       .isolated = true,
       .seconds = 1e-6};
-  if (const auto made = programs_.find(launch.kernel); made != programs_.end()) task.program = made->second;
+  if (const auto made = programs_.find(launch.kernel); made != programs_.end()) task.needs = made->second;
   queue(stream, std::move(task));
 }
 
@@ -301,7 +301,8 @@ void HostDouble::run(Stream stream, LibraryOperation& operation, const Operation
   queue(stream, {.what = operation.name,
                  .work = [&library, args] { library.run(args); },
                  .access = access,
-                 .isolated = true});
+                 .isolated = true,
+                 .needs = library.life()});
 }
 
 void HostDouble::run(Stream stream, LibraryOperation& normalization, const NormArgs& args,
@@ -312,6 +313,7 @@ void HostDouble::run(Stream stream, LibraryOperation& normalization, const NormA
                  .work = [&library, args] { library.run(args); },
                  .access = access,
                  .isolated = true,
+                 .needs = library.life(),
                  .seconds = library.seconds_of_run()});
 }
 
@@ -327,7 +329,7 @@ void HostDouble::run_one(std::deque<Task>& stream) {
   if (task.recorded >= 0) done_[static_cast<std::size_t>(task.recorded)] = task.version;
   if (!task.work) return;
   check_ranges(task);
-  if (task.program && task.program->expired()) fail(task.what + ": the program was let go before it ran");
+  if (task.needs && task.needs->expired()) fail(task.what + " was let go before it ran");
   seconds_ += task.seconds;
   task.isolated ? run_isolated(task) : task.work();
 }

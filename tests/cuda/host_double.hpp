@@ -21,7 +21,8 @@
 ///   - pinned memory that changes before its copy is done, copies of what is not pinned, device memory freed
 ///     while work on it is queued, ranges outside of any allocation;
 ///   - allocation, building or waiting while a graph is captured, and graphs that refer to freed memory;
-///   - programs that are let go before queued work, or a graph that is launched again, has run them;
+///   - programs and operations that are let go before queued work, or a graph that is launched again, has run
+///   them;
 ///   - grids, blocks, shared memory or arguments past a device's limits.
 namespace fusetape::tests {
 
@@ -101,8 +102,8 @@ class HostDouble final : public backends::cuda::DeviceApi {
     std::string what;
     std::function<void()> work;  ///< empty: an event
     Access access;
-    bool isolated = false;                                    ///< other memory is hidden from it
-    std::optional<std::weak_ptr<const KernelEntry>> program;  ///< that it runs
+    bool isolated = false;                           ///< other memory is hidden from it
+    std::optional<std::weak_ptr<const void>> needs;  ///< the program or operation that it runs
     Event recorded = -1, awaited = -1;
     std::uint64_t version = 0;  ///< of the event
     double seconds = 0;

@@ -126,12 +126,14 @@ TEST_CASE("each mistake is an error") {
          s.device.allocate(16);
        }},
       {"the host waits while a graph is captured", [](Scene& s) { s.device.begin_capture(Stream::compute); }},
-      {"the program was let go before it ran",
+      {"program was let go before it ran",
        [](Scene& s) {
          const auto program = s.device.make_program(
              {.name = "program", .text = "", .run_block = [](const void*, Thread, HostOrder) {}});
          s.device.launch(Stream::compute, {.kernel = program.get()}, {});
        }},
+      {"double:product was let go before it ran",
+       [](Scene& s) { s.device.run(Stream::compute, *s.device.make_product({}), OperationArgs{}, {}); }},
       {"outside of any allocation",
        [](Scene& s) {
          s.device.synchronize();

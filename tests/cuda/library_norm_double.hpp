@@ -1,7 +1,7 @@
 #pragma once
 #include <memory>
 
-#include "backends/cuda/device_api.hpp"
+#include "library_double.hpp"
 
 namespace fusetape::tests {
 
@@ -16,7 +16,7 @@ struct NormManners {
 };
 
 /// What cuDNN would compute, in plain loops with sums of doubles, rounded once.
-class NormDouble : public backends::cuda::LibraryOperation {
+class NormDouble : public backends::cuda::LibraryOperation, public Living {
  public:
   NormDouble(const backends::cuda::NormSpec& spec, const NormManners& manners);
   std::size_t workspace_bytes() const override { return 1023; }

@@ -154,6 +154,7 @@ ConvolutionPlan build(const ConvolutionSpec& spec, cudnnHandle_t handle) {
   if (spec.timed) take_fastest(plan, candidates, spec, handle);
   plan.workspace_bytes = static_cast<std::size_t>(graph.get_workspace_size_plan_at_index(plan.candidate));
   check(graph.get_plan_name_at_index(plan.candidate, plan.name));
+  if (spec.timed && plan.milliseconds == 0) plan.name += ", not timed for want of memory";
   return plan;
 }
 
