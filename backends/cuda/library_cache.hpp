@@ -15,7 +15,8 @@ namespace fusetape::backends::cuda {
 /// kernels.)
 class LibraryCache {
  public:
-  /// Null where the library refused, with what it said; for want of memory, it is asked again the next time.
+  /// Null where the library refused, with what it said. For want of memory `find` throws, and asks again the
+  /// next time.
   struct Built {
     std::shared_ptr<LibraryOperation> operation;
     std::string refusal;

@@ -1,5 +1,6 @@
 #include "backends/cpu/winograd/accuracy.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "backends/cpu/winograd/gradient_steps.hpp"

@@ -8,7 +8,8 @@
 namespace fusetape::backends::cuda {
 
 /// What the spec asks for, in cuDNN's terms. Its tensors are numbered in the order of OperationArgs: a, b,
-/// bias and z where there are, the result. Throws Error where cuDNN has no words for it.
+/// bias and z where there are, the result, its channels' sums and squares where they are wanted. Throws Error
+/// where cuDNN has no words for it.
 std::unique_ptr<cudnn_frontend::graph::Graph> graph_of(const ConvolutionSpec& spec);
 
 /// Builds plans for the first `most` engines that can run the graph, in the order of cuDNN's guesses: their
