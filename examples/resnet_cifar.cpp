@@ -115,13 +115,9 @@ ft::optim::Schedule make_schedule(const Options& options, ft::optim::Optimizer& 
   return ft::optim::StepLR(optimizer, {.step_size = std::max<std::int64_t>(total_steps / 3, 1)});
 }
 
-/// Test images in their order, in few and equal batches.
 std::unique_ptr<ft::data::DataLoader> test_loader(const Images& images) {
   if (images == nullptr) return nullptr;
-  return std::make_unique<ft::data::DataLoader>(
-      images,
-      ft::data::DataLoaderOptions{
-          .batch = std::min<std::int64_t>(500, images->count()), .shuffle = false, .drop_last = false});
+  return std::make_unique<ft::data::DataLoader>(images, ft::data::DataLoaderOptions::evaluation());
 }
 
 /// How many of the batch's labels the logits get right, as a scalar.

@@ -3,9 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <limits>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -169,6 +174,68 @@ TEST_CASE("an epoch hands out every image once") {
   CHECK(full.batches() == 4);
 }
 
+TEST_CASE("an evaluation loader hands out every image in order; images() counts what an epoch hands out") {
+  using ft::data::DataLoaderOptions;
+  struct Row {
+    DataLoaderOptions options;
+    std::int64_t images, batches;
+  };
+  const Row rows[] = {{DataLoaderOptions::evaluation(5), 23, 5},
+                      {DataLoaderOptions::evaluation(), 23, 1},
+                      {DataLoaderOptions::evaluation(std::numeric_limits<std::int64_t>::max()), 23, 1},
+                      {{.batch = 5}, 20, 4},
+                      {{.batch = 23}, 23, 1}};
+  for (const Row& row : rows) {
+    CAPTURE(row.options.batch);
+    DataLoader loader(numbered(23), row.options);
+    CHECK(loader.images() == row.images);
+    CHECK(loader.batches() == row.batches);
+    std::int64_t handed_out = 0;
+    for (const auto& [images, labels] : loader) {
+      if (!row.options.drop_last) {
+        CHECK(labels.to_vector<std::int64_t>()[0] == handed_out % 10);
+      }
+      handed_out += images.size(0);
+    }
+    CHECK(handed_out == row.images);
+  }
+}
+
+TEST_CASE("a second loop inside a loop over the same loader is an Error that names both lines") {
+  const auto set = std::make_shared<const Dataset>(numbered(16));
+  DataLoader loader(set, {.batch = 4}), other(set, {.batch = 4});
+  int outer = 0;
+  const auto nested = [&] {
+    for ([[maybe_unused]] const auto& batch : loader) {  // the outer line
+      ++outer;
+      for ([[maybe_unused]] const auto& inner : loader) break;
+    }
+  };
+  const std::string message = message_of(nested);
+  CHECK(contains(message, "is still going on"));
+  CHECK(contains(message, "in line " + std::to_string(__LINE__ - 7) + " of data_test.cpp"));
+  CHECK(contains(message, "data_test.cpp:" + std::to_string(__LINE__ - 6)));
+  CHECK(outer == 1);
+
+  const auto batches_of = [](DataLoader& from) {
+    int count = 0;
+    for ([[maybe_unused]] const auto& batch : from) ++count;
+    return count;
+  };
+  CHECK(batches_of(loader) == 3);  // after the Error, the rest of that epoch
+  for ([[maybe_unused]] const auto& batch : loader) break;
+  CHECK(batches_of(loader) == 3);  // after a break
+  for ([[maybe_unused]] const auto& batch : loader) CHECK(batches_of(other) == 4);
+  CHECK(loader.epoch() == 3);
+
+  DataLoader::Iterator mine = loader.begin(), copy = mine;
+  mine = {};
+  CHECK_THROWS_AS(loader.begin(), ft::Error);  // the copy may still go on
+  for (int i = 0; i < 4; ++i) ++copy;
+  CHECK(copy == loader.end());
+  CHECK(batches_of(loader) == 4);
+}
+
 TEST_CASE("order and augmentation depend on seed and epoch, not on threads") {
   const auto epochs = [](bool prefetch, std::uint64_t seed) {
     DataLoader loader(numbered(40),
@@ -256,7 +323,8 @@ TEST_CASE("mirrored exchanges left and right, and nothing else") {
   CHECK(ft::data::mirrored(mirror).images == set.images);
   CHECK(ft::data::mirrored({}).images.empty());
   set.images.pop_back();
-  CHECK(contains(message_of([&] { ft::data::mirrored(set); }), "expected 12 bytes of images, got 11"));
+  CHECK(contains(message_of([&] { ft::data::mirrored(set); }),
+                 "expected 12 bytes of images for 1 labels and images of {2, 3, 2}, got 11"));
 }
 
 TEST_CASE("cutout blanks one square of the augmented image, wherever it lies") {
@@ -319,6 +387,64 @@ TEST_CASE("a loader refuses what it cannot load") {
   set.labels.pop_back();
   CHECK(contains(error(set, {.batch = 2}), "240 bytes of images"));
   CHECK_THROWS_AS(DataLoader(std::shared_ptr<const Dataset>(), {}), ft::Error);
+}
+
+TEST_CASE("numbers too large for what is counted with them are refused, by the caller's line") {
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  const Folder folder;
+  const std::string two = folder.file("two.bin", records(2, 1));
+  const auto with_extents = [](std::int64_t height, std::int64_t width, std::int64_t channels) {
+    Dataset set = numbered(5);
+    set.height = height, set.width = width, set.channels = channels;
+    return set;
+  };
+  const auto loader = [](ft::data::DataLoaderOptions options) { DataLoader(numbered(5), options); };
+  struct Row {
+    const char* says;
+    std::function<void()> call;
+  };
+  const Row rows[] = {
+      {"expected a number of records", [&] { ft::data::cifar10_file(two, -1); }},
+      {"expected a number of records", [&] { ft::data::cifar10_file(two, most); }},
+      {"expected a number of records", [&] { ft::data::cifar100_file(two, most / 3000); }},
+      {"(1000000000000 records of 3073), got 6146", [&] { ft::data::cifar10_file(two, 1'000'000'000'000); }},
+      {"there is no memory", [] { ft::data::synthetic_images({.count = most}); }},
+      {"there is no memory", [] { ft::data::synthetic_images({.count = 1, .size = most}); }},
+      {"there is no memory", [] { ft::data::synthetic_images({.count = std::int64_t{1} << 50, .size = 8}); }},
+      {"more than 2^63 bytes", [&] { ft::data::mirrored(with_extents(most, 4, 1)); }},
+      {"height, width, channels ≥ 1", [&] { ft::data::mirrored(with_extents(-6, -5, 2)); }},
+      // 2^63 + 2^63 + 60: what wraps to the number of bytes that are there
+      {"more than 2^63 bytes", [&] { DataLoader(with_extents(std::int64_t{1} << 62, 8, 1)); }},
+      {"height, width, channels ≥ 1", [&] { DataLoader(with_extents(6, 5, 0)); }},
+      {"crop ≥ 0", [&] { loader({.batch = 5, .crop = most}); }},
+      {"crop ≥ 0", [&] { loader({.batch = 5, .crop = std::int64_t{1} << 31}); }},
+      {"cutout ≥ 0", [&] { loader({.batch = 5, .cutout = most}); }},
+      {"a finite mean",
+       [&] {
+         loader({.batch = 5, .mean = {0, std::nan("")}});
+       }},
+      {"a finite stddev",
+       [&] {
+         loader({.batch = 5, .stddev = {1, HUGE_VAL}});
+       }},
+      {"epoch from 0",
+       [&] {
+         DataLoader(numbered(5), {.batch = 5}).set_state({0, most, 0});
+       }},
+      {"position from 0",
+       [&] {
+         DataLoader(numbered(5), {.batch = 5}).set_state({0, 0, most});
+       }},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.says);
+    const std::string message = message_of(row.call);
+    CHECK(contains(message, row.says));
+    CHECK(contains(message, "data_test.cpp"));
+  }
+  DataLoader whole(numbered(5), {.batch = most, .drop_last = false});
+  CHECK(whole.batches() == 1);
+  CHECK((*whole.begin()).images.size(0) == 5);
 }
 
 TEST_CASE("a loader may go away in the middle of an epoch") {

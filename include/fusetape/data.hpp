@@ -2,8 +2,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fusetape/tensor.hpp"
@@ -61,6 +63,11 @@ struct DataLoaderOptions {
   std::vector<double> stddev{};  ///< likewise, else 1
   bool prefetch = true;          ///< a thread prepares the next batches
   std::uint64_t seed = 0;
+
+  /// For judging a model: every image once, as it is, in the data set's order.
+  static DataLoaderOptions evaluation(std::int64_t batch = 500) {
+    return {.batch = batch, .shuffle = false, .drop_last = false};
+  }
 };
 
 struct Batch {
@@ -71,7 +78,7 @@ struct Batch {
 /// Batches of a data set: `for (auto [images, labels] : loader)`. One loop is one epoch; the next loop goes
 /// on where the loader stands: after a break, or after set_state(), with the rest of that epoch. Order and
 /// augmentation depend on the seed, the epoch and the image's index only, so a resumed run sees the same
-/// numbers.
+/// numbers. There is one loop at a time: begin() throws while another one goes on.
 class DataLoader {
  public:
   DataLoader(Dataset dataset, DataLoaderOptions options = {}, Location at = Location::current());
@@ -81,29 +88,12 @@ class DataLoader {
   DataLoader(const DataLoader&) = delete;
   DataLoader& operator=(const DataLoader&) = delete;
 
-  class Iterator {
-   public:
-    using value_type = Batch;
-    using difference_type = std::ptrdiff_t;
-    Iterator() = default;
-    explicit Iterator(DataLoader* loader) : loader_(loader) {}
-    const Batch& operator*() const { return loader_->batch_; }
-    const Batch* operator->() const { return &loader_->batch_; }
-    Iterator& operator++() {
-      if (!loader_->advance()) loader_ = nullptr;
-      return *this;
-    }
-    void operator++(int) { ++*this; }
-    friend bool operator==(const Iterator& a, const Iterator& b) { return a.loader_ == b.loader_; }
-
-   private:
-    DataLoader* loader_ = nullptr;
-  };
-  Iterator begin() { return advance() ? Iterator(this) : Iterator(); }
-  Iterator end() { return {}; }
+  class Iterator;
+  Iterator begin(Location at = Location::current());
+  Iterator end();
 
   std::int64_t batches() const;  ///< of an epoch
-  std::int64_t images() const;   ///< of the data set
+  std::int64_t images() const;   ///< of an epoch: without those that drop_last leaves out
   std::int64_t epoch() const { return epoch_; }
 
   /// `position` batches of `epoch` were handed out.
@@ -114,18 +104,51 @@ class DataLoader {
   };
   State state() const;
   void set_state(State state, Location at = Location::current());
+  /// What decides beside the state which numbers an epoch brings: options, and the count of images. For
+  /// checkpoints.
+  std::map<std::string, double> settings() const;
 
  private:
   class Worker;
-  friend class Iterator;
+  /// What the iterators of a loop share: it goes on while one of them lives and has not reached the end.
+  struct Loop {
+    Location at;
+  };
   /// Makes the next batch the current one; false, and on to the next epoch, where there is none.
   bool advance();
+  bool next_batch();
 
   std::shared_ptr<const Dataset> dataset_;
   DataLoaderOptions options_;
+  Location at_;                     ///< where the loader was made
   std::unique_ptr<Worker> worker_;  ///< of the epoch that is going on
+  std::weak_ptr<const Loop> loop_;
   Batch batch_;
   std::int64_t epoch_ = 0, position_ = 0;
 };
+
+class DataLoader::Iterator {
+ public:
+  using value_type = Batch;
+  using difference_type = std::ptrdiff_t;
+  Iterator() = default;
+  const Batch& operator*() const { return loader_->batch_; }
+  const Batch* operator->() const { return &loader_->batch_; }
+  Iterator& operator++() {
+    if (!loader_->advance()) *this = Iterator();
+    return *this;
+  }
+  void operator++(int) { ++*this; }
+  friend bool operator==(const Iterator& a, const Iterator& b) { return a.loader_ == b.loader_; }
+
+ private:
+  friend class DataLoader;
+  Iterator(DataLoader* loader, std::shared_ptr<const Loop> loop) : loader_(loader), loop_(std::move(loop)) {}
+
+  DataLoader* loader_ = nullptr;
+  std::shared_ptr<const Loop> loop_;
+};
+
+inline DataLoader::Iterator DataLoader::end() { return {}; }
 
 }  // namespace fusetape::data

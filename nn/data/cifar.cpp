@@ -3,6 +3,7 @@
 #include <string>
 
 #include "fusetape/data.hpp"
+#include "nn/data/checks.hpp"
 
 /// The binary archives of CIFAR: records of label bytes and 32x32 pixels as planes of red, green and blue.
 namespace fusetape::data {
@@ -21,6 +22,11 @@ constexpr Format cifar100_format{"cifar100", 2, {20, 100}};  // coarse, fine
 
 std::int64_t checked_records(const Format& format, const std::string& path, std::int64_t expected,
                              Location at) {
+  const core::Checked wanted = core::Checked(expected) * format.record();
+  if (expected < 0 || !wanted.fits()) {
+    throw Error(format.name, "expected a number of records, or 0 for any, got " + std::to_string(expected),
+                at);
+  }
   std::error_code error;
   if (!std::filesystem::is_regular_file(path, error)) {
     throw Error(format.name,
@@ -30,14 +36,14 @@ std::int64_t checked_records(const Format& format, const std::string& path, std:
   }
   const auto bytes = static_cast<std::int64_t>(std::filesystem::file_size(path, error));
   if (error) throw Error(format.name, "cannot read the size of " + path + ": " + error.message(), at);
-  const std::int64_t wanted = expected * format.record();
-  if (expected > 0 && bytes != wanted) {
+  if (expected > 0 && bytes != wanted.value()) {
     throw Error(format.name,
-                path + ": expected " + std::to_string(wanted) + " bytes (" + std::to_string(expected) +
-                    " records of " + std::to_string(format.record()) + "), got " + std::to_string(bytes) +
-                    (bytes < wanted ? ": it is cut off at byte " + std::to_string(bytes) + ", in record " +
-                                          std::to_string(bytes / format.record())
-                                    : ": it goes on after byte " + std::to_string(wanted)),
+                path + ": expected " + std::to_string(wanted.value()) + " bytes (" +
+                    std::to_string(expected) + " records of " + std::to_string(format.record()) + "), got " +
+                    std::to_string(bytes) +
+                    (bytes < wanted.value() ? ": it is cut off at byte " + std::to_string(bytes) +
+                                                  ", in record " + std::to_string(bytes / format.record())
+                                            : ": it goes on after byte " + std::to_string(wanted.value())),
                 at);
   }
   if (bytes == 0 || bytes % format.record() != 0) {
@@ -65,9 +71,10 @@ std::uint8_t checked_label(const Format& format, const std::string& path, std::i
   return record[format.label_bytes - 1];
 }
 
-void append_file(const Format& format, const std::string& path, std::int64_t expected, Dataset& dataset,
-                 Location at) {
-  const std::int64_t count = checked_records(format, path, expected, at);
+void append_records(const Format& format, const std::string& path, std::int64_t count, Dataset& dataset,
+                    Location at) {
+  dataset.labels.reserve(dataset.labels.size() + static_cast<std::size_t>(count));
+  dataset.images.reserve(dataset.images.size() + static_cast<std::size_t>(count * dataset.image_bytes()));
   std::ifstream file(path, std::ios::binary);
   std::vector<std::uint8_t> record(static_cast<std::size_t>(format.record()));
   for (std::int64_t r = 0; r < count; ++r) {
@@ -88,13 +95,18 @@ void append_file(const Format& format, const std::string& path, std::int64_t exp
   }
 }
 
-Dataset empty_dataset(std::int64_t classes, std::int64_t count) {
+void append_file(const Format& format, const std::string& path, std::int64_t expected, Dataset& dataset,
+                 Location at) {
+  const std::int64_t count = checked_records(format, path, expected, at);
+  within_memory(format.name, std::to_string(count) + " images of " + path, at,
+                [&] { append_records(format, path, count, dataset, at); });
+}
+
+Dataset empty_dataset(std::int64_t classes) {
   Dataset dataset;
   dataset.height = dataset.width = side;
   dataset.channels = channels;
   dataset.classes = classes;
-  dataset.labels.reserve(static_cast<std::size_t>(count));
-  dataset.images.reserve(static_cast<std::size_t>(count * dataset.image_bytes()));
   return dataset;
 }
 
@@ -109,13 +121,13 @@ std::filesystem::path folder_with(const std::string& folder, const char* unpacke
 }  // namespace
 
 Dataset cifar10_file(const std::string& path, std::int64_t expected, Location at) {
-  Dataset dataset = empty_dataset(10, expected);
+  Dataset dataset = empty_dataset(10);
   append_file(cifar10_format, path, expected, dataset, at);
   return dataset;
 }
 
 Dataset cifar100_file(const std::string& path, std::int64_t expected, Location at) {
-  Dataset dataset = empty_dataset(100, expected);
+  Dataset dataset = empty_dataset(100);
   append_file(cifar100_format, path, expected, dataset, at);
   return dataset;
 }
@@ -128,7 +140,7 @@ Dataset cifar10(const std::string& folder, Split split, Location at) {
              "data_batch_5.bin"};
   }
   const std::filesystem::path root = folder_with(folder, "cifar-10-batches-bin", names[0]);
-  Dataset dataset = empty_dataset(10, per_file * static_cast<std::int64_t>(names.size()));
+  Dataset dataset = empty_dataset(10);
   for (const std::string& name : names)
     append_file(cifar10_format, (root / name).string(), per_file, dataset, at);
   return dataset;

@@ -1,16 +1,21 @@
+#include <cmath>
 #include <condition_variable>
 #include <exception>
+#include <filesystem>
 #include <mutex>
 #include <string>
 #include <thread>
 
 #include "fusetape/data.hpp"
 #include "nn/data/batch_maker.hpp"
+#include "nn/data/checks.hpp"
 
 namespace fusetape::data {
 namespace {
 
 constexpr std::size_t ahead = 3;  ///< batches prepared and waiting at most
+/// Of crop and cutout, in pixels: no image is that large, and sums with it stay small.
+constexpr std::int64_t most_pixels = 1 << 20;
 
 void require(bool ok, const std::string& expected, const std::string& got, Location at) {
   if (!ok) throw Error("DataLoader", "expected " + expected + ", got " + got, at);
@@ -19,12 +24,7 @@ void require(bool ok, const std::string& expected, const std::string& got, Locat
 void check_dataset(const Dataset* dataset, Location at) {
   require(dataset != nullptr, "a data set", "null", at);
   require(dataset->count() >= 1, "at least one image", "none", at);
-  require(dataset->height >= 1 && dataset->width >= 1 && dataset->channels >= 1,
-          "images with height, width, channels ≥ 1",
-          to_string(Shape{dataset->height, dataset->width, dataset->channels}), at);
-  const auto bytes = static_cast<std::size_t>(dataset->count() * dataset->image_bytes());
-  require(dataset->images.size() == bytes, std::to_string(bytes) + " bytes of images for as many labels",
-          std::to_string(dataset->images.size()), at);
+  require_images("DataLoader", *dataset, at);
   for (std::size_t i = 0; i < dataset->labels.size(); ++i) {
     require(dataset->labels[i] < dataset->classes, "labels below " + std::to_string(dataset->classes),
             std::to_string(dataset->labels[i]) + " at image " + std::to_string(i), at);
@@ -46,11 +46,17 @@ DataLoaderOptions completed(DataLoaderOptions options, const Dataset* dataset, L
   require(!options.drop_last || options.batch <= dataset->count(),
           "batch ≤ " + std::to_string(dataset->count()) + " images, or drop_last off",
           std::to_string(options.batch), at);
-  require(options.crop >= 0, "crop ≥ 0", std::to_string(options.crop), at);
-  require(options.cutout >= 0, "cutout ≥ 0", std::to_string(options.cutout), at);
+  for (const auto& [name, pixels] : {std::pair("crop", options.crop), std::pair("cutout", options.cutout)}) {
+    require(pixels >= 0 && pixels <= most_pixels,
+            std::string(name) + " ≥ 0 and ≤ " + std::to_string(most_pixels) + " pixels",
+            std::to_string(pixels), at);
+  }
   options.mean = per_channel("mean", options.mean, {0.4914, 0.4822, 0.4465}, 0, *dataset, at);
   options.stddev = per_channel("stddev", options.stddev, {0.2470, 0.2435, 0.2616}, 1, *dataset, at);
-  for (double deviation : options.stddev) require(deviation > 0, "stddev > 0", std::to_string(deviation), at);
+  for (double mean : options.mean) require(std::isfinite(mean), "a finite mean", std::to_string(mean), at);
+  for (double deviation : options.stddev) {
+    require(deviation > 0 && std::isfinite(deviation), "a finite stddev > 0", std::to_string(deviation), at);
+  }
   return options;
 }
 
@@ -129,20 +135,49 @@ class DataLoader::Worker {
 };
 
 DataLoader::DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions options, Location at)
-    : dataset_(std::move(dataset)), options_(completed(std::move(options), dataset_.get(), at)) {}
+    : dataset_(std::move(dataset)), options_(completed(std::move(options), dataset_.get(), at)), at_(at) {}
 
 DataLoader::DataLoader(Dataset dataset, DataLoaderOptions options, Location at)
     : DataLoader(std::make_shared<const Dataset>(std::move(dataset)), std::move(options), at) {}
 
 DataLoader::~DataLoader() = default;
 
-std::int64_t DataLoader::images() const { return dataset_->count(); }
+std::int64_t DataLoader::images() const {
+  return options_.drop_last ? batches() * options_.batch : dataset_->count();
+}
 
 std::int64_t DataLoader::batches() const {
-  return options_.drop_last ? images() / options_.batch : (images() + options_.batch - 1) / options_.batch;
+  const std::int64_t whole = dataset_->count() / options_.batch;
+  const bool rest = dataset_->count() % options_.batch != 0;
+  return whole + (rest && !options_.drop_last ? 1 : 0);
+}
+
+DataLoader::Iterator DataLoader::begin(Location at) {
+  if (const auto going = loop_.lock()) {
+    throw Error("DataLoader",
+                "a loop over this loader, begun in line " + std::to_string(going->at.line()) + " of " +
+                    std::filesystem::path(going->at.file_name()).filename().string() +
+                    ", is still going on, and both would take each other's batches: end it before (a break "
+                    "is enough; an iterator of your own has to go), or make a second loader of the same "
+                    "std::shared_ptr<const Dataset>",
+                at);
+  }
+  auto loop = std::make_shared<const Loop>(Loop{at});
+  loop_ = loop;
+  return advance() ? Iterator(this, std::move(loop)) : Iterator();
 }
 
 bool DataLoader::advance() {
+  try {
+    return within_memory("DataLoader", "batches of " + std::to_string(options_.batch) + " images", at_,
+                         [this] { return next_batch(); });
+  } catch (...) {
+    worker_.reset();  // the next try is a new one
+    throw;
+  }
+}
+
+bool DataLoader::next_batch() {
   batch_ = {};  // before the next one is made, so that it can have the same memory
   if (position_ >= batches()) {
     worker_.reset();
@@ -157,8 +192,8 @@ bool DataLoader::advance() {
   // Tensors are made here, on the thread that uses them: their memory then circulates on one thread.
   worker_->next([this](const RawBatch& raw) {
     const Dataset& set = *dataset_;
-    batch_.images = from_vector(raw.images, {raw.count, set.height, set.width, set.channels});
-    batch_.labels = from_vector(raw.labels, {raw.count});
+    batch_.images = from_vector(raw.images, {raw.count, set.height, set.width, set.channels}, at_);
+    batch_.labels = from_vector(raw.labels, {raw.count}, at_);
   });
   ++position_;
   return true;
@@ -166,8 +201,24 @@ bool DataLoader::advance() {
 
 DataLoader::State DataLoader::state() const { return {options_.seed, epoch_, position_}; }
 
+std::map<std::string, double> DataLoader::settings() const {
+  std::map<std::string, double> all{{"images", static_cast<double>(dataset_->count())},
+                                    {"batch", static_cast<double>(options_.batch)},
+                                    {"shuffle", options_.shuffle ? 1 : 0},
+                                    {"drop_last", options_.drop_last ? 1 : 0},
+                                    {"crop", static_cast<double>(options_.crop)},
+                                    {"flip", options_.flip ? 1 : 0},
+                                    {"cutout", static_cast<double>(options_.cutout)}};
+  for (std::size_t c = 0; c < options_.mean.size(); ++c) {
+    all.emplace("mean." + std::to_string(c), options_.mean[c]);
+    all.emplace("stddev." + std::to_string(c), options_.stddev[c]);
+  }
+  return all;
+}
+
 void DataLoader::set_state(State state, Location at) {
-  require(state.epoch >= 0, "epoch ≥ 0", std::to_string(state.epoch), at);
+  require(state.epoch >= 0 && state.epoch <= core::most_counted, "epoch from 0 to 2^53",
+          std::to_string(state.epoch), at);
   require(state.position >= 0 && state.position <= batches(),
           "position from 0 to " + std::to_string(batches()), std::to_string(state.position), at);
   worker_.reset();

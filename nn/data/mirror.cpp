@@ -2,17 +2,12 @@
 
 #include "fusetape/data.hpp"
 #include "fusetape/error.hpp"
+#include "nn/data/checks.hpp"
 
 namespace fusetape::data {
 
 Dataset mirrored(Dataset dataset, Location at) {
-  const auto bytes = static_cast<std::size_t>(dataset.count() * dataset.image_bytes());
-  if (dataset.images.size() != bytes) {
-    throw Error("mirrored",
-                "expected " + std::to_string(bytes) + " bytes of images, got " +
-                    std::to_string(dataset.images.size()),
-                at);
-  }
+  require_images("mirrored", dataset, at);
   const std::int64_t width = dataset.width, channels = dataset.channels;
   const std::int64_t rows = dataset.count() * dataset.height;
   for (std::int64_t row = 0; row < rows; ++row) {

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "fusetape/data.hpp"
+#include "nn/data/checks.hpp"
 #include "nn/data/random.hpp"
 
 namespace fusetape::data {
@@ -84,15 +85,22 @@ Dataset synthetic_images(SyntheticOptions options, Location at) {
   require(options.classes >= 2 && options.classes <= 20, "from 2 to 20 classes", options.classes);
   require(options.count >= 1, "count ≥ 1", options.count);
   require(options.size >= 8, "size ≥ 8", options.size);
+  const core::Checked bytes = core::Checked(options.count) * options.size * options.size * 3;
+  const std::string what =
+      std::to_string(options.count) + " images of " + to_string(Shape{options.size, options.size, 3});
+  if (!bytes.fits()) throw Error("synthetic_images", "there is no memory for " + what, at);
 
   Dataset dataset;
   dataset.height = dataset.width = options.size;
   dataset.classes = options.classes;
+  within_memory("synthetic_images", what, at, [&] {
+    dataset.images.resize(static_cast<std::size_t>(bytes.value()));
+    dataset.labels.reserve(static_cast<std::size_t>(options.count));
+  });
   for (std::int64_t i = 0; i < options.count; ++i) {
     dataset.labels.push_back(static_cast<std::uint8_t>(i % options.classes));
   }
   shuffle(dataset.labels, derive(options.seed, 0));
-  dataset.images.resize(static_cast<std::size_t>(options.count * dataset.image_bytes()));
   const std::uint64_t key = derive(options.seed, 1);
   for (std::int64_t i = 0; i < options.count; ++i) {
     const Look look = look_of(dataset.labels[static_cast<std::size_t>(i)], options.classes);
