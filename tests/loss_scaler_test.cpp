@@ -78,6 +78,69 @@ TEST_CASE("an overflow leaves the step out and halves the factor; clean steps do
   CHECK(scaler.clean_steps() == 0);
 }
 
+TEST_CASE("a loss that stays infinite is an Error at the least factor, and the next good step goes on") {
+  Subject subject;
+  optim::LossScaler scaler({.initial = 8, .minimum = 1.5});
+  const auto step = [&](double size) {
+    const Tensor loss = subject.loss(DType::f32, size);
+    subject.sgd.zero_grad();
+    scaler.scale(loss).backward();
+    return scaler.step(subject.sgd);
+  };
+  const Numbers before = subject.weights();
+  std::vector<double> factors;
+  for (int i = 0; i < 3; ++i) {
+    CHECK_FALSE(step(HUGE_VAL));
+    factors.push_back(scaler.factor());
+  }
+  CHECK(factors == std::vector<double>{4, 2, 1.5});
+  for (int i = 0; i < 2; ++i) {
+    const std::string message = message_of([&] { step(HUGE_VAL); });
+    CHECK(contains(message, "the loss itself is not finite"));
+    CHECK(contains(message, "1.5"));
+    CHECK(contains(message, "loss_scaler_test.cpp"));
+  }
+  CHECK(subject.weights() == before);
+  CHECK(scaler.factor() == 1.5);
+  CHECK(step(1));
+  CHECK(subject.weights() != before);
+}
+
+TEST_CASE("with the default options the Error comes after 32 steps, not never") {
+  Subject subject;
+  optim::LossScaler scaler;
+  int skipped = 0;
+  const std::string message = message_of([&] {
+    for (; skipped < 200; ++skipped) {
+      const Tensor loss = subject.loss(DType::f32, HUGE_VAL);
+      subject.sgd.zero_grad();
+      scaler.scale(loss).backward();
+      scaler.step(subject.sgd);
+    }
+  });
+  CHECK(contains(message, "not finite"));
+  CHECK(skipped == 32);
+}
+
+TEST_CASE("the factor grows where a checkpoint brings more clean steps than the interval, and not for ever") {
+  Subject subject;
+  optim::LossScaler scaler({.growth_interval = 3});
+  const auto step = [&] {
+    const Tensor loss = subject.loss(DType::f32) * 1e-30;
+    subject.sgd.zero_grad();
+    scaler.scale(loss).backward();
+    return scaler.step(subject.sgd);
+  };
+  scaler.set_state(2, 17);
+  CHECK(step());
+  CHECK(scaler.factor() == 4);
+  scaler.set_state(0x1p126, 2);
+  CHECK(step());
+  CHECK(scaler.factor() == 0x1p126);
+  scaler.set_state(1e-40, 0);  // a dead one, as it was saved before there was a minimum
+  CHECK(scaler.factor() == 0x1p-16);
+}
+
 TEST_CASE("a scaled step is the plain one, where nothing is rounded: the factor is a power of two") {
   const auto weights = [](bool scaled) {
     Subject subject;
@@ -110,7 +173,10 @@ TEST_CASE("a checkpoint holds the factor") {
 
 TEST_CASE("options that make no sense") {
   const std::pair<optim::LossScalerOptions, const char*> rows[] = {
-      {{.initial = 0}, "initial > 0"},
+      {{.initial = 0}, "initial from the minimum"},
+      {{.initial = 0x1p127}, "initial from the minimum"},
+      {{.minimum = 0}, "minimum from 2^-126"},
+      {{.initial = 1, .minimum = 2}, "initial from the minimum"},
       {{.growth = 1}, "growth > 1"},
       {{.backoff = 1}, "backoff between 0 and 1"},
       {{.growth_interval = 0}, "growth_interval ≥ 1"},
@@ -119,5 +185,5 @@ TEST_CASE("options that make no sense") {
     CHECK(contains(message_of([&] { optim::LossScaler{options}; }), says));
   }
   optim::LossScaler scaler;
-  CHECK(contains(message_of([&] { scaler.set_state(-1, 0); }), "a factor > 0"));
+  CHECK(contains(message_of([&] { scaler.set_state(-1, 0); }), "a finite factor > 0"));
 }

@@ -1,6 +1,8 @@
 #pragma once
+#include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "fusetape/data.hpp"
 #include "fusetape/nn.hpp"
@@ -16,13 +18,27 @@ using Metadata = std::map<std::string, std::string>;
 struct TensorFile {
   std::map<std::string, Tensor> tensors;
   Metadata metadata;
+  std::vector<std::string> skipped{};  ///< by load_tensors: names of tensors whose dtype is none of ours
+};
+
+/// What becomes of a tensor whose dtype this library does not have.
+enum class ForeignDType : std::uint8_t {
+  refuse,   ///< an Error that names it
+  skip,     ///< it is left out, and its name is in TensorFile::skipped
+  convert,  ///< I8, I16, I32, U16, U32, U64 become i64, F8_E4M3 and F8_E5M2 f32, exactly; others are refused
+};
+
+struct LoadTensorsOptions {
+  std::vector<std::string> names{};  ///< only these, each of which must be there; empty: all
+  ForeignDType foreign = ForeignDType::refuse;
 };
 
 /// Writes to a temporary file beside `path` and renames it: a crash leaves the old file or the new one, never
 /// a half.
 void save_tensors(const std::string& path, const TensorFile& file, Location at = Location::current());
 /// Checks everything before it makes a tensor; an Error names the file and what is wrong with it.
-TensorFile load_tensors(const std::string& path, Location at = Location::current());
+TensorFile load_tensors(const std::string& path, const LoadTensorsOptions& options = {},
+                        Location at = Location::current());
 
 /// What a checkpoint holds; null parts are left out.
 struct Training {
@@ -38,9 +54,23 @@ struct Training {
 /// the load).
 void save_checkpoint(const std::string& path, const Training& training, const Metadata& extra = {},
                      Location at = Location::current());
-/// Restores the parts that are given. Names, shapes and dtypes must agree; where they do not, the Error lists
-/// what is missing, unexpected or different, and nothing was changed.
+
+/// What becomes of settings (momentum, a schedule's kind and length, a loader's batch, …) that are not the
+/// same in a checkpoint and in the parts that it is loaded into.
+enum class OnMismatch : std::uint8_t {
+  refuse,       ///< an Error with both values
+  keep_ours,    ///< the parts stay as they were made, learning rate included: for fine-tuning
+  take_theirs,  ///< the parts become what the file says; a loader cannot, and must agree
+};
+
+struct LoadCheckpointOptions {
+  OnMismatch settings = OnMismatch::refuse;
+};
+
+/// Restores the parts that are given. Names, shapes, dtypes and settings must agree; where they do not, the
+/// Error lists what is missing, unexpected or different, and nothing was changed. Reads every format that
+/// this library ever wrote; the first holds no settings.
 Metadata load_checkpoint(const std::string& path, const Training& training,
-                         Location at = Location::current());
+                         const LoadCheckpointOptions& options = {}, Location at = Location::current());
 
 }  // namespace fusetape::io

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +10,9 @@
 
 /// Optimizers and learning-rate schedules.
 namespace fusetape::optim {
+
+/// Numbers that a part of a run was made with, by name: a checkpoint holds them, and a load compares them.
+using Settings = std::map<std::string, double>;
 
 /// Updates parameters from their gradients. Its state exists from construction, so that every step is the
 /// same plan, and its hyper-parameters are run-time inputs, so that changing one makes no new plan.
@@ -32,7 +36,13 @@ class Optimizer {
   const Tensor& last_grad_norm() const { return last_grad_norm_; }
 
   double learning_rate() const { return learning_rate_; }
+  /// Of the next steps, and what schedules that are made from now on start from.
   void set_learning_rate(double rate, Location at = Location::current());
+  /// What schedules start from: the rate of the constructor or of set_learning_rate(). No schedule changes
+  /// it.
+  double initial_learning_rate() const { return initial_learning_rate_; }
+  /// Both, for schedules and checkpoints.
+  void set_learning_rates(double initial, double now, Location at = Location::current());
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   /// For checkpoints: "velocity.conv1.weight", ….
@@ -40,6 +50,11 @@ class Optimizer {
   /// How often each parameter was updated, in the order of parameters().
   const std::vector<std::int64_t>& updates() const { return updates_; }
   void set_updates(std::vector<std::int64_t> updates, Location at = Location::current());
+  /// What the constructor was given, for checkpoints: "lr", "max_grad_norm" and the optimizer's own.
+  Settings settings() const;
+  /// Takes over all of them; throws, and changes nothing, where the constructor would refuse one. Learning
+  /// rates stay.
+  void set_settings(const Settings& settings, Location at = Location::current());
   /// "SGD", "Adam", "AdamW".
   const std::string& name() const { return name_; }
 
@@ -55,6 +70,9 @@ class Optimizer {
   virtual void update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) = 0;
   /// Drops the scalars.
   virtual void end_step() = 0;
+  /// The settings beside "lr" and "max_grad_norm", and their way back.
+  virtual Settings own_settings() const { return {}; }
+  virtual void set_own_settings(const Settings&, Location) {}
   /// A zero state per parameter.
   std::vector<Cell> make_state(const std::string& name, Location at);
 
@@ -63,7 +81,7 @@ class Optimizer {
   std::vector<Parameter> parameters_;
   std::vector<std::pair<std::string, Cell>> named_state_;
   std::vector<std::int64_t> updates_;
-  double learning_rate_, max_grad_norm_;
+  double given_learning_rate_, initial_learning_rate_, learning_rate_, max_grad_norm_;
   Tensor last_grad_norm_;
 
   /// The lists of a step; kept for their memory.
@@ -99,6 +117,8 @@ class SGD : public Optimizer {
   void begin_step(Location at) override;
   void update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) override;
   void end_step() override;
+  Settings own_settings() const override;
+  void set_own_settings(const Settings& settings, Location at) override;
 
  private:
   SGDOptions options_;
@@ -133,6 +153,8 @@ class Adam : public Optimizer {
   void begin_step(Location at) override;
   void update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) override;
   void end_step() override;
+  Settings own_settings() const override;
+  void set_own_settings(const Settings& settings, Location at) override;
 
  private:
   struct Correction {
@@ -165,6 +187,7 @@ struct LossScalerOptions {
   double growth = 2;                    ///< factor after growth_interval clean steps in a row
   double backoff = 0.5;                 ///< factor after a step that was skipped
   std::int64_t growth_interval = 2000;  ///< ≥ 1
+  double minimum = 0x1p-16;             ///< the factor never falls below; f16 reaches 4e9 with it
 };
 
 /// Dynamic loss scaling, for f16: gradients of a loss that is multiplied by a large number do not vanish, and
@@ -178,20 +201,26 @@ struct LossScalerOptions {
 /// Whether to step is decided on the host: a step is two plans, and waits for the gradients.
 class LossScaler {
  public:
-  /// Throws unless initial > 0, growth > 1, 0 < backoff < 1 and growth_interval ≥ 1.
+  /// Throws unless 2^-126 ≤ minimum ≤ initial ≤ 2^126, growth > 1, 0 < backoff < 1 and growth_interval ≥ 1.
   explicit LossScaler(LossScalerOptions options = {}, Location at = Location::current());
 
   /// loss · factor(), recorded.
   Tensor scale(const Tensor& loss, Location at = Location::current()) const;
   /// Divides the gradients of the optimizer's parameters by factor(), then optimizer.step() where all of them
-  /// are finite; returns whether so. Where not, nothing is updated. The gradients stay divided.
+  /// are finite; returns whether so. Where not, nothing is updated, and where factor() is at the minimum
+  /// already, that is an Error: no factor helps a loss that is itself not finite. The gradients stay divided.
   bool step(Optimizer& optimizer, Location at = Location::current());
 
   double factor() const { return factor_; }
   /// Steps since the factor last changed.
   std::int64_t clean_steps() const { return clean_steps_; }
-  /// As factor() and clean_steps() gave them, for checkpoints.
+  /// As factor() and clean_steps() gave them, for checkpoints. A factor below the minimum becomes the
+  /// minimum.
   void set_state(double factor, std::int64_t clean_steps, Location at = Location::current());
+  /// growth, backoff, growth_interval and minimum, for checkpoints; set_settings() throws, and changes
+  /// nothing, where the constructor would refuse one.
+  Settings settings() const;
+  void set_settings(const Settings& settings, Location at = Location::current());
 
  private:
   LossScalerOptions options_;
@@ -201,7 +230,8 @@ class LossScaler {
 
 /// A learning rate as a pure function of the step index. Constructing one sets the optimizer's rate to
 /// at(index()); call step() after each optimizer step. The optimizer must outlive it. Copies share the
-/// optimizer, not the index.
+/// optimizer, not the index. StepLR and CosineLR start from the optimizer's initial_learning_rate(), so that
+/// one that is made after a load starts as it did in the run that was saved.
 class Schedule {
  public:
   double at(std::int64_t step) const { return rate_(step); }
@@ -210,12 +240,24 @@ class Schedule {
   std::int64_t index() const { return index_; }
   void set_index(std::int64_t index, Location at = Location::current());
 
+  /// "StepLR", …, "LinearWarmup, then CosineLR"; "custom" for one of your own.
+  const std::string& kind() const { return kind_; }
+  /// The options of its kind, and the rate that it starts from as "base"; those after a warm-up as "then.…".
+  const Settings& settings() const { return settings_; }
+  /// Becomes the schedule of that kind with these settings, for checkpoints; index and rate stay until
+  /// set_index().
+  void set_settings(const std::string& kind, const Settings& settings, Location at = Location::current());
+
  protected:
-  Schedule(Optimizer& optimizer, std::function<double(std::int64_t)> rate);
+  /// `kind` and `settings` go into checkpoints, and a load compares them.
+  Schedule(Optimizer& optimizer, std::function<double(std::int64_t)> rate, std::string kind = "custom",
+           Settings settings = {});
 
  private:
   Optimizer* optimizer_;
   std::function<double(std::int64_t)> rate_;
+  std::string kind_;
+  Settings settings_;
   std::int64_t index_ = 0;
 };
 
@@ -223,7 +265,7 @@ struct StepLROptions {
   std::int64_t step_size = 0;
   double gamma = 0.1;
 };
-/// The optimizer's rate, times gamma after each step_size steps.
+/// The optimizer's initial rate, times gamma after each step_size steps.
 class StepLR : public Schedule {
  public:
   StepLR(Optimizer& optimizer, StepLROptions options, Location at = Location::current());
@@ -233,7 +275,7 @@ struct CosineLROptions {
   std::int64_t total_steps = 0;
   double min_lr = 0;
 };
-/// Half a cosine from the optimizer's rate down to min_lr.
+/// Half a cosine from the optimizer's initial rate down to min_lr.
 class CosineLR : public Schedule {
  public:
   CosineLR(Optimizer& optimizer, CosineLROptions options, Location at = Location::current());

@@ -2,17 +2,20 @@
 #include <cmath>
 #include <optional>
 #include <set>
+#include <string_view>
 
+#include "core/checked.hpp"
 #include "fusetape/io.hpp"
 #include "fusetape/runtime.hpp"
 
 /// A checkpoint is a .safetensors file: tensors "model.…" and "optimizer.…", and all numbers, exact to the
-/// bit, as metadata.
+/// bit, as metadata. Format 1 has no settings.
 namespace fusetape::io {
 namespace {
 
 constexpr const char* format_key = "format";
-constexpr const char* format_value = "fusetape checkpoint 1";
+constexpr std::string_view format_name = "fusetape checkpoint ";
+constexpr int oldest_format = 1, newest_format = 2;
 constexpr const char* updates_name = "optimizer.updates";
 
 /// Digits that read back as the same number.
@@ -37,6 +40,28 @@ std::vector<std::pair<std::string, Cell>> cells_of(const Training& training) {
   return cells;
 }
 
+using optim::Settings;
+
+/// The settings of a part, under the keys that a file has them by.
+struct SettingsOfPart {
+  std::string prefix, kind_key, kind;  ///< a part without kinds has none
+  Settings values;
+};
+
+std::vector<SettingsOfPart> settings_of(const Training& training) {
+  std::vector<SettingsOfPart> all;
+  if (training.optimizer != nullptr)
+    all.push_back({"optimizer.settings.", "", "", training.optimizer->settings()});
+  if (training.schedule != nullptr) {
+    all.push_back(
+        {"schedule.settings.", "schedule.kind", training.schedule->kind(), training.schedule->settings()});
+  }
+  if (training.loss_scaler != nullptr)
+    all.push_back({"loss_scaler.settings.", "", "", training.loss_scaler->settings()});
+  if (training.loader != nullptr) all.push_back({"loader.settings.", "", "", training.loader->settings()});
+  return all;
+}
+
 std::string describe(const Shape& shape, DType dtype) {
   return to_string(shape) + " " + std::string(name_of(dtype));
 }
@@ -55,32 +80,38 @@ std::string listed(const char* kind, const std::vector<std::string>& items) {
 /// apply().
 class Loading {
  public:
-  Loading(const std::string& path, const Training& training, Location at)
-      : path_(path), training_(training), at_(at), file_(load_tensors(path, at)) {}
+  Loading(const std::string& path, const Training& training, const LoadCheckpointOptions& options,
+          Location at)
+      : path_(path), training_(training), options_(options), at_(at), file_(load_tensors(path, {}, at)) {}
 
   void check() {
-    const auto format = file_.metadata.find(format_key);
-    if (format == file_.metadata.end() || format->second != format_value) {
-      fail(std::string("is no checkpoint of this library: expected the metadata '") + format_key +
-           "' to be '" + format_value + "'");
-    }
+    check_format();
     check_tensors();
     check_optimizer();
     check_counters();
+    if (format_ >= 2) check_settings();
     const std::string faults =
         listed("missing", missing_) + listed("unexpected", unexpected_) + listed("different", different_);
-    if (!faults.empty()) fail("does not fit what it is loaded into" + faults);
+    if (!faults.empty()) {
+      fail("does not fit what it is loaded into" + faults +
+           (settings_differ_ ? "; LoadCheckpointOptions::settings says whose settings hold" : ""));
+    }
   }
 
-  /// Nothing in here fails on a file that check() let pass.
+  /// Nothing in here fails on a file that check() let pass, but for settings that no constructor takes: those
+  /// are the first.
   void apply() {
+    if (options_.settings == OnMismatch::take_theirs && format_ >= 2) take_settings();
     for (auto& [cell, tensor] : bindings_) cell.set_data(tensor, at_);
     if (training_.schedule != nullptr) training_.schedule->set_index(*schedule_index_, at_);
     if (training_.loss_scaler != nullptr)
       training_.loss_scaler->set_state(*loss_factor_, *loss_clean_steps_, at_);
     if (training_.optimizer != nullptr) {
       training_.optimizer->set_updates(updates_, at_);
-      training_.optimizer->set_learning_rate(*learning_rate_, at_);
+      if (options_.settings != OnMismatch::keep_ours) {
+        const double ours = training_.optimizer->initial_learning_rate();
+        training_.optimizer->set_learning_rates(initial_rate_.value_or(ours), *learning_rate_, at_);
+      }
     }
     if (training_.loader != nullptr) {
       training_.loader->set_state({*loader_seed_, *loader_epoch_, *loader_position_}, at_);
@@ -98,6 +129,97 @@ class Loading {
   }
 
  private:
+  void check_format() {
+    const auto found = file_.metadata.find(format_key);
+    const std::string text = found == file_.metadata.end() ? "" : found->second;
+    if (text.starts_with(format_name)) {
+      const char* const end = text.data() + text.size();
+      const auto [stopped, error] = std::from_chars(text.data() + format_name.size(), end, format_);
+      if (error != std::errc() || stopped != end) format_ = 0;
+    }
+    if (format_ >= oldest_format && format_ <= newest_format) return;
+    const std::string range = std::to_string(oldest_format) + " to " + std::to_string(newest_format);
+    if (format_ > newest_format) {
+      fail("was written by a newer version of this library: expected format " + range + ", got " +
+           std::to_string(format_));
+    }
+    fail(std::string("is no checkpoint of this library: expected the metadata '") + format_key + "' to be '" +
+         std::string(format_name) + range + "', got '" + text + "'");
+  }
+
+  void check_settings() {
+    for (const SettingsOfPart& part : settings_of(training_)) {
+      const Settings theirs = settings_in_file(part.prefix);
+      const bool fixed = part.prefix == "loader.settings.";
+      if (options_.settings == OnMismatch::refuse ||
+          (options_.settings == OnMismatch::take_theirs && fixed)) {
+        compare(part, theirs);
+      }
+    }
+  }
+
+  Settings settings_in_file(const std::string& prefix) {
+    Settings all;
+    for (auto found = file_.metadata.lower_bound(prefix);
+         found != file_.metadata.end() && found->first.starts_with(prefix); ++found) {
+      if (const auto value = number<double>(found->first)) {
+        all.emplace(found->first.substr(prefix.size()), *value);
+      }
+    }
+    return all;
+  }
+
+  void compare(const SettingsOfPart& part, const Settings& theirs) {
+    if (!part.kind_key.empty()) {
+      const auto found = file_.metadata.find(part.kind_key);
+      if (found == file_.metadata.end()) {
+        missing_.push_back(part.kind_key);
+      } else if (found->second != part.kind) {
+        differ(part.kind_key, found->second, part.kind);
+        return;  // another kind has other settings
+      }
+    }
+    for (const auto& [name, ours] : part.values) {
+      const auto found = theirs.find(name);
+      if (found == theirs.end()) {
+        missing_.push_back(part.prefix + name);
+      } else if (found->second != ours) {
+        differ(part.prefix + name, to_text(found->second), to_text(ours));
+      }
+    }
+    for (const auto& [name, value] : theirs) {
+      if (part.values.count(name) == 0) unexpected_.push_back(part.prefix + name);
+    }
+  }
+
+  void differ(const std::string& key, const std::string& theirs, const std::string& ours) {
+    different_.push_back(key + " (the file has " + theirs + ", expected " + ours + ")");
+    settings_differ_ = true;
+  }
+
+  /// The schedule and the scaler are tried on copies, so that whatever is refused is refused before a change.
+  void take_settings() try {
+    std::optional<optim::Schedule> schedule;
+    if (training_.schedule != nullptr) {
+      const auto kind = file_.metadata.find("schedule.kind");
+      schedule = *training_.schedule;
+      schedule->set_settings(kind == file_.metadata.end() ? "" : kind->second,
+                             settings_in_file("schedule.settings."), at_);
+    }
+    std::optional<optim::LossScaler> scaler;
+    if (training_.loss_scaler != nullptr) {
+      scaler = *training_.loss_scaler;
+      scaler->set_settings(settings_in_file("loss_scaler.settings."), at_);
+    }
+    if (training_.optimizer != nullptr) {
+      training_.optimizer->set_settings(settings_in_file("optimizer.settings."), at_);
+    }
+    if (schedule) *training_.schedule = *schedule;
+    if (scaler) *training_.loss_scaler = *scaler;
+  } catch (const Error& error) {
+    fail("has settings that cannot be taken: " + error.op() + " " + error.message());
+  }
+
   [[noreturn]] void fail(const std::string& what) const { throw Error("load", path_ + " " + what, at_); }
 
   void check_tensors() {
@@ -133,8 +255,11 @@ class Loading {
                            training_.optimizer->name() + ")");
     }
     learning_rate_ = number<double>("optimizer.learning_rate");
-    if (learning_rate_ && (!(*learning_rate_ >= 0) || std::isinf(*learning_rate_)))
-      bad("optimizer.learning_rate");
+    if (format_ >= 2) initial_rate_ = number<double>("optimizer.initial_learning_rate");
+    for (const auto& [key, rate] : {std::pair("optimizer.learning_rate", learning_rate_),
+                                    std::pair("optimizer.initial_learning_rate", initial_rate_)}) {
+      if (rate && (!(*rate >= 0) || std::isinf(*rate))) bad(key);
+    }
 
     const auto counts = file_.tensors.find(updates_name);
     const auto parameters = static_cast<std::int64_t>(training_.optimizer->parameters().size());
@@ -146,7 +271,7 @@ class Loading {
     } else {
       updates_ = counts->second.to_vector<std::int64_t>(at_);
       for (std::int64_t count : updates_) {
-        if (count < 0) bad(updates_name);
+        if (count < 0 || count > core::most_counted) bad(updates_name);
       }
     }
   }
@@ -154,27 +279,32 @@ class Loading {
   void check_counters() {
     if (training_.schedule != nullptr) {
       schedule_index_ = number<std::int64_t>("schedule.index");
-      if (schedule_index_.value_or(0) < 0) bad("schedule.index");
+      check_count("schedule.index", schedule_index_);
     }
     if (training_.loss_scaler != nullptr) {
       loss_factor_ = number<double>("loss_scaler.factor");
       loss_clean_steps_ = number<std::int64_t>("loss_scaler.clean_steps");
       const double factor = loss_factor_.value_or(1);
       if (!(factor > 0) || !std::isfinite(factor)) bad("loss_scaler.factor");
-      if (loss_clean_steps_.value_or(0) < 0) bad("loss_scaler.clean_steps");
+      check_count("loss_scaler.clean_steps", loss_clean_steps_);
     }
     if (training_.loader != nullptr) {
       loader_seed_ = number<std::uint64_t>("loader.seed");
       loader_epoch_ = number<std::int64_t>("loader.epoch");
       loader_position_ = number<std::int64_t>("loader.position");
-      if (loader_epoch_.value_or(0) < 0) bad("loader.epoch");
+      check_count("loader.epoch", loader_epoch_);
       const std::int64_t position = loader_position_.value_or(0);
       if (position < 0 || position > training_.loader->batches()) bad("loader.position");
     }
     if (training_.generator) {
       generator_seed_ = number<std::uint64_t>("generator.seed");
       generator_counter_ = number<std::uint64_t>("generator.counter");
+      if (generator_counter_.value_or(0) > std::uint64_t{core::most_counted}) bad("generator.counter");
     }
+  }
+
+  void check_count(const char* key, const std::optional<std::int64_t>& count) {
+    if (count && (*count < 0 || *count > core::most_counted)) bad(key);
   }
 
   void bad(const std::string& key) {
@@ -203,12 +333,15 @@ class Loading {
 
   const std::string& path_;
   const Training& training_;
+  const LoadCheckpointOptions& options_;
   Location at_;
   TensorFile file_;
   std::vector<std::string> missing_, unexpected_, different_;
   std::vector<std::pair<Cell, Tensor>> bindings_;
   std::vector<std::int64_t> updates_;
-  std::optional<double> learning_rate_;
+  int format_ = 0;
+  bool settings_differ_ = false;
+  std::optional<double> learning_rate_, initial_rate_;
   std::optional<std::int64_t> schedule_index_, loader_epoch_, loader_position_, loss_clean_steps_;
   std::optional<double> loss_factor_;
   std::optional<std::uint64_t> loader_seed_, generator_seed_, generator_counter_;
@@ -218,13 +351,14 @@ class Loading {
 
 void save_checkpoint(const std::string& path, const Training& training, const Metadata& extra, Location at) {
   TensorFile file;
-  file.metadata[format_key] = format_value;
+  file.metadata[format_key] = std::string(format_name) + std::to_string(newest_format);
   for (const auto& [name, cell] : cells_of(training)) file.tensors[name] = cell.value();
   if (training.optimizer != nullptr) {
     const std::vector<std::int64_t>& updates = training.optimizer->updates();
     file.tensors[updates_name] = from_vector(updates, {static_cast<std::int64_t>(updates.size())}, at);
     file.metadata["optimizer.name"] = training.optimizer->name();
     file.metadata["optimizer.learning_rate"] = to_text(training.optimizer->learning_rate());
+    file.metadata["optimizer.initial_learning_rate"] = to_text(training.optimizer->initial_learning_rate());
   }
   if (training.schedule != nullptr) file.metadata["schedule.index"] = to_text(training.schedule->index());
   if (training.loss_scaler != nullptr) {
@@ -242,12 +376,17 @@ void save_checkpoint(const std::string& path, const Training& training, const Me
     file.metadata["generator.seed"] = to_text(state.seed);
     file.metadata["generator.counter"] = to_text(state.counter);
   }
+  for (const SettingsOfPart& part : settings_of(training)) {
+    if (!part.kind_key.empty()) file.metadata[part.kind_key] = part.kind;
+    for (const auto& [name, value] : part.values) file.metadata[part.prefix + name] = to_text(value);
+  }
   for (const auto& [key, value] : extra) file.metadata["extra." + key] = value;
   save_tensors(path, file, at);
 }
 
-Metadata load_checkpoint(const std::string& path, const Training& training, Location at) {
-  Loading loading(path, training, at);
+Metadata load_checkpoint(const std::string& path, const Training& training,
+                         const LoadCheckpointOptions& options, Location at) {
+  Loading loading(path, training, options, at);
   loading.check();
   loading.apply();
   return loading.extra();

@@ -3,13 +3,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
+#include "core/checked.hpp"
 #include "fusetape/io.hpp"
 #include "nn/io/atomic_file.hpp"
+#include "nn/io/foreign_dtypes.hpp"
 #include "nn/io/raw_tensor.hpp"
 
 /// The safetensors format: 8 bytes of header length (little-endian), the header in JSON, then the tensors'
@@ -22,6 +23,8 @@ static_assert(std::endian::native == std::endian::little);
 
 constexpr std::uint64_t header_limit = 100'000'000;  // the format's own
 constexpr const char* metadata_key = "__metadata__";
+
+constexpr std::int64_t most_elements = std::int64_t{1} << 56;  // of any tensor
 
 constexpr std::pair<const char*, DType> dtype_names[] = {
     {"F64", DType::f64}, {"I64", DType::i64}, {"F32", DType::f32},      {"BF16", DType::bf16},
@@ -43,16 +46,58 @@ std::optional<DType> dtype_named(const std::string& name) {
 }
 
 struct Entry {
-  std::string name;
-  Shape shape;
-  DType dtype = DType::f32;
+  std::string name, dtype_name;
+  std::vector<std::int64_t> extents{};
+  std::optional<DType> dtype{};          ///< none: a foreign one
+  const ForeignType* foreign = nullptr;  ///< may be none, too
   std::uint64_t begin = 0, end = 0;
+};
+
+/// What a parser would swallow on its way into a map: a name that stands twice. And nothing is nested more
+/// deeply than the format needs.
+class Strictness : public nlohmann::json_sax<Json> {
+ public:
+  std::string fault;
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return open(); }
+  bool start_array(std::size_t) override { return open(); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(string_t& name) override {
+    const bool fresh = names_.back().insert(name).second;
+    if (!fresh) fault = "the name '" + name + "' stands twice in the header";
+    return fresh;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
+    return false;  // the parser says it better
+  }
+
+ private:
+  bool open() {
+    names_.emplace_back();
+    if (names_.size() > 3) fault = "the header is nested too deeply";
+    return fault.empty();
+  }
+  bool close() {
+    names_.pop_back();
+    return true;
+  }
+
+  std::vector<std::set<std::string>> names_;  ///< of the objects that are open
 };
 
 /// Reads and checks one file; every mistake becomes an Error that names it.
 class Reader {
  public:
-  Reader(const std::string& path, Location at) : path_(path), at_(at) {}
+  Reader(const std::string& path, const LoadTensorsOptions& options, Location at)
+      : path_(path), options_(options), at_(at) {}
 
   TensorFile read() {
     open();
@@ -67,7 +112,9 @@ class Reader {
       }
     }
     check_cover(entries);
-    for (const Entry& each : entries) result.tensors.emplace(each.name, tensor(each));
+    for (const Entry& each : wanted(std::move(entries), result)) {
+      result.tensors.emplace(each.name, tensor(each));
+    }
     return result;
   }
 
@@ -109,24 +156,20 @@ class Reader {
   }
 
   Json parse(const std::string& text) const {
-    std::set<std::string> names;
-    const auto check = [&](int depth, Json::parse_event_t event, Json& value) {
-      if (depth > 3) fail("the header is nested too deeply");
-      if (depth == 1 && event == Json::parse_event_t::key && !names.insert(value.get<std::string>()).second) {
-        fail("the name '" + value.get<std::string>() + "' stands twice in the header");
-      }
-      return true;
-    };
+    Strictness strictness;
+    Json::sax_parse(text, &strictness);
+    if (!strictness.fault.empty()) fail(strictness.fault);
     try {
-      return Json::parse(text, check);
+      return Json::parse(text);
     } catch (const Json::exception& error) {
       fail(std::string("the header is no JSON: ") + error.what());
     }
   }
 
   Metadata metadata(const Json& value) const {
-    if (!value.is_object()) fail(std::string(metadata_key) + " is not an object");
     Metadata result;
+    if (value.is_null()) return result;
+    if (!value.is_object()) fail(std::string(metadata_key) + " is not an object");
     for (const auto& [key, text] : value.items()) {
       if (!text.is_string()) fail(std::string(metadata_key) + ": the value of '" + key + "' is not a string");
       result.emplace(key, text.get<std::string>());
@@ -148,20 +191,17 @@ class Reader {
     const Json& offsets = array_of_counts("data_offsets");
     if (!value.contains("dtype") || !value["dtype"].is_string()) fail(where + "expected a 'dtype'");
 
-    const auto dtype = dtype_named(value["dtype"].get<std::string>());
-    if (!dtype) {
-      fail(where + "expected a dtype of F32, F64, BF16, F16, I64, U8, BOOL, got " +
-           value["dtype"].get<std::string>());
-    }
-    if (shape.size() > Shape::max_rank)
-      fail(where + "expected at most 8 axes, got " + std::to_string(shape.size()));
     if (offsets.size() != 2) fail(where + "expected two data_offsets, got " + std::to_string(offsets.size()));
 
-    Entry result{name, {}, *dtype, offsets[0].get<std::uint64_t>(), offsets[1].get<std::uint64_t>()};
+    Entry result{.name = name, .dtype_name = value["dtype"].get<std::string>()};
+    result.dtype = dtype_named(result.dtype_name);
+    if (!result.dtype) result.foreign = foreign_type(result.dtype_name);
+    result.begin = offsets[0].get<std::uint64_t>();
+    result.end = offsets[1].get<std::uint64_t>();
     for (const Json& extent : shape) {
-      constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-      if (extent.get<std::uint64_t>() > most) fail(where + "an extent of the shape is too large");
-      result.shape.push_back(extent.get<std::int64_t>());
+      const core::Checked checked(extent.get<std::uint64_t>());
+      if (!checked.fits()) fail(where + "an extent of the shape is too large");
+      result.extents.push_back(checked.value());
     }
     check_bytes(result, where);
     return result;
@@ -174,25 +214,21 @@ class Reader {
            std::to_string(entry.begin) + ", " + std::to_string(entry.end) +
            "]: a wrong header, or a file cut off");
     }
-    // Never multiplied out of range: the count of bytes is bounded by the file.
-    std::uint64_t bytes = size_of(entry.dtype);
-    for (std::int64_t extent : entry.shape) {
-      if (extent == 0) bytes = 0;
-    }
-    for (std::int64_t extent : entry.shape) {
-      if (bytes == 0) break;
-      if (static_cast<std::uint64_t>(extent) > available / bytes)
-        fail(where + "the shape is larger than the file");
-      bytes *= static_cast<std::uint64_t>(extent);
-    }
+    if (!entry.dtype && entry.foreign == nullptr) return;  // nobody knows how many bytes it has
+    core::Checked nonzero = 1;
+    for (std::int64_t extent : entry.extents) nonzero = nonzero * (extent == 0 ? 1 : extent);
+    if (!nonzero.within(1, most_elements)) fail(where + "the shape is larger than a tensor can be");
+    const bool empty = std::count(entry.extents.begin(), entry.extents.end(), 0) > 0;
+    const std::size_t element = entry.dtype ? size_of(*entry.dtype) : entry.foreign->bytes;
+    const std::uint64_t bytes = empty ? 0 : static_cast<std::uint64_t>(nonzero.value()) * element;
     if (bytes != entry.end - entry.begin) {
-      fail(where + "expected " + std::to_string(bytes) + " bytes for " + to_string(entry.shape) + " " +
-           format_name(entry.dtype) + ", got " + std::to_string(entry.end - entry.begin));
+      fail(where + "expected " + std::to_string(bytes) + " bytes for " + Json(entry.extents).dump() + " " +
+           entry.dtype_name + ", got " + std::to_string(entry.end - entry.begin));
     }
   }
 
-  /// The tensors cover the data without overlap or gap.
-  void check_cover(std::vector<Entry> entries) const {
+  /// The tensors cover the data without overlap or gap. Sorts them as their data lies.
+  void check_cover(std::vector<Entry>& entries) const {
     std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
       return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
     });
@@ -211,18 +247,65 @@ class Reader {
     }
   }
 
+  /// Those to be made into tensors, in the order of their data.
+  std::vector<Entry> wanted(std::vector<Entry> entries, TensorFile& file) const {
+    std::set<std::string> missing(options_.names.begin(), options_.names.end());
+    std::vector<Entry> result;
+    for (Entry& entry : entries) {
+      if (!options_.names.empty() && missing.erase(entry.name) == 0) continue;
+      if (!entry.dtype && options_.foreign == ForeignDType::skip) {
+        file.skipped.push_back(entry.name);
+        continue;
+      }
+      check_ours(entry);
+      result.push_back(std::move(entry));
+    }
+    if (!missing.empty()) fail("there is no tensor named '" + *missing.begin() + "' in it");
+    return result;
+  }
+
+  void check_ours(const Entry& entry) const {
+    const std::string where = "tensor '" + entry.name + "': ";
+    const bool convert = options_.foreign == ForeignDType::convert && entry.foreign != nullptr;
+    if (!entry.dtype && !convert) {
+      fail(where + "expected a dtype of F32, F64, BF16, F16, I64, U8, BOOL, got " + entry.dtype_name +
+           (entry.foreign != nullptr ? "; LoadTensorsOptions::foreign says whether to convert or to skip it"
+                                     : "; LoadTensorsOptions::foreign says whether to skip it"));
+    }
+    if (entry.extents.size() > Shape::max_rank) {
+      fail(where + "expected at most 8 axes, got " + std::to_string(entry.extents.size()));
+    }
+  }
+
   Tensor tensor(const Entry& entry) {
-    auto [result, data] = unwritten_tensor(entry.shape, entry.dtype, at_);
+    const Shape shape{std::span<const std::int64_t>(entry.extents)};
+    if (!entry.dtype) return converted(entry, shape);
+    auto [result, data] = unwritten_tensor(shape, *entry.dtype, at_);
     const std::uint64_t count = entry.end - entry.begin;
     if (count > 0) read_bytes(data_begin_ + entry.begin, data, count);
-    if (entry.dtype == DType::boolean) {
+    if (*entry.dtype == DType::boolean) {
       const auto bad = std::find_if(data, data + count, [](std::byte b) { return b > std::byte{1}; });
       if (bad != data + count) fail("tensor '" + entry.name + "': a BOOL is neither 0 nor 1");
     }
     return result;
   }
 
+  Tensor converted(const Entry& entry, const Shape& shape) {
+    std::vector<std::byte> raw(entry.end - entry.begin);
+    if (!raw.empty()) read_bytes(data_begin_ + entry.begin, raw.data(), raw.size());
+    const ForeignType& type = *entry.foreign;
+    auto [result, data] = unwritten_tensor(shape, type.becomes, at_);
+    for (std::size_t from = 0; from < raw.size(); from += type.bytes, data += size_of(type.becomes)) {
+      if (!type.convert(raw.data() + from, data)) {
+        fail("tensor '" + entry.name + "': element " + std::to_string(from / type.bytes) + " of " +
+             entry.dtype_name + " is no " + std::string(name_of(type.becomes)));
+      }
+    }
+    return result;
+  }
+
   const std::string& path_;
+  const LoadTensorsOptions& options_;
   Location at_;
   std::ifstream file_;
   std::uint64_t bytes_ = 0, data_begin_ = 0;
@@ -242,9 +325,30 @@ std::vector<std::pair<std::string, Tensor>> in_file_order(const std::string& pat
   return order;
 }
 
+/// Put together by hand: an ordered object of the JSON library looks for every name among all before it.
+std::string header_of(const std::vector<std::pair<std::string, Tensor>>& order, const Metadata& metadata) {
+  std::string text = "{";
+  const auto add = [&](const std::string& name, const nlohmann::ordered_json& value) {
+    if (text.size() > 1) text += ',';
+    text += nlohmann::json(name).dump() + ':' + value.dump();
+  };
+  if (!metadata.empty()) add(metadata_key, metadata);
+  std::uint64_t offset = 0;
+  for (const auto& [name, tensor] : order) {
+    const std::uint64_t end = offset + byte_count(tensor);
+    add(name, {{"dtype", format_name(tensor.dtype())},
+               {"shape", std::vector<std::int64_t>(tensor.shape().begin(), tensor.shape().end())},
+               {"data_offsets", {offset, end}}});
+    offset = end;
+  }
+  return text + "}";
+}
+
 }  // namespace
 
-TensorFile load_tensors(const std::string& path, Location at) { return Reader(path, at).read(); }
+TensorFile load_tensors(const std::string& path, const LoadTensorsOptions& options, Location at) {
+  return Reader(path, options, at).read();
+}
 
 void save_tensors(const std::string& path, const TensorFile& file, Location at) {
   const auto order = in_file_order(path, file, at);
@@ -252,19 +356,9 @@ void save_tensors(const std::string& path, const TensorFile& file, Location at) 
   data.reserve(order.size());
   for (const auto& [name, tensor] : order) data.push_back(bytes_of(tensor, at));
 
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!file.metadata.empty()) header[metadata_key] = file.metadata;
-  std::uint64_t offset = 0;
-  for (const auto& [name, tensor] : order) {
-    const std::uint64_t end = offset + byte_count(tensor);
-    header[name] = {{"dtype", format_name(tensor.dtype())},
-                    {"shape", std::vector<std::int64_t>(tensor.shape().begin(), tensor.shape().end())},
-                    {"data_offsets", {offset, end}}};
-    offset = end;
-  }
   std::string text;
   try {
-    text = header.dump();
+    text = header_of(order, file.metadata);
   } catch (const nlohmann::json::exception& error) {
     throw Error("save", path + ": a name or a text of the metadata is no UTF-8: " + error.what(), at);
   }

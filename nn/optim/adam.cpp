@@ -70,6 +70,23 @@ void Adam::update(std::size_t index, const Tensor& gradient, Bindings& bindings,
   bindings.emplace_back(second_moment_[index], std::move(next.v));
 }
 
+Settings Adam::own_settings() const {
+  return {{"beta1", options_.beta1},
+          {"beta2", options_.beta2},
+          {"eps", options_.eps},
+          {"weight_decay", options_.weight_decay}};
+}
+
+void Adam::set_own_settings(const Settings& settings, Location at) {
+  AdamOptions options = options_;
+  options.beta1 = settings.at("beta1");
+  options.beta2 = settings.at("beta2");
+  options.eps = settings.at("eps");
+  options.weight_decay = settings.at("weight_decay");
+  check(name(), options, at);
+  options_ = options;
+}
+
 void Adam::end_step() {
   lr_ = beta1_ = beta2_ = eps_ = weight_decay_ = Tensor();
   corrections_.clear();

@@ -1,21 +1,35 @@
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 
+#include "core/checked.hpp"
 #include "core/module_scope.hpp"
 #include "fusetape/autograd.hpp"
 #include "fusetape/ops.hpp"
 #include "fusetape/optim.hpp"
+#include "nn/optim/setting_reader.hpp"
 #include "ops/optimizer.hpp"
 
 namespace fusetape::optim {
 namespace {
 
+/// Factors whose reciprocals are f32 numbers, too, with all their bits.
+constexpr double least_factor = 0x1p-126, most_factor = 0x1p126;
+
+std::string to_text(double number) {
+  char digits[64];
+  return {digits, std::to_chars(digits, digits + sizeof digits, number).ptr};
+}
+
 void require(bool ok, const char* expected, double got, Location at) {
-  if (!ok)
-    throw Error("LossScaler", std::string("expected ") + expected + ", got " + std::to_string(got), at);
+  if (!ok) throw Error("LossScaler", std::string("expected ") + expected + ", got " + to_text(got), at);
 }
 
 LossScalerOptions checked(LossScalerOptions options, Location at) {
-  require(options.initial > 0 && std::isfinite(options.initial), "initial > 0", options.initial, at);
+  require(options.minimum >= least_factor && options.minimum <= most_factor, "minimum from 2^-126 to 2^126",
+          options.minimum, at);
+  require(options.initial >= options.minimum && options.initial <= most_factor,
+          "initial from the minimum to 2^126", options.initial, at);
   require(options.growth > 1 && std::isfinite(options.growth), "growth > 1", options.growth, at);
   require(options.backoff > 0 && options.backoff < 1, "backoff between 0 and 1", options.backoff, at);
   require(options.growth_interval >= 1, "growth_interval ≥ 1", static_cast<double>(options.growth_interval),
@@ -45,22 +59,51 @@ bool LossScaler::step(Optimizer& optimizer, Location at) {
     gradients.clear();
   }
   if (norm.defined() && !std::isfinite(norm.item(at))) {
-    factor_ *= options_.backoff;
+    if (factor_ <= options_.minimum) {
+      throw Error(
+          "LossScaler",
+          "the loss itself is not finite, or its gradients are not: they overflow although the loss is "
+          "multiplied by no more than the least factor, " +
+              to_text(factor_) +
+              ". Nothing was updated. set_anomaly_detection(true) names the first op that makes a NaN "
+              "or an infinity",
+          at);
+    }
+    factor_ = std::max(factor_ * options_.backoff, options_.minimum);
     clean_steps_ = 0;
     return false;
   }
   optimizer.step(at);
-  if (++clean_steps_ == options_.growth_interval) {
-    factor_ *= options_.growth;
+  if (++clean_steps_ >= options_.growth_interval) {  // more than that came from a checkpoint
+    factor_ = std::min(factor_ * options_.growth, most_factor);
     clean_steps_ = 0;
   }
   return true;
 }
 
+Settings LossScaler::settings() const {
+  return {{"growth", options_.growth},
+          {"backoff", options_.backoff},
+          {"growth_interval", static_cast<double>(options_.growth_interval)},
+          {"minimum", options_.minimum}};
+}
+
+void LossScaler::set_settings(const Settings& settings, Location at) {
+  const SettingReader read{settings, "LossScaler", at};
+  LossScalerOptions options;
+  options.growth = read.number("growth");
+  options.backoff = read.number("backoff");
+  options.growth_interval = read.count("growth_interval");
+  options.minimum = read.number("minimum");
+  options.initial = std::max(options.minimum, options_.initial);  // only the constructor starts from it
+  options_ = checked(options, at);
+}
+
 void LossScaler::set_state(double factor, std::int64_t clean_steps, Location at) {
-  require(factor > 0 && std::isfinite(factor), "a factor > 0", factor, at);
-  require(clean_steps >= 0, "clean_steps ≥ 0", static_cast<double>(clean_steps), at);
-  factor_ = factor;
+  require(factor > 0 && std::isfinite(factor), "a finite factor > 0", factor, at);
+  require(clean_steps >= 0 && clean_steps <= core::most_counted, "clean_steps from 0 to 2^53",
+          static_cast<double>(clean_steps), at);
+  factor_ = std::clamp(factor, options_.minimum, most_factor);
   clean_steps_ = clean_steps;
 }
 

@@ -1,6 +1,7 @@
 #include <cmath>
 #include <set>
 
+#include "core/checked.hpp"
 #include "core/module_scope.hpp"
 #include "core/tape.hpp"
 #include "fusetape/autograd.hpp"
@@ -33,6 +34,10 @@ void check_rate(const std::string& name, double rate, Location at) {
   }
 }
 
+void check_max_grad_norm(const std::string& name, double norm, Location at) {
+  if (!(norm >= 0)) throw Error(name, "expected max_grad_norm ≥ 0, got " + std::to_string(norm), at);
+}
+
 /// min(1, max_norm / (norm + 1e-6)): PyTorch's formula.
 Tensor clip_scale(const Tensor& norm, double max_norm, Location at) {
   return minimum({div({max_norm, at}, {add({norm, at}, {1e-6, at}), at}), at}, {1.0, at});
@@ -49,12 +54,12 @@ Optimizer::Optimizer(std::string name, std::vector<Parameter> parameters, double
     : name_(std::move(name)),
       parameters_(std::move(parameters)),
       updates_(parameters_.size(), 0),
+      given_learning_rate_(learning_rate),
+      initial_learning_rate_(learning_rate),
       learning_rate_(learning_rate),
       max_grad_norm_(max_grad_norm) {
   check_rate(name_, learning_rate_, at);
-  if (!(max_grad_norm_ >= 0)) {
-    throw Error(name_, "expected max_grad_norm ≥ 0, got " + std::to_string(max_grad_norm_), at);
-  }
+  check_max_grad_norm(name_, max_grad_norm_, at);
   check_parameters(name_, parameters_, at);
   // Parameters that are still pending would make the first step another plan than the second.
   for (const Parameter& parameter : parameters_) {
@@ -107,9 +112,31 @@ void Optimizer::zero_grad() {
   for (Parameter& parameter : parameters_) parameter.zero_grad();
 }
 
-void Optimizer::set_learning_rate(double rate, Location at) {
+void Optimizer::set_learning_rate(double rate, Location at) { set_learning_rates(rate, rate, at); }
+
+void Optimizer::set_learning_rates(double initial, double now, Location at) {
+  check_rate(name_, initial, at);
+  check_rate(name_, now, at);
+  initial_learning_rate_ = initial;
+  learning_rate_ = now;
+}
+
+Settings Optimizer::settings() const {
+  Settings all = own_settings();
+  all.insert({{"lr", given_learning_rate_}, {"max_grad_norm", max_grad_norm_}});
+  return all;
+}
+
+void Optimizer::set_settings(const Settings& settings, Location at) {
+  for (const auto& [name, value] : this->settings()) {
+    if (settings.count(name) == 0) throw Error(name_, "expected a setting " + name + ", got none", at);
+  }
+  const double rate = settings.at("lr"), norm = settings.at("max_grad_norm");
   check_rate(name_, rate, at);
-  learning_rate_ = rate;
+  check_max_grad_norm(name_, norm, at);
+  set_own_settings(settings, at);
+  given_learning_rate_ = rate;
+  max_grad_norm_ = norm;
 }
 
 void Optimizer::set_updates(std::vector<std::int64_t> updates, Location at) {
@@ -120,7 +147,9 @@ void Optimizer::set_updates(std::vector<std::int64_t> updates, Location at) {
                 at);
   }
   for (std::int64_t count : updates) {
-    if (count < 0) throw Error(name_, "expected update counts ≥ 0, got " + std::to_string(count), at);
+    if (count < 0 || count > core::most_counted) {
+      throw Error(name_, "expected update counts from 0 to 2^53, got " + std::to_string(count), at);
+    }
   }
   updates_ = std::move(updates);
 }

@@ -42,6 +42,26 @@ void SGD::update(std::size_t index, const Tensor& gradient, Bindings& bindings, 
   if (!velocity_.empty()) bindings.emplace_back(velocity_[index], std::move(next.velocity));
 }
 
+Settings SGD::own_settings() const {
+  return {{"momentum", options_.momentum},
+          {"weight_decay", options_.weight_decay},
+          {"nesterov", options_.nesterov ? 1 : 0}};
+}
+
+void SGD::set_own_settings(const Settings& settings, Location at) {
+  SGDOptions options = options_;
+  options.momentum = settings.at("momentum");
+  options.weight_decay = settings.at("weight_decay");
+  options.nesterov = settings.at("nesterov") != 0;
+  check(options, at);
+  if ((options.momentum != 0) != (options_.momentum != 0)) {
+    throw Error(
+        "SGD", "expected a momentum of 0 here and there or in neither: the velocity exists from construction",
+        at);
+  }
+  options_ = options;
+}
+
 void SGD::end_step() { lr_ = weight_decay_ = momentum_ = Tensor(); }
 
 }  // namespace fusetape::optim

@@ -1,0 +1,30 @@
+#pragma once
+#include <cmath>
+#include <string>
+
+#include "core/checked.hpp"
+#include "fusetape/optim.hpp"
+
+namespace fusetape::optim {
+
+/// Reads settings that somebody else wrote.
+struct SettingReader {
+  const Settings& settings;
+  std::string of;  ///< the part, for errors
+  Location at;
+
+  double number(const std::string& name) const {
+    const auto found = settings.find(name);
+    if (found == settings.end()) throw Error(of, "expected a setting " + name + ", got none", at);
+    return found->second;
+  }
+  std::int64_t count(const std::string& name) const {
+    const double value = number(name);
+    if (!(value >= 0) || value > static_cast<double>(core::most_counted) || value != std::floor(value)) {
+      throw Error(of, "expected " + name + " to be a whole number ≥ 0, got " + std::to_string(value), at);
+    }
+    return static_cast<std::int64_t>(value);
+  }
+};
+
+}  // namespace fusetape::optim
