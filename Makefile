@@ -3,15 +3,17 @@
 #   make build    library and examples        make test      everything, then every test
 #   make cuda     the same for CUDA, and its tests (deps-cuda: what it needs, in .deps; `test` does it where nvcc is)
 #   make fuzz     random programs (SEEDS=3000) in every mode
+#   make fuzz-readers   hostile files for every reader, with libFuzzer (SECONDS=60 for each)
 #   make bench    the same steps in PyTorch beside ours (installs PyTorch, several GB, for itself)
 #   make train    ResNet-20 on CIFAR-10       make compare   a step with fusion beside one without
 #   make lint     format, layers, clang-tidy  make format    rewrite the sources in the project's format
 .DEFAULT_GOAL := build
-.PHONY: deps deps-lint deps-cuda build cuda test fuzz bench train compare lint format clean
+.PHONY: deps deps-lint deps-cuda deps-fuzz build cuda test fuzz fuzz-readers bench train compare lint format clean
 .NOTPARALLEL:
 
 EPOCHS ?= 3
 SEEDS ?= 3000
+SECONDS ?= 60
 FIRST ?= 1
 JOBS ?= $(shell nproc)
 
@@ -34,6 +36,9 @@ deps-cuda:
 deps-lint:
 	@tools/deps.sh --lint
 
+deps-fuzz:
+	@tools/deps.sh --fuzz
+
 build/%/build.ninja: | deps
 	CXX="$(CXX)" cmake --preset $*
 
@@ -55,6 +60,18 @@ fuzz: deps $(RELEASE)/build.ninja
 	each=$$(( ($(SEEDS) + $(JOBS) - 1) / $(JOBS) )); seq $(FIRST) $$each $$(( $(FIRST) + $(SEEDS) - 1 )) | \
 	  OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 FUSETAPE_SEEDS=$$each xargs -P $(JOBS) -I '{}' \
 	  env FUSETAPE_FIRST_SEED='{}' $(RELEASE)/tests/fusetape_tests --source-file='*/random_graph_test.cpp'
+
+# Each reader of foreign bytes for SECONDS; what is found stays in build/fuzz. The corpus is in tests/fuzz/corpus.
+fuzz-readers: deps deps-fuzz $(RELEASE)/build.ninja
+	cmake --build --preset release -j $(JOBS) --target fusetape
+	cmake --install $(RELEASE) --prefix build/fuzz/installed >/dev/null
+	cmake -S tests/fuzz -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=$(shell tools/find_tool.sh clang++) \
+	  -DCMAKE_PREFIX_PATH=$(CURDIR)/build/fuzz/installed -DFUSETAPE_ONEDNN_INCLUDE_DIR=$(CURDIR)/.deps/onednn/include
+	cmake --build build/fuzz -j $(JOBS)
+	printf '%s\n' safetensors checkpoint cifar tuning_file | OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 \
+	  xargs -P $(JOBS) -I '{}' sh -c 'mkdir -p build/fuzz/found/{} && build/fuzz/fuzz_{} -max_total_time=$(SECONDS) \
+	    -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 -artifact_prefix=build/fuzz/{}- \
+	    build/fuzz/found/{} tests/fuzz/corpus/{}'
 
 train: build
 	@data=$$(tools/fetch_cifar10.sh) && set -x && \

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Brings in what fusetape needs: Debian/Ubuntu packages, and oneDNN unpacked into .deps/onednn.
-# With --lint, clang-format and clang-tidy as well. Quick and silent where everything is there already.
+# With --lint, clang-format and clang-tidy as well; with --fuzz, clang and libFuzzer. Quick and silent where everything is there already.
 # The only script that touches the system.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-want_lint=no
+want_lint=no want_fuzz=no
 [ "${1:-}" = --lint ] && want_lint=yes
+[ "${1:-}" = --fuzz ] && want_fuzz=yes
 
 requirements=cmake/onednn-requirements.txt
 llvm=16   # the first whose clang knows std::source_location
@@ -47,6 +48,13 @@ find_missing() {
     [ -n "$(tools/find_tool.sh clang-format)" ] || missing+=("clang-format-$llvm")
     [ -n "$(tools/find_tool.sh clang-tidy)" ] || missing+=("clang-tidy-$llvm" "libomp-$llvm-dev")
   fi
+  if [ $want_fuzz = yes ] && ! has_fuzzer; then missing+=("clang-$llvm" "libclang-rt-$llvm-dev"); fi
+}
+
+has_fuzzer() {  # beside the clang that would be called
+  local clang
+  clang=$(tools/find_tool.sh clang++)
+  [ -n "$clang" ] && ls "$("$clang" -print-resource-dir)"/lib/*/libclang_rt.fuzzer* >/dev/null 2>&1
 }
 
 refuse() {
