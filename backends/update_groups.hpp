@@ -16,7 +16,7 @@ struct Update {
 
   bool adam = false;
   std::int64_t variant = 0;  ///< nesterov, or decoupled
-  DType dtype = DType::f32;  ///< of the tensors; scalars are f32
+  DType dtype = DType::f32;  ///< of the tensors; scalars are f64
   std::int64_t elements = 0;
   std::vector<int> inputs;              ///< as the op has them
   int scale = -1;                       ///< of the gradient's dtype; -1: none

@@ -13,8 +13,6 @@ using core::InferContext;
 using core::RefContext;
 using core::SgdAttrs;
 
-DType scalar_dtype(DType parameter) { return parameter == DType::f64 ? DType::f64 : DType::f32; }
-
 namespace {
 
 /// The gradient and the state are like the parameter, input 0.
@@ -26,9 +24,8 @@ void check_like_parameter(const InferContext& ctx, int i, const char* name) {
 }
 
 void check_scalar(const InferContext& ctx, int i) {
-  const DType wanted = scalar_dtype(ctx.dtype(0));
-  if (ctx.shape(i).rank() == 0 && ctx.dtype(i) == wanted) return;
-  ctx.fail("a scalar of dtype " + std::string(name_of(wanted)) + " as input " + std::to_string(i),
+  if (ctx.shape(i).rank() == 0 && ctx.dtype(i) == DType::f64) return;
+  ctx.fail("a scalar of dtype f64 as input " + std::to_string(i),
            to_string(ctx.shape(i)) + " " + std::string(name_of(ctx.dtype(i))));
 }
 
@@ -71,7 +68,7 @@ void infer_grad_norm(InferContext& ctx) {
     }
     if ((dtype == DType::f64) != f64) ctx.fail("gradients that are all f64 or none", "a mixture");
   }
-  ctx.output({}, scalar_dtype(ctx.dtype(0)));
+  ctx.output({}, f64 ? DType::f64 : DType::f32);
 }
 
 void reference_grad_norm(RefContext& ctx) {

@@ -4,15 +4,12 @@
 #include "fusetape/tensor.hpp"
 
 /// Recorded update steps, for the optim module. The scalars of a step are tensors so that all parameters
-/// share them: the planner joins updates with the same scalars into one kernel. They are f32, or f64 with f64
-/// parameters (`scalar_dtype`).
+/// share them: the planner joins updates with the same scalars into one kernel. They are f64, whatever the
+/// parameters: kernels round them when nothing is computed from them any more.
 namespace fusetape::ops {
 
-/// The dtype of an update's scalars beside a parameter of this dtype.
-DType scalar_dtype(DType parameter);
-
 /// √Σ g² over all elements of all `gradients` (at least one; any shapes; f32 and 16 bits may mix, or all
-/// f64): a scalar of `scalar_dtype`. NaN and infinity show in it.
+/// f64): a scalar, f32 (f64 of f64). NaN and infinity show in it.
 Tensor grad_norm(const std::vector<Tensor>& gradients, Location at);
 
 struct SgdScalars {

@@ -121,7 +121,7 @@ TEST_CASE("clipping before a step is the clipping inside it, and a later norm ma
 }
 
 TEST_CASE("raw updates of one parameter in a row, and beside each other, do not race") {
-  const auto scalar = [](double x) { return ft::scalar(x, ft::DType::f32); };
+  const auto scalar = [](double x) { return ft::scalar(x, ft::DType::f64); };
   const ft::ops::SgdScalars scalars{.lr = scalar(0.5), .weight_decay = scalar(0), .momentum = {}};
   const auto step = [&](const Tensor& p, const Tensor& g) {
     return ft::ops::sgd_update(p, g, {}, scalars, false, ft::Location::current()).parameter;

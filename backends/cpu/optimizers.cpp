@@ -28,7 +28,7 @@ struct Operands {
   float* out[Update::tensors] = {};
 };
 
-float scalar(const KernelArgs& args, int value) { return *args.in<float>(value); }
+double scalar(const KernelArgs& args, int value) { return *args.in<double>(value); }
 
 float gradient_scale(const KernelArgs& args, const Update& update) {
   if (update.scale < 0) return 1;
@@ -39,17 +39,16 @@ float gradient_scale(const KernelArgs& args, const Update& update) {
 void run_sgd(const KernelArgs& args, const Update& update, const Operands& at, std::int64_t begin,
              std::int64_t end) {
   const std::vector<int>& in = update.inputs;
-  const SgdSpan span{.lr = scalar(args, in[2]),
-                     .weight_decay = scalar(args, in[3]),
-                     .momentum = at.in[2] != nullptr ? scalar(args, in[5]) : 0,
-                     .scale = gradient_scale(args, update),
-                     .nesterov = update.variant != 0,
-                     .p = at.in[0],
-                     .g = at.in[1],
-                     .v = at.in[2],
-                     .new_p = at.out[0],
-                     .new_g = at.out[1],
-                     .new_v = at.out[2]};
+  const double momentum = at.in[2] != nullptr ? scalar(args, in[5]) : 0;
+  const SgdSpan span{
+      .factors = core::sgd_factors(scalar(args, in[2]), scalar(args, in[3]), momentum, update.variant != 0),
+      .scale = gradient_scale(args, update),
+      .p = at.in[0],
+      .g = at.in[1],
+      .v = at.in[2],
+      .new_p = at.out[0],
+      .new_g = at.out[1],
+      .new_v = at.out[2]};
   update_sgd(span, begin, end);
 }
 

@@ -31,20 +31,30 @@ HWY_INLINE void for_vectors(std::int64_t begin, std::int64_t end, Body body) {
   }
 }
 
+/// core::decayed.
+struct VecDecay {
+  Vec high, low;
+  HWY_INLINE Vec operator()(Vec x, Vec more) const { return hn::MulAdd(high, x, hn::MulAdd(low, x, more)); }
+};
+HWY_INLINE VecDecay vec_decay(const core::Decay& decay) {
+  return {hn::Set(Floats(), decay.high), hn::Set(Floats(), decay.low)};
+}
+
 template <bool Momentum>
 void sgd(const SgdSpan& span, std::int64_t begin, std::int64_t end) {
   const Floats d;
-  const Vec lr = hn::Set(d, span.lr), decay = hn::Set(d, span.weight_decay),
-            momentum = hn::Set(d, span.momentum), scale = hn::Set(d, span.scale);
+  const core::SgdFactors& f = span.factors;
+  const Vec lr = hn::Set(d, f.lr), decay = hn::Set(d, f.weight_decay), scale = hn::Set(d, span.scale);
+  const VecDecay momentum = vec_decay(f.momentum);
   for_vectors(begin, end, [&](auto load, auto store, std::int64_t i) HWY_ATTR {
     const Vec p = load(span.p + i);
     const Vec g = hn::Mul(load(span.g + i), scale);
     if (span.new_g != nullptr) store(g, span.new_g + i);
     Vec change = hn::MulAdd(decay, p, g);
     if constexpr (Momentum) {
-      const Vec v = hn::MulAdd(momentum, load(span.v + i), change);
+      const Vec v = momentum(load(span.v + i), change);
       store(v, span.new_v + i);
-      change = span.nesterov ? hn::MulAdd(momentum, v, change) : v;
+      change = f.nesterov ? momentum(v, change) : v;
     }
     store(hn::NegMulAdd(lr, change, p), span.new_p + i);
   });
@@ -57,21 +67,21 @@ void Sgd(const SgdSpan& span, std::int64_t begin, std::int64_t end) {
 void Adam(const AdamSpan& span, std::int64_t begin, std::int64_t end) {
   const Floats d;
   const core::AdamFactors& f = span.factors;
-  const Vec step = hn::Set(d, f.step), eps = hn::Set(d, f.eps), root = hn::Set(d, f.root);
-  const Vec beta1 = hn::Set(d, f.beta1), rest1 = hn::Set(d, f.rest1);
-  const Vec beta2 = hn::Set(d, f.beta2), rest2 = hn::Set(d, f.rest2);
-  const Vec decay = hn::Set(d, f.decay), keep = hn::Set(d, f.keep), scale = hn::Set(d, span.scale);
+  const VecDecay beta1 = vec_decay(f.beta1), beta2 = vec_decay(f.beta2);
+  const Vec rest1 = hn::Set(d, f.rest1), rest2 = hn::Set(d, f.rest2);
+  const Vec step = hn::Set(d, f.step), eps = hn::Set(d, f.eps);
+  const Vec decay = hn::Set(d, f.decay), shrink = hn::Set(d, f.shrink), scale = hn::Set(d, span.scale);
   for_vectors(begin, end, [&](auto load, auto store, std::int64_t i) HWY_ATTR {
     const Vec p = load(span.p + i);
     const Vec clipped = hn::Mul(load(span.g + i), scale);
     if (span.new_g != nullptr) store(clipped, span.new_g + i);
     const Vec g = hn::MulAdd(decay, p, clipped);
-    const Vec m = hn::MulAdd(beta1, load(span.m + i), hn::Mul(rest1, g));
-    const Vec v = hn::MulAdd(beta2, load(span.v + i), hn::Mul(rest2, hn::Mul(g, g)));
-    const Vec ratio = hn::Div(m, hn::MulAdd(hn::Sqrt(v), root, eps));
+    const Vec m = beta1(load(span.m + i), hn::Mul(rest1, g));
+    const Vec v = beta2(load(span.v + i), hn::Mul(rest2, hn::Mul(g, g)));
+    const Vec ratio = hn::Div(m, hn::Add(hn::Sqrt(v), eps));
     store(m, span.new_m + i);
     store(v, span.new_v + i);
-    store(hn::NegMulAdd(step, ratio, hn::Mul(keep, p)), span.new_p + i);
+    store(hn::NegMulAdd(step, ratio, hn::NegMulAdd(shrink, p, p)), span.new_p + i);
   });
 }
 

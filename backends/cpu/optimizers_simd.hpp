@@ -10,9 +10,8 @@ namespace fusetape::backends::cpu {
 /// core::sgd_updated of g' = scale·g. Without momentum v, v' are null; g' is written only where it has a
 /// place.
 struct SgdSpan {
-  float lr = 0, weight_decay = 0, momentum = 0;
+  core::SgdFactors factors{};
   float scale = 1;
-  bool nesterov = false;
   const float *p = nullptr, *g = nullptr, *v = nullptr;
   float *new_p = nullptr, *new_g = nullptr, *new_v = nullptr;
 };

@@ -35,8 +35,8 @@ class OptimizerKernel final : public DeviceKernel {
   }
 
  private:
-  const float* scalar(const KernelArgs& args, std::size_t input) const {
-    return args.in<float>(updates_.front().inputs[input]);
+  const double* scalar(const KernelArgs& args, std::size_t input) const {
+    return args.in<double>(updates_.front().inputs[input]);
   }
   template <class T>
   const T* gradient_scale(const KernelArgs& args) const {
@@ -54,8 +54,8 @@ class OptimizerKernel final : public DeviceKernel {
   }
   template <class T>
   void set_scalars(const KernelArgs& args, typename AdamUpdate<T>::Args& to) const {
-    const float** const scalars[] = {&to.lr,           &to.beta1,       &to.beta2,      &to.eps,
-                                     &to.weight_decay, &to.correction1, &to.correction2};
+    const double** const scalars[] = {&to.lr,           &to.beta1,       &to.beta2,      &to.eps,
+                                      &to.weight_decay, &to.correction1, &to.correction2};
     for (std::size_t i = 0; i < std::size(scalars); ++i) *scalars[i] = scalar(args, 4 + i);
     to.decoupled = updates_.front().variant != 0;
     to.scale = gradient_scale<T>(args);

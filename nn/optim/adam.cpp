@@ -39,12 +39,11 @@ AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options, Location a
            true, at) {}
 
 void Adam::begin_step(Location at) {
-  const DType dtype = ops::scalar_dtype(parameters()[0].dtype());
-  lr_ = scalar(learning_rate(), dtype, at);
-  beta1_ = scalar(options_.beta1, dtype, at);
-  beta2_ = scalar(options_.beta2, dtype, at);
-  eps_ = scalar(options_.eps, dtype, at);
-  weight_decay_ = scalar(options_.weight_decay, dtype, at);
+  lr_ = scalar(learning_rate(), DType::f64, at);
+  beta1_ = scalar(options_.beta1, DType::f64, at);
+  beta2_ = scalar(options_.beta2, DType::f64, at);
+  eps_ = scalar(options_.eps, DType::f64, at);
+  weight_decay_ = scalar(options_.weight_decay, DType::f64, at);
   corrections_.clear();
 }
 
@@ -53,8 +52,8 @@ Adam::Correction Adam::correction_of(std::int64_t count) {
     if (known.count == count) return known;
   }
   const auto t = static_cast<double>(count);
-  const Tensor first = scalar(1 - std::pow(options_.beta1, t), lr_.dtype());
-  const Tensor second = scalar(1 - std::pow(options_.beta2, t), lr_.dtype());
+  const Tensor first = scalar(1 - std::pow(options_.beta1, t), DType::f64);
+  const Tensor second = scalar(1 - std::pow(options_.beta2, t), DType::f64);
   corrections_.push_back({count, first, second});
   return corrections_.back();
 }

@@ -27,10 +27,9 @@ SGD::SGD(std::vector<Parameter> parameters, SGDOptions options, Location at)
 }
 
 void SGD::begin_step(Location at) {
-  const DType dtype = ops::scalar_dtype(parameters()[0].dtype());
-  lr_ = scalar(learning_rate(), dtype, at);
-  weight_decay_ = scalar(options_.weight_decay, dtype, at);
-  if (!velocity_.empty()) momentum_ = scalar(options_.momentum, dtype, at);
+  lr_ = scalar(learning_rate(), DType::f64, at);
+  weight_decay_ = scalar(options_.weight_decay, DType::f64, at);
+  if (!velocity_.empty()) momentum_ = scalar(options_.momentum, DType::f64, at);
 }
 
 void SGD::update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) {

@@ -34,7 +34,7 @@ struct SgdUpdate {
   using Entry = ListedUpdate<T, 1>;  ///< state: the velocity, or null
   static constexpr int most = entries_that_fit<Entry>;
   struct Args {
-    const float *lr, *weight_decay, *momentum;
+    const double *lr, *weight_decay, *momentum;
     const T* scale;
     bool nesterov;
     int count;
@@ -52,8 +52,8 @@ struct SgdUpdate {
   FUSETAPE_HD static void run(int phase, const Args& args, Shared& shared, Local&, const Thread& thread) {
     if (phase == 0) {
       if (thread.index != 0) return;
-      shared.factors = {*args.lr, *args.weight_decay, args.momentum != nullptr ? *args.momentum : 0,
-                        args.nesterov};
+      shared.factors = core::sgd_factors(*args.lr, *args.weight_decay,
+                                         args.momentum != nullptr ? *args.momentum : 0, args.nesterov);
       shared.scale = gradient_scale(args.scale);
       return;
     }
@@ -86,7 +86,7 @@ struct AdamUpdate {
   using Entry = ListedUpdate<T, 2>;  ///< state: m, v
   static constexpr int most = entries_that_fit<Entry>;
   struct Args {
-    const float *lr, *beta1, *beta2, *eps, *weight_decay, *correction1, *correction2;
+    const double *lr, *beta1, *beta2, *eps, *weight_decay, *correction1, *correction2;
     const T* scale;
     bool decoupled;
     int count;
