@@ -36,10 +36,14 @@ bool result_fits(Elements elements, DType from, DType to) {
 
 }  // namespace
 
+std::size_t tensors_of(const GraphNode& node) {
+  return node.inputs.size() - static_cast<std::size_t>(node.op->numbers);
+}
+
 std::string refusal_of_dtypes(const Graph& graph, const GraphNode& node, Elements elements) {
   const std::string name(node.op->name);
-  for (const int input : node.inputs) {
-    const DType dtype = graph.value(input).dtype;
+  for (std::size_t i = 0; i < tensors_of(node); ++i) {
+    const DType dtype = graph.value(node.inputs[i]).dtype;
     if (!operand_fits(elements, dtype)) return name + " of " + std::string(name_of(dtype));
   }
   const DType from = graph.value(node.inputs[0]).dtype, to = graph.value(node.outputs[0]).dtype;

@@ -18,6 +18,9 @@ enum class Elements : std::uint8_t {
   convert,  ///< cast
 };
 
+/// How many of the node's inputs are elements; those behind them are numbers, f64 scalars.
+std::size_t tensors_of(const plan::GraphNode& node);
+
 /// Why such a node cannot be computed in f32; empty: it can.
 std::string refusal_of_dtypes(const plan::Graph& graph, const plan::GraphNode& node, Elements elements);
 

@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "core/check.hpp"
 #include "core/module_scope.hpp"
 #include "core/op_attrs.hpp"
@@ -36,6 +38,14 @@ Tensor GradContext::input(int i) const {
 Tensor GradContext::output(int i) const {
   FUSETAPE_ASSERT(node_.saves_output(i));
   return saved(node_.output(i));
+}
+
+double GradContext::number(int i) const {
+  const Value& value = *node_.inputs[static_cast<std::size_t>(i)];
+  FUSETAPE_ASSERT(value.scalar && value.dtype == DType::f64);
+  double number = 0;
+  std::memcpy(&number, value.inline_data, sizeof(number));
+  return number;
 }
 
 namespace {

@@ -70,6 +70,8 @@ class GradContext {
   /// checkpointed op it is computed again.
   Tensor input(int i) const;
   Tensor output(int i) const;
+  /// What input i, one of the op's f64 numbers, is.
+  double number(int i) const;
   /// Shapes and dtypes are always known.
   const Shape& input_shape(int i) const;
   DType input_dtype(int i) const;
@@ -148,6 +150,10 @@ struct Saves {
 struct OpDef {
   std::string_view name;
   void (*infer)(InferContext&) = nullptr;
+  /// The last so many inputs are numbers, which the shape rule does not see: scalars that a call makes of its
+  /// options, so that other values make no other plan. f64, whatever the tensors, where a kernel computes
+  /// with them.
+  int numbers = 0;
   /// nullptr: carries no gradient.
   void (*gradient)(GradContext&) = nullptr;
   /// What the gradient reads, as bits: the only values kept for backward.

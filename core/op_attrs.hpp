@@ -76,25 +76,15 @@ struct ConcatAttrs {
   std::int64_t axis = 0;
 };
 
-/// slice: x → y. slice_grad: g → dx (zeros outside), extent = x's on the axis.
+/// slice: x, start (i64 scalar) → y, of `length` on the axis. slice_grad: g, start → dx (zeros outside),
+/// extent = x's on the axis.
 struct SliceAttrs {
-  std::int64_t axis = 0, start = 0, stop = 0, step = 1, extent = 0;
+  std::int64_t axis = 0, length = 0, step = 1, extent = 0;
 };
 
-/// pad: x → y.
+/// pad: x, value (a scalar of x's dtype) → y.
 struct PadAttrs {
   std::array<std::int64_t, Shape::max_rank> before{}, after{};
-  double value = 0;
-};
-
-/// clamp: x → y; clamp_grad: g, x → dx.
-struct ClampAttrs {
-  double low = 0, high = 0;
-};
-
-/// leaky_relu: x → y; leaky_relu_grad: g, x → dx.
-struct LeakyReluAttrs {
-  double slope = 0.01;
 };
 
 /// cast: x → y.
@@ -108,10 +98,9 @@ struct AxisAttrs {
   std::int64_t keep_dims = 0;  ///< argmax only
 };
 
-/// cross_entropy: logits {N,C}, labels {N} → loss ({} or {N}). cross_entropy_grad: g, logits, labels →
-/// dlogits.
+/// cross_entropy: logits {N,C}, labels {N}, label_smoothing (f64 scalar) → loss ({} or {N}).
+/// cross_entropy_grad: g, logits, labels, label_smoothing → dlogits.
 struct CrossEntropyAttrs {
-  double label_smoothing = 0;
   std::int64_t reduction = 0;  ///< as enum Reduction: mean, sum, none
 };
 
@@ -122,23 +111,20 @@ struct RandomAttrs {
   std::array<std::int64_t, Shape::max_rank> extents{};
 };
 
-/// dropout: x, seed (i64 scalar), counter (i64 scalar) → y; its own gradient, applied to g. Element i is
-/// dropped where philox_uniform(seed, counter, i) < p.
-struct DropoutAttrs {
-  double p = 0.5;
-};
-
+/// dropout (NoAttrs): x, seed (i64 scalar), counter (i64 scalar), p (f64 scalar) → y; its own gradient,
+/// applied to g. Element i is dropped where philox_uniform(seed, counter, i) < p.
+///
 /// grad_norm (NoAttrs): any number of gradients → √Σ g² over all their elements, f32 (f64 of f64), a scalar.
 /// sgd_update: p, g, lr, weight_decay [, velocity, momentum] → p' [, velocity']
 ///   d = g + weight_decay·p;  v' = momentum·v + d;  p' = p − lr·(nesterov ? d + momentum·v' : v') (PyTorch's
-///   SGD; v starts at 0)
+///   SGD; v starts at 0); scalars are f64
 struct SgdAttrs {
   std::int64_t has_momentum = 0;
   std::int64_t nesterov = 0;
 };
 
-/// adam_update: p, g, m, v, lr, beta1, beta2, eps, weight_decay, correction1, correction2 → p', m', v'   (f32
-/// scalars)
+/// adam_update: p, g, m, v, lr, beta1, beta2, eps, weight_decay, correction1, correction2 → p', m', v';
+/// scalars are f64
 ///   decoupled (AdamW): p ← p·(1 − lr·wd); else g ← g + wd·p.  m' = β₁m + (1−β₁)g;  v' = β₂v + (1−β₂)g²
 ///   p' = p − lr·(m'/c₁) / (√(v'/c₂) + eps), c_i = 1 − β_iᵗ
 struct AdamAttrs {
@@ -155,7 +141,10 @@ struct AdamAttrs {
 //   tanh_grad            g, y     → g·(1−y²)
 //   gelu_grad            g, x
 //   abs_grad             g, x     → g·sign(x), 0 at 0
-//   clamp clamp_grad leaky_relu leaky_relu_grad
+//   clamp                x, low, high       (f64 scalars, as the slope below)
+//   clamp_grad           g, x, low, high
+//   leaky_relu           x, slope
+//   leaky_relu_grad      g, x, slope
 //   equal not_equal less less_equal greater greater_equal   a, b → bool
 //   where                condition (bool), a, b
 //   cast broadcast_to    x

@@ -1,8 +1,10 @@
 #include "core/slice.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <functional>
+#include <numeric>
 
 #include "core/check.hpp"
 #include "core/explain.hpp"
@@ -232,7 +234,9 @@ plan::Graph Slice::build_graph() const {
 
 plan::Plan& Slice::find_or_make_plan() {
   write_key();
-  if (plan::Plan* plan = tape_.cache.find(tape_.key_)) return *plan;
+  if (plan::Plan* plan = tape_.cache.find(tape_.key_, [this](const plan::Plan& p) { return fits(p); }))
+    return *plan;
+  note_changing_number();
   const Settings& settings = tape_.settings;
   const plan::RuleSet rules = settings.fusion ? settings.rules : plan::in_place_only();
   const plan::Options options{.rules = settings.anomaly ? plan::RuleSet{0} : rules,
@@ -241,10 +245,66 @@ plan::Plan& Slice::find_or_make_plan() {
                               .tuning = settings.tuning && !settings.deterministic,
                               .threads = settings.threads,
                               .backend = settings.backend};
-  plan::Plan& plan = *tape_.cache.insert(tape_.key_, plan::make_plan(build_graph(), options));
+  plan::Graph graph = build_graph();
+  plan::EqualInputs equal = share_numbers(graph);
+  plan::Plan& plan = *tape_.cache.insert(tape_.key_, plan::make_plan(std::move(graph), options));
+  plan.equal_inputs = std::move(equal);
   note_cache(*plan.report);
   explain_as_asked(*plan.report);
   return plan;
+}
+
+/// Whether two inputs are scalars of the same bits.
+bool Slice::same_number(int a, int b) const {
+  const Value &x = *externals_[static_cast<std::size_t>(a)], &y = *externals_[static_cast<std::size_t>(b)];
+  return x.dtype == y.dtype && std::memcmp(x.inline_data, y.inline_data, size_of(x.dtype)) == 0;
+}
+
+bool Slice::fits(const plan::Plan& plan) const {
+  return std::all_of(plan.equal_inputs.begin(), plan.equal_inputs.end(),
+                     [this](const auto& pair) { return same_number(pair.first, pair.second); });
+}
+
+/// Numbers that were equal before and are not now go apart for good: a number that meets another now and then
+/// makes no new plans.
+plan::EqualInputs Slice::share_numbers(plan::Graph& graph) const {
+  std::vector<int> together(externals_.size());  // by input: which of them may be one
+  if (const plan::Plan* const before = tape_.cache.known(tape_.key_)) {
+    std::iota(together.begin(), together.end(), 0);
+    for (const auto& [one, other] : before->equal_inputs) together[static_cast<std::size_t>(one)] = other;
+  }
+  return plan::share_equal_numbers(graph, [&](int a, int b) {
+    return together[static_cast<std::size_t>(a)] == together[static_cast<std::size_t>(b)] &&
+           same_number(a, b);
+  });
+}
+
+/// The node whose attributes hold this word of the key; nullptr: none.
+const Node* Slice::node_of_attribute(std::size_t word) const {
+  std::size_t end = tape_.key_.size();
+  for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
+    for (int i = 0; (*node)->op->run != nullptr && i < (*node)->output_count; ++i)
+      end -= 1 + static_cast<std::size_t>((*node)->outputs[i].shape.rank());
+    const std::size_t attributes = end - (*node)->attrs.words().size();
+    if (word >= end) return nullptr;
+    if (word >= attributes) return *node;
+    end = attributes - (*node)->inputs.size() - 2;
+  }
+  return nullptr;
+}
+
+void Slice::note_changing_number() {
+  constexpr int others = 2;
+  if (tape_.noted_changing_number_) return;
+  const std::optional<std::size_t> word = tape_.cache.only_difference(tape_.key_, others);
+  const Node* const node = word ? node_of_attribute(*word) : nullptr;
+  if (node == nullptr) return;
+  std::fprintf(
+      stderr,
+      "fusetape: %d plans differ in one number only, an attribute of %s (%s:%u), and each new one makes "
+      "another plan. What changes from step to step should be a tensor: see fusetape::scalar\n",
+      others + 1, std::string(node->op->name).c_str(), node->at.file_name(), node->at.line());
+  tape_.noted_changing_number_ = true;
 }
 
 void Slice::note_cache(Report& report) const {

@@ -33,6 +33,11 @@ class Slice {
   plan::Graph build_graph() const;
   plan::Plan& prepare(Location at);
   plan::Plan& find_or_make_plan();
+  bool same_number(int a, int b) const;
+  bool fits(const plan::Plan& plan) const;
+  plan::EqualInputs share_numbers(plan::Graph& graph) const;
+  const Node* node_of_attribute(std::size_t word) const;
+  void note_changing_number();
   void note_cache(Report& report) const;
 
   void bind(plan::Plan& plan);

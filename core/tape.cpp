@@ -124,7 +124,8 @@ Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attr
     if (inputs[i].requires_grad()) wanted |= bit(static_cast<int>(i));
   }
   autocast_inputs(op.name, {infos.begin(), infos.size()});
-  InferContext infer(op.name, {infos.begin(), infos.size()}, attrs, at);
+  const std::size_t tensors = inputs.size() - static_cast<std::size_t>(op.numbers);
+  InferContext infer(op.name, {infos.begin(), tensors}, attrs, at);
   op.infer(infer);
   for (const TensorInfo& output : infer.outputs) {
     if (!countable(output.shape))

@@ -87,6 +87,7 @@ class Tape {
   std::size_t arena_bytes_ = 0;
   bool running_ = false;
   bool warned_about_cut_ = false;
+  bool noted_changing_number_ = false;
 };
 
 /// Turns gradient recording on or off for a scope.

@@ -6,10 +6,8 @@
 namespace fusetape::ops {
 
 namespace formulas = core::formulas;
-using core::Attrs;
 using core::bit;
 using core::GradContext;
-using core::LeakyReluAttrs;
 
 namespace {
 
@@ -25,19 +23,11 @@ void gradient_relu_grad(GradContext& ctx) {
 
 // ---- leaky_relu ----
 
-double leaky_relu_element(const double* in, const Attrs& attrs) {
-  return formulas::leaky_relu(in[0], attrs.as<LeakyReluAttrs>().slope);
-}
-double leaky_relu_grad_element(const double* in, const Attrs& attrs) {
-  return formulas::leaky_relu_grad(in[0], in[1], attrs.as<LeakyReluAttrs>().slope);
-}
-
 void gradient_leaky_relu(GradContext& ctx) {
-  ctx.set(0, record_here(leaky_relu_grad_op, {ctx.incoming(), ctx.input(0)}, ctx.raw_attrs()));
+  ctx.set(0, record_here(leaky_relu_grad_op, {ctx.incoming(), ctx.input(0), ctx.input(1)}));
 }
 void gradient_leaky_relu_grad(GradContext& ctx) {
-  if (ctx.needs(0))
-    ctx.set(0, record_here(leaky_relu_grad_op, {ctx.incoming(), ctx.input(1)}, ctx.raw_attrs()));
+  if (ctx.needs(0)) ctx.set(0, record_here(leaky_relu_grad_op, {ctx.incoming(), ctx.input(1), ctx.input(2)}));
 }
 
 // ---- sigmoid ----
@@ -94,14 +84,16 @@ constinit const OpDef relu_grad_op{.name = "relu_grad",
                                    .pointwise = element_of<formulas::relu_grad<double>>};
 constinit const OpDef leaky_relu_op{.name = "leaky_relu",
                                     .infer = infer_like_first,
+                                    .numbers = 1,
                                     .gradient = gradient_leaky_relu,
-                                    .saves_inputs = bit(0),
-                                    .pointwise = leaky_relu_element};
+                                    .saves_inputs = bit(0) | bit(1),
+                                    .pointwise = element_of<formulas::leaky_relu<double>>};
 constinit const OpDef leaky_relu_grad_op{.name = "leaky_relu_grad",
                                          .infer = infer_like_first,
+                                         .numbers = 1,
                                          .gradient = gradient_leaky_relu_grad,
-                                         .saves_inputs = bit(1),
-                                         .pointwise = leaky_relu_grad_element};
+                                         .saves_inputs = bit(1) | bit(2),
+                                         .pointwise = element_of<formulas::leaky_relu_grad<double>>};
 constinit const OpDef sigmoid_op{.name = "sigmoid",
                                  .infer = infer_like_first,
                                  .gradient = gradient_sigmoid,
@@ -139,7 +131,9 @@ namespace fusetape {
 
 Tensor relu(Operand x) { return ops::record_unary(ops::relu_op, x); }
 Tensor leaky_relu(Operand x, double slope) {
-  return ops::record_unary(ops::leaky_relu_op, x, core::Attrs::of(core::LeakyReluAttrs{slope}));
+  return core::record_one(ops::leaky_relu_op,
+                          {ops::require_tensor("leaky_relu", x), ops::number(slope, x.at())},
+                          core::Attrs::of(core::NoAttrs{}), x.at());
 }
 Tensor sigmoid(Operand x) { return ops::record_unary(ops::sigmoid_op, x); }
 Tensor tanh(Operand x) { return ops::record_unary(ops::tanh_op, x); }

@@ -38,9 +38,6 @@ Shape loss_shape(const InferContext& ctx, int first) {
   if (labels.rank() != 1 || labels[0] != logits[0]) {
     ctx.fail("labels {" + std::to_string(logits[0]) + "} for logits " + to_string(logits), to_string(labels));
   }
-  if (!(a.label_smoothing >= 0 && a.label_smoothing < 1)) {
-    ctx.fail("label_smoothing in [0, 1)", std::to_string(a.label_smoothing));
-  }
   return reduction_of(a) == Reduction::none ? Shape{logits[0]} : Shape{};
 }
 
@@ -85,8 +82,8 @@ void check_known_labels(const Tensor& logits, const Tensor& labels, Location at)
 
 void gradient_cross_entropy(GradContext& ctx) {
   if (!ctx.needs(0)) return;
-  ctx.set(0,
-          record_here(cross_entropy_grad_op, {ctx.incoming(), ctx.input(0), ctx.input(1)}, ctx.raw_attrs()));
+  ctx.set(0, record_here(cross_entropy_grad_op, {ctx.incoming(), ctx.input(0), ctx.input(1), ctx.input(2)},
+                         ctx.raw_attrs()));
 }
 
 /// softmax(x) − t in plain ops.
@@ -107,7 +104,7 @@ void gradient_cross_entropy_grad(GradContext& ctx) {
   Tensor h = ctx.incoming();
   if (reduction_of(a) == Reduction::mean) h = h / static_cast<double>(n);
   if (ctx.needs(0)) {
-    const Tensor products = h * residual(probabilities, ctx.input(2), a.label_smoothing);
+    const Tensor products = h * residual(probabilities, ctx.input(2), ctx.number(3));
     ctx.set(0, per_row ? sum(products, {1}) : sum(products));
   }
   if (ctx.needs(1)) {
@@ -141,11 +138,12 @@ double row_loss(const double* x, std::int64_t classes, std::int64_t label, doubl
 void reference_cross_entropy(RefContext& ctx) {
   const auto a = ctx.attrs.as<CrossEntropyAttrs>();
   const RefTensor &logits = ctx.in[0], &labels = ctx.in[1];
+  const double smoothing = ctx.in[2].data[0];
   const std::int64_t n = logits.shape[0], classes = logits.shape[1];
   double total = 0;
   for (std::int64_t row = 0; row < n; ++row) {
     const std::int64_t label = checked_label(ctx, labels, row, classes);
-    const double loss = row_loss(logits.data + row * classes, classes, label, a.label_smoothing);
+    const double loss = row_loss(logits.data + row * classes, classes, label, smoothing);
     if (reduction_of(a) == Reduction::none) ctx.out[0].data[row] = loss;
     total += loss;
   }
@@ -158,6 +156,7 @@ void reference_cross_entropy(RefContext& ctx) {
 void reference_cross_entropy_grad(RefContext& ctx) {
   const auto a = ctx.attrs.as<CrossEntropyAttrs>();
   const RefTensor &g = ctx.in[0], &logits = ctx.in[1], &labels = ctx.in[2], &dx = ctx.out[0];
+  const double smoothing = ctx.in[3].data[0];
   const std::int64_t n = logits.shape[0], classes = logits.shape[1];
   for (std::int64_t row = 0; row < n; ++row) {
     const std::int64_t label = checked_label(ctx, labels, row, classes);
@@ -166,8 +165,7 @@ void reference_cross_entropy_grad(RefContext& ctx) {
     double scale = g.data[reduction_of(a) == Reduction::none ? row : 0];
     if (reduction_of(a) == Reduction::mean) scale /= static_cast<double>(n);
     for (std::int64_t c = 0; c < classes; ++c) {
-      const double target =
-          (c == label ? 1 - a.label_smoothing : 0) + a.label_smoothing / static_cast<double>(classes);
+      const double target = (c == label ? 1 - smoothing : 0) + smoothing / static_cast<double>(classes);
       dx.data[row * classes + c] = scale * (std::exp(log_softmax(x[c])) - target);
     }
   }
@@ -178,14 +176,16 @@ void reference_cross_entropy_grad(RefContext& ctx) {
 const core::OpDef cross_entropy_op{
     .name = "cross_entropy",
     .infer = infer_cross_entropy,
+    .numbers = 1,
     .gradient = gradient_cross_entropy,
-    .saves_inputs = bit(0) | bit(1),
+    .saves_inputs = bit(0) | bit(1) | bit(2),
     .reference = reference_cross_entropy,
 };
 
 const core::OpDef cross_entropy_grad_op{
     .name = "cross_entropy_grad",
     .infer = infer_cross_entropy_grad,
+    .numbers = 1,
     .gradient = gradient_cross_entropy_grad,
     .saves_inputs = bit(0) | bit(1) | bit(2),
     .reference = reference_cross_entropy_grad,
@@ -198,10 +198,13 @@ namespace fusetape {
 Tensor cross_entropy(Operand logits, Operand labels, CrossEntropyOptions options) {
   const Tensor x = ops::require_tensor("cross_entropy", logits),
                t = ops::require_tensor("cross_entropy", labels);
-  const core::CrossEntropyAttrs attrs{.label_smoothing = options.label_smoothing,
-                                      .reduction = static_cast<std::int64_t>(options.reduction)};
+  const double smoothing = options.label_smoothing;
+  if (!(smoothing >= 0 && smoothing < 1))
+    ops::fail("cross_entropy", "label_smoothing in [0, 1)", std::to_string(smoothing), logits.at());
+  const core::CrossEntropyAttrs attrs{.reduction = static_cast<std::int64_t>(options.reduction)};
   ops::check_known_labels(x, t, logits.at());
-  return core::record_one(ops::cross_entropy_op, {x, t}, core::Attrs::of(attrs), logits.at());
+  return core::record_one(ops::cross_entropy_op, {x, t, ops::number(smoothing, logits.at())},
+                          core::Attrs::of(attrs), logits.at());
 }
 
 }  // namespace fusetape

@@ -65,6 +65,8 @@ std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, con
   return {std::move(first), std::move(second)};
 }
 
+Tensor number(double value, Location at) { return scalar(value, DType::f64, at); }
+
 Tensor record_unary(const OpDef& op, const Operand& x, const Attrs& attrs) {
   return core::record_one(op, {require_tensor(op.name, x)}, attrs, x.at());
 }

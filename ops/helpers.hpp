@@ -23,6 +23,9 @@ Tensor require_tensor(std::string_view op, const Operand& x);
 /// input; one that an integer dtype cannot hold is an error.
 std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, const Operand& b);
 
+/// An option of a call as a run-time input (OpDef::numbers).
+Tensor number(double value, Location at);
+
 /// One call of an op without attributes, or with those given.
 Tensor record_unary(const core::OpDef& op, const Operand& x, const core::Attrs& attrs);
 Tensor record_unary(const core::OpDef& op, const Operand& x);
@@ -86,6 +89,10 @@ double element_of(const double* in, const core::Attrs&) {
 template <double (*formula)(double, double, double)>
 double element_of(const double* in, const core::Attrs&) {
   return formula(in[0], in[1], in[2]);
+}
+template <double (*formula)(double, double, double, double)>
+double element_of(const double* in, const core::Attrs&) {
+  return formula(in[0], in[1], in[2], in[3]);
 }
 
 }  // namespace fusetape::ops

@@ -8,7 +8,6 @@ namespace fusetape::ops {
 namespace formulas = core::formulas;
 using core::Attrs;
 using core::bit;
-using core::ClampAttrs;
 using core::GradContext;
 
 namespace {
@@ -76,21 +75,11 @@ void gradient_abs_grad(GradContext& ctx) {
 }
 
 void gradient_clamp(GradContext& ctx) {
-  ctx.set(0, record_here(clamp_grad_op, {ctx.incoming(), ctx.input(0)}, ctx.raw_attrs()));
+  ctx.set(0, record_here(clamp_grad_op, {ctx.incoming(), ctx.input(0), ctx.input(1), ctx.input(2)}));
 }
 void gradient_clamp_grad(GradContext& ctx) {
-  if (ctx.needs(0)) ctx.set(0, record_here(clamp_grad_op, {ctx.incoming(), ctx.input(1)}, ctx.raw_attrs()));
-}
-
-// ---- meanings ----
-
-double clamp_element(const double* in, const Attrs& attrs) {
-  const auto [low, high] = attrs.as<ClampAttrs>();
-  return formulas::clamp(in[0], low, high);
-}
-double clamp_grad_element(const double* in, const Attrs& attrs) {
-  const auto [low, high] = attrs.as<ClampAttrs>();
-  return formulas::clamp_grad(in[0], in[1], low, high);
+  if (ctx.needs(0))
+    ctx.set(0, record_here(clamp_grad_op, {ctx.incoming(), ctx.input(1), ctx.input(2), ctx.input(3)}));
 }
 
 }  // namespace
@@ -165,14 +154,16 @@ constinit const OpDef abs_grad_op{.name = "abs_grad",
                                   .pointwise = element_of<formulas::abs_grad<double>>};
 constinit const OpDef clamp_op{.name = "clamp",
                                .infer = infer_like_first,
+                               .numbers = 2,
                                .gradient = gradient_clamp,
-                               .saves_inputs = bit(0),
-                               .pointwise = clamp_element};
+                               .saves_inputs = bit(0) | bit(1) | bit(2),
+                               .pointwise = element_of<formulas::clamp<double>>};
 constinit const OpDef clamp_grad_op{.name = "clamp_grad",
                                     .infer = infer_like_first,
+                                    .numbers = 2,
                                     .gradient = gradient_clamp_grad,
-                                    .saves_inputs = bit(1),
-                                    .pointwise = clamp_grad_element};
+                                    .saves_inputs = bit(1) | bit(2) | bit(3),
+                                    .pointwise = element_of<formulas::clamp_grad<double>>};
 
 }  // namespace fusetape::ops
 
@@ -202,7 +193,9 @@ Tensor clamp(Operand x, double low, double high) {
   if (!(low <= high)) {
     ops::fail("clamp", "low ≤ high", std::to_string(low) + " and " + std::to_string(high), x.at());
   }
-  return ops::record_unary(ops::clamp_op, x, core::Attrs::of(core::ClampAttrs{low, high}));
+  return core::record_one(
+      ops::clamp_op, {ops::require_tensor("clamp", x), ops::number(low, x.at()), ops::number(high, x.at())},
+      core::Attrs::of(core::NoAttrs{}), x.at());
 }
 
 }  // namespace fusetape

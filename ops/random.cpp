@@ -9,7 +9,6 @@ namespace fusetape::ops {
 
 using core::Attrs;
 using core::bit;
-using core::DropoutAttrs;
 using core::GradContext;
 using core::InferContext;
 using core::RandomAttrs;
@@ -44,11 +43,11 @@ void infer_dropout(InferContext& ctx) { ctx.output(ctx.shape(0), ctx.dtype(0)); 
 
 /// Linear in x with the same elements dropped: its own gradient.
 void gradient_dropout(GradContext& ctx) {
-  ctx.set(0, record_here(dropout_op, {ctx.incoming(), ctx.input(1), ctx.input(2)}, ctx.raw_attrs()));
+  ctx.set(0, record_here(dropout_op, {ctx.incoming(), ctx.input(1), ctx.input(2), ctx.input(3)}));
 }
 
 void reference_dropout(RefContext& ctx) {
-  const double p = ctx.attrs.as<DropoutAttrs>().p;
+  const double p = ctx.in[3].data[0];
   const std::int64_t seed = whole(ctx.in[1]), counter = whole(ctx.in[2]);
   for (std::int64_t i = 0; i < ctx.out[0].size(); ++i) {
     const bool dropped = core::philox_uniform(seed, counter, i) < p;
@@ -81,8 +80,9 @@ constinit const OpDef randn_op{
     .name = "randn", .infer = infer_random, .reference = reference_randn, .differentiable_outputs = 0};
 constinit const OpDef dropout_op{.name = "dropout",
                                  .infer = infer_dropout,
+                                 .numbers = 3,
                                  .gradient = gradient_dropout,
-                                 .saves_inputs = bit(1) | bit(2),
+                                 .saves_inputs = bit(1) | bit(2) | bit(3),
                                  .reference = reference_dropout};
 
 }  // namespace fusetape::ops
@@ -103,8 +103,9 @@ Tensor dropout(Operand x, double p) {
   if (p == 0) return from;
   const core::Draw draw = core::draw(from.elements());
   Tensor seed = ops::integer(draw.seed, x.at()), counter = ops::integer(draw.counter, x.at());
-  return core::record_one(ops::dropout_op, {std::move(from), std::move(seed), std::move(counter)},
-                          core::Attrs::of(core::DropoutAttrs{p}), x.at());
+  return core::record_one(ops::dropout_op,
+                          {std::move(from), std::move(seed), std::move(counter), ops::number(p, x.at())},
+                          core::Attrs::of(core::NoAttrs{}), x.at());
 }
 
 }  // namespace fusetape

@@ -9,6 +9,7 @@
 namespace fusetape::ops {
 
 using core::Attrs;
+using core::bit;
 using core::ConcatAttrs;
 using core::GradContext;
 using core::InferContext;
@@ -137,7 +138,7 @@ void reference_concat(RefContext& ctx) {
 void infer_slice(InferContext& ctx) {
   const auto a = ctx.attrs.as<SliceAttrs>();
   Shape y = ctx.shape(0);
-  y[static_cast<int>(a.axis)] = (a.stop - a.start + a.step - 1) / a.step;
+  y[static_cast<int>(a.axis)] = a.length;
   ctx.output(y, ctx.dtype(0));
 }
 
@@ -149,33 +150,34 @@ void infer_slice_grad(InferContext& ctx) {
 }
 
 void gradient_slice(GradContext& ctx) {
-  ctx.set(0, record_here(slice_grad_op, {ctx.incoming()}, ctx.raw_attrs()));
+  ctx.set(0, record_here(slice_grad_op, {ctx.incoming(), ctx.input(1)}, ctx.raw_attrs()));
 }
 void gradient_slice_grad(GradContext& ctx) {
-  ctx.set(0, record_here(slice_op, {ctx.incoming()}, ctx.raw_attrs()));
+  ctx.set(0, record_here(slice_op, {ctx.incoming(), ctx.input(1)}, ctx.raw_attrs()));
 }
 
 /// Calls f(part, whole) with the offset of every element of the slice in itself and in what it is a slice of.
 template <class F>
-void for_each_sliced(const Shape& part, const Shape& whole, const SliceAttrs& a, F&& f) {
+void for_each_sliced(const Shape& part, const Shape& whole, const RefContext& ctx, F&& f) {
+  const auto a = ctx.attrs.as<SliceAttrs>();
   const auto axis = static_cast<std::size_t>(a.axis);
   Strides strides = core::dense_strides(whole);
-  const std::int64_t first = a.start * strides[axis];
+  const std::int64_t first = static_cast<std::int64_t>(ctx.in[1].data[0]) * strides[axis];
   strides[axis] *= a.step;
   core::for_each_offset(part, strides, [&](std::int64_t i, std::int64_t offset) { f(i, first + offset); });
 }
 
 void reference_slice(RefContext& ctx) {
-  for_each_sliced(
-      ctx.out[0].shape, ctx.in[0].shape, ctx.attrs.as<SliceAttrs>(),
-      [&](std::int64_t part, std::int64_t whole) { ctx.out[0].data[part] = ctx.in[0].data[whole]; });
+  for_each_sliced(ctx.out[0].shape, ctx.in[0].shape, ctx, [&](std::int64_t part, std::int64_t whole) {
+    ctx.out[0].data[part] = ctx.in[0].data[whole];
+  });
 }
 
 void reference_slice_grad(RefContext& ctx) {
   std::fill_n(ctx.out[0].data, ctx.out[0].size(), 0.0);
-  for_each_sliced(
-      ctx.in[0].shape, ctx.out[0].shape, ctx.attrs.as<SliceAttrs>(),
-      [&](std::int64_t part, std::int64_t whole) { ctx.out[0].data[whole] = ctx.in[0].data[part]; });
+  for_each_sliced(ctx.in[0].shape, ctx.out[0].shape, ctx, [&](std::int64_t part, std::int64_t whole) {
+    ctx.out[0].data[whole] = ctx.in[0].data[part];
+  });
 }
 
 // ---- pad ----
@@ -205,7 +207,7 @@ void reference_pad(RefContext& ctx) {
   const Strides strides = core::dense_strides(ctx.out[0].shape);
   const std::int64_t first =
       std::inner_product(a.before.begin(), a.before.end(), strides.begin(), std::int64_t{0});
-  std::fill_n(ctx.out[0].data, ctx.out[0].size(), a.value);
+  std::fill_n(ctx.out[0].data, ctx.out[0].size(), ctx.in[1].data[0]);
   core::for_each_offset(ctx.in[0].shape, strides, [&](std::int64_t i, std::int64_t offset) {
     ctx.out[0].data[first + offset] = ctx.in[0].data[i];
   });
@@ -227,13 +229,19 @@ constinit const OpDef transpose_op{.name = "transpose",
                                    .reference = reference_transpose};
 constinit const OpDef concat_op{
     .name = "concat", .infer = infer_concat, .gradient = gradient_concat, .reference = reference_concat};
-constinit const OpDef slice_op{
-    .name = "slice", .infer = infer_slice, .gradient = gradient_slice, .reference = reference_slice};
+constinit const OpDef slice_op{.name = "slice",
+                               .infer = infer_slice,
+                               .numbers = 1,
+                               .gradient = gradient_slice,
+                               .saves_inputs = bit(1),
+                               .reference = reference_slice};
 constinit const OpDef slice_grad_op{.name = "slice_grad",
                                     .infer = infer_slice_grad,
+                                    .numbers = 1,
                                     .gradient = gradient_slice_grad,
+                                    .saves_inputs = bit(1),
                                     .reference = reference_slice_grad};
 constinit const OpDef pad_op{
-    .name = "pad", .infer = infer_pad, .gradient = gradient_pad, .reference = reference_pad};
+    .name = "pad", .infer = infer_pad, .numbers = 1, .gradient = gradient_pad, .reference = reference_pad};
 
 }  // namespace fusetape::ops

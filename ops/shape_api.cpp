@@ -139,8 +139,10 @@ Tensor slice(Operand x, int axis, std::int64_t start, std::int64_t stop, std::in
          x.at());
   }
   if (first == 0 && end == extent && step == 1) return from;
-  const core::SliceAttrs attrs{along, first, end, step, extent};
-  return core::record_one(ops::slice_op, {std::move(from)}, Attrs::of(attrs), x.at());
+  const core::SliceAttrs attrs{along, (end - first + step - 1) / step, step, extent};
+  return core::record_one(ops::slice_op,
+                          {std::move(from), scalar(static_cast<double>(first), DType::i64, x.at())},
+                          Attrs::of(attrs), x.at());
 }
 
 Tensor pad(Operand x, std::vector<std::array<std::int64_t, 2>> before_after, double value) {
@@ -150,7 +152,6 @@ Tensor pad(Operand x, std::vector<std::array<std::int64_t, 2>> before_after, dou
          std::to_string(before_after.size()) + " of them", x.at());
   }
   core::PadAttrs attrs;
-  attrs.value = value;
   bool grows = false;
   for (std::size_t axis = 0; axis < before_after.size(); ++axis) {
     const auto [before, after] = before_after[axis];
@@ -162,7 +163,9 @@ Tensor pad(Operand x, std::vector<std::array<std::int64_t, 2>> before_after, dou
     attrs.after[axis] = after;
     grows = grows || before + after > 0;
   }
-  return grows ? core::record_one(ops::pad_op, {std::move(from)}, Attrs::of(attrs), x.at()) : from;
+  if (!grows) return from;
+  Tensor filling = scalar(value, from.dtype(), x.at());
+  return core::record_one(ops::pad_op, {std::move(from), std::move(filling)}, Attrs::of(attrs), x.at());
 }
 
 }  // namespace fusetape

@@ -10,7 +10,6 @@
 namespace fusetape::backends::cpu {
 namespace {
 
-using core::CrossEntropyAttrs;
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
@@ -22,10 +21,11 @@ using namespace softmax_rows;
 class CrossEntropyKernel final : public Kernel {
  public:
   CrossEntropyKernel(const Graph& graph, const GraphNode& node)
-      : attrs_(node.attrs.as<CrossEntropyAttrs>()),
+      : reduction_(static_cast<Reduction>(node.attrs.as<core::CrossEntropyAttrs>().reduction)),
         gradient_(node.op->is("cross_entropy_grad")),
         logits_(node.inputs[gradient_ ? 1 : 0]),
         labels_(node.inputs[gradient_ ? 2 : 1]),
+        smoothing_(node.inputs[gradient_ ? 3 : 2]),
         g_(gradient_ ? node.inputs[0] : -1),
         y_(node.outputs[0]),
         dtype_(graph.value(logits_).dtype),
@@ -56,7 +56,7 @@ class CrossEntropyKernel final : public Kernel {
     for (int part = 0; part < rows_.parts; ++part) {
       if (scratch.bad_rows[part] >= 0) fail(args, scratch.bad_rows[part]);
     }
-    if (!gradient_ && reduction() != Reduction::none) write_total(args, scratch);
+    if (!gradient_ && reduction_ != Reduction::none) write_total(args, scratch);
   }
 
  private:
@@ -99,8 +99,6 @@ class CrossEntropyKernel final : public Kernel {
                 1);
   }
 
-  Reduction reduction() const { return static_cast<Reduction>(attrs_.reduction); }
-
   std::int64_t label(const KernelArgs& args, std::int64_t row) const {
     return label_type_ == DType::u8 ? args.in<std::uint8_t>(labels_)[row]
                                     : args.in<std::int64_t>(labels_)[row];
@@ -118,6 +116,7 @@ class CrossEntropyKernel final : public Kernel {
   void loss_block(const KernelArgs& args, const Scratch& scratch, int part, std::int64_t first,
                   std::int64_t rows) const {
     const std::int64_t classes = rows_.length;
+    const double smoothing = *args.in<double>(smoothing_);
     const float* x = logits(args, scratch, part, first, rows);
     float* const powers = block_of(scratch.powers, part);
     exp_rows(x, powers, rows, classes);
@@ -125,20 +124,20 @@ class CrossEntropyKernel final : public Kernel {
       const std::int64_t target = checked_label(args, scratch, part, first + row);
       const double log_sum = std::log(sum(powers + row * classes, classes)), most = largest(x, classes);
       double loss = log_sum - (x[target] - most);
-      if (attrs_.label_smoothing != 0) {
+      if (smoothing != 0) {
         double all = 0;
         for (std::int64_t i = 0; i < classes; ++i) all += log_sum - (x[i] - most);
-        loss = core::smoothed_loss(loss, all, attrs_.label_smoothing, static_cast<double>(classes));
+        loss = core::smoothed_loss(loss, all, smoothing, static_cast<double>(classes));
       }
       scratch.losses[part] += loss;
-      if (reduction() == Reduction::none) write_loss(args, first + row, loss);
+      if (reduction_ == Reduction::none) write_loss(args, first + row, loss);
     }
   }
 
   void write_total(const KernelArgs& args, const Scratch& scratch) const {
     double total = 0;
     for (int part = 0; part < rows_.parts; ++part) total += scratch.losses[part];
-    if (reduction() == Reduction::mean) total /= static_cast<double>(rows_.count);
+    if (reduction_ == Reduction::mean) total /= static_cast<double>(rows_.count);
     write_loss(args, 0, total);
   }
 
@@ -146,17 +145,18 @@ class CrossEntropyKernel final : public Kernel {
   void gradient_block(const KernelArgs& args, const Scratch& scratch, int part, std::int64_t first,
                       std::int64_t rows) const {
     const std::int64_t classes = rows_.length;
-    const double everywhere = attrs_.label_smoothing / static_cast<double>(classes);
+    const double smoothing = *args.in<double>(smoothing_);
+    const double everywhere = smoothing / static_cast<double>(classes);
     float* dx =
         float_room(dtype_, args.out<std::byte>(y_), first * classes, block_of(scratch.gradients, part));
     float* const gradients = dx;
     exp_rows(logits(args, scratch, part, first, rows), dx, rows, classes);
     for (std::int64_t row = 0; row < rows; ++row, dx += classes) {
       const std::int64_t target = checked_label(args, scratch, part, first + row);
-      double scale = incoming(args, reduction() == Reduction::none ? first + row : 0);
-      if (reduction() == Reduction::mean) scale /= static_cast<double>(rows_.count);
+      double scale = incoming(args, reduction_ == Reduction::none ? first + row : 0);
+      if (reduction_ == Reduction::mean) scale /= static_cast<double>(rows_.count);
       const double to_probability = 1 / sum(dx, classes);
-      const double at_target = dx[target] * to_probability - (1 - attrs_.label_smoothing) - everywhere;
+      const double at_target = dx[target] * to_probability - (1 - smoothing) - everywhere;
       const auto factor = static_cast<float>(scale * to_probability),
                  shift = static_cast<float>(scale * everywhere);
       for (std::int64_t i = 0; i < classes; ++i) dx[i] = dx[i] * factor - shift;
@@ -169,9 +169,9 @@ class CrossEntropyKernel final : public Kernel {
     throw label_error_(rows_.length, row, label(args, row));
   }
 
-  CrossEntropyAttrs attrs_;
+  Reduction reduction_;
   bool gradient_;
-  int logits_, labels_, g_, y_;
+  int logits_, labels_, smoothing_, g_, y_;
   DType dtype_, label_type_;
   Rows rows_;
   LabelError label_error_;

@@ -109,7 +109,10 @@ class ConcatKernel final : public Kernel {
 class SliceKernel final : public Kernel {
  public:
   SliceKernel(const Graph& graph, const GraphNode& node)
-      : gradient_(node.op->is("slice_grad")), x_(node.inputs[0]), y_(node.outputs[0]) {
+      : gradient_(node.op->is("slice_grad")),
+        x_(node.inputs[0]),
+        start_(node.inputs[1]),
+        y_(node.outputs[0]) {
     const auto attrs = node.attrs.as<core::SliceAttrs>();
     const plan::GraphValue& whole = graph.value(gradient_ ? y_ : x_);
     const plan::GraphValue& part = graph.value(gradient_ ? x_ : y_);
@@ -124,11 +127,10 @@ class SliceKernel final : public Kernel {
              .bytes = dense ? count * inner : inner,
              .to_outer = count * inner,
              .to_inner = inner,
-             .from_start = attrs.start * inner,
              .from_outer = whole.shape[axis] * inner,
              .from_inner = attrs.step * inner};
+    place_bytes_ = inner;
     if (!gradient_) return;
-    std::swap(runs_.to_start, runs_.from_start);
     std::swap(runs_.to_outer, runs_.from_outer);
     std::swap(runs_.to_inner, runs_.from_inner);
   }
@@ -136,13 +138,16 @@ class SliceKernel final : public Kernel {
   void run(const KernelArgs& args) override {
     constexpr std::byte zero[8] = {};
     if (gradient_) fill(args.out<std::byte>(y_), written_, zero, size_);
-    copy_runs(runs_, args.in<std::byte>(x_), args.out<std::byte>(y_));
+    Runs runs = runs_;
+    (gradient_ ? runs.to_start : runs.from_start) = *args.in<std::int64_t>(start_) * place_bytes_;
+    copy_runs(runs, args.in<std::byte>(x_), args.out<std::byte>(y_));
   }
 
  private:
   bool gradient_;
-  int x_, y_;
+  int x_, start_, y_;
   std::int64_t size_ = 0, written_ = 0;
+  std::int64_t place_bytes_ = 0;  ///< of the whole, from one place on the axis to the next
   Runs runs_;
 };
 
@@ -150,12 +155,11 @@ class SliceKernel final : public Kernel {
 class PadKernel final : public Kernel {
  public:
   PadKernel(const Graph& graph, const GraphNode& node)
-      : x_(node.inputs[0]), y_(node.outputs[0]), shape_(graph.value(x_).shape) {
+      : x_(node.inputs[0]), value_(node.inputs[1]), y_(node.outputs[0]), shape_(graph.value(x_).shape) {
     const auto attrs = node.attrs.as<core::PadAttrs>();
     const plan::GraphValue& y = graph.value(y_);
     size_ = static_cast<std::int64_t>(size_of(y.dtype));
     written_ = y.elements();
-    core::from_doubles(&attrs.value, y.dtype, 1, element_);
     strides_ = core::dense_strides(y.shape);
     for (int axis = 0; axis < shape_.rank(); ++axis) {
       first_ += attrs.before[static_cast<std::size_t>(axis)] * strides_[static_cast<std::size_t>(axis)];
@@ -165,7 +169,7 @@ class PadKernel final : public Kernel {
   }
 
   void run(const KernelArgs& args) override {
-    fill(args.out<std::byte>(y_), written_, element_, size_);
+    fill(args.out<std::byte>(y_), written_, args.in<std::byte>(value_), size_);
     const int parts = parts_for(shape_.elements() * size_);
     for_parts(parts, [&](int part) {
       for (std::int64_t row = rows_ * part / parts; row < rows_ * (part + 1) / parts; ++row) {
@@ -186,9 +190,8 @@ class PadKernel final : public Kernel {
     return at;
   }
 
-  int x_, y_;
+  int x_, value_, y_;
   Shape shape_;
-  std::byte element_[8] = {};
   Strides strides_{};
   std::int64_t size_ = 0, written_ = 0, first_ = 0, row_ = 0, rows_ = 0;
 };

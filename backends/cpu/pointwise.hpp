@@ -52,8 +52,8 @@ struct Instruction {
   int view = -1;             ///< gather: into Program::views
   std::array<Operand, 3> in{};
   Operand out;
-  float low = 0, high = 0;
-  std::uint8_t scalars = 0;  ///< bits of the operands that are one repeated vector
+  std::array<int, 2> numbers{-1, -1};  ///< values: clamp's bounds, leaky_relu's slope
+  std::uint8_t scalars = 0;            ///< bits of the operands that are one repeated vector
 };
 
 struct Program {

@@ -43,14 +43,14 @@ struct Gelu {
 };
 struct Clamp {
   static HWY_INLINE V of(const BlockArgs& args, V x) {
-    const V low = constant(args.low);
-    const V high = constant(args.high);
+    const V low = constant(args.numbers[0]);
+    const V high = constant(args.numbers[1]);
     return hn::IfThenElse(hn::Lt(x, low), low, hn::IfThenElse(hn::Gt(x, high), high, x));
   }
 };
 struct LeakyRelu {
   static HWY_INLINE V of(const BlockArgs& args, V x) {
-    return hn::IfThenElse(hn::Le(x, hn::Zero(D())), hn::Mul(constant(args.low), x), x);
+    return hn::IfThenElse(hn::Le(x, hn::Zero(D())), hn::Mul(constant(args.numbers[0]), x), x);
   }
 };
 
@@ -102,13 +102,13 @@ struct AbsGrad {
 };
 struct ClampGrad {
   static HWY_INLINE V of(const BlockArgs& args, V g, V x) {
-    const auto inside = hn::And(hn::Ge(x, constant(args.low)), hn::Le(x, constant(args.high)));
+    const auto inside = hn::And(hn::Ge(x, constant(args.numbers[0])), hn::Le(x, constant(args.numbers[1])));
     return hn::IfThenElseZero(inside, g);
   }
 };
 struct LeakyReluGrad {
   static HWY_INLINE V of(const BlockArgs& args, V g, V x) {
-    return hn::IfThenElse(hn::Le(x, hn::Zero(D())), hn::Mul(constant(args.low), g), g);
+    return hn::IfThenElse(hn::Le(x, hn::Zero(D())), hn::Mul(constant(args.numbers[0]), g), g);
   }
 };
 template <class M>

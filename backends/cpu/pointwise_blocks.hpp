@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -60,7 +61,7 @@ struct BlockArgs {
   bool repeats = false;  ///< any mask is 0
   float* out = nullptr;  ///< may be one of the operands
   std::size_t count = 0;
-  float low = 0, high = 0;  ///< clamp's bounds; leaky_relu's slope is in low
+  std::array<float, 2> numbers{};  ///< clamp's bounds, as they have to be compared; leaky_relu's slope
 };
 
 /// The floats of a repeated operand: enough for the widest vector.

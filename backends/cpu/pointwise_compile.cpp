@@ -1,12 +1,9 @@
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <map>
 #include <unordered_set>
 
 #include "backends/cpu/pointwise.hpp"
 #include "backends/cpu/pointwise_ops.hpp"
-#include "core/op_attrs.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -27,13 +24,6 @@ constexpr std::size_t released = static_cast<std::size_t>(-1);
 
 bool is_byte(DType dtype) { return dtype == DType::boolean || dtype == DType::u8; }
 bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
-
-/// The bounds of clamp's gradient as floats: no float lies between them and the doubles.
-float float_at_least(double x) {
-  const float y = static_cast<float>(x);
-  return static_cast<double>(y) < x ? std::nextafter(y, std::numeric_limits<float>::infinity()) : y;
-}
-float float_at_most(double x) { return -float_at_least(-x); }
 
 /// Whether the result is one of the operands, or one with another sign, or 0: of 16-bit operands it is a
 /// 16-bit number without rounding.
@@ -97,7 +87,10 @@ class Builder {
     const bool direct = is_output(result) && to == DType::f32;
 
     Instruction instruction{.code = code};
-    for (std::size_t i = 0; i < node.inputs.size(); ++i) instruction.in[i] = operand_of(node.inputs[i]);
+    const std::size_t tensors = tensors_of(node);
+    for (std::size_t i = 0; i < tensors; ++i) instruction.in[i] = operand_of(node.inputs[i]);
+    std::copy(node.inputs.begin() + static_cast<std::ptrdiff_t>(tensors), node.inputs.end(),
+              instruction.numbers.begin());
     if (code == Code::copy && !direct) {
       found_[result] = instruction.in[0];
     } else if (code == Code::copy && brought_last(instruction.in[0])) {
@@ -117,7 +110,6 @@ class Builder {
       found_[result] = as_block(instruction.in[0]);
       return;
     }
-    set_parameters(node, instruction);
     instruction.out = direct ? Operand{Operand::Kind::memory, result} : new_block();
     found_[result] = emit(instruction).out;
     if (elements == Elements::floats && rounds && !chooses(instruction.code))
@@ -194,20 +186,6 @@ class Builder {
                  .in = {block},
                  .out = new_block()})
         .out;
-  }
-
-  static void set_parameters(const GraphNode& node, Instruction& instruction) {
-    if (instruction.code == Code::clamp) {
-      const auto attrs = node.attrs.as<core::ClampAttrs>();
-      instruction.low = static_cast<float>(attrs.low);
-      instruction.high = static_cast<float>(attrs.high);
-    } else if (instruction.code == Code::clamp_grad) {
-      const auto attrs = node.attrs.as<core::ClampAttrs>();
-      instruction.low = float_at_least(attrs.low);
-      instruction.high = float_at_most(attrs.high);
-    } else if (instruction.code == Code::leaky_relu || instruction.code == Code::leaky_relu_grad) {
-      instruction.low = static_cast<float>(node.attrs.as<core::LeakyReluAttrs>().slope);
-    }
   }
 
   Operand operand_of(int value) {

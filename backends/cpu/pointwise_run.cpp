@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "backends/cpu/pointwise.hpp"
@@ -67,6 +69,23 @@ void gather(const BroadcastView& view, DType dtype, const void* from, std::int64
   }
 }
 
+/// The bounds of clamp's gradient as floats: no float lies between them and the doubles.
+float float_at_least(double x) {
+  const float y = static_cast<float>(x);
+  return static_cast<double>(y) < x ? std::nextafter(y, std::numeric_limits<float>::infinity()) : y;
+}
+float float_at_most(double x) { return -float_at_least(-x); }
+
+/// An instruction's numbers, rounded as its loop reads them.
+std::array<float, 2> numbers_of(const KernelArgs& args, const Instruction& instruction) {
+  std::array<double, 2> numbers{};
+  for (std::size_t i = 0; i < 2; ++i) {
+    if (instruction.numbers[i] >= 0) numbers[i] = *args.in<double>(instruction.numbers[i]);
+  }
+  if (instruction.code == Code::clamp_grad) return {float_at_least(numbers[0]), float_at_most(numbers[1])};
+  return {static_cast<float>(numbers[0]), static_cast<float>(numbers[1])};
+}
+
 }  // namespace
 
 ProgramRun::ProgramRun(Program program) : program_(std::move(program)), functions_(block_functions()) {}
@@ -111,7 +130,7 @@ void ProgramRun::block(const KernelArgs& args, float* storage, std::int64_t star
 void ProgramRun::compute(const KernelArgs& args, float* storage, const Instruction& instruction,
                          std::int64_t start, std::size_t count, float* result) const {
   BlockArgs block{
-      .repeats = instruction.scalars != 0, .count = count, .low = instruction.low, .high = instruction.high};
+      .repeats = instruction.scalars != 0, .count = count, .numbers = numbers_of(args, instruction)};
   for (std::size_t i = 0; i < 3; ++i) {
     block.in[i] = locate(args, storage, instruction.in[i], start, result);
     if ((instruction.scalars >> i & 1) != 0) block.mask[i] = 0;

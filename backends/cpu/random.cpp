@@ -41,7 +41,7 @@ class RandomKernel final : public Kernel {
     x_ = dropout ? node.inputs[0] : -1;
     seed_ = node.inputs[dropout ? 1 : 0];
     counter_ = node.inputs[dropout ? 2 : 1];
-    if (dropout) p_ = node.attrs.as<core::DropoutAttrs>().p;
+    if (dropout) p_ = node.inputs[3];
     const std::int64_t wanted = std::max<std::int64_t>(1, count_ / least_elements);
     parts_ = static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), wanted));
   }
@@ -53,10 +53,11 @@ class RandomKernel final : public Kernel {
 
   void run(const KernelArgs& args) override {
     const std::int64_t seed = *args.in<std::int64_t>(seed_), counter = *args.in<std::int64_t>(counter_);
+    const double p = p_ >= 0 ? *args.in<double>(p_) : 0;
     for_parts(parts_, [&](int part) {
       const std::int64_t end = count_ * (part + 1) / parts_;
       for (std::int64_t first = count_ * part / parts_; first < end; first += block) {
-        run_block(args, seed, counter, first, std::min(block, end - first));
+        run_block(args, seed, counter, p, first, std::min(block, end - first));
       }
     });
   }
@@ -65,8 +66,8 @@ class RandomKernel final : public Kernel {
   enum class Draw : std::uint8_t { uniform, normal, dropout };
   static constexpr std::int64_t block = 512;
 
-  void run_block(const KernelArgs& args, std::int64_t seed, std::int64_t counter, std::int64_t first,
-                 std::int64_t count) const {
+  void run_block(const KernelArgs& args, std::int64_t seed, std::int64_t counter, double p,
+                 std::int64_t first, std::int64_t count) const {
     float in[block], out[block];
     float* const y = float_room(dtype_, args.out<std::byte>(y_), first, out);
     switch (draw_) {
@@ -78,7 +79,8 @@ class RandomKernel final : public Kernel {
           y[i] = static_cast<float>(core::philox_normal(seed, counter + first, i));
         break;
       case Draw::dropout:
-        drop(read_floats(dtype_, args.in<std::byte>(x_), first, count, in), y, seed, counter + first, count);
+        drop(read_floats(dtype_, args.in<std::byte>(x_), first, count, in), y, seed, counter + first, p,
+             count);
         break;
     }
     write_floats(dtype_, y, args.out<std::byte>(y_), first, count);
@@ -90,17 +92,17 @@ class RandomKernel final : public Kernel {
                  [&](std::int64_t i, double u) { y[i] = static_cast<float>(core::cut_uniform(u, steps)); });
   }
 
-  void drop(const float* x, float* y, std::int64_t seed, std::int64_t counter, std::int64_t count) const {
-    const double scale = 1 / (1 - p_);
+  static void drop(const float* x, float* y, std::int64_t seed, std::int64_t counter, double p,
+                   std::int64_t count) {
+    const double scale = 1 / (1 - p);
     for_uniforms(seed, counter, 0, count,
-                 [&](std::int64_t i, double u) { y[i] = u < p_ ? 0.0f : static_cast<float>(x[i] * scale); });
+                 [&](std::int64_t i, double u) { y[i] = u < p ? 0.0f : static_cast<float>(x[i] * scale); });
   }
 
   Draw draw_ = Draw::uniform;
-  int x_ = -1, seed_ = -1, counter_ = -1, y_ = -1;
+  int x_ = -1, seed_ = -1, counter_ = -1, p_ = -1, y_ = -1;
   DType dtype_;
   std::int64_t count_ = 0;
-  double p_ = 0;
   int parts_ = 1;
 };
 

@@ -97,8 +97,8 @@ inline void exp_rows(const float* x, float* y, std::int64_t rows, std::int64_t l
 }
 
 inline Support f32_or_half(const plan::Graph& graph, const plan::GraphNode& node) {
-  for (const int input : node.inputs) {
-    const DType dtype = graph.value(input).dtype;
+  for (auto input = node.inputs.begin(); input != node.inputs.end() - node.op->numbers; ++input) {
+    const DType dtype = graph.value(*input).dtype;
     if (is_floating(dtype) && !is_f32_or_half(dtype))
       return {.ok = false, .reason = "f32 and 16 bits only, not " + std::string(name_of(dtype))};
   }

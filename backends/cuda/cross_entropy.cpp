@@ -28,14 +28,12 @@ class CrossEntropyKernel final : public DeviceKernel, public NotesFaults {
         g_(gradient_ ? node.inputs[0] : -1),
         logits_(node.inputs[gradient_ ? 1 : 0]),
         labels_(node.inputs[gradient_ ? 2 : 1]),
+        smoothing_(node.inputs[gradient_ ? 3 : 2]),
         y_(node.outputs[0]),
         byte_labels_(graph.value(labels_).dtype == DType::u8),
         rows_(lines_of(graph.value(logits_).shape, [](int axis) { return axis == 1; })),
-        label_error_(node) {
-    const auto attrs = node.attrs.as<core::CrossEntropyAttrs>();
-    smoothing_ = attrs.label_smoothing;
-    reduction_ = static_cast<Reduction>(attrs.reduction);
-  }
+        reduction_(static_cast<Reduction>(node.attrs.as<core::CrossEntropyAttrs>().reduction)),
+        label_error_(node) {}
   ~CrossEntropyKernel() override {
     if (faults_ != nullptr) faults_->remove(site_);
   }
@@ -77,32 +75,32 @@ class CrossEntropyKernel final : public DeviceKernel, public NotesFaults {
   /// With the fault, of which other kernels may have noted one.
   Access access(const KernelArgs& args, const Range& result) const {
     const Range fault = piece(faults_->place(), 1);
-    return {{whole(args, logits_), whole(args, labels_), fault}, {result, fault}};
+    return {{whole(args, logits_), whole(args, labels_), whole(args, smoothing_), fault}, {result, fault}};
   }
 
   void add_losses(const KernelArgs& args, double* sums) const {
     const bool total = has_total();
-    launch<CrossEntropy<T>>(
-        {.x = rows_.blocks()},
-        {args.in<T>(logits_), labels(args), total ? nullptr : args.out<T>(y_), sums, rows_, smoothing_},
-        access(args, total ? piece(sums, rows_.blocks()) : whole(args, y_)));
+    launch<CrossEntropy<T>>({.x = rows_.blocks()},
+                            {args.in<T>(logits_), labels(args), total ? nullptr : args.out<T>(y_), sums,
+                             rows_, args.in<double>(smoothing_)},
+                            access(args, total ? piece(sums, rows_.blocks()) : whole(args, y_)));
   }
 
   void differentiate(const KernelArgs& args) const {
     Access all = access(args, whole(args, y_));
     all.reads.push_back(whole(args, g_));
-    launch<CrossEntropyGrad<T>>({.x = rows_.blocks()},
-                                {args.in<T>(g_), args.in<T>(logits_), labels(args), args.out<T>(y_), rows_,
-                                 smoothing_, reduction_ == Reduction::none, reduction_ == Reduction::mean},
-                                all);
+    launch<CrossEntropyGrad<T>>(
+        {.x = rows_.blocks()},
+        {args.in<T>(g_), args.in<T>(logits_), labels(args), args.out<T>(y_), rows_,
+         args.in<double>(smoothing_), reduction_ == Reduction::none, reduction_ == Reduction::mean},
+        all);
   }
 
   bool gradient_;
-  int g_, logits_, labels_, y_;
+  int g_, logits_, labels_, smoothing_, y_;
   bool byte_labels_;
   Lines rows_;
-  double smoothing_ = 0;
-  Reduction reduction_ = Reduction::mean;
+  Reduction reduction_;
   LabelError label_error_;
   std::shared_ptr<Faults> faults_;
   unsigned site_ = 0;

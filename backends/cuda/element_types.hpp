@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <string>
 
 #include "backends/backend.hpp"
@@ -16,12 +17,11 @@ void with_element_type(DType dtype, F&& f) {
 
 /// Refuses a node with floating operands of other dtypes.
 inline Support f32_or_half_only(const plan::Graph& graph, const plan::GraphNode& node) {
-  for (const std::vector<int>* values : {&node.inputs, &node.outputs}) {
-    for (const int value : *values) {
-      if (graph.value(value).dtype == DType::f64) {
-        return {.ok = false, .reason = "f32 and 16 bits only, not f64"};
-      }
-    }
+  const auto wide = [&](int value) { return graph.value(value).dtype == DType::f64; };
+  const auto tensors = node.inputs.end() - node.op->numbers;
+  if (std::any_of(node.inputs.begin(), tensors, wide) ||
+      std::any_of(node.outputs.begin(), node.outputs.end(), wide)) {
+    return {.ok = false, .reason = "f32 and 16 bits only, not f64"};
   }
   return {};
 }

@@ -35,7 +35,8 @@ Axes axes_of(const Shape& shape, const Strides& strides) {
 struct Copy {
   std::size_t size = 1;
   std::int64_t count = 0;
-  std::int64_t from_start = 0, to_start = 0;
+  std::int64_t to_start = 0;
+  std::int64_t start_stride = 0;  ///< of `from`, by a start that is an input
   Axes from_at, to_at;
 
   /// Takes sixteen bytes for an element where everything lies in such pieces.
@@ -48,12 +49,12 @@ struct Copy {
       }
       return axes.extent[axes.rank - 1] % together == 0;
     };
-    if (!in_pieces(from_at, from_start) || !in_pieces(to_at, to_start)) return;
+    if (!in_pieces(from_at, start_stride) || !in_pieces(to_at, to_start)) return;
     for (Axes* axes : {&from_at, &to_at}) {
       for (int axis = 0; axis + 1 < axes->rank; ++axis) axes->stride[axis] /= together;
       axes->extent[axes->rank - 1] /= together;
     }
-    for (std::int64_t* number : {&count, &from_start, &to_start}) *number /= together;
+    for (std::int64_t* number : {&count, &start_stride, &to_start}) *number /= together;
     size = 16;
   }
 };
@@ -63,21 +64,25 @@ class CopyKernel : public DeviceKernel {
  protected:
   using DeviceKernel::DeviceKernel;
 
-  /// `part`: other copies write the rest of `to`.
-  void run_copy(const KernelArgs& args, const Copy& copy, int from, int to, bool part) const {
+  /// `part`: other copies write the rest of `to`. `start`: a value, or -1.
+  void run_copy(const KernelArgs& args, const Copy& copy, int from, int to, bool part, int start = -1) const {
     if (copy.count == 0) return;
     Access access{.reads = {whole(args, from)}, .writes = {whole(args, to)}};
     if (part) access.reads.push_back(whole(args, to));
-    if (copy.size == 16) return run_of<SixteenBytes>(args, copy, from, to, access);
-    with_size(copy.size, [&](auto element) { run_of<decltype(element)>(args, copy, from, to, access); });
+    if (start >= 0) access.reads.push_back(whole(args, start));
+    const std::int64_t* const place = start >= 0 ? args.in<std::int64_t>(start) : nullptr;
+    if (copy.size == 16) return run_of<SixteenBytes>(args, copy, from, to, place, access);
+    with_size(copy.size,
+              [&](auto element) { run_of<decltype(element)>(args, copy, from, to, place, access); });
   }
 
  private:
   template <class E>
-  void run_of(const KernelArgs& args, const Copy& copy, int from, int to, const Access& access) const {
+  void run_of(const KernelArgs& args, const Copy& copy, int from, int to, const std::int64_t* start,
+              const Access& access) const {
     launch<StridedCopy<E>>({.x = blocks_for(copy.count, StridedCopy<E>::threads)},
-                           {args.in<E>(from) + copy.from_start, args.out<E>(to) + copy.to_start, copy.from_at,
-                            copy.to_at, copy.count},
+                           {args.in<E>(from), args.out<E>(to) + copy.to_start, copy.from_at, copy.to_at,
+                            copy.count, start, copy.start_stride},
                            access);
   }
 };
@@ -115,22 +120,22 @@ class ConcatKernel final : public CopyKernel {
 class SliceKernel final : public CopyKernel {
  public:
   SliceKernel(const Graph& graph, const GraphNode& node, DeviceApi& device)
-      : CopyKernel(graph, device), x_(node.inputs[0]), y_(node.outputs[0]) {
+      : CopyKernel(graph, device), x_(node.inputs[0]), start_(node.inputs[1]), y_(node.outputs[0]) {
     const auto attrs = node.attrs.as<core::SliceAttrs>();
     const plan::GraphValue& y = graph.value(y_);
     Strides strides = core::dense_strides(graph.value(x_).shape);
     std::int64_t& stride = strides[static_cast<std::size_t>(attrs.axis)];
-    copy_ = {.size = size_of(y.dtype), .count = y.elements(), .from_start = attrs.start * stride};
+    copy_ = {.size = size_of(y.dtype), .count = y.elements(), .start_stride = stride};
     stride *= attrs.step;
     copy_.from_at = axes_of(y.shape, strides);
     copy_.to_at = axes_of(y.shape, core::dense_strides(y.shape));
     copy_.widen();
   }
 
-  void run(const KernelArgs& args) override { run_copy(args, copy_, x_, y_, false); }
+  void run(const KernelArgs& args) override { run_copy(args, copy_, x_, y_, false, start_); }
 
  private:
-  int x_, y_;
+  int x_, start_, y_;
   Copy copy_;
 };
 
@@ -185,37 +190,40 @@ class EmbedKernel final : public DeviceKernel {
  public:
   EmbedKernel(const Graph& graph, const GraphNode& node, DeviceApi& device)
       : DeviceKernel(graph, device),
+        pads_(node.op->is("pad")),
         x_(node.inputs[0]),
+        number_(node.inputs[1]),
         y_(node.outputs[0]),
         size_(size_of(graph.value(y_).dtype)),
         count_(graph.value(y_).elements()) {
     const Shape &x = graph.value(x_).shape, &y = graph.value(y_).shape;
     const Strides strides = core::dense_strides(x);
-    const bool pad = node.op->is("pad");
     for (int axis = 0; axis < y.rank(); ++axis) {
       const auto a = static_cast<std::size_t>(axis);
-      EmbeddedAxis embedded{.extent = y[axis], .before = 0, .step = 1, .part = x[axis], .stride = strides[a]};
-      if (pad) embedded.before = node.attrs.as<core::PadAttrs>().before[a];
-      if (!pad && axis == node.attrs.as<core::SliceAttrs>().axis) {
-        embedded.before = node.attrs.as<core::SliceAttrs>().start;
+      EmbeddedAxis embedded{
+          .extent = y[axis], .before = 0, .per_start = 0, .step = 1, .part = x[axis], .stride = strides[a]};
+      if (pads_) embedded.before = node.attrs.as<core::PadAttrs>().before[a];
+      if (!pads_ && axis == node.attrs.as<core::SliceAttrs>().axis) {
+        embedded.per_start = 1;
         embedded.step = node.attrs.as<core::SliceAttrs>().step;
       }
       push(embedded);
     }
-    const double value = pad ? node.attrs.as<core::PadAttrs>().value : 0;
-    core::from_doubles(&value, graph.value(y_).dtype, 1, otherwise_);
   }
 
   void run(const KernelArgs& args) override {
     if (count_ == 0) return;
     with_size(size_, [&](auto element) {
       using E = decltype(element);
-      typename Embed<E>::Args arguments{
-          .x = args.in<E>(x_), .y = args.out<E>(y_), .rank = rank_, .count = count_};
+      typename Embed<E>::Args arguments{.x = args.in<E>(x_),
+                                        .y = args.out<E>(y_),
+                                        .rank = rank_,
+                                        .count = count_,
+                                        .start = pads_ ? nullptr : args.in<std::int64_t>(number_),
+                                        .otherwise = pads_ ? args.in<E>(number_) : nullptr};
       std::copy_n(axes_, rank_, arguments.axes);
-      std::memcpy(&arguments.otherwise, otherwise_, sizeof(E));
       launch<Embed<E>>({.x = blocks_for(count_, Embed<E>::threads)}, arguments,
-                       {{whole(args, x_)}, {whole(args, y_)}});
+                       {{whole(args, x_), whole(args, number_)}, {whole(args, y_)}});
     });
   }
 
@@ -226,6 +234,7 @@ class EmbedKernel final : public DeviceKernel {
       EmbeddedAxis& outer = axes_[rank_ - 1];
       outer = {.extent = outer.extent * axis.extent,
                .before = outer.before * axis.extent,
+               .per_start = outer.per_start * axis.extent,
                .step = 1,
                .part = outer.part * axis.extent,
                .stride = axis.stride};
@@ -234,12 +243,14 @@ class EmbedKernel final : public DeviceKernel {
     }
   }
 
-  int x_, y_;
+  bool pads_;
+  int x_;
+  int number_;  ///< the value around x, or where it starts
+  int y_;
   std::size_t size_;
   std::int64_t count_;
   EmbeddedAxis axes_[Shape::max_rank] = {};
   int rank_ = 0;
-  std::byte otherwise_[8] = {};
 };
 
 struct Movement {

@@ -92,7 +92,8 @@ class Evaluator {
       return;
     }
     for (std::size_t k = 0; k < width; ++k) {
-      const std::int64_t place = offset_in(input.view, at + static_cast<std::int64_t>(k));
+      const bool scalar = input.kind == Input::Kind::scalar;
+      const std::int64_t place = scalar ? 0 : offset_in(input.view, at + static_cast<std::int64_t>(k));
       core::to_doubles(in_[i] + place * size, input.dtype, 1, &slots_[i][k]);
     }
   }
@@ -100,7 +101,7 @@ class Evaluator {
   void run_step(std::size_t i, std::size_t width) {
     const PointwiseProgram::Step& step = program_.steps[i];
     Elements& result = slots_[program_.inputs.size() + i];
-    double operands[3];
+    double operands[4];
     for (std::size_t k = 0; k < width; ++k) {
       for (std::size_t j = 0; j < step.operands.size(); ++j)
         operands[j] = slots_[static_cast<std::size_t>(step.operands[j])][k];

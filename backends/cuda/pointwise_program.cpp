@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cmath>
-#include <limits>
 #include <map>
 #include <span>
 
@@ -89,7 +87,7 @@ std::string kernel_name(const Group& group) {
 PointwiseProgram::Input input_of(const GraphValue& value, int id, const Shape& shape) {
   using Kind = PointwiseProgram::Input::Kind;
   PointwiseProgram::Input input{.value = id, .dtype = value.dtype};
-  if (value.elements() == shape.elements()) return input;
+  if (value.elements() == shape.elements() && value.dtype != DType::f64) return input;
   input.kind = value.elements() == 1 ? Kind::scalar : Kind::broadcast;
   input.view = broadcast_view(value.shape, shape);
   return input;
@@ -143,13 +141,6 @@ void share_out(PointwiseProgram& program) {
   const std::int64_t wanted = most_threads / (sum.outer * program.sum_columns());
   sum.parts = std::max<std::int64_t>(1, std::min(wanted, sum.rows / least_rows));
 }
-
-/// The bounds of clamp's gradient as floats: no float lies between them and the doubles.
-float float_at_least(double x) {
-  const float y = static_cast<float>(x);
-  return static_cast<double>(y) < x ? std::nextafter(y, std::numeric_limits<float>::infinity()) : y;
-}
-float float_at_most(double x) { return -float_at_least(-x); }
 
 }  // namespace
 
@@ -227,20 +218,6 @@ PointwiseProgram make_pointwise_program(const Graph& graph, const Group& group) 
   if (node.op->is("mean")) program.sum->divisor = static_cast<double>(program.sum->rows);
   share_out(program);
   return program;
-}
-
-std::vector<float> attributes_of(const PointwiseProgram::Step& step) {
-  if (step.op->is("clamp")) {
-    const auto attrs = step.attrs.as<core::ClampAttrs>();
-    return {static_cast<float>(attrs.low), static_cast<float>(attrs.high)};
-  }
-  if (step.op->is("clamp_grad")) {
-    const auto attrs = step.attrs.as<core::ClampAttrs>();
-    return {float_at_least(attrs.low), float_at_most(attrs.high)};
-  }
-  if (step.op->is("leaky_relu") || step.op->is("leaky_relu_grad"))
-    return {static_cast<float>(step.attrs.as<core::LeakyReluAttrs>().slope)};
-  return {};
 }
 
 }  // namespace fusetape::backends::cuda

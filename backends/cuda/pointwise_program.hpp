@@ -16,7 +16,7 @@ namespace fusetape::backends::cuda {
 struct PointwiseProgram {
   static constexpr unsigned threads = 256;  ///< of a block
 
-  /// A value that is read.
+  /// A value that is read. One of f64 is a scalar: an op's number.
   struct Input {
     enum class Kind : std::uint8_t {
       packed,     ///< of the group's shape
@@ -82,8 +82,5 @@ PointwiseProgram make_pointwise_program(const plan::Graph& graph, const plan::Gr
 std::string pointwise_text(const PointwiseProgram& program);
 /// What a block of it does, on the host: each node by its op's meaning (OpDef::pointwise).
 HostBlock pointwise_on_host(std::shared_ptr<const PointwiseProgram> program);
-
-/// The attributes of a step as the kernel's last operands.
-std::vector<float> attributes_of(const PointwiseProgram::Step& step);
 
 }  // namespace fusetape::backends::cuda

@@ -1,5 +1,4 @@
 // The CUDA C++ of pointwise programs.
-#include <bit>
 #include <cstdint>
 
 #include "backends/cuda/pointwise_program.hpp"
@@ -56,7 +55,7 @@ const char* type_of(DType dtype) {
     case DType::i64:
       return "I64";
     case DType::f64:
-      break;
+      return "double";
   }
   FUSETAPE_ASSERT(false);
   return "";
@@ -64,11 +63,6 @@ const char* type_of(DType dtype) {
 
 std::string number(std::int64_t i) { return std::to_string(i); }
 std::string number(std::size_t i) { return std::to_string(i); }
-
-/// A float by its bits.
-std::string literal(float x) {
-  return "std::bit_cast<float>(" + std::to_string(std::bit_cast<std::uint32_t>(x)) + "u)";
-}
 
 class Text {
  public:
@@ -174,6 +168,9 @@ class Text {
         return line("  const auto from" + number(i) + " = load<" + type + ", width>" + from +
                     place(input, "at") + ");");
       case Reading::same:
+        if (input.dtype == DType::f64)
+          return line("  const double x" + number(i) + " = *static_cast<const double*>(args.in[" + number(i) +
+                      "]);");
         return line("  const float x" + number(i) + " = load_float<" + type + ">" + from +
                     place(input, "at") + ");");
       case Reading::single:
@@ -221,8 +218,13 @@ class Text {
   void compute(std::size_t i) {
     const Step& step = program_.steps[i];
     std::string operands;
-    for (const int operand : step.operands) operands += ", x" + number(std::int64_t{operand});
-    for (const float attribute : attributes_of(step)) operands += ", " + literal(attribute);
+    const bool bounds = step.op->is("clamp_grad");  // they are compared with, not rounded to
+    for (std::size_t k = 0; k < step.operands.size(); ++k) {
+      const std::string x = "x" + number(std::int64_t{step.operands[k]});
+      operands += ", " + (bounds && k == 2   ? "float_at_least(" + x + ")"
+                          : bounds && k == 3 ? "float_at_most(" + x + ")"
+                                             : x);
+    }
     const std::string slot = number(slot_of(static_cast<int>(i)));
     const std::string type = type_of(step.dtype);
     line("    const " + type + " y" + slot + " = from_float<" + type +

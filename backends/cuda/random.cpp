@@ -24,7 +24,7 @@ class RandomKernel final : public DeviceKernel {
     x_ = dropout ? node.inputs[0] : -1;
     seed_ = node.inputs[dropout ? 1 : 0];
     counter_ = node.inputs[dropout ? 2 : 1];
-    if (dropout) p_ = node.attrs.as<core::DropoutAttrs>().p;
+    if (dropout) p_ = node.inputs[3];
   }
 
   std::vector<std::pair<int, int>> in_place() const override {
@@ -37,20 +37,19 @@ class RandomKernel final : public DeviceKernel {
     with_element_type(dtype_, [&](auto element) {
       using T = decltype(element);
       Access access{.reads = {whole(args, seed_), whole(args, counter_)}, .writes = {whole(args, y_)}};
-      if (x_ >= 0) access.reads.push_back(whole(args, x_));
-      launch<RandomDraw<T>>(
-          {.x = blocks_for(count_, 8 * RandomDraw<T>::threads)},
-          {args.in<std::int64_t>(seed_), args.in<std::int64_t>(counter_), x_ >= 0 ? args.in<T>(x_) : nullptr,
-           args.out<T>(y_), count_, p_, core::uniform_steps(dtype_), draw_},
-          access);
+      if (x_ >= 0) access.reads.insert(access.reads.end(), {whole(args, x_), whole(args, p_)});
+      launch<RandomDraw<T>>({.x = blocks_for(count_, 8 * RandomDraw<T>::threads)},
+                            {args.in<std::int64_t>(seed_), args.in<std::int64_t>(counter_),
+                             x_ >= 0 ? args.in<T>(x_) : nullptr, args.out<T>(y_), count_,
+                             x_ >= 0 ? args.in<double>(p_) : nullptr, core::uniform_steps(dtype_), draw_},
+                            access);
     });
   }
 
  private:
-  int x_ = -1, seed_ = -1, counter_ = -1, y_ = -1;
+  int x_ = -1, seed_ = -1, counter_ = -1, p_ = -1, y_ = -1;
   DType dtype_;
   std::int64_t count_;
-  double p_ = 0;
   Draw draw_ = Draw::uniform;
 };
 

@@ -1,5 +1,7 @@
 #include "core/plan/cache.hpp"
 
+#include <algorithm>
+#include <map>
 #include <utility>
 
 namespace fusetape::plan {
@@ -25,34 +27,57 @@ std::uint64_t hash_of(const PlanCache::Key& key) {
 
 }  // namespace
 
-Plan* PlanCache::find(const Key& key) {
+PlanCache::Place PlanCache::place_of(const Key& key) const {
   const auto [first, last] = index_.equal_range(hash_of(key));
-  for (auto it = first; it != last; ++it) {
-    if (it->second->key != key) continue;
-    entries_.splice(entries_.begin(), entries_, it->second);
-    ++hits_;
-    return it->second->plan.get();
+  const auto found = std::find_if(first, last, [&](const auto& entry) { return entry.second->key == key; });
+  return found != last ? found->second : entries_.end();
+}
+
+Plan* PlanCache::find(const Key& key, const std::function<bool(const Plan&)>& fits) {
+  const Place place = place_of(key);
+  if (place == entries_.end() || !fits(*place->plan)) {
+    ++misses_;
+    return nullptr;
   }
-  ++misses_;
-  return nullptr;
+  entries_.splice(entries_.begin(), entries_, place);
+  ++hits_;
+  return place->plan.get();
+}
+
+const Plan* PlanCache::known(const Key& key) const {
+  const Place place = place_of(key);
+  return place != entries_.end() ? place->plan.get() : nullptr;
 }
 
 Plan* PlanCache::insert(const Key& key, std::unique_ptr<Plan> plan) {
-  if (entries_.size() >= capacity) {
-    const auto oldest = std::prev(entries_.end());
-    const auto [first, last] = index_.equal_range(oldest->hash);
-    for (auto it = first; it != last; ++it) {
-      if (it->second == oldest) {
-        index_.erase(it);
-        break;
-      }
-    }
-    entries_.erase(oldest);
+  const Place before = place_of(key);
+  if (before != entries_.end()) {
+    erase(before);
+  } else if (entries_.size() >= capacity) {
+    erase(std::prev(entries_.end()));
   }
   const std::uint64_t hash = hash_of(key);
   entries_.push_front({key, hash, std::move(plan)});
   index_.emplace(hash, entries_.begin());
   return entries_.front().plan.get();
+}
+
+std::optional<std::size_t> PlanCache::only_difference(const Key& key, int others) const {
+  std::map<std::size_t, int> found;
+  for (const Entry& entry : entries_) {
+    if (entry.key.size() != key.size()) continue;
+    const auto [mine, theirs] = std::mismatch(key.begin(), key.end(), entry.key.begin());
+    if (mine == key.end() || !std::equal(mine + 1, key.end(), theirs + 1)) continue;
+    const auto word = static_cast<std::size_t>(mine - key.begin());
+    if (++found[word] == others) return word;
+  }
+  return std::nullopt;
+}
+
+void PlanCache::erase(Place place) {
+  const auto [first, last] = index_.equal_range(place->hash);
+  index_.erase(std::find_if(first, last, [&](const auto& entry) { return entry.second == place; }));
+  entries_.erase(place);
 }
 
 void PlanCache::clear() {

@@ -5,6 +5,7 @@
 
 #include "backends/backend.hpp"
 #include "core/plan/graph.hpp"
+#include "core/plan/numbers.hpp"
 #include "core/plan/rules.hpp"
 #include "fusetape/runtime.hpp"
 
@@ -39,6 +40,7 @@ struct Step {
 /// A compiled slice: kernels in order, storage of every value. Owns primitives and offsets, no values.
 struct Plan {
   Graph graph;
+  EqualInputs equal_inputs;  ///< it can be run only where they are equal again
   std::vector<Group> groups;
   std::vector<Step> steps;
   std::vector<Storage> storage;            ///< by value

@@ -35,7 +35,7 @@ struct CrossEntropy {
     T* losses;     ///< of the rows; null: their sums are wanted
     double* sums;  ///< of the blocks
     Lines rows;
-    double smoothing;
+    const double* smoothing;
   };
   struct Shared {
     ExpSums exp;
@@ -53,7 +53,7 @@ struct CrossEntropy {
         return shared.exp.find_largest(args.rows, args.x, thread);
       case 1:
         shared.exp.add_powers(args.rows, args.x, thread);
-        if (args.smoothing != 0) add_away(args, shared, thread);
+        if (*args.smoothing != 0) add_away(args, shared, thread);
         return;
       case 2:
         if (args.rows.lane(thread.index) == 0) find_loss(args, shared, thread);
@@ -79,10 +79,10 @@ struct CrossEntropy {
     const double log_sum = std::log(shared.exp.sum_of_line(args.rows, thread));
     const double at_label = label < 0 ? 0 : static_cast<double>(to_float(args.x[row * classes + label]));
     double loss = log_sum - (at_label - most);
-    if (args.smoothing != 0) {
+    if (*args.smoothing != 0) {
       const auto count = static_cast<double>(classes);
       const double away = args.rows.joined(shared.away, thread.index, Added());
-      loss = core::smoothed_loss(loss, count * log_sum - away, args.smoothing, count);
+      loss = core::smoothed_loss(loss, count * log_sum - away, *args.smoothing, count);
     }
     shared.loss[args.rows.slot(thread.index)] = loss;
     if (args.losses != nullptr) args.losses[row] = from_float<T>(static_cast<float>(loss));
@@ -104,7 +104,7 @@ struct CrossEntropyGrad {
     Labels labels;
     T* dx;
     Lines rows;
-    double smoothing;
+    const double* smoothing;
     bool g_by_row, mean;
   };
   using Shared = ExpSums;
@@ -128,8 +128,9 @@ struct CrossEntropyGrad {
     const auto to_probability = static_cast<float>(1 / shared.sum_of_line(args.rows, thread));
     float scale = to_float(args.g[args.g_by_row ? row : 0]);
     if (args.mean) scale /= static_cast<float>(args.rows.count);
-    const auto everywhere = static_cast<float>(args.smoothing / static_cast<double>(classes));
-    const auto at_label = static_cast<float>(1 - args.smoothing);
+    const double smoothing = *args.smoothing;
+    const auto everywhere = static_cast<float>(smoothing / static_cast<double>(classes));
+    const auto at_label = static_cast<float>(1 - smoothing);
     args.rows.for_each(thread, [&](std::int64_t i, std::int64_t at) {
       const float probability = std::exp(to_float(args.x[at]) - most) * to_probability;
       const float target = i == label ? at_label + everywhere : everywhere;

@@ -9,7 +9,7 @@ struct alignas(16) SixteenBytes {
   std::uint64_t words[2];
 };
 
-/// to[to_at(i)] = from[from_at(i)].
+/// to[to_at(i)] = from[start · start_stride + from_at(i)].
 template <class Element>
 struct StridedCopy {
   struct Args {
@@ -17,6 +17,8 @@ struct StridedCopy {
     Element* to;
     Axes from_at, to_at;
     std::int64_t count;
+    const std::int64_t* start;  ///< null: 0
+    std::int64_t start_stride;
   };
   using Shared = Nothing;
   using Local = Nothing;
@@ -25,15 +27,16 @@ struct StridedCopy {
   static constexpr int phases = 1;
 
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
-    for_share<threads>(thread, args.count, [&](std::int64_t i) {
-      args.to[args.to_at.offset(i)] = args.from[args.from_at.offset(i)];
-    });
+    const Element* const from = args.from + (args.start != nullptr ? *args.start * args.start_stride : 0);
+    for_share<threads>(thread, args.count,
+                       [&](std::int64_t i) { args.to[args.to_at.offset(i)] = from[args.from_at.offset(i)]; });
   }
 };
 
-/// An axis of a tensor that has another inside: at `before`, then every `step` elements, `part` of them.
+/// An axis of a tensor that has another inside: at `before` + start · `per_start`, then every `step`
+/// elements, `part` of them.
 struct EmbeddedAxis {
-  std::int64_t extent, before, step, part;
+  std::int64_t extent, before, per_start, step, part;
   std::int64_t stride;  ///< of the part
 };
 
@@ -46,7 +49,8 @@ struct Embed {
     EmbeddedAxis axes[8];
     int rank;
     std::int64_t count;
-    Element otherwise;
+    const std::int64_t* start;  ///< null: 0
+    const Element* otherwise;   ///< null: zero
   };
   using Shared = Nothing;
   using Local = Nothing;
@@ -55,22 +59,25 @@ struct Embed {
   static constexpr int phases = 1;
 
   FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
+    const std::int64_t start = args.start != nullptr ? *args.start : 0;
+    const Element otherwise = args.otherwise != nullptr ? *args.otherwise : Element{};
     for_share<threads>(thread, args.count, [&](std::int64_t i) {
-      const std::int64_t from = place(args, i);
-      args.y[i] = from < 0 ? args.otherwise : args.x[from];
+      const std::int64_t from = place(args, start, i);
+      args.y[i] = from < 0 ? otherwise : args.x[from];
     });
   }
 
  private:
   /// In x; −1: not there.
-  FUSETAPE_HD static std::int64_t place(const Args& args, std::int64_t i) {
+  FUSETAPE_HD static std::int64_t place(const Args& args, std::int64_t start, std::int64_t i) {
     std::int64_t place = 0;
     for (int a = args.rank - 1; a >= 0; --a) {
       const EmbeddedAxis& axis = args.axes[a];
       const Quotient index = divided(i, axis.extent);
       i = index.whole;
-      if (index.rest < axis.before) return -1;
-      const Quotient inside = divided(index.rest - axis.before, axis.step);
+      const std::int64_t before = axis.before + start * axis.per_start;
+      if (index.rest < before) return -1;
+      const Quotient inside = divided(index.rest - before, axis.step);
       if (inside.rest != 0 || inside.whole >= axis.part) return -1;
       place += inside.whole * axis.stride;
     }

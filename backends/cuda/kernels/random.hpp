@@ -15,8 +15,8 @@ struct RandomDraw {
     const T* x;  ///< of dropout; y may lie there
     T* y;
     std::int64_t count;
-    double p;      ///< of dropout
-    double steps;  ///< of T below 1
+    const double* p;  ///< of dropout
+    double steps;     ///< of T below 1
     Draw draw;
   };
   using Shared = Nothing;
@@ -56,7 +56,7 @@ struct RandomDraw {
   FUSETAPE_HD static Eight uniforms(const Args& args, std::int64_t seed, std::int64_t first, std::int64_t at,
                                     int count) {
     Eight out = args.draw == Draw::dropout ? load_eight(args.x + at, count) : Eight{};
-    const double scale = 1 / (1 - args.p);
+    const double p = args.draw == Draw::dropout ? *args.p : 0, scale = 1 / (1 - p);
     core::PhiloxBlock block{};
     for (int i = 0; i < 8; ++i) {
       const auto place = static_cast<std::uint64_t>(first + i);
@@ -65,7 +65,7 @@ struct RandomDraw {
       if (args.draw == Draw::uniform) {
         out.at[i] = static_cast<float>(core::cut_uniform(u, args.steps));
       } else {
-        out.at[i] = u < args.p ? 0.0f : static_cast<float>(static_cast<double>(out.at[i]) * scale);
+        out.at[i] = u < p ? 0.0f : static_cast<float>(static_cast<double>(out.at[i]) * scale);
       }
     }
     return out;
