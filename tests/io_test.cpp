@@ -271,6 +271,23 @@ TEST_CASE("foreign numbers are converted exactly, or refused") {
   }
 }
 
+TEST_CASE("a file that no memory holds is an Error, whatever its dtype") {
+  const Folder folder;
+  const std::string path = folder / "huge.safetensors";
+  for (const char* dtype : {"F32", "I32"}) {
+    CAPTURE(dtype);
+    write(path, with_header(R"({"a":{"dtype":")" + std::string(dtype) +
+                                R"(","shape":[1099511627776],"data_offsets":[0,4398046511104]}})",
+                            ""));
+    std::error_code error;
+    fs::resize_file(path, fs::file_size(path) + (std::uintmax_t{1} << 42), error);
+    if (error) return;  // a file system without holes, or with a limit
+    const std::string message =
+        message_of([&] { ft::io::load_tensors(path, {.foreign = ft::io::ForeignDType::convert}); });
+    CHECK(contains(message, dtype[0] == 'I' ? "there is no memory for what" : "memory"));
+  }
+}
+
 TEST_CASE("a save that fails leaves the old file and nothing beside it") {
   const Folder folder;
   const std::string path = folder / "kept.safetensors";

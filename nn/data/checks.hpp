@@ -1,11 +1,10 @@
 #pragma once
-#include <new>
-#include <stdexcept>
 #include <string>
 
 #include "core/checked.hpp"
 #include "fusetape/data.hpp"
 #include "fusetape/error.hpp"
+#include "nn/within_memory.hpp"
 
 /// What the data pipeline asks of sizes before it counts with them.
 namespace fusetape::data {
@@ -25,17 +24,6 @@ inline void require_images(const char* op, const Dataset& dataset, Location at) 
                     to_string(image) + ", got " + std::to_string(dataset.images.size()),
                 at);
   }
-}
-
-/// What `make` makes; an Error where the memory does not suffice.
-template <class Make>
-auto within_memory(const char* op, const std::string& what, Location at, Make&& make) {
-  try {
-    return make();
-  } catch (const std::bad_alloc&) {
-  } catch (const std::length_error&) {
-  }
-  throw Error(op, "there is no memory for " + what, at);
 }
 
 }  // namespace fusetape::data

@@ -12,6 +12,7 @@
 #include "nn/io/atomic_file.hpp"
 #include "nn/io/foreign_dtypes.hpp"
 #include "nn/io/raw_tensor.hpp"
+#include "nn/within_memory.hpp"
 
 /// The safetensors format: 8 bytes of header length (little-endian), the header in JSON, then the tensors'
 /// bytes, without gaps.
@@ -347,7 +348,8 @@ std::string header_of(const std::vector<std::pair<std::string, Tensor>>& order, 
 }  // namespace
 
 TensorFile load_tensors(const std::string& path, const LoadTensorsOptions& options, Location at) {
-  return Reader(path, options, at).read();
+  return within_memory("load", "what " + path + " holds", at,
+                       [&] { return Reader(path, options, at).read(); });
 }
 
 void save_tensors(const std::string& path, const TensorFile& file, Location at) {
