@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "backends/user_cache.hpp"
+#include "core/atomic_file.hpp"
 #include "fusetape/runtime.hpp"
 
 namespace fusetape::backends::cpu {
@@ -48,7 +49,7 @@ Json header() {
 class FileLock {
  public:
   explicit FileLock(const std::string& path)
-      : descriptor_(::open(path.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0666)) {
+      : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
     if (descriptor_ < 0) fail("cannot open " + path);
     constexpr std::chrono::milliseconds patience(200), pause(2);
     const auto last_try = std::chrono::steady_clock::now() + patience;
@@ -151,7 +152,7 @@ std::string add_tunings(const fs::path& file, const Tunings& tunings) {
     const FileLock lock(file.string() + ".lock");
     Entries entries = sensible_entries_of(contents(file));
     append(entries, tunings);
-    replace_file(file, text_of(entries));
+    core::replace_file(file, text_of(entries));
     return {};
   } catch (const std::exception& error) {
     return error.what();

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fusetape/data.hpp"
@@ -34,11 +35,17 @@ struct LoadTensorsOptions {
 };
 
 /// Writes to a temporary file beside `path` and renames it: a crash leaves the old file or the new one, never
-/// a half.
+/// a half. A symbolic link is written through. What killed saves to `path` left beside it is removed.
 void save_tensors(const std::string& path, const TensorFile& file, Location at = Location::current());
 /// Checks everything before it makes a tensor; an Error names the file and what is wrong with it.
 TensorFile load_tensors(const std::string& path, const LoadTensorsOptions& options = {},
                         Location at = Location::current());
+
+/// Replaces a file's contents, in the same way; makes the file where there is none.
+void replace_file(const std::string& path, std::string_view contents, Location at = Location::current());
+/// Removes the temporary files that killed saves to `path` left, as its next save would. What a living
+/// process writes there stays. Throws nothing: what cannot be removed stays, too.
+void remove_abandoned(const std::string& path);
 
 /// What a checkpoint holds; null parts are left out.
 struct Training {
@@ -48,6 +55,9 @@ struct Training {
   data::DataLoader* loader = nullptr;
   bool generator = true;  ///< of rand, randn and dropout on this thread
   optim::LossScaler* loss_scaler = nullptr;
+  /// A load that restores an optimizer also takes the kernel_choices() of the run, where the file has them:
+  /// it goes on to the bit on such a CPU, with as many threads. False: kernels are chosen anew.
+  bool kernels = true;
 };
 
 /// Everything that a run needs to go on with the same bits. `extra` is the caller's (its keys come back from

@@ -6,10 +6,11 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <system_error>
 
+#include "core/atomic_file.hpp"
 #include "core/checked.hpp"
 #include "fusetape/io.hpp"
-#include "nn/io/atomic_file.hpp"
 #include "nn/io/foreign_dtypes.hpp"
 #include "nn/io/raw_tensor.hpp"
 #include "nn/within_memory.hpp"
@@ -345,6 +346,16 @@ std::string header_of(const std::vector<std::pair<std::string, Tensor>>& order, 
   return text + "}";
 }
 
+/// `replace`, whose failures become Errors with the file's name.
+template <class Replace>
+void replacing(const std::string& path, Location at, Replace&& replace) {
+  try {
+    replace();
+  } catch (const std::system_error& error) {
+    throw Error("save", path + ": " + error.what(), at);
+  }
+}
+
 }  // namespace
 
 TensorFile load_tensors(const std::string& path, const LoadTensorsOptions& options, Location at) {
@@ -366,12 +377,21 @@ void save_tensors(const std::string& path, const TensorFile& file, Location at) 
   }
   text.append((8 - text.size() % 8) % 8, ' ');
 
-  AtomicFile out(path, at);
-  const std::uint64_t length = text.size();
-  out.write(&length, 8);
-  out.write(text.data(), text.size());
-  for (std::size_t i = 0; i < order.size(); ++i) out.write(data[i], byte_count(order[i].second));
-  out.commit();
+  replacing(path, at, [&] {
+    core::AtomicFile out(path);
+    const std::uint64_t length = text.size();
+    out.write({reinterpret_cast<const char*>(&length), 8});
+    out.write(text);
+    for (std::size_t i = 0; i < order.size(); ++i)
+      out.write({reinterpret_cast<const char*>(data[i]), byte_count(order[i].second)});
+    out.commit();
+  });
 }
+
+void replace_file(const std::string& path, std::string_view contents, Location at) {
+  replacing(path, at, [&] { core::replace_file(path, contents); });
+}
+
+void remove_abandoned(const std::string& path) { core::remove_abandoned(path); }
 
 }  // namespace fusetape::io

@@ -7,7 +7,7 @@
 #include <iterator>
 #include <string_view>
 
-#include "backends/user_cache.hpp"
+#include "core/atomic_file.hpp"
 
 namespace fusetape::backends::cuda {
 namespace {
@@ -56,7 +56,7 @@ void write_program(const fs::path& folder, const std::string& key, const std::st
   if (folder.empty()) return;
   try {
     fs::create_directories(folder);
-    replace_file(program_file(folder, key), head_of(key, code) + code);
+    core::replace_file(program_file(folder, key), head_of(key, code) + code);
   } catch (const std::exception&) {
     // An unwritable folder costs time, and nothing else.
   }
