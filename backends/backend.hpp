@@ -116,10 +116,11 @@ class Backend {
     static_cast<void>(graph), static_cast<void>(convolution), static_cast<void>(part);
     return false;
   }
-  /// Times kernels for the graph's nodes, once for each kind of node, and notes the fastest on them
-  /// (GraphNode::tuned), for `carries`, `supports` and `compile` to obey. Tells what it did, for the report.
-  virtual std::string tune(plan::Graph& graph) {
-    static_cast<void>(graph);
+  /// Notes on the graph's nodes (GraphNode::tuned) which kernels `carries`, `supports` and `compile` are to
+  /// obey: those that were taken for such nodes before, else the fastest, timed once for each kind of node and
+  /// taken from now on. Tells what it did, for the report. Throws where a restored kernel cannot run here.
+  virtual std::string tune(plan::Graph& graph, plan::TakenKernels& taken) {
+    static_cast<void>(graph), static_cast<void>(taken);
     return {};
   }
   virtual std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) = 0;

@@ -142,6 +142,25 @@ bool tf32_enabled() { return Tape::current().settings.tf32; }
 void set_tuning(bool on) { Tape::current().settings.tuning = on; }
 bool tuning_enabled() { return Tape::current().settings.tuning; }
 
+std::vector<KernelChoice> kernel_choices() {
+  std::vector<KernelChoice> choices;
+  for (const auto& [work, taken] : Tape::current().taken_kernels)
+    choices.push_back({work, taken.kernel->kernel, taken.kernel->blocking, taken.kernel->why});
+  return choices;
+}
+
+void set_kernel_choices(const std::vector<KernelChoice>& choices) {
+  if (choices == kernel_choices()) return;
+  Tape& tape = Tape::current();
+  tape.cache.clear();  // those plans took others
+  tape.taken_kernels.clear();
+  for (const auto& [work, kernel, blocking, why] : choices) {
+    const plan::TunedKernel chosen{.kernel = kernel, .blocking = blocking, .why = why};
+    tape.taken_kernels[work] = {.kernel = std::make_shared<const plan::TunedKernel>(chosen),
+                                .restored = true};
+  }
+}
+
 void set_anomaly_detection(bool on) { Tape::current().settings.anomaly = on; }
 bool anomaly_detection_enabled() { return Tape::current().settings.anomaly; }
 

@@ -244,7 +244,8 @@ plan::Plan& Slice::find_or_make_plan() {
                               .deterministic = settings.deterministic,
                               .tuning = settings.tuning && !settings.deterministic,
                               .threads = settings.threads,
-                              .backend = settings.backend};
+                              .backend = settings.backend,
+                              .taken = &tape_.taken_kernels};
   plan::Graph graph = build_graph();
   plan::EqualInputs equal = share_numbers(graph);
   plan::Plan& plan = *tape_.cache.insert(tape_.key_, plan::make_plan(std::move(graph), options));

@@ -44,6 +44,7 @@ class Tape {
 
   Settings settings;
   plan::PlanCache cache;
+  plan::TakenKernels taken_kernels;
   std::shared_ptr<Segment> segment;  ///< the innermost checkpoint that is being recorded
   Rebinding rebinding;  ///< what the pending nodes will change in cells; noted while anomaly detection is on
   /// Of the last run; never null after one.

@@ -12,6 +12,7 @@
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
 #include "scratch_folder.hpp"
+#include "tuning.hpp"
 
 namespace ft = fusetape;
 namespace fs = std::filesystem;
@@ -19,63 +20,6 @@ using namespace fusetape::backends::cpu;
 using namespace fusetape::tests;
 using ft::Tensor;
 using fusetape::plan::TunedKernel;
-
-namespace {
-
-/// Kernels take these milliseconds, by the beginning of their name.
-struct Times {
-  double winograd = 1, direct = 1;
-  bool run = true;  ///< the kernels that are timed
-};
-
-/// The process's tuner, made anew, for a scope.
-class Tuning {
- public:
-  explicit Tuning(Times times, fs::path file = {}, double deadline_ms = 1e9, double budget_ms = 1e9) {
-    process_tuner().start_over({.file = std::move(file),
-                                .deadline_ms = deadline_ms,
-                                .budget_ms = budget_ms,
-                                .stopwatch = [this, times](Kernel& kernel, const KernelArgs& args) {
-                                  ++runs;
-                                  if (times.run) kernel.run(args);
-                                  return kernel.name.starts_with("highway:winograd") ? times.winograd
-                                                                                     : times.direct;
-                                }});
-    ft::set_tuning(true);
-    ft::clear_plan_cache();
-  }
-  ~Tuning() {
-    ft::set_tuning(before_);
-    process_tuner().start_over({.file = {}});
-    ft::clear_plan_cache();
-  }
-  Tuning(const Tuning&) = delete;
-  Tuning& operator=(const Tuning&) = delete;
-
-  std::atomic<int> runs = 0;
-
- private:
-  using Kernel = fusetape::backends::Kernel;
-  using KernelArgs = fusetape::backends::KernelArgs;
-  bool before_ = ft::tuning_enabled();
-};
-
-constexpr ft::Conv2dOptions same{.padding = {1, 1}};
-
-/// Runs a convolution of 16 channels, which are Winograd's to take, by the built-in order.
-ft::GroupReport convolve(std::int64_t images = 2, ft::ConvAlgorithm forced = ft::ConvAlgorithm::automatic) {
-  const OnBackend backend("cpu");
-  const ConvBy algorithm(forced);
-  const Tensor x = ft::ones({images, 16, 16, 16}), w = ft::ones({16, 3, 3, 16});
-  ft::materialize({x, w});
-  const Tensor y = ft::conv2d(x, w, same);
-  CHECK(y.to_vector()[0] == doctest::Approx(4 * 16).epsilon(1e-4));
-  return ft::explain().groups.back();
-}
-
-bool by_winograd(const ft::GroupReport& group) { return group.kernel.starts_with("highway:winograd"); }
-
-}  // namespace
 
 TEST_CASE("tuner: the built-in order is left for a gain of more than a tenth") {
   struct Case {

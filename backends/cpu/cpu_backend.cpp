@@ -129,7 +129,9 @@ class CpuBackend final : public Backend {
     return cpu::winograd_serves(graph, convolution).ok;
   }
 
-  std::string tune(Graph& graph) override { return cpu::process_tuner().tune(graph, *this); }
+  std::string tune(Graph& graph, plan::TakenKernels& taken) override {
+    return cpu::process_tuner().tune(graph, taken, *this);
+  }
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
     if (is_custom(graph, group)) return make_custom_kernel(graph, group);

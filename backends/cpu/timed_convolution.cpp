@@ -187,6 +187,23 @@ std::vector<Contender> TimedConvolution::variants(const Contender& winner) {
   return other_blockings(winograd_blockings(turned ? problem.mirrored() : problem, threads));
 }
 
+bool TimedConvolution::offers(const TunedKernel& kernel) {
+  if (kernel.kernel == "winograd") {
+    if (!winograd_computes(graph_, node()).ok) return false;
+    const std::vector<Contender> others = variants({kernel, ""});
+    return kernel.blocking.empty() || std::any_of(others.begin(), others.end(), [&](const Contender& other) {
+             return other.kernel.blocking == kernel.blocking;
+           });
+  }
+  std::string obeyed;
+  const Support direct = supported_by_onednn([&] {
+    Convolution conv = direct_convolution(graph_);
+    conv.implementation = kernel.kernel;
+    obeyed = implementation_of(conv);
+  });
+  return direct.ok && obeyed == kernel.kernel;
+}
+
 std::unique_ptr<Kernel> TimedConvolution::make(const TunedKernel& kernel, Backend& backend) {
   node().tuned = std::make_shared<const TunedKernel>(kernel);
   return backend.compile(graph_, group_);

@@ -33,6 +33,8 @@ class TimedConvolution {
   std::vector<Contender> algorithms();
   /// The winner's other blockings, or oneDNN's other implementations.
   std::vector<Contender> variants(const Contender& winner);
+  /// Whether a plan could obey it on this CPU.
+  bool offers(const plan::TunedKernel& kernel);
   /// The kernel as a plan would make it.
   std::unique_ptr<Kernel> make(const plan::TunedKernel& kernel, Backend& backend);
 

@@ -4,10 +4,13 @@
 #include <cstdio>
 #include <exception>
 
+#include "fusetape/runtime.hpp"
+
 namespace fusetape::backends::cpu {
 namespace {
 
 using plan::Graph;
+using plan::TakenKernels;
 using plan::TunedKernel;
 
 double since(KernelRace::Clock::time_point start) {
@@ -33,9 +36,21 @@ struct Tuner::Kind {
   TimedConvolution timed;
   std::vector<std::size_t> nodes;
   double cost() const { return timed.flops() * static_cast<double>(nodes.size()); }
+
+  /// The kernel was taken by another process, perhaps on another CPU.
+  void require_offered(const TunedKernel& kernel, const plan::GraphNode& node) {
+    if (timed.offers(kernel)) return;
+    std::string name = "'" + kernel.kernel + "'";
+    for (const std::int64_t word : kernel.blocking) name += " " + std::to_string(word);
+    throw Error(std::string(node.op->name),
+                "the restored choice of kernels takes " + name + " for " + timed.key() +
+                    ", which cannot run here (" + cpu_name() +
+                    "); a load with Training::kernels = false chooses anew, and computes other bits",
+                node.at, node.module_path != nullptr ? *node.module_path : std::string());
+  }
 };
 
-std::vector<Tuner::Kind*> Tuner::unknown(Kinds& kinds) {
+std::vector<Tuner::Kind*> Tuner::unknown(Kinds& kinds, const TakenKernels& taken) {
   const std::lock_guard lock(mutex_);
   if (!file_read_) {
     StoredTunings stored = read_tunings(settings_.file);
@@ -46,7 +61,9 @@ std::vector<Tuner::Kind*> Tuner::unknown(Kinds& kinds) {
   }
   std::vector<Kind*> unknown;
   for (auto& [key, kind] : kinds) {
-    if (known_.find(key) == known_.end()) unknown.push_back(&kind);
+    const auto found = taken.find(key);
+    const bool settled = found != taken.end() && !found->second.kernel->kernel.empty();
+    if (!settled && known_.find(key) == known_.end()) unknown.push_back(&kind);
   }
   std::sort(unknown.begin(), unknown.end(),
             [](const Kind* a, const Kind* b) { return a->cost() > b->cost(); });
@@ -75,16 +92,30 @@ Tuner::Timed Tuner::time(const std::vector<Kind*>& kinds, Backend& backend) cons
   return timed;
 }
 
-std::size_t Tuner::note(Graph& graph, const Kinds& kinds) {
+std::shared_ptr<const TunedKernel> Tuner::verdict(const std::string& key) const {
+  static const auto& built_in = *new auto(std::make_shared<const TunedKernel>());
   const std::lock_guard lock(mutex_);
-  std::size_t without = 0;
-  for (const auto& [key, kind] : kinds) {
-    const auto known = known_.find(key);
-    const bool found = known != known_.end() && !known->second->kernel.empty();
-    if (!found) ++without;
-    for (const std::size_t node : kind.nodes) graph.nodes[node].tuned = found ? known->second : nullptr;
+  const auto known = known_.find(key);
+  return known != known_.end() ? known->second : built_in;
+}
+
+std::size_t Tuner::note(Graph& graph, Kinds& kinds, TakenKernels& taken) const {
+  std::size_t built_in = 0;
+  for (auto& [key, kind] : kinds) {
+    auto entry = taken.find(key);
+    if (entry == taken.end() && taken.size() < most_stored_tunings)
+      entry = taken.emplace(key, plan::TakenKernel{verdict(key)}).first;
+    std::shared_ptr<const TunedKernel> tuned = entry != taken.end() ? entry->second.kernel : nullptr;
+    if (tuned != nullptr && tuned->kernel.empty()) tuned = nullptr;
+    if (tuned == nullptr) {
+      ++built_in;
+    } else if (entry->second.restored) {
+      kind.require_offered(*tuned, graph.nodes[kind.nodes[0]]);
+    }
+    if (entry != taken.end()) entry->second.restored = false;
+    for (const std::size_t node : kind.nodes) graph.nodes[node].tuned = tuned;
   }
-  return without;
+  return built_in;
 }
 
 Tuner::Kinds Tuner::kinds_of(const Graph& graph) {
@@ -98,24 +129,24 @@ Tuner::Kinds Tuner::kinds_of(const Graph& graph) {
   return kinds;
 }
 
-std::string Tuner::tune(Graph& graph, Backend& backend) {
+std::string Tuner::tune(Graph& graph, TakenKernels& taken, Backend& backend) {
   const auto start = KernelRace::Clock::now();
   Kinds kinds = kinds_of(graph);
   if (kinds.empty()) return {};
 
-  std::vector<Kind*> missing = unknown(kinds);
+  std::vector<Kind*> missing = unknown(kinds, taken);
   Timed timed;
   std::string unwritten;
   const std::unique_lock timing(timing_, std::try_to_lock);
   const bool too_late = budget_spent();
   if (!missing.empty() && timing.owns_lock() && !too_late) {
-    missing = unknown(kinds);  // by now
+    missing = unknown(kinds, taken);  // by now
     timed = time(missing, backend);
     publish(timed);
     unwritten = keep(timed.found);
     spend(since(start));
   }
-  const std::size_t left = note(graph, kinds);
+  const std::size_t left = note(graph, kinds, taken);
   std::string text = summary(kinds.size(), timed.found.size(), left, since(start));
   if (!missing.empty() && too_late) text += ": the process's time for timing is spent";
   return text + told_of_file(unwritten);

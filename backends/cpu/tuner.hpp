@@ -22,11 +22,13 @@ class Tuner {
   Tuner() = default;
   explicit Tuner(Settings settings) : settings_(std::move(settings)) {}
 
-  /// Notes on each convolution of the graph which kernel is the fastest; what is not known is timed, the most
-  /// expensive first. What there is no time for keeps the built-in order and is left to a later plan, and so
-  /// is everything while another thread times; once the budget is spent, it is left for good: programs whose
-  /// shapes never repeat are not slowed for ever. Never throws for a file. Tells what it did.
-  std::string tune(plan::Graph& graph, Backend& backend);
+  /// Notes on each convolution of the graph which kernel was taken for such convolutions before, else which
+  /// is the fastest; what is not known is timed, the most expensive first. What there is no time for is taken
+  /// from the built-in order and left to a later plan to time, for others, and so is everything while another
+  /// thread times; once the budget is spent, it is left for good: programs whose shapes never repeat are not
+  /// slowed for ever. Never throws for a file; throws for a restored kernel that cannot run here. Tells what
+  /// it did.
+  std::string tune(plan::Graph& graph, plan::TakenKernels& taken, Backend& backend);
 
   Stats stats() const;
   /// Forgets everything and goes on so.
@@ -41,16 +43,18 @@ class Tuner {
   using Kinds = std::map<std::string, Kind>;
 
   static Kinds kinds_of(const plan::Graph& graph);
-  /// Those that nobody timed yet, the most expensive first.
-  std::vector<Kind*> unknown(Kinds& kinds);
+  /// Those that nobody timed yet, but for kernels that are taken; the most expensive first.
+  std::vector<Kind*> unknown(Kinds& kinds, const plan::TakenKernels& taken);
   Timed time(const std::vector<Kind*>& kinds, Backend& backend) const;
   void publish(const Timed& timed);
   /// Writes them to the file; why it could not, if so.
   std::string keep(const Tunings& found);
   bool budget_spent() const;
   void spend(double ms);
-  /// Returns how many kinds have no verdict.
-  std::size_t note(plan::Graph& graph, const Kinds& kinds);
+  /// Returns how many kinds keep the built-in order.
+  std::size_t note(plan::Graph& graph, Kinds& kinds, plan::TakenKernels& taken) const;
+  /// What is known; else that the built-in order holds.
+  std::shared_ptr<const plan::TunedKernel> verdict(const std::string& key) const;
   std::string told_of_file(const std::string& unwritten) const;
   Settings settings() const;
 

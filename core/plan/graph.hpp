@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -37,6 +38,14 @@ struct TunedKernel {
   std::vector<std::int64_t> blocking;  ///< how it cuts its work; empty: as is built in for the shape
   std::string why;                     ///< "tuned: 0.92 ms, direct 2.7 ms"
 };
+
+/// What was taken for each kind of work that kernels are timed for, by the backend's words for it. Later
+/// plans of the thread take the same, so that a plan that is made anew computes the same bits.
+struct TakenKernel {
+  std::shared_ptr<const TunedKernel> kernel;
+  bool restored = false;  ///< of another process, and no plan has found yet that this CPU can run it
+};
+using TakenKernels = std::map<std::string, TakenKernel>;
 
 struct GraphNode {
   const OpDef* op = nullptr;

@@ -63,6 +63,7 @@ struct Options {
   bool tuning = false;  ///< kernels may be chosen by timing them
   int threads = 1;
   backends::Backend* backend = nullptr;
+  TakenKernels* taken = nullptr;  ///< by the thread's plans so far; not null where tuning is on
 };
 
 /// The passes, in order. Throws before anything ran.

@@ -71,6 +71,23 @@ bool tf32_enabled();
 void set_tuning(bool on);
 bool tuning_enabled();
 
+/// A kernel that this thread's plans took by timing, or, for want of time, without it.
+struct KernelChoice {
+  std::string work;                    ///< "conv2d 32x32x32x16 f32 …, threads 2", in the backend's words
+  std::string kernel;                  ///< empty: the first of the built-in order
+  std::vector<std::int64_t> blocking;  ///< how it cuts its work; empty: as is built in
+  std::string why;                     ///< for explain()
+  bool operator==(const KernelChoice&) const = default;
+};
+/// What was taken once is taken by every later plan of this thread: results depend on it, to rounding.
+/// (Checkpoints hold it, so that a resumed run computes the same bits.) At most 4,096 kinds of work are
+/// remembered; what comes after is computed in the built-in order.
+std::vector<KernelChoice> kernel_choices();
+/// For plans made from now on by this thread, in place of all before; nothing of it is timed. A plan that
+/// needs a choice which this CPU cannot run throws an Error that names it. Where tuning is off, choices
+/// matter to no plan.
+void set_kernel_choices(const std::vector<KernelChoice>& choices);
+
 /// Winograd's largest error, as a part of the largest value of the result (direct: about 1e-6).
 inline constexpr double winograd_error = 1e-5, winograd_gradient_error = 2e-5;
 

@@ -7,6 +7,7 @@
 #include "core/checked.hpp"
 #include "fusetape/io.hpp"
 #include "fusetape/runtime.hpp"
+#include "nn/io/kernel_choices.hpp"
 
 /// A checkpoint is a .safetensors file: tensors "model.…" and "optimizer.…", and all numbers, exact to the
 /// bit, as metadata. Format 1 has no settings.
@@ -17,6 +18,7 @@ constexpr const char* format_key = "format";
 constexpr std::string_view format_name = "fusetape checkpoint ";
 constexpr int oldest_format = 1, newest_format = 2;
 constexpr const char* updates_name = "optimizer.updates";
+constexpr const char* kernels_key = "kernels";
 
 /// Digits that read back as the same number.
 template <class Number>
@@ -90,6 +92,7 @@ class Loading {
     check_optimizer();
     check_counters();
     if (format_ >= 2) check_settings();
+    check_kernels();
     const std::string faults =
         listed("missing", missing_) + listed("unexpected", unexpected_) + listed("different", different_);
     if (!faults.empty()) {
@@ -117,6 +120,7 @@ class Loading {
       training_.loader->set_state({*loader_seed_, *loader_epoch_, *loader_position_}, at_);
     }
     if (training_.generator) set_generator_state({*generator_seed_, *generator_counter_});
+    restore_kernel_choices(kernels_);
     materialize({}, at_);  // the first step after a load is the same plan as any other
   }
 
@@ -307,6 +311,17 @@ class Loading {
     if (count && (*count < 0 || *count > core::most_counted)) bad(key);
   }
 
+  /// Files of earlier versions have none.
+  void check_kernels() {
+    const auto text = file_.metadata.find(kernels_key);
+    if (training_.optimizer == nullptr || !training_.kernels || text == file_.metadata.end()) return;
+    if (std::optional<std::vector<KernelChoice>> choices = parse_kernel_choices(text->second)) {
+      kernels_ = std::move(*choices);
+    } else {
+      different_.push_back(std::string(kernels_key) + " (no list of kernels)");
+    }
+  }
+
   void bad(const std::string& key) {
     const auto found = file_.metadata.find(key);
     different_.push_back(key + " (" +
@@ -342,6 +357,7 @@ class Loading {
   int format_ = 0;
   bool settings_differ_ = false;
   std::optional<double> learning_rate_, initial_rate_;
+  std::vector<KernelChoice> kernels_;
   std::optional<std::int64_t> schedule_index_, loader_epoch_, loader_position_, loss_clean_steps_;
   std::optional<double> loss_factor_;
   std::optional<std::uint64_t> loader_seed_, generator_seed_, generator_counter_;
@@ -380,6 +396,7 @@ void save_checkpoint(const std::string& path, const Training& training, const Me
     if (!part.kind_key.empty()) file.metadata[part.kind_key] = part.kind;
     for (const auto& [name, value] : part.values) file.metadata[part.prefix + name] = to_text(value);
   }
+  file.metadata[kernels_key] = text_of(kernel_choices());
   for (const auto& [key, value] : extra) file.metadata["extra." + key] = value;
   save_tensors(path, file, at);
 }
