@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <exception>
 #include <fusetape/fusetape.hpp>
 #include <iostream>
@@ -56,6 +57,9 @@ int run(CLI::App& app, int argc, char** argv, Body&& body) {
     app.parse(argc, argv);
     body();
     std::cout.flush();
+    std::fflush(stdout);
+    if (!std::cout || std::ferror(stdout) != 0)
+      return complain(program, "cannot write all of its output: the disk may be full");
     return 0;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help

@@ -243,7 +243,7 @@ void print_summary(const Options& options, const Result& result, const Ratio& sp
 }
 
 void write_json(const std::string& path, const nlohmann::ordered_json& json) {
-  if (!path.empty()) examples::write_file(path, json.dump(2) + "\n");
+  if (!path.empty()) ft::io::replace_file(path, json.dump(2) + "\n");
 }
 
 void compare(const Options& options) {

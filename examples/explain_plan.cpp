@@ -37,9 +37,9 @@ void explain(const Options& options) {
 
   const ft::Report report = ft::explain();
   std::cout << report;
-  if (!options.json.empty()) examples::write_file(options.json, report.to_json());
-  if (!options.dot.empty()) examples::write_file(options.dot, report.to_dot());
-  if (!options.html.empty()) examples::write_file(options.html, report.to_html());
+  if (!options.json.empty()) ft::io::replace_file(options.json, report.to_json());
+  if (!options.dot.empty()) ft::io::replace_file(options.dot, report.to_dot());
+  if (!options.html.empty()) ft::io::replace_file(options.html, report.to_html());
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Trains a ResNet on CIFAR-10, or on generated images, and keeps a record of it in a folder. A run that was
-// stopped or killed goes on with --resume, to the bit where --threads, --fuse and --precision are the same.
+// stopped or killed goes on with --resume, to the bit where CPU, --threads, --fuse and --precision are the
+// same.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -42,6 +43,7 @@ struct Options {
   std::uint64_t seed = 1;
   int threads = 0;  // 0: all cores
   bool resume = false;
+  bool retune = false;
   std::int64_t steps = 0;       // 0: all
   std::int64_t save_every = 0;  // 0: each epoch only
   std::int64_t limit_train = 0, limit_test = 0;
@@ -156,7 +158,8 @@ class Run {
       for (const auto& [images, labels] : loader_) {
         train_step(images, labels);
         show_progress(epoch);
-        if (options_.save_every > 0 && state_.step % options_.save_every == 0) save(folder_.last());
+        const bool in_turn = options_.save_every > 0 && state_.step % options_.save_every == 0;
+        if (in_turn || took_new_kernels()) save(folder_.last());
         clock_ = Clock::now();
         if (stopped()) return end();
       }
@@ -178,8 +181,20 @@ class Run {
   void finish_epoch(std::int64_t epoch);
   void end();
 
-  ft::io::Training parts() { return {model_.get(), &sgd_, &schedule_, &loader_, true, &loss_scaler_}; }
-  void save(const std::string& path) { folder_.save(path, parts(), recipe_, state_); }
+  ft::io::Training parts() {
+    return {.model = model_.get(),
+            .optimizer = &sgd_,
+            .schedule = &schedule_,
+            .loader = &loader_,
+            .loss_scaler = &loss_scaler_,
+            .kernels = !options_.retune};
+  }
+  void save(const std::string& path) {
+    folder_.save(path, parts(), recipe_, state_);
+    saved_kernels_ = ft::kernel_choices().size();
+  }
+  /// The last steps depend on choices of kernels that no checkpoint holds.
+  bool took_new_kernels() const { return ft::kernel_choices().size() != saved_kernels_; }
 
   const Options& options_;
   nlohmann::json recipe_;
@@ -197,11 +212,15 @@ class Run {
   examples::RunState state_;
   Clock::time_point clock_;
   double step_seconds_ = 0;
+  std::size_t saved_kernels_ = 0;  ///< choices in the last checkpoint
 };
 
 void Run::begin() {
-  if (options_.resume) state_ = folder_.resume(parts(), recipe_);
-  log_.open(options_.log_steps);
+  if (options_.resume) {
+    state_ = folder_.resume(parts(), recipe_);
+    saved_kernels_ = ft::kernel_choices().size();
+  }
+  log_.open(options_.log_steps, state_.step);
   if (options_.resume) {
     folder_.cut_metrics(loader_.epoch());
   } else if (folder_.clear()) {
@@ -374,6 +393,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--threads", options.threads, "All cores if not given")->check(CLI::Range(1, 1'024));
   app.add_flag("--resume", options.resume, "Go on from the last checkpoint in --out");
+  app.add_flag("--retune", options.retune,
+               "With --resume: choose kernels anew, where those of the run cannot run here")
+      ->needs("--resume");
   app.add_option("--steps", options.steps, "Stop after this many steps of the run")->check(counts);
   app.add_option("--save-every", options.save_every,
                  "Steps between checkpoints, beside the one of each epoch")

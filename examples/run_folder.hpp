@@ -1,10 +1,8 @@
 #pragma once
-#include <cerrno>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
+#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <fusetape/fusetape.hpp>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -12,8 +10,9 @@
 #include <utility>
 
 #include "files.hpp"
+#include "folder_lock.hpp"
 
-/// The folder that a training run writes: last.safetensors, best.safetensors and metrics.jsonl.
+/// The folder that a training run writes: last.safetensors, best.safetensors, metrics.jsonl and run.lock.
 namespace examples {
 
 /// What a checkpoint holds beside model, optimizer, schedule, loader and generator: the epoch that is going
@@ -49,12 +48,10 @@ inline void from_json(const nlohmann::json& json, RunState& s) {
 
 class RunFolder {
  public:
-  /// Throws where a run could not be written there, or has left nothing to resume.
-  RunFolder(std::string folder, bool resume) : folder_(std::move(folder)) {
-    if (resume && !std::filesystem::exists(last())) {
-      throw cannot("resume", folder_, "there is no last.safetensors in it");
-    }
-    require_writable_folder(folder_);
+  /// Throws where a run could not be written there, where another writes now, or where none has left
+  /// anything to resume.
+  RunFolder(std::string folder, bool resume) : folder_(prepared(std::move(folder), resume)), lock_(folder_) {
+    for (const std::string& path : {last(), best(), metrics()}) fusetape::io::remove_abandoned(path);
   }
 
   std::string last() const { return folder_ + "/last.safetensors"; }
@@ -70,23 +67,16 @@ class RunFolder {
   }
 
   void append_metrics(const nlohmann::ordered_json& line) const {
-    std::ofstream file(metrics(), std::ios::app);
-    file << line.dump() + "\n" << std::flush;
-    if (!file) throw cannot("write", metrics(), "the disk may be full");
+    LineFile file;
+    file.open(metrics(), true);
+    file.write(line.dump());
   }
 
-  /// Drops the lines of epochs after `epoch`, which will be trained again, and a last line that a kill left
-  /// unfinished.
+  /// Drops the lines of epochs after `epoch`, which will be trained again.
   void cut_metrics(std::int64_t epoch) const {
-    std::ifstream file(metrics());
-    if (!file) return;
-    std::string kept;
-    for (std::string line; std::getline(file, line);) {
-      const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
-      if (json.is_object() && json.value("epoch", epoch + 1) <= epoch) kept += line + "\n";
-    }
-    file.close();
-    write_file(metrics(), kept);
+    filter_lines(metrics(), [&](const std::string& line) {
+      return nlohmann::json::parse(line).at("epoch").get<std::int64_t>() <= epoch;
+    });
   }
 
   /// `recipe` says what the run's numbers depend on, by flag.
@@ -99,8 +89,6 @@ class RunFolder {
   /// Restores the last checkpoint. Throws, and changes nothing, where it is damaged or of a run with another
   /// recipe.
   RunState resume(const fusetape::io::Training& training, const nlohmann::json& recipe) const {
-    if (!std::filesystem::exists(last()))
-      throw cannot("resume", folder_, "there is no last.safetensors in it");
     const fusetape::io::Metadata extra = fusetape::io::load_checkpoint(last(), {.generator = false});
     RunState state;
     try {
@@ -116,6 +104,13 @@ class RunFolder {
   }
 
  private:
+  static std::string prepared(std::string folder, bool resume) {
+    if (resume && !std::filesystem::exists(folder + "/last.safetensors"))
+      throw cannot("resume", folder, "there is no last.safetensors in it");
+    require_folder(folder);
+    return folder;
+  }
+
   void require_same(const nlohmann::json& recipe, const nlohmann::json& before) const {
     for (const auto& [flag, value] : recipe.items()) {
       if (before.at(flag) != value) {
@@ -126,32 +121,35 @@ class RunFolder {
   }
 
   std::string folder_;
+  FolderLock lock_;
 };
 
 /// Each step's loss, exact to the bit. Writes nothing until a file is opened.
 class StepLog {
  public:
-  StepLog() = default;
-  ~StepLog() {
-    if (file_ != nullptr) std::fclose(file_);
-  }
-  StepLog(const StepLog&) = delete;
-  StepLog& operator=(const StepLog&) = delete;
-
-  void open(const std::string& path) {
+  /// Keeps what an earlier part of the run wrote of the steps until `step`.
+  void open(const std::string& path, std::int64_t step) {
     if (path.empty()) return;
-    file_ = std::fopen(path.c_str(), "w");
-    if (file_ == nullptr) throw cannot("write", path, std::strerror(errno));
+    if (step > 0 && std::filesystem::is_regular_file(path)) {
+      filter_lines(path, [&](const std::string& line) {
+        char* end = nullptr;
+        const long long number = std::strtoll(line.c_str(), &end, 10);
+        if (end == line.c_str() || *end != ' ') throw std::runtime_error("expected a step and its loss");
+        return number <= step;
+      });
+    }
+    file_.open(path, step > 0);
   }
 
   void write(std::int64_t step, double loss) {
-    if (file_ == nullptr) return;
-    std::fprintf(file_, "%lld %a\n", static_cast<long long>(step), loss);
-    std::fflush(file_);  // a killed run's losses count too
+    if (!file_.is_open()) return;
+    char text[64];
+    std::snprintf(text, sizeof text, "%lld %a", static_cast<long long>(step), loss);
+    file_.write(text);
   }
 
  private:
-  std::FILE* file_ = nullptr;
+  LineFile file_;
 };
 
 }  // namespace examples
