@@ -4,17 +4,19 @@
 #   make cuda     the same for CUDA, and its tests (deps-cuda: what it needs, in .deps; `test` does it where nvcc is)
 #   make fuzz     random programs (SEEDS=3000) in every mode
 #   make fuzz-readers   hostile files for every reader, with libFuzzer (SECONDS=60 for each)
+#   make torture  kills (KILLS=500) and disk faults: nothing saved is lost, every restart goes on
 #   make bench    the same steps in PyTorch beside ours (installs PyTorch, several GB, for itself)
 #   make train    ResNet-20 on CIFAR-10       make compare   a step with fusion beside one without
 #   make lint     format, layers, clang-tidy  make format    rewrite the sources in the project's format
 .DEFAULT_GOAL := build
-.PHONY: deps deps-lint deps-cuda deps-fuzz build cuda test fuzz fuzz-readers bench train compare lint format clean
+.PHONY: deps deps-lint deps-cuda deps-fuzz build cuda test fuzz fuzz-readers torture bench train compare lint format clean
 .NOTPARALLEL:
 
 EPOCHS ?= 3
 SEEDS ?= 3000
 SECONDS ?= 60
 FIRST ?= 1
+KILLS ?= 500
 JOBS ?= $(shell nproc)
 
 # The first g++ that is new enough, unless CXX is set. Asked for late: `deps` may only just have installed it.
@@ -72,6 +74,11 @@ fuzz-readers: deps deps-fuzz $(RELEASE)/build.ninja
 	  xargs -P $(JOBS) -I '{}' sh -c 'mkdir -p build/fuzz/found/{} && build/fuzz/fuzz_{} -max_total_time=$(SECONDS) \
 	    -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 -artifact_prefix=build/fuzz/{}- \
 	    build/fuzz/found/{} tests/fuzz/corpus/{}'
+
+torture: deps $(RELEASE)/build.ninja
+	cmake --build --preset release -j $(JOBS) --target example_resnet_cifar disk_faults save_once
+	python3 tests/torture/torture.py faults --build $(RELEASE)
+	python3 tests/torture/torture.py kills --build $(RELEASE) --kills $(KILLS)
 
 train: build
 	@data=$$(tools/fetch_cifar10.sh) && set -x && \
