@@ -117,8 +117,9 @@ class Backend {
     return false;
   }
   /// Notes on the graph's nodes (GraphNode::tuned) which kernels `carries`, `supports` and `compile` are to
-  /// obey: those that were taken for such nodes before, else the fastest, timed once for each kind of node and
-  /// taken from now on. Tells what it did, for the report. Throws where a restored kernel cannot run here.
+  /// obey: those that were taken for such nodes before, else the fastest, timed once for each kind of node
+  /// and taken from now on. Tells what it did, for the report. Throws where a restored kernel cannot run
+  /// here.
   virtual std::string tune(plan::Graph& graph, plan::TakenKernels& taken) {
     static_cast<void>(graph), static_cast<void>(taken);
     return {};

@@ -4,10 +4,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <fstream>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <string_view>
+
+#include "core/atomic_file.hpp"
 
 namespace fusetape::core {
 namespace {
@@ -51,10 +53,11 @@ void write(const Request& request, const std::string& text) {
     std::fwrite(text.data(), 1, text.size(), stderr);
     return;
   }
-  std::ofstream file(request.path, std::ios::binary);
-  file << text;
-  file.close();
-  if (!file) std::fprintf(stderr, "fusetape: FUSETAPE_EXPLAIN: cannot write %s\n", request.path.c_str());
+  try {
+    replace_file(request.path, text);
+  } catch (const std::exception& error) {
+    throw std::runtime_error("cannot write " + request.path + ": " + error.what());
+  }
 }
 
 }  // namespace

@@ -186,8 +186,7 @@ class Run {
             .optimizer = &sgd_,
             .schedule = &schedule_,
             .loader = &loader_,
-            .loss_scaler = &loss_scaler_,
-            .kernels = !options_.retune};
+            .loss_scaler = &loss_scaler_};
   }
   void save(const std::string& path) {
     folder_.save(path, parts(), recipe_, state_);
@@ -217,7 +216,7 @@ class Run {
 
 void Run::begin() {
   if (options_.resume) {
-    state_ = folder_.resume(parts(), recipe_);
+    state_ = folder_.resume(parts(), recipe_, {.kernels = !options_.retune});
     saved_kernels_ = ft::kernel_choices().size();
   }
   log_.open(options_.log_steps, state_.step);

@@ -88,7 +88,8 @@ class RunFolder {
 
   /// Restores the last checkpoint. Throws, and changes nothing, where it is damaged or of a run with another
   /// recipe.
-  RunState resume(const fusetape::io::Training& training, const nlohmann::json& recipe) const {
+  RunState resume(const fusetape::io::Training& training, const nlohmann::json& recipe,
+                  const fusetape::io::LoadCheckpointOptions& options) const {
     const fusetape::io::Metadata extra = fusetape::io::load_checkpoint(last(), {.generator = false});
     RunState state;
     try {
@@ -99,7 +100,7 @@ class RunFolder {
     } catch (const nlohmann::json::exception& error) {
       throw cannot("resume", last(), std::string("it is damaged: ") + error.what());
     }
-    fusetape::io::load_checkpoint(last(), training);
+    fusetape::io::load_checkpoint(last(), training, options);
     return state;
   }
 

@@ -22,7 +22,9 @@ constexpr double no_time = 0;
 struct Run {
   Run() { fs::create_directories(scratch.path()); }
   void save() { ft::io::save_checkpoint(path, {.optimizer = &sgd}); }
-  void load(bool kernels = true) { ft::io::load_checkpoint(path, {.optimizer = &sgd, .kernels = kernels}); }
+  void load(const ft::io::LoadCheckpointOptions& options = {}) {
+    ft::io::load_checkpoint(path, {.optimizer = &sgd}, options);
+  }
 
   ScratchFolder scratch;
   std::string path = (scratch.path() / "last.safetensors").string();
@@ -93,8 +95,11 @@ TEST_CASE(
     run.save();
   }
   const Tuning tuning(winograd_wins);
-  run.load(false);
-  CHECK(ft::kernel_choices().empty());
+  for (const ft::io::LoadCheckpointOptions& options :
+       {ft::io::LoadCheckpointOptions{.kernels = false}, {.settings = ft::io::OnMismatch::keep_ours}}) {
+    run.load(options);
+    CHECK(ft::kernel_choices().empty());
+  }
   ft::io::load_checkpoint(run.path, {.generator = false});
   CHECK(ft::kernel_choices().empty());
 

@@ -42,11 +42,12 @@ struct Tuner::Kind {
     if (timed.offers(kernel)) return;
     std::string name = "'" + kernel.kernel + "'";
     for (const std::int64_t word : kernel.blocking) name += " " + std::to_string(word);
-    throw Error(std::string(node.op->name),
-                "the restored choice of kernels takes " + name + " for " + timed.key() +
-                    ", which cannot run here (" + cpu_name() +
-                    "); a load with Training::kernels = false chooses anew, and computes other bits",
-                node.at, node.module_path != nullptr ? *node.module_path : std::string());
+    throw Error(
+        std::string(node.op->name),
+        "the restored choice of kernels takes " + name + " for " + timed.key() + ", which cannot run here (" +
+            cpu_name() +
+            "); a load with LoadCheckpointOptions::kernels = false chooses anew, and computes other bits",
+        node.at, node.module_path != nullptr ? *node.module_path : std::string());
   }
 };
 

@@ -109,7 +109,8 @@ std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
   passes.run("find consumers", [&] { find_consumers(plan->graph); });
   plan->report->unfused_kept_bytes = kept_unfused(plan->graph);  // before a pass decides what to recompute
   if (options.tuning) {
-    passes.run_optional("tune", [&] { plan->report->tuning = options.backend->tune(plan->graph, *options.taken); });
+    passes.run_optional("tune",
+                        [&] { plan->report->tuning = options.backend->tune(plan->graph, *options.taken); });
   }
   if (has_rule(chosen.rules, "carry")) {
     passes.run_optional("carry norms", [&] { carry_norms(plan->graph, chosen); });

@@ -55,9 +55,6 @@ struct Training {
   data::DataLoader* loader = nullptr;
   bool generator = true;  ///< of rand, randn and dropout on this thread
   optim::LossScaler* loss_scaler = nullptr;
-  /// A load that restores an optimizer also takes the kernel_choices() of the run, where the file has them:
-  /// it goes on to the bit on such a CPU, with as many threads. False: kernels are chosen anew.
-  bool kernels = true;
 };
 
 /// Everything that a run needs to go on with the same bits. `extra` is the caller's (its keys come back from
@@ -75,6 +72,10 @@ enum class OnMismatch : std::uint8_t {
 
 struct LoadCheckpointOptions {
   OnMismatch settings = OnMismatch::refuse;
+  /// A load that restores an optimizer, and does not keep_ours, takes the kernel_choices() of the run, where
+  /// the file has them: it goes on to the bit on such a CPU, with as many threads. False: kernels are chosen
+  /// anew.
+  bool kernels = true;
 };
 
 /// Restores the parts that are given. Names, shapes, dtypes and settings must agree; where they do not, the

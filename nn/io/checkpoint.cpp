@@ -314,7 +314,8 @@ class Loading {
   /// Files of earlier versions have none.
   void check_kernels() {
     const auto text = file_.metadata.find(kernels_key);
-    if (training_.optimizer == nullptr || !training_.kernels || text == file_.metadata.end()) return;
+    const bool wanted = options_.kernels && options_.settings != OnMismatch::keep_ours;
+    if (training_.optimizer == nullptr || !wanted || text == file_.metadata.end()) return;
     if (std::optional<std::vector<KernelChoice>> choices = parse_kernel_choices(text->second)) {
       kernels_ = std::move(*choices);
     } else {
