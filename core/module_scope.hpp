@@ -4,6 +4,10 @@
 #include "core/plan/graph.hpp"
 #include "fusetape/error.hpp"
 
+namespace fusetape::nn {
+class Module;
+}
+
 /// Where and for what the ops recorded now are called: module path, the user's line, the phase of the step.
 namespace fusetape::core {
 
@@ -13,7 +17,8 @@ struct SourceContext {
   bool has_location = false;
   bool override_location = false;  ///< gradients and optimizers: `at` replaces the location of every op
   plan::Phase phase = plan::Phase::forward;
-  bool recomputed = false;  ///< ops of a checkpoint, for its gradient
+  bool recomputed = false;             ///< ops of a checkpoint, for its gradient
+  const nn::Module* module = nullptr;  ///< the innermost one that is running
 };
 
 SourceContext& source_context();
@@ -23,7 +28,8 @@ Location current_location(Location otherwise = Location::current());
 
 class ModuleScope {
  public:
-  ModuleScope(const std::string* path, Location at) : before_(source_context()) {
+  ModuleScope(const nn::Module& module, const std::string* path, Location at) : before_(source_context()) {
+    source_context().module = &module;
     source_context().module_path = path;
     source_context().at = at;
     source_context().has_location = true;

@@ -1,5 +1,11 @@
+#include <cxxabi.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <set>
+#include <typeinfo>
 
 #include "core/module_scope.hpp"
 #include "fusetape/nn.hpp"
@@ -35,6 +41,15 @@ bool binds_same(const std::vector<std::pair<std::string, CellType>>& list, const
   return false;
 }
 
+/// "Net"
+std::string type_of(const Module& module) {
+  const char* const mangled = typeid(module).name();
+  int status = 0;
+  const std::unique_ptr<char, void (*)(void*)> name(abi::__cxa_demangle(mangled, nullptr, nullptr, &status),
+                                                    std::free);
+  return status == 0 ? name.get() : mangled;
+}
+
 }  // namespace
 
 const std::string* Module::empty_path() {
@@ -43,7 +58,7 @@ const std::string* Module::empty_path() {
 }
 
 Tensor Module::operator()(const Tensor& x, Location at) {
-  const core::ModuleScope scope(path_, at);
+  const ModuleScope scope(*this, at);
   return forward(x);
 }
 
@@ -135,6 +150,33 @@ void Module::register_child(const std::string& name, Module& child, Location at)
   child.set_path(join(path(), name));
 }
 
+void Module::borrow(const Module& other, Location at) {
+  if (&other == this)
+    throw Error("module", "expected another module to borrow, got the module itself", at, path());
+  borrowed_.push_back(&other);
+}
+
+bool Module::contains(const Module& other) const {
+  return this == &other || std::any_of(children_.begin(), children_.end(),
+                                       [&other](const auto& child) { return child.second->contains(other); });
+}
+
+/// A module without a parent is fine where user code calls it, as the outermost one, and where a part of it
+/// calls it back.
+void Module::check_has_owner(Location at) const {
+  const Module* const caller = core::source_context().module;
+  if (has_parent_ || caller == nullptr || contains(*caller)) return;
+  const auto& borrowed = caller->borrowed_;
+  if (std::find(borrowed.begin(), borrowed.end(), this) != borrowed.end()) return;
+  throw Error("module",
+              "expected a module that is registered, got " + type_of(*this) + ", called by " +
+                  type_of(*caller) +
+                  ": it would be neither trained nor saved nor switched to evaluation. Write "
+                  "register_child(\"name\", member); in the constructor of " +
+                  type_of(*caller) + ", or borrow(member); where another model owns it",
+              at, caller->path());
+}
+
 void Module::set_path(const std::string& path) {
   path_ = intern(path);
   for (auto& [name, parameter] : parameters_) parameter.set_name(join(path, name));
@@ -145,7 +187,8 @@ void Module::set_path(const std::string& path) {
 // The scope lives in the caller's bytes, so that the public header needs to know nothing of it.
 ModuleScope::ModuleScope(const Module& module, Location at) {
   static_assert(sizeof(core::ModuleScope) <= sizeof(scope_) && alignof(core::ModuleScope) <= alignof(void*));
-  ::new (static_cast<void*>(scope_)) core::ModuleScope(module.path_, at);
+  module.check_has_owner(at);
+  ::new (static_cast<void*>(scope_)) core::ModuleScope(module, module.path_, at);
 }
 
 ModuleScope::~ModuleScope() { std::launder(reinterpret_cast<core::ModuleScope*>(scope_))->~ModuleScope(); }

@@ -161,6 +161,122 @@ TEST_CASE("a module with several inputs has its own method") {
   CHECK(contains(message_of([&] { pair.both(a, ft::zeros({1, 3})); }), "right"));
 }
 
+namespace {
+
+/// Calls what it is given, and registers or borrows it if told to.
+struct Caller : nn::Module {
+  enum Word { nothing, registers, borrows };
+  Caller(nn::Module& other, Word word) : other_(other) {
+    if (word == registers) register_child("other", other);
+    if (word == borrows) borrow(other);
+  }
+  Tensor forward(const Tensor& x) override { return other_(x); }
+
+ private:
+  nn::Module& other_;
+};
+
+/// Has a method with two inputs that a module calls.
+struct PairCaller : nn::Module {
+  explicit PairCaller(Pair& pair) : pair_(pair) {}
+  Tensor forward(const Tensor& x) override { return pair_.both(x, x); }
+
+ private:
+  Pair& pair_;
+};
+
+}  // namespace
+
+TEST_CASE("a module that is used inside another but registered nowhere throws at its first call") {
+  nn::Linear linear(2, 2);
+  nn::Dropout dropout;
+  nn::Sequential sequential;
+  sequential.emplace<nn::Linear>(2, 2);
+  Pair pair;
+  PairCaller pair_caller(pair);
+  Caller of_linear(linear, Caller::nothing), of_dropout(dropout, Caller::nothing),
+      of_sequential(sequential, Caller::nothing);
+  nn::Sequential outer;
+  outer.emplace<nn::ReLU>();
+  outer.append(std::make_unique<Caller>(linear, Caller::nothing));
+  struct InCheckpoint : nn::Module {
+    nn::Linear fc{2, 2};
+    Tensor forward(const Tensor& x) override {
+      return ft::checkpoint([this](const std::vector<Tensor>& in) { return std::vector{fc(in[0])}; }, {x})[0];
+    }
+  } in_checkpoint;
+
+  struct Case {
+    nn::Module& model;
+    std::string child, caller;
+  };
+  const std::vector<Case> cases = {
+      {of_linear, "fusetape::nn::Linear", "Caller"},
+      {of_dropout, "fusetape::nn::Dropout", "Caller"},
+      {of_sequential, "fusetape::nn::Sequential", "Caller"},
+      {pair_caller, "Pair", "PairCaller"},
+      {outer, "fusetape::nn::Linear", "Caller"},
+      {in_checkpoint, "fusetape::nn::Linear", "InCheckpoint"},
+  };
+  for (const bool training : {true, false}) {
+    for (const Case& one : cases) {
+      one.model.train(training);
+      const std::string said = message_of([&one] { one.model(ft::ones({1, 2})); });
+      CAPTURE(said);
+      CHECK(contains(said, "expected a module that is registered, got "));
+      CHECK(contains(said, one.child + ", called by "));
+      CHECK(contains(said, "Write register_child(\"name\", member); in the constructor of "));
+      CHECK(contains(said, one.caller + ", or borrow(member);"));
+      CHECK(contains(said, "(nn_test.cpp:") != (&one.model == &outer));
+      CHECK(contains(said, "(1, nn_test.cpp:") == (&one.model == &outer));
+    }
+  }
+}
+
+TEST_CASE("modules that are registered anywhere, or borrowed, run inside others") {
+  const Tensor x = ft::ones({1, 2});
+  nn::Linear linear(2, 2), teacher(2, 2);
+  Caller owner(linear, Caller::registers), sharer(linear, Caller::nothing), student(teacher, Caller::borrows);
+  CHECK(owner(x).to_vector() == linear(x).to_vector());
+  CHECK(sharer(x).to_vector() == linear(x).to_vector());
+  CHECK(student(x).to_vector() == teacher(x).to_vector());
+  CHECK(owner.parameters().size() == 2);
+  CHECK(sharer.parameters().empty());
+  CHECK(student.parameters().empty());  // borrowed: not trained, not saved, not switched
+  student.eval();
+  CHECK(teacher.is_training());
+
+  // One that borrows does not speak for another.
+  Caller forgetful(teacher, Caller::nothing);
+  CHECK(contains(message_of([&] { forgetful(x); }), "borrow(member)"));
+  CHECK(contains(message_of([&] {
+                   struct Self : nn::Module {
+                     Self() { borrow(*this); }
+                   } self;
+                 }),
+                 "expected another module to borrow"));
+}
+
+TEST_CASE("a part may call its model back, and user code calls what it likes") {
+  struct Model : nn::Module {
+    struct Part : nn::Module {
+      explicit Part(Model& model) : model_(model) {}
+      Tensor forward(const Tensor& x) override { return model_.twice(x); }
+      Model& model_;
+    } part{*this};
+    Model() { register_child("part", part); }
+    Tensor forward(const Tensor& x) override { return part(x); }
+    Tensor twice(const Tensor& x, ft::Location at = ft::Location::current()) {
+      const nn::ModuleScope scope(*this, at);
+      return x * 2.0;
+    }
+  } model;
+  nn::ReLU relu;
+  const Tensor x = ft::ones({2});
+  CHECK(relu(model(x)).to_vector() == std::vector<float>{2, 2});
+  CHECK(model.part(x).to_vector() == std::vector<float>{2, 2});
+}
+
 TEST_CASE("layers refuse impossible options") {
   CHECK_THROWS_AS(nn::Conv2d({.in = 0, .out = 4}), ft::Error);
   CHECK_THROWS_AS(nn::Conv2d({.in = 3, .out = 4, .stride = 0}), ft::Error);

@@ -45,6 +45,8 @@ class Module {
   Module& operator=(const Module&) = delete;
 
   /// forward(x), with everything it records known by this module's path and the caller's line.
+  /// A module that runs inside another one has to be registered, with any module, or borrowed by the other:
+  /// otherwise it throws, as it would be neither trained nor saved nor switched to evaluation.
   Tensor operator()(const Tensor& x, Location at = Location::current());
 
   /// Own parameters first, then the children's, in the order of registration; a shared one once.
@@ -72,6 +74,9 @@ class Module {
   Cell register_buffer(const std::string& name, const Tensor& value, Location at = Location::current());
   /// The child must live as long as this module: a member, or owned by one.
   void register_child(const std::string& name, Module& child, Location at = Location::current());
+  /// Says that this module calls `other`, which it does not own: a teacher, the backbone of another model.
+  /// Whoever owns that trains it, saves it and switches it to evaluation.
+  void borrow(const Module& other, Location at = Location::current());
   /// Says that forward() hands conv's result to norm and to nothing else, so that fold_batch_norm may join
   /// the two. Sequential does so for neighbours. Throws where either has a partner.
   void register_conv_norm(Conv2d& conv, BatchNorm2d& norm, Location at = Location::current());
@@ -85,12 +90,15 @@ class Module {
   friend class BatchNormFolding;
   void check_name(const std::string& name, Location at) const;
   void set_path(const std::string& path);
+  bool contains(const Module& other) const;
+  void check_has_owner(Location at) const;
   template <class Visit>
   void visit(const std::string& prefix, Visit&& visit_one) const;
 
   std::vector<std::pair<std::string, Parameter>> parameters_;
   std::vector<std::pair<std::string, Cell>> buffers_;
   std::vector<std::pair<std::string, Module*>> children_;
+  std::vector<const Module*> borrowed_;
   std::vector<std::pair<Conv2d*, BatchNorm2d*>> conv_norms_;
   const std::string* path_ = empty_path();
   bool has_parent_ = false;
@@ -99,7 +107,8 @@ class Module {
   static const std::string* empty_path();
 };
 
-/// What is recorded while it lives belongs to `module`: for methods beside forward().
+/// What is recorded while it lives belongs to `module`: for methods beside forward(). Throws as a call of the
+/// module does.
 class ModuleScope {
  public:
   explicit ModuleScope(const Module& module, Location at = Location::current());
