@@ -22,6 +22,10 @@ function(fusetape_apply_flags target)
   # AVX2 is the floor; Highway and oneDNN look for more at run time. Only an explicit fma may fuse, so that the
   # same expression gives the same bits in every kernel that contains it.
   set(flags -march=x86-64-v3 -ffp-contract=off -fno-math-errno)
+  # A project that contains us may have no build type; its own flags may say how to optimise.
+  if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES AND NOT CMAKE_CXX_FLAGS MATCHES "(^| )-O")
+    list(APPEND flags -O3 -DNDEBUG)
+  endif()
 
   # Designated initialisers leave fields out on purpose.
   list(APPEND flags -Wall -Wextra -Wno-missing-field-initializers)

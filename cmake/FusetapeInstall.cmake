@@ -21,6 +21,16 @@ if(FUSETAPE_CARRIES_ONEDNN)
     DESTINATION ${CMAKE_INSTALL_DOCDIR}/onednn)
 endif()
 
+# Where what we linked was found: an installed static fusetape looks there first.
+set(FUSETAPE_ONEDNN_FOLDER "")
+get_target_property(imported DNNL::dnnl IMPORTED)
+if(imported)
+  get_target_property(FUSETAPE_ONEDNN_FOLDER DNNL::dnnl LOCATION)
+  get_filename_component(FUSETAPE_ONEDNN_FOLDER "${FUSETAPE_ONEDNN_FOLDER}" DIRECTORY)
+endif()
+list(GET OpenMP_CXX_LIB_NAMES 0 FUSETAPE_OPENMP_NAME)
+get_filename_component(FUSETAPE_OPENMP_FOLDER "${OpenMP_${FUSETAPE_OPENMP_NAME}_LIBRARY}" DIRECTORY)
+
 configure_package_config_file(cmake/fusetapeConfig.cmake.in "${PROJECT_BINARY_DIR}/fusetapeConfig.cmake"
   INSTALL_DESTINATION ${package_dir} PATH_VARS FUSETAPE_INSTALLED_ONEDNN_DIR)
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/fusetapeConfigVersion.cmake"
