@@ -1,6 +1,6 @@
 #include <cmath>
-#include <cstdio>
 
+#include "core/number_text.hpp"
 #include "core/tape.hpp"
 #include "fusetape/autograd.hpp"
 #include "fusetape/ops.hpp"
@@ -37,11 +37,11 @@ Tensor weighted_sum(const Tensor& output) {
 
 [[noreturn]] void differs(std::size_t input, std::size_t element, double analytic, double numeric,
                           Location at) {
-  char text[160];
-  std::snprintf(text, sizeof text,
-                "input %zu, element %zu: the gradient is %.12g, central differences give %.12g", input,
-                element, analytic, numeric);
-  throw Error("gradcheck", text, at);
+  const auto text = [](double number) { return core::number_text(number, std::chars_format::general, 12); };
+  throw Error("gradcheck",
+              "input " + std::to_string(input) + ", element " + std::to_string(element) +
+                  ": the gradient is " + text(analytic) + ", central differences give " + text(numeric),
+              at);
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <locale>
 #include <ostream>
+#include <sstream>
 
 #include "core/check.hpp"
 #include "core/element.hpp"
@@ -28,9 +30,10 @@ namespace {
 namespace core {
 
 /// A leaf that shows the bytes of a value that has them.
-static Tensor share_leaf(const Value& value) {
+static Tensor share_leaf(const Value& value, Location at) {
+  Tape& tape = Tape::current(at);
   Node* node = make_node(1);
-  node->tape = &Tape::current();
+  node->tape = &tape;
   Value& leaf = node->output(0);
   leaf.shape = value.shape;
   leaf.dtype = value.dtype;
@@ -51,7 +54,7 @@ core::Value& ready(const Tensor& tensor, const char* what, Location at) {
   if (!tensor.defined()) undefined(what, at);
   core::Value& value = *tensor.value();
   if (value.state == core::State::pending) {
-    core::Tape& tape = core::Tape::current();
+    core::Tape& tape = core::Tape::current(at);
     if (value.node->tape != &tape) {
       throw Error(
           what, "the tensor is still pending on another thread; materialize it there before handing it over",
@@ -154,7 +157,7 @@ const void* Tensor::data(DType as, Location at) const {
 
 Tensor Tensor::detach(Location at) const {
   if (!defined()) undefined("detach", at);
-  if (value_->state == core::State::ready) return core::share_leaf(*value_);
+  if (value_->state == core::State::ready) return core::share_leaf(*value_, at);
   const core::GradMode off(false);
   return core::record_one(ops::copy_variable_op, {*this}, core::Attrs::of(core::NoAttrs{}), at);
 }
@@ -177,10 +180,14 @@ std::ostream& operator<<(std::ostream& out, const Tensor& tensor) {
   if (!tensor.defined()) return out << "undefined tensor";
   constexpr std::size_t shown = 64;
   const std::vector<double> data = tensor.to_vector<double>();
-  out << name_of(tensor.dtype()) << ' ' << to_string(tensor.shape()) << " [";
-  for (std::size_t i = 0; i < std::min(data.size(), shown); ++i) out << (i > 0 ? ", " : "") << data[i];
-  if (data.size() > shown) out << ", … " << data.size() - shown << " more";
-  return out << ']';
+  std::ostringstream text;  // the stream's precision, but no commas of its locale among ours
+  text.imbue(std::locale::classic());
+  text.flags(out.flags());
+  text.precision(out.precision());
+  text << name_of(tensor.dtype()) << ' ' << to_string(tensor.shape()) << " [";
+  for (std::size_t i = 0; i < std::min(data.size(), shown); ++i) text << (i > 0 ? ", " : "") << data[i];
+  if (data.size() > shown) text << ", … " << data.size() - shown << " more";
+  return out << text.str() + "]";
 }
 
 // ---- data in
@@ -188,9 +195,10 @@ std::ostream& operator<<(std::ostream& out, const Tensor& tensor) {
 
 namespace core {
 
-Tensor make_leaf(const Shape& shape, DType dtype, void** data, Location) {
+Tensor make_leaf(const Shape& shape, DType dtype, void** data, Location at) {
+  Tape& tape = Tape::current(at);
   Node* node = make_node(1);
-  node->tape = &Tape::current();
+  node->tape = &tape;
   Value& value = node->output(0);
   value.shape = shape;
   value.dtype = dtype;
@@ -285,7 +293,7 @@ void bind_version(core::Cell& cell, Tensor value, Location at) {
     version.value()->requires_grad = cell.requires_grad;
     version.value()->node->cell = cell.weak_from_this();
   }
-  core::Tape& tape = core::Tape::current();
+  core::Tape& tape = core::Tape::current(at);
   if (tape.settings.anomaly && version.pending()) tape.rebinding.note(cell);
   cell.value = std::move(version);
 }

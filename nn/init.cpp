@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/generator.hpp"
+#include "core/number_text.hpp"
 #include "core/philox.hpp"
 #include "fusetape/nn.hpp"
 
@@ -50,8 +51,8 @@ Tensor kaiming_normal(const Shape& shape, std::int64_t fan_out, Location at) {
 Tensor uniform(const Shape& shape, double low, double high, Location at) {
   check_shape("uniform", shape, at);
   if (!(low <= high)) {
-    throw Error("uniform", "expected low ≤ high, got " + std::to_string(low) + " and " + std::to_string(high),
-                at);
+    throw Error("uniform",
+                "expected low ≤ high, got " + core::number_text(low) + " and " + core::number_text(high), at);
   }
   const auto scale = [low, high](const core::PhiloxBlock& words, float* out) {
     for (std::size_t i = 0; i < 4; ++i) {

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/number_text.hpp"
 #include "fusetape/nn.hpp"
 
 /// Each layer hands on here(): an error names the user's call, not this file.
@@ -85,9 +86,9 @@ Tensor ConvTranspose2d::forward(const Tensor& x) {
 
 BatchNorm2d::BatchNorm2d(std::int64_t channels, BatchNormOptions options, Location at) : options_(options) {
   require_positive("BatchNorm2d", "channels", channels, at);
-  if (!(options.eps > 0)) fail("BatchNorm2d", "eps > 0", std::to_string(options.eps), at);
+  if (!(options.eps > 0)) fail("BatchNorm2d", "eps > 0", core::number_text(options.eps), at);
   if (!(options.momentum >= 0 && options.momentum <= 1)) {
-    fail("BatchNorm2d", "momentum in [0, 1]", std::to_string(options.momentum), at);
+    fail("BatchNorm2d", "momentum in [0, 1]", core::number_text(options.momentum), at);
   }
   weight_ = register_parameter("weight", ones({channels}, DType::f32, at), at);
   bias_ = register_parameter("bias", zeros({channels}, DType::f32, at), at);
@@ -119,7 +120,7 @@ Tensor Tanh::forward(const Tensor& x) { return tanh({x, here()}); }
 Tensor GELU::forward(const Tensor& x) { return gelu({x, here()}); }
 
 Dropout::Dropout(double p, Location at) : p_(p) {
-  if (!(p >= 0 && p < 1)) fail("Dropout", "p in [0, 1)", std::to_string(p), at);
+  if (!(p >= 0 && p < 1)) fail("Dropout", "p in [0, 1)", core::number_text(p), at);
 }
 
 Tensor Dropout::forward(const Tensor& x) { return is_training() && p_ > 0 ? dropout({x, here()}, p_) : x; }

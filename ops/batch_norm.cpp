@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/number_text.hpp"
 #include "core/op_attrs.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
@@ -52,8 +53,8 @@ void check_statistic(const InferContext& ctx, int i, const char* name, const Sha
 }
 
 void check_options(const InferContext& ctx, const BatchNormAttrs& a) {
-  if (!(a.eps >= 0)) ctx.fail("eps of at least 0", std::to_string(a.eps));
-  if (!(a.momentum >= 0 && a.momentum <= 1)) ctx.fail("momentum in [0, 1]", std::to_string(a.momentum));
+  if (!(a.eps >= 0)) ctx.fail("eps of at least 0", core::number_text(a.eps));
+  if (!(a.momentum >= 0 && a.momentum <= 1)) ctx.fail("momentum in [0, 1]", core::number_text(a.momentum));
 }
 
 constexpr std::array<const char*, 5> names{"x", "gamma", "beta", "running_mean", "running_var"};

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/loss_formulas.hpp"
+#include "core/number_text.hpp"
 #include "core/op_attrs.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"

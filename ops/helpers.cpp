@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/module_scope.hpp"
+#include "core/number_text.hpp"
 
 namespace fusetape::ops {
 
@@ -26,20 +27,13 @@ Tensor require_defined(std::string_view op, const Operand& x) {
   return x.take();
 }
 
-std::string number_text(double number) {
-  std::string text = std::to_string(number);
-  text.erase(text.find_last_not_of('0') + 1);
-  if (text.back() == '.') text.pop_back();
-  return text;
-}
-
 Tensor number_as(std::string_view op, double number, DType dtype, Location at) {
   const bool fits = is_floating(dtype) || (dtype == DType::boolean && (number == 0 || number == 1)) ||
                     (dtype == DType::u8 && number >= 0 && number <= 255 && number == std::trunc(number)) ||
                     (dtype == DType::i64 && std::abs(number) < 0x1p63 && number == std::trunc(number));
   if (!fits) {
     fail(op, "a number that " + std::string(name_of(dtype)) + " holds (cast the tensor for another)",
-         number_text(number), at);
+         core::number_text(number), at);
   }
   return scalar(number, dtype, at);
 }
@@ -47,7 +41,7 @@ Tensor number_as(std::string_view op, double number, DType dtype, Location at) {
 }  // namespace
 
 Tensor require_tensor(std::string_view op, const Operand& x) {
-  if (x.is_number()) fail(op, "a tensor", "the number " + number_text(x.number()), x.at());
+  if (x.is_number()) fail(op, "a tensor", "the number " + core::number_text(x.number()), x.at());
   return require_defined(op, x);
 }
 

@@ -1,5 +1,6 @@
 // Arithmetic, element by element, with NumPy broadcasting.
 #include "core/formulas.hpp"
+#include "core/number_text.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
@@ -191,7 +192,7 @@ Tensor sqrt(Operand x) { return ops::record_unary(ops::sqrt_op, x); }
 
 Tensor clamp(Operand x, double low, double high) {
   if (!(low <= high)) {
-    ops::fail("clamp", "low ≤ high", std::to_string(low) + " and " + std::to_string(high), x.at());
+    ops::fail("clamp", "low ≤ high", core::number_text(low) + " and " + core::number_text(high), x.at());
   }
   return core::record_one(
       ops::clamp_op, {ops::require_tensor("clamp", x), ops::number(low, x.at()), ops::number(high, x.at())},

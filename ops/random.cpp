@@ -1,6 +1,7 @@
 // Random numbers and dropout: pure functions of (seed, counter), which are scalar inputs drawn when the call
 // is recorded.
 #include "core/generator.hpp"
+#include "core/number_text.hpp"
 #include "core/philox.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
@@ -99,7 +100,7 @@ Tensor randn(Shape shape, DType dtype, Location at) {
 Tensor dropout(Operand x, double p) {
   Tensor from = ops::require_tensor("dropout", x);
   ops::check_floating(ops::dropout_op, from.dtype(), x.at());
-  if (!(p >= 0 && p < 1)) ops::fail("dropout", "p in [0, 1)", std::to_string(p), x.at());
+  if (!(p >= 0 && p < 1)) ops::fail("dropout", "p in [0, 1)", core::number_text(p), x.at());
   if (p == 0) return from;
   const core::Draw draw = core::draw(from.elements());
   Tensor seed = ops::integer(draw.seed, x.at()), counter = ops::integer(draw.counter, x.at());

@@ -3,12 +3,12 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstdio>
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/folded_weights.hpp"
 #include "backends/cpu/winograd/accuracy.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
+#include "core/number_text.hpp"
 #include "core/plan/norm_roles.hpp"
 
 namespace fusetape::backends::cpu {
@@ -103,9 +103,11 @@ Support pays_by_shape(const GraphNode& conv, const winograd::Problem& problem, D
 
 Support within(double error, double stated, const std::string& where) {
   if (error <= stated) return {};
-  char text[96];
-  std::snprintf(text, sizeof text, " is about %.2e of the largest value, above %.0e", error, stated);
-  return refuse("its error " + where + text);
+  const auto text = [](double number, int digits) {
+    return core::number_text(number, std::chars_format::scientific, digits);
+  };
+  return refuse("its error " + where + " is about " + text(error, 2) + " of the largest value, above " +
+                text(stated, 0));
 }
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {

@@ -3,12 +3,12 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <limits>
 
 #include "core/half.hpp"
+#include "core/number_text.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -23,9 +23,7 @@ constexpr double clearly_slower = 1.25, hopelessly_slower = 2;
 constexpr std::size_t l2_bytes = std::size_t{1} << 20;
 
 std::string formatted(double ms) {
-  char text[32];
-  std::snprintf(text, sizeof text, ms < 0.1 ? "%.3f ms" : "%.2f ms", ms);
-  return text;
+  return core::number_text(ms, std::chars_format::fixed, ms < 0.1 ? 3 : 2) + " ms";
 }
 
 /// Numbers between −1 and 1 that are the same read as f32 and as pairs of bf16.

@@ -1,9 +1,9 @@
 #include "backends/cpu/tuner.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <exception>
 
+#include "core/number_text.hpp"
 #include "fusetape/runtime.hpp"
 
 namespace fusetape::backends::cpu {
@@ -19,11 +19,10 @@ double since(KernelRace::Clock::time_point start) {
 
 /// "12 kinds of convolution, 4 timed in 140 ms, 3 left in the built-in order"
 std::string summary(std::size_t kinds, std::size_t timed, std::size_t left, double ms) {
-  char text[128];
   std::string result = std::to_string(kinds) + (kinds == 1 ? " kind" : " kinds") + " of convolution";
   if (timed > 0) {
-    std::snprintf(text, sizeof text, ", %zu timed in %.0f ms", timed, ms);
-    result += text;
+    result += ", " + std::to_string(timed) + " timed in " +
+              core::number_text(ms, std::chars_format::fixed, 0) + " ms";
   }
   if (left > 0) result += ", " + std::to_string(left) + " left in the built-in order";
   return result;

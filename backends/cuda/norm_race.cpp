@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
 
+#include "core/number_text.hpp"
 #include "core/reference.hpp"
 #include "fusetape/error.hpp"
 
@@ -21,12 +21,6 @@ constexpr double clearly_less = 0.9;
 constexpr int rounds = 5, runs = 10;
 /// At a time between the host and the device.
 constexpr std::int64_t chunk = 1 << 16;
-
-std::string in_text(const char* format, double number) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), format, number);
-  return text.data();
-}
 
 // ---- the data
 
@@ -184,7 +178,7 @@ std::string difference_of(Memory& memory, const NormOperand& operand, const void
   const std::string what = std::string("its ") + name_of(operand.place);
   if (!same_nans) return what + " is not finite in other places than ours";
   if (apart <= tolerance_of(operand.dtype) * scale) return {};
-  return what + " differs by " + in_text("%.2g", apart / scale);
+  return what + " differs by " + core::number_text(apart / scale, std::chars_format::general, 2);
 }
 
 // ---- the race
@@ -284,7 +278,8 @@ NormVerdict judge(const NormRace& race) {
   if (!race.difference.empty()) return {.library = false, .why = race.difference};
   if (!(race.ours > 0) || !(race.library > 0)) return {.library = false, .why = "too fast to be timed"};
   const double ratio = race.library / race.ours;
-  NormVerdict verdict{.library = ratio <= clearly_less, .why = in_text("%.2f of our time", ratio)};
+  NormVerdict verdict{.library = ratio <= clearly_less,
+                      .why = core::number_text(ratio, std::chars_format::fixed, 2) + " of our time"};
   if (!verdict.library && ratio < 1) verdict.why += ", which is too little to gain";
   return verdict;
 }

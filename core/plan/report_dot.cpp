@@ -26,7 +26,7 @@ const char* colour_of(const std::string& phase) {
 }  // namespace
 
 std::string Report::to_dot() const {
-  std::ostringstream out;
+  std::ostringstream out = plan::plain_stream();
   out << "digraph plan {\n"
       << "  node [shape=box, style=\"rounded,filled\", fontname=\"Helvetica\", fontsize=10];\n"
       << "  edge [color=\"#888888\"];\n";
@@ -35,7 +35,7 @@ std::string Report::to_dot() const {
     out << "  g" << g << " [label=\"" << escaped(plan::short_name(group)) << "\\n";
     if (!group.module_path.empty()) out << escaped(group.module_path) << "\\n";
     out << escaped(group.kernel) << "\\n"
-        << plan::formatted(group.tensor_passes, "%.0f") << " passes, " << plan::megabytes(group.bytes)
+        << plan::fixed(group.tensor_passes, 0) << " passes, " << plan::megabytes(group.bytes)
         << "\", tooltip=\"" << escaped(group.source) << "\", fillcolor=\"" << colour_of(group.phase)
         << "\"];\n";
   }

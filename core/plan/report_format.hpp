@@ -1,21 +1,28 @@
 #pragma once
-#include <cstdio>
+#include <locale>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "core/number_text.hpp"
 #include "fusetape/report.hpp"
 
 /// What the forms of a report share.
 namespace fusetape::plan {
 
-inline std::string formatted(double value, const char* format) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
+inline std::string fixed(double value, int digits) {
+  return core::number_text(value, std::chars_format::fixed, digits);
 }
 
 inline std::string megabytes(std::int64_t bytes) {
-  return formatted(static_cast<double>(bytes) / 1e6, "%.3f MB");
+  return fixed(static_cast<double>(bytes) / 1e6, 3) + " MB";
+}
+
+/// Writes numbers in the same way whatever the process's locale.
+inline std::ostringstream plain_stream() {
+  std::ostringstream stream;
+  stream.imbue(std::locale::classic());
+  return stream;
 }
 
 inline std::string counted(std::size_t n, const std::string& noun) {

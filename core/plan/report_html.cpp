@@ -8,7 +8,7 @@ namespace fusetape {
 namespace {
 
 using plan::counted;
-using plan::formatted;
+using plan::fixed;
 using plan::megabytes;
 
 constexpr const char* style = R"(
@@ -76,15 +76,15 @@ void write_head(std::ostream& out, const Report& report) {
       << "<p class=\"faint\">backend " << escaped(report.backend) << ", "
       << counted(static_cast<std::size_t>(report.threads), "thread") << ", fusion "
       << (report.fusion ? "on" : "off") << ", retention " << escaped(report.retention) << ", deterministic "
-      << (report.deterministic ? "on" : "off") << "; planned in " << formatted(report.planning_ms, "%.2f ms")
+      << (report.deterministic ? "on" : "off") << "; planned in " << fixed(report.planning_ms, 2) + " ms"
       << "; plan cache: " << counted(static_cast<std::size_t>(report.cache_hits), "hit") << ", "
       << report.cache_misses << (report.cache_misses == 1 ? " miss" : " misses")
       << (report.tuning.empty() ? "" : "; tuning: " + escaped(report.tuning))
       << (report.replay.empty() ? "" : "; run as " + escaped(report.replay))
       << "</p>\n<ul class=\"facts\">\n";
   write_fact(out, std::to_string(report.kernels), "kernels");
-  write_fact(out, formatted(report.tensor_passes, "%.0f"),
-             "tensor passes (unfused " + formatted(report.unfused_passes, "%.0f") + ")");
+  write_fact(out, fixed(report.tensor_passes, 0),
+             "tensor passes (unfused " + fixed(report.unfused_passes, 0) + ")");
   write_fact(out, megabytes(report.bytes), "moved (unfused " + megabytes(report.unfused_bytes) + ")");
   write_fact(out, megabytes(report.kept_bytes),
              "kept for backward (unfused " + megabytes(report.unfused_kept_bytes) + ")");
@@ -97,8 +97,8 @@ void write_bars(std::ostream& out, const GroupReport& group, std::int64_t larges
   const auto bar = [&](const std::string& colour, std::int64_t bytes) {
     const double percent =
         100.0 * static_cast<double>(bytes) / static_cast<double>(std::max<std::int64_t>(largest, 1));
-    out << "<div class=\"bar " << colour << "\" style=\"width:" << formatted(percent, "%.2f")
-        << "%\" title=\"" << megabytes(bytes) << "\"></div>";
+    out << "<div class=\"bar " << colour << "\" style=\"width:" << fixed(percent, 2) << "%\" title=\""
+        << megabytes(bytes) << "\"></div>";
   };
   bar(group.phase, group.bytes);
   bar("unfused", group.unfused_bytes);
@@ -121,10 +121,10 @@ void write_groups(std::ostream& out, const Report& report) {
         << "</td><td>" << escaped(group.module_path) << " <span class=\"faint\">" << escaped(group.source)
         << "</span></td><td>" << escaped(group.kernel);
     if (!group.why.empty()) out << " <span class=\"faint\">" << escaped(group.why) << "</span>";
-    out << "</td><td class=\"figure\">" << formatted(group.tensor_passes, "%.0f")
-        << " <span class=\"faint\">of " << formatted(group.unfused_passes, "%.0f")
-        << "</span></td><td class=\"figure\">" << megabytes(group.bytes) << "<br><span class=\"faint\">"
-        << megabytes(group.unfused_bytes) << "</span></td><td class=\"bars\">";
+    out << "</td><td class=\"figure\">" << fixed(group.tensor_passes, 0) << " <span class=\"faint\">of "
+        << fixed(group.unfused_passes, 0) << "</span></td><td class=\"figure\">" << megabytes(group.bytes)
+        << "<br><span class=\"faint\">" << megabytes(group.unfused_bytes)
+        << "</span></td><td class=\"bars\">";
     write_bars(out, group, largest);
     out << "</td><td class=\"figure\">" << (group.kept_bytes > 0 ? megabytes(group.kept_bytes) : "")
         << "</td></tr>\n";
@@ -143,7 +143,7 @@ void write_kept(std::ostream& out, const Report& report) {
                            static_cast<double>(std::max<std::int64_t>(report.kept_bytes, 1));
     out << "<tr><td>" << escaped(op.op) << "</td><td class=\"figure\">" << op.values
         << "</td><td class=\"figure\">" << megabytes(op.bytes)
-        << "</td><td class=\"bars\"><div class=\"bar forward\" style=\"width:" << formatted(percent, "%.2f")
+        << "</td><td class=\"bars\"><div class=\"bar forward\" style=\"width:" << fixed(percent, 2)
         << "%\"></div></td></tr>\n";
   }
   out << "</table>\n";
@@ -161,16 +161,16 @@ void write_arena(std::ostream& out, const Report& report) {
   if (size == 0) return;
   const double per_step = width / static_cast<double>(std::max<std::size_t>(report.groups.size(), 1));
   const double per_byte = height / static_cast<double>(size);
-  out << "<svg viewBox=\"0 0 " << formatted(width, "%.0f") << ' ' << formatted(height, "%.0f")
+  out << "<svg viewBox=\"0 0 " << fixed(width, 0) << ' ' << fixed(height, 0)
       << "\" role=\"img\" aria-label=\"arena timeline\">\n";
   for (const ArenaBlockReport& block : report.arena) {
     const double top = height - static_cast<double>(block.offset + block.bytes) * per_byte;
     out << "<rect fill=\"" << colour_of(report.groups[static_cast<std::size_t>(block.first_step)].phase)
-        << "\" x=\"" << formatted(block.first_step * per_step, "%.2f") << "\" y=\"" << formatted(top, "%.2f")
-        << "\" width=\"" << formatted((block.last_step - block.first_step + 1) * per_step, "%.2f")
-        << "\" height=\"" << formatted(static_cast<double>(block.bytes) * per_byte, "%.2f") << "\"><title>"
-        << escaped(block.op) << ' ' << escaped(block.module_path) << ", " << megabytes(block.bytes)
-        << ", steps " << block.first_step << " to " << block.last_step << "</title></rect>\n";
+        << "\" x=\"" << fixed(block.first_step * per_step, 2) << "\" y=\"" << fixed(top, 2) << "\" width=\""
+        << fixed((block.last_step - block.first_step + 1) * per_step, 2) << "\" height=\""
+        << fixed(static_cast<double>(block.bytes) * per_byte, 2) << "\"><title>" << escaped(block.op) << ' '
+        << escaped(block.module_path) << ", " << megabytes(block.bytes) << ", steps " << block.first_step
+        << " to " << block.last_step << "</title></rect>\n";
   }
   out << "</svg>\n";
 }
@@ -190,7 +190,7 @@ void write_refusals(std::ostream& out, const Report& report) {
 }  // namespace
 
 std::string Report::to_html() const {
-  std::ostringstream out;
+  std::ostringstream out = plan::plain_stream();
   write_head(out, *this);
   write_groups(out, *this);
   write_kept(out, *this);

@@ -10,7 +10,7 @@ namespace fusetape {
 namespace {
 
 using plan::counted;
-using plan::formatted;
+using plan::fixed;
 using plan::megabytes;
 
 constexpr std::size_t columns = 9;
@@ -24,12 +24,12 @@ Row row_of(const GroupReport& group) {
   return {group.phase,
           plan::short_name(group),
           group.kernel,
-          formatted(group.tensor_passes, "%.0f"),
-          formatted(group.unfused_passes, "%.0f"),
+          fixed(group.tensor_passes, 0),
+          fixed(group.unfused_passes, 0),
           megabytes(group.bytes),
           megabytes(group.unfused_bytes),
           group.kept_bytes > 0 ? megabytes(group.kept_bytes) : "",
-          (group.milliseconds > 0 ? formatted(group.milliseconds, "%.3f ms") + "  " : "") + place};
+          (group.milliseconds > 0 ? fixed(group.milliseconds, 3) + " ms" + "  " : "") + place};
 }
 
 /// Words to the left, figures to the right, the last column as long as it likes.
@@ -50,9 +50,9 @@ void print_table(std::ostream& out, const std::vector<Row>& rows) {
 
 void print_totals(std::ostream& out, const Report& report) {
   out << "plan on " << report.backend << ", fusion " << (report.fusion ? "on" : "off") << ": "
-      << report.kernels << " kernels, " << formatted(report.tensor_passes, "%.0f") << " tensor passes, kept "
+      << report.kernels << " kernels, " << fixed(report.tensor_passes, 0) << " tensor passes, kept "
       << megabytes(report.kept_bytes) << ", peak " << megabytes(report.peak_bytes) << '\n'
-      << "  unfused: " << formatted(report.unfused_passes, "%.0f") << " tensor passes, "
+      << "  unfused: " << fixed(report.unfused_passes, 0) << " tensor passes, "
       << megabytes(report.unfused_bytes) << " moved (here " << megabytes(report.bytes) << "), kept "
       << megabytes(report.unfused_kept_bytes) << '\n'
       << "  arena: " << megabytes(report.arena_bytes - report.scratch_bytes) << " (at least "
@@ -61,7 +61,7 @@ void print_totals(std::ostream& out, const Report& report) {
       << "  settings: retention " << report.retention << ", deterministic "
       << (report.deterministic ? "on" : "off") << ", "
       << counted(static_cast<std::size_t>(report.threads), "thread") << "; planned in "
-      << formatted(report.planning_ms, "%.2f ms")
+      << fixed(report.planning_ms, 2) + " ms"
       << "; plan cache: " << counted(static_cast<std::size_t>(report.cache_hits), "hit") << ", "
       << report.cache_misses << (report.cache_misses == 1 ? " miss\n" : " misses\n");
   if (!report.tuning.empty()) out << "  tuning: " << report.tuning << '\n';
@@ -79,7 +79,7 @@ void print_kept(std::ostream& out, const Report& report) {
 }  // namespace
 
 std::string Report::to_string() const {
-  std::ostringstream out;
+  std::ostringstream out = plan::plain_stream();
   print_totals(out, *this);
   std::vector<Row> rows{
       {"phase", "group", "kernel", "passes", "unfused", "moved", "unfused", "kept", "where"}};

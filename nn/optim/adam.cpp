@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/number_text.hpp"
 #include "fusetape/optim.hpp"
 #include "ops/optimizer.hpp"
 
@@ -8,7 +9,7 @@ namespace {
 
 void check(const std::string& name, const AdamOptions& options, Location at) {
   const auto require = [&](bool ok, const char* expected, double got) {
-    if (!ok) throw Error(name, std::string("expected ") + expected + ", got " + std::to_string(got), at);
+    if (!ok) throw Error(name, std::string("expected ") + expected + ", got " + core::number_text(got), at);
   };
   require(options.beta1 >= 0 && options.beta1 < 1, "beta1 in [0, 1)", options.beta1);
   require(options.beta2 >= 0 && options.beta2 < 1, "beta2 in [0, 1)", options.beta2);

@@ -1,9 +1,9 @@
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 
 #include "core/checked.hpp"
 #include "core/module_scope.hpp"
+#include "core/number_text.hpp"
 #include "fusetape/autograd.hpp"
 #include "fusetape/ops.hpp"
 #include "fusetape/optim.hpp"
@@ -16,13 +16,9 @@ namespace {
 /// Factors whose reciprocals are f32 numbers, too, with all their bits.
 constexpr double least_factor = 0x1p-126, most_factor = 0x1p126;
 
-std::string to_text(double number) {
-  char digits[64];
-  return {digits, std::to_chars(digits, digits + sizeof digits, number).ptr};
-}
-
 void require(bool ok, const char* expected, double got, Location at) {
-  if (!ok) throw Error("LossScaler", std::string("expected ") + expected + ", got " + to_text(got), at);
+  if (!ok)
+    throw Error("LossScaler", std::string("expected ") + expected + ", got " + core::number_text(got), at);
 }
 
 LossScalerOptions checked(LossScalerOptions options, Location at) {
@@ -64,7 +60,7 @@ bool LossScaler::step(Optimizer& optimizer, Location at) {
           "LossScaler",
           "the loss itself is not finite, or its gradients are not: they overflow although the loss is "
           "multiplied by no more than the least factor, " +
-              to_text(factor_) +
+              core::number_text(factor_) +
               ". Nothing was updated. set_anomaly_detection(true) names the first op that makes a NaN "
               "or an infinity",
           at);

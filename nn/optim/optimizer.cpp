@@ -3,6 +3,7 @@
 
 #include "core/checked.hpp"
 #include "core/module_scope.hpp"
+#include "core/number_text.hpp"
 #include "core/tape.hpp"
 #include "fusetape/autograd.hpp"
 #include "fusetape/ops.hpp"
@@ -30,7 +31,7 @@ void check_parameters(const std::string& name, const std::vector<Parameter>& par
 
 void check_rate(const std::string& name, double rate, Location at) {
   if (!(rate >= 0) || std::isinf(rate)) {
-    throw Error(name, "expected a finite learning rate ≥ 0, got " + std::to_string(rate), at);
+    throw Error(name, "expected a finite learning rate ≥ 0, got " + core::number_text(rate), at);
   }
 }
 
@@ -168,7 +169,7 @@ std::vector<Cell> Optimizer::make_state(const std::string& name, Location at) {
 
 Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm, Location at) {
   if (!(max_norm > 0)) {
-    throw Error("clip_grad_norm", "expected max_norm > 0, got " + std::to_string(max_norm), at);
+    throw Error("clip_grad_norm", "expected max_norm > 0, got " + core::number_text(max_norm), at);
   }
   const NoGrad no_history;
   const core::PhaseScope phase(plan::Phase::update, at);

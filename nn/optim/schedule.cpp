@@ -3,6 +3,7 @@
 #include <numbers>
 
 #include "core/checked.hpp"
+#include "core/number_text.hpp"
 #include "fusetape/optim.hpp"
 #include "nn/optim/setting_reader.hpp"
 
@@ -13,7 +14,7 @@ using Rate = std::function<double(std::int64_t)>;
 const std::string warmup_then = "LinearWarmup, then ", then_prefix = "then.";
 
 void require(bool ok, const char* schedule, const char* expected, double got, Location at) {
-  if (!ok) throw Error(schedule, std::string("expected ") + expected + ", got " + std::to_string(got), at);
+  if (!ok) throw Error(schedule, std::string("expected ") + expected + ", got " + core::number_text(got), at);
 }
 
 void require_steps(const char* schedule, const char* what, std::int64_t steps, Location at) {

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/number_text.hpp"
 #include "fusetape/optim.hpp"
 #include "ops/optimizer.hpp"
 
@@ -8,10 +9,11 @@ namespace {
 
 void check(const SGDOptions& options, Location at) {
   if (!(options.momentum >= 0 && options.momentum <= 1)) {
-    throw Error("SGD", "expected momentum in [0, 1], got " + std::to_string(options.momentum), at);
+    throw Error("SGD", "expected momentum in [0, 1], got " + core::number_text(options.momentum), at);
   }
   if (!(options.weight_decay >= 0) || std::isinf(options.weight_decay)) {
-    throw Error("SGD", "expected a finite weight_decay ≥ 0, got " + std::to_string(options.weight_decay), at);
+    throw Error("SGD", "expected a finite weight_decay ≥ 0, got " + core::number_text(options.weight_decay),
+                at);
   }
   if (options.nesterov && options.momentum == 0) {
     throw Error("SGD", "expected a momentum > 0 with nesterov, got 0", at);

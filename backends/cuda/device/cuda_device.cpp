@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <string>
 
 #include "backends/cuda/device/device_facts.hpp"
 #include "backends/cuda/device/kernel_table.hpp"
 #include "backends/cuda/device/queued_operation.hpp"
+#include "core/number_text.hpp"
 #include "fusetape/error.hpp"
 
 namespace fusetape::backends::cuda {
@@ -16,9 +16,7 @@ namespace {
 constexpr std::int64_t most_blocks_x = 0x7fffffff, most_blocks_y = 0xffff;
 
 std::string in_megabytes(std::size_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f MB", static_cast<double>(bytes) * 1e-6);
-  return text;
+  return core::number_text(static_cast<double>(bytes) * 1e-6, std::chars_format::fixed, 1) + " MB";
 }
 
 /// `where`: "device memory" or "pinned memory".
