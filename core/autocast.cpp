@@ -110,7 +110,9 @@ Autocast::Autocast(DType dtype, Location at) : before_(core::Tape::current().set
   core::Tape::current().settings.autocast = dtype;
 }
 
-Autocast::~Autocast() { core::Tape::current().settings.autocast = before_; }
+Autocast::~Autocast() {
+  if (core::Tape* tape = core::Tape::alive()) tape->settings.autocast = before_;
+}
 
 DType autocast_dtype() { return core::Tape::current().settings.autocast; }
 

@@ -8,6 +8,7 @@
 #include "core/module_scope.hpp"
 #include "core/segment.hpp"
 #include "core/tape.hpp"
+#include "core/thread_end.hpp"
 #include "fusetape/autograd.hpp"
 #include "fusetape/ops.hpp"
 
@@ -30,7 +31,8 @@ struct Lists {
 
 class BorrowedLists {
  public:
-  BorrowedLists() {
+  explicit BorrowedLists(Location at) {
+    Tape::current(at);  // throws at the end of the thread, where its lists may be gone
     if (spare().empty()) {
       lists_ = std::make_unique<Lists>();
     } else {
@@ -51,8 +53,11 @@ class BorrowedLists {
 
  private:
   static std::vector<std::unique_ptr<Lists>>& spare() {
-    static thread_local std::vector<std::unique_ptr<Lists>> lists;
-    return lists;
+    static thread_local struct {
+      std::vector<std::unique_ptr<Lists>> lists;
+      EndsWithThread end;
+    } own;
+    return own.lists;
   }
   std::unique_ptr<Lists> lists_;
 };
@@ -225,7 +230,7 @@ class ReversePass {
   Location at_;
   const std::uint64_t number_ = next_visit();
   std::uint64_t oldest_ = 0;
-  BorrowedLists lists_;
+  BorrowedLists lists_{at_};
   std::vector<Node*>& order_ = lists_->order;
   std::vector<Node*>& held_ = lists_->held;
   std::vector<Value*>& leaves_ = lists_->leaves;
@@ -307,7 +312,9 @@ std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<T
 NoGrad::NoGrad() : before_(core::Tape::current().settings.grad) {
   core::Tape::current().settings.grad = false;
 }
-NoGrad::~NoGrad() { core::Tape::current().settings.grad = before_; }
+NoGrad::~NoGrad() {
+  if (core::Tape* tape = core::Tape::alive()) tape->settings.grad = before_;
+}
 
 bool grad_enabled() { return core::Tape::current().settings.grad; }
 

@@ -76,6 +76,9 @@ class Pool {
   void trim(std::size_t bytes);
   PoolStats stats() const;
   backends::Backend& backend() const { return backend_; }
+  // Nobody else comes in between: around a fork().
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
 
  private:
   friend class BufferRef;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/check.hpp"
+#include "core/fork.hpp"
 #include "core/tape.hpp"
 #include "fusetape/autograd.hpp"
 
@@ -163,6 +164,9 @@ void set_kernel_choices(const std::vector<KernelChoice>& choices) {
 
 void set_anomaly_detection(bool on) { Tape::current().settings.anomaly = on; }
 bool anomaly_detection_enabled() { return Tape::current().settings.anomaly; }
+DetectAnomaly::~DetectAnomaly() {
+  if (Tape* tape = Tape::alive()) tape->settings.anomaly = before_;
+}
 
 void set_eager(bool on) {
   if (on) Tape::current().flush(Location::current());
@@ -176,8 +180,12 @@ bool graph_capture_enabled() { return Tape::current().settings.capture; }
 void set_profiling(bool on) { Tape::current().settings.profiling = on; }
 
 void set_threads(int threads, Location at) {
-  if (threads < 1) throw Error("set_threads", "expected at least 1, got " + std::to_string(threads), at);
-  Tape::current().flush(at);
+  if (threads < 1 || threads > max_threads) {
+    throw Error("set_threads",
+                "expected 1 to " + std::to_string(max_threads) + " threads, got " + std::to_string(threads),
+                at);
+  }
+  if (!core::threads_lost()) Tape::current().flush(at);  // else it could not run yet
   Tape::current().settings.threads = threads;
   Tape::current().settings.backend->set_threads(threads);
 }

@@ -8,6 +8,7 @@
 
 #include "core/autocast.hpp"
 #include "core/check.hpp"
+#include "core/fork.hpp"
 #include "core/module_scope.hpp"
 #include "core/op_attrs.hpp"
 #include "core/segment.hpp"
@@ -50,10 +51,19 @@ Tensor cast_to(DType dtype, const Tensor& x, Location at) {
 
 }  // namespace
 
-Tape& Tape::current() {
+Tape& Tape::current(Location at) {
+  if (thread_ends) {
+    throw Error(
+        "tape",
+        "expected a thread that goes on, got a call at its end, from the destructor of something static or "
+        "thread_local",
+        at);
+  }
   static thread_local Tape tape;
   return tape;
 }
+
+Tape* Tape::alive() { return thread_ends ? nullptr : &current(); }
 
 Tape::Tape() {
   host_pool();  // outlives every tape
@@ -68,6 +78,10 @@ Tape::Tape() {
   settings.capture =
       !environment_says("FUSETAPE_CAPTURE", "off") && !environment_says("FUSETAPE_CAPTURE", "0");
   settings.threads = omp_get_max_threads();
+  if (settings.threads > max_threads) {
+    throw Error("OMP_NUM_THREADS", "expected at most " + std::to_string(max_threads) + " threads, got " +
+                                       std::to_string(settings.threads));
+  }
   const char* set = std::getenv("FUSETAPE_BACKEND");
   const char* name = set != nullptr ? set : "cpu";
   settings.backend = backend_named(name);
@@ -200,6 +214,7 @@ void Tape::append(Node* node) {
 void Tape::flush(Location at) {
   if (pending_.empty()) return;
   refuse_while_running("run", at);
+  if (settings.threads > 1 || !settings.backend->on_host()) rely_on_threads(at);
   running_ = true;
   struct Reset {
     bool& flag;
@@ -251,10 +266,10 @@ std::byte* Tape::arena(std::size_t bytes) {
   return static_cast<std::byte*>(arena_buffer_.data());
 }
 
-void flush_step(Location at) { Tape::current().flush(at); }
+void flush_step(Location at) { Tape::current(at).flush(at); }
 
 Outputs record(const OpDef& op, std::span<const Tensor> inputs, const Attrs& attrs, Location at) {
-  return Tape::current().record(op, inputs, attrs, at);
+  return Tape::current(at).record(op, inputs, attrs, at);
 }
 
 Tensor record_one(const OpDef& op, std::initializer_list<Tensor> inputs, const Attrs& attrs, Location at) {

@@ -7,6 +7,7 @@
 #include "backends/backend.hpp"
 #include "core/anomaly.hpp"
 #include "core/plan/cache.hpp"
+#include "core/thread_end.hpp"
 #include "core/value.hpp"
 
 namespace fusetape::core {
@@ -36,7 +37,10 @@ class Tape {
   static constexpr std::size_t max_pending_nodes = 50'000;
   static constexpr std::int64_t max_pending_bytes = std::int64_t{64} << 30;
 
-  static Tape& current();
+  /// This thread's. Throws at the thread's end, once it is gone.
+  static Tape& current(Location at = Location::current());
+  /// nullptr: it is gone. For destructors.
+  static Tape* alive();
 
   Outputs record(const OpDef& op, std::span<const Tensor> inputs, const Attrs& attrs, Location at);
   /// Plans and runs everything pending. An error before the first kernel changes nothing.
@@ -89,6 +93,7 @@ class Tape {
   bool running_ = false;
   bool warned_about_cut_ = false;
   bool noted_changing_number_ = false;
+  EndsWithThread end_;
 };
 
 /// Turns gradient recording on or off for a scope.

@@ -6,6 +6,7 @@
 #include "core/check.hpp"
 #include "core/segment.hpp"
 #include "core/tape.hpp"
+#include "core/thread_end.hpp"
 
 namespace fusetape::core {
 namespace {
@@ -21,13 +22,10 @@ struct NodeLists {
   ~NodeLists() {
     for (auto& list : lists) {
       for (void* block : list) ::operator delete(block);
-      list.clear();
     }
-    gone = true;
   }
-  static thread_local bool gone;
+  EndsWithThread end;  ///< the last member: the first to go
 };
-thread_local bool NodeLists::gone = false;
 
 NodeLists& node_lists() {
   static thread_local NodeLists lists;
@@ -38,7 +36,7 @@ void free_node(Node* node) {
   const int count = node->output_count;
   for (int i = 0; i < count; ++i) node->outputs[i].~Value();
   node->~Node();
-  if (count <= pooled_outputs && !NodeLists::gone && node_lists().lists[count].size() < longest_list) {
+  if (count <= pooled_outputs && !thread_ends && node_lists().lists[count].size() < longest_list) {
     node_lists().lists[count].push_back(node);
   } else {
     ::operator delete(node);
@@ -76,7 +74,7 @@ void free_chain(Node* node) {
     return;
   }
   std::vector<Node*> own;
-  std::vector<Node*>& doomed = NodeLists::gone ? own : node_lists().doomed;
+  std::vector<Node*>& doomed = thread_ends ? own : node_lists().doomed;
   doomed.push_back(node);
   freeing = &doomed;
   while (!doomed.empty()) {

@@ -67,6 +67,12 @@ std::string inaccurate_winograd(const Graph& graph, const Group& group) {
   return {};
 }
 
+/// OpenBLAS takes as many as it was built for, and would leave OpenMP's number at that.
+void set_threads_of_all(int threads) {
+  openblas_set_num_threads(threads);
+  omp_set_num_threads(threads);  // oneDNN's and our own
+}
+
 bool is_winograd(const Candidate* candidate) {
   return candidate != nullptr && candidate == cpu::winograd_convolutions().data();
 }
@@ -80,7 +86,7 @@ class CpuBackend final : public Backend {
       throw Error("cpu", std::string("expected OpenBLAS built with OpenMP (libopenblas-openmp-dev), got ") +
                              openblas_get_config());
     }
-    openblas_set_num_threads(omp_get_max_threads());
+    set_threads_of_all(omp_get_max_threads());
   }
 
   std::string_view name() const override { return "cpu"; }
@@ -105,10 +111,7 @@ class CpuBackend final : public Backend {
   void download(void* to, const void* from, std::size_t bytes) override { upload(to, from, bytes); }
   void synchronize() override {}
 
-  void set_threads(int threads) override {
-    omp_set_num_threads(threads);  // oneDNN's and our own
-    openblas_set_num_threads(threads);
-  }
+  void set_threads(int threads) override { set_threads_of_all(threads); }
 
   Speed speed() const override {
     // What a core of today's servers does in convolutions, and streams from memory beside its neighbours.

@@ -1,5 +1,7 @@
 #include "backends/cpu/onednn_engine.hpp"
 
+#include "core/thread_end.hpp"
+
 namespace fusetape::backends::cpu {
 namespace {
 
@@ -7,8 +9,11 @@ constexpr std::size_t alignment = 64;
 
 /// A stream of one thread: tapes of several threads may run at once.
 dnnl::stream& onednn_stream() {
-  thread_local dnnl::stream stream(onednn_engine());
-  return stream;
+  thread_local struct {
+    dnnl::stream stream{onednn_engine()};
+    core::EndsWithThread end;
+  } own;
+  return own.stream;
 }
 
 dnnl::memory memory_without_data(const dnnl::memory::desc& desc) {
@@ -23,7 +28,7 @@ void check(dnnl_status_t status, const std::string& kernel) {
 }  // namespace
 
 const dnnl::engine& onednn_engine() {
-  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  static const dnnl::engine& engine = *new dnnl::engine(dnnl::engine::kind::cpu, 0);  // outlives every tape
   return engine;
 }
 

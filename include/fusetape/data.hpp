@@ -61,7 +61,7 @@ struct DataLoaderOptions {
   std::int64_t cutout = 0;
   std::vector<double> mean{};  ///< per channel, of pixels in [0, 1]; empty: CIFAR-10's for 3 channels, else 0
   std::vector<double> stddev{};  ///< likewise, else 1
-  bool prefetch = true;          ///< a thread prepares the next batches
+  bool prefetch = true;          ///< a thread prepares the next batches; begun anew in a child of fork()
   std::uint64_t seed = 0;
 
   /// For judging a model: every image once, as it is, in the data set's order.
@@ -117,6 +117,7 @@ class DataLoader {
   /// Makes the next batch the current one; false, and on to the next epoch, where there is none.
   bool advance();
   bool next_batch();
+  void drop_worker();
 
   std::shared_ptr<const Dataset> dataset_;
   DataLoaderOptions options_;

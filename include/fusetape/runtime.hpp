@@ -115,7 +115,7 @@ bool anomaly_detection_enabled();
 class DetectAnomaly {
  public:
   explicit DetectAnomaly(bool on = true) : before_(anomaly_detection_enabled()) { set_anomaly_detection(on); }
-  ~DetectAnomaly() { set_anomaly_detection(before_); }
+  ~DetectAnomaly();
   DetectAnomaly(const DetectAnomaly&) = delete;
   DetectAnomaly& operator=(const DetectAnomaly&) = delete;
 
@@ -136,7 +136,10 @@ bool graph_capture_enabled();
 /// Notes when every kernel of every run starts and how long it takes, for explain(). Default: off.
 void set_profiling(bool on);
 
-/// Threads of the CPU backend (one OpenMP pool for our kernels, oneDNN and OpenBLAS). Default: all cores.
+inline constexpr int max_threads = 1024;
+/// Threads of the CPU backend (one OpenMP pool for our kernels, oneDNN and OpenBLAS), from 1 to max_threads.
+/// Default: all cores. They do not survive fork(): after a run on several threads, a child of fork() throws
+/// where it runs something, until it calls set_threads(1).
 void set_threads(int threads, Location at = Location::current());
 int threads();
 

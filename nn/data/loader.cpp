@@ -6,6 +6,8 @@
 #include <string>
 #include <thread>
 
+#include "core/fork.hpp"
+#include "core/number_text.hpp"
 #include "fusetape/data.hpp"
 #include "nn/data/batch_maker.hpp"
 #include "nn/data/checks.hpp"
@@ -53,9 +55,10 @@ DataLoaderOptions completed(DataLoaderOptions options, const Dataset* dataset, L
   }
   options.mean = per_channel("mean", options.mean, {0.4914, 0.4822, 0.4465}, 0, *dataset, at);
   options.stddev = per_channel("stddev", options.stddev, {0.2470, 0.2435, 0.2616}, 1, *dataset, at);
-  for (double mean : options.mean) require(std::isfinite(mean), "a finite mean", std::to_string(mean), at);
+  for (double mean : options.mean) require(std::isfinite(mean), "a finite mean", core::number_text(mean), at);
   for (double deviation : options.stddev) {
-    require(deviation > 0 && std::isfinite(deviation), "a finite stddev > 0", std::to_string(deviation), at);
+    require(deviation > 0 && std::isfinite(deviation), "a finite stddev > 0", core::number_text(deviation),
+            at);
   }
   return options;
 }
@@ -78,6 +81,9 @@ class DataLoader::Worker {
     changed_.notify_all();
     if (thread_.joinable()) thread_.join();
   }
+
+  /// Whether the thread is left behind in the process that this one was forked from.
+  bool left_behind() const { return forks_ != core::forks(); }
 
   /// Hands the next batch to `use`; rethrows what went wrong on the thread.
   template <class Use>
@@ -129,6 +135,7 @@ class DataLoader::Worker {
   std::condition_variable changed_;
   std::int64_t made_, taken_;  ///< batches [taken_, made_) wait
   const std::int64_t batches_;
+  const std::uint64_t forks_ = core::forks();
   bool stop_ = false;
   std::exception_ptr error_;
   std::thread thread_;
@@ -140,7 +147,7 @@ DataLoader::DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions
 DataLoader::DataLoader(Dataset dataset, DataLoaderOptions options, Location at)
     : DataLoader(std::make_shared<const Dataset>(std::move(dataset)), std::move(options), at) {}
 
-DataLoader::~DataLoader() = default;
+DataLoader::~DataLoader() { drop_worker(); }
 
 std::int64_t DataLoader::images() const {
   return options_.drop_last ? batches() * options_.batch : dataset_->count();
@@ -172,15 +179,16 @@ bool DataLoader::advance() {
     return within_memory("DataLoader", "batches of " + std::to_string(options_.batch) + " images", at_,
                          [this] { return next_batch(); });
   } catch (...) {
-    worker_.reset();  // the next try is a new one
+    drop_worker();  // the next try is a new one
     throw;
   }
 }
 
 bool DataLoader::next_batch() {
   batch_ = {};  // before the next one is made, so that it can have the same memory
+  if (worker_ != nullptr && worker_->left_behind()) drop_worker();  // a new one begins where this one stood
   if (position_ >= batches()) {
-    worker_.reset();
+    drop_worker();
     position_ = 0;
     ++epoch_;
     return false;
@@ -197,6 +205,12 @@ bool DataLoader::next_batch() {
   });
   ++position_;
   return true;
+}
+
+/// What waits for a thread that is left behind would wait for ever in its destructor, too.
+void DataLoader::drop_worker() {
+  if (worker_ != nullptr && worker_->left_behind()) static_cast<void>(worker_.release());
+  worker_.reset();
 }
 
 DataLoader::State DataLoader::state() const { return {options_.seed, epoch_, position_}; }
@@ -221,7 +235,7 @@ void DataLoader::set_state(State state, Location at) {
           std::to_string(state.epoch), at);
   require(state.position >= 0 && state.position <= batches(),
           "position from 0 to " + std::to_string(batches()), std::to_string(state.position), at);
-  worker_.reset();
+  drop_worker();
   batch_ = {};
   options_.seed = state.seed;
   epoch_ = state.epoch;

@@ -36,7 +36,7 @@ void check_rate(const std::string& name, double rate, Location at) {
 }
 
 void check_max_grad_norm(const std::string& name, double norm, Location at) {
-  if (!(norm >= 0)) throw Error(name, "expected max_grad_norm ≥ 0, got " + std::to_string(norm), at);
+  if (!(norm >= 0)) throw Error(name, "expected max_grad_norm ≥ 0, got " + core::number_text(norm), at);
 }
 
 /// min(1, max_norm / (norm + 1e-6)): PyTorch's formula.
