@@ -214,7 +214,8 @@ void Tape::append(Node* node) {
 void Tape::flush(Location at) {
   if (pending_.empty()) return;
   refuse_while_running("run", at);
-  if (settings.threads > 1 || !settings.backend->on_host()) rely_on_threads(at);
+  const backends::Backend& backend = *settings.backend;
+  if (backend.executes() && (settings.threads > 1 || !backend.on_host())) rely_on_threads(at);
   running_ = true;
   struct Reset {
     bool& flag;
