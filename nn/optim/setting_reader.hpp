@@ -3,6 +3,7 @@
 #include <string>
 
 #include "core/checked.hpp"
+#include "core/number_text.hpp"
 #include "fusetape/optim.hpp"
 
 namespace fusetape::optim {
@@ -21,7 +22,7 @@ struct SettingReader {
   std::int64_t count(const std::string& name) const {
     const double value = number(name);
     if (!(value >= 0) || value > static_cast<double>(core::most_counted) || value != std::floor(value)) {
-      throw Error(of, "expected " + name + " to be a whole number ≥ 0, got " + std::to_string(value), at);
+      throw Error(of, "expected " + name + " to be a whole number ≥ 0, got " + core::number_text(value), at);
     }
     return static_cast<std::int64_t>(value);
   }
