@@ -128,13 +128,16 @@ void checkpoint(Bytes bytes) {
   static MemoryFile file;
   static Run run;
   const std::string& path = file.hold(bytes);
+  set_kernel_choices({});  // files add to them
   const io::Training parts{&run.net, &run.sgd, &run.schedule, &run.loader, true, &run.scaler};
   for (const io::OnMismatch settings :
        {io::OnMismatch::refuse, io::OnMismatch::take_theirs, io::OnMismatch::keep_ours}) {
     const std::vector<double> before = run.state();
     const optim::Settings made = run.sgd.settings(), scheduled = run.schedule.settings();
+    const std::vector<KernelChoice> chosen = kernel_choices();
     if (taken([&] { io::load_checkpoint(path, parts, {.settings = settings}); })) continue;
-    require(run.state() == before && run.sgd.settings() == made && run.schedule.settings() == scheduled,
+    require(run.state() == before && run.sgd.settings() == made && run.schedule.settings() == scheduled &&
+                kernel_choices() == chosen,
             "a checkpoint that is refused changes something");
   }
 }
