@@ -7,9 +7,12 @@
 /// that a mask that backward recomputes from x is equal to the bit of forward's.
 namespace fusetape::core {
 
-/// The scale and shift of a normalisation, y = fma(a, x, s).
+/// A normalisation is y = (x − mean)·a + β with a = γ/√(σ² + ε). As a·x + (β − a·mean), with the bracket
+/// rounded, it would miss β by as much as a·mean is larger.
 FUSETAPE_HD inline float norm_scale(float gamma, float inv_std) { return gamma * inv_std; }
-FUSETAPE_HD inline float norm_shift(float a, float mean, float beta) { return std::fma(-a, mean, beta); }
+FUSETAPE_HD inline float normalised(float x, float mean, float a, float beta) {
+  return std::fma(a, x - mean, beta);
+}
 
 /// Of the gradient dx = a·g' + (b(x − mean) + c), from Σg' and Σg'·x̂ over n rows.
 struct NormGradient {
@@ -43,6 +46,10 @@ FUSETAPE_HD inline double folded_shift(double a, double bias, float mean, float 
 /// How many, their mean, and Σ(x − mean)²; two of them join without loss (Chan, Golub, LeVeque 1979).
 struct Moments {
   double count, mean, square;
+
+  FUSETAPE_HD double variance() const { return square < 0 ? 0 : square / count; }  // rounding; a NaN stays
+  /// With Bessel's correction, as running statistics have it. One value has none.
+  FUSETAPE_HD double unbiased_variance() const { return variance() * (count / (count - 1)); }
 };
 FUSETAPE_HD inline Moments joined(const Moments& a, const Moments& b) {
   if (a.count == 0) return b;

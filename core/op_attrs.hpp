@@ -29,12 +29,12 @@ struct MatmulAttrs {
 
 /// batch_norm: x {…,C}, gamma, beta [, running_mean, running_var] → y, mean {C}, inv_std {C} [, new_mean,
 /// new_var]. gamma, beta and the statistics are f32 (f64 with f64 x). inv_std = 1/√(σ²+eps), σ² biased. new =
-/// (1−momentum)·running + momentum·batch, variance ·n/(n−1) (n = 1: the biased one). batch_norm_grad: g, x,
-/// gamma, mean, inv_std → dx, dgamma, dbeta. batch_norm_inference: x, gamma, beta, running_mean, running_var
-/// → y. In f32 forward kernels: a = γ·inv_std, s = fma(−a, mean, β), y = fma(a, x, s), each rounded to f32 —
-/// equal to the bit wherever a mask is recomputed.
+/// (1−momentum)·running + momentum·batch, variance ·n/(n−1); running, where x is empty. n = 1 is refused.
+/// batch_norm_grad: g, x, gamma, mean, inv_std → dx, dgamma, dbeta. batch_norm_inference: x, gamma, beta,
+/// running_mean, running_var → y. In f32 forward kernels: a = γ·inv_std, y = fma(a, x − mean, β), each
+/// rounded to f32 — equal to the bit wherever a mask is recomputed.
 /// Only in plans, the same in parts: batch_norm_statistics: x [, running_mean, running_var] → mean, inv_std
-/// [, new_mean, new_var]. batch_norm_apply: x, gamma, beta, mean, inv_std → y, the same a, s and y.
+/// [, new_mean, new_var]. batch_norm_apply: x, gamma, beta, mean, inv_std → y, the same a and y.
 /// batch_norm_grad_sums: g, x, mean, inv_std → dgamma, dbeta. batch_norm_grad_apply: g, x, gamma, mean,
 /// inv_std, dgamma, dbeta → dx.
 struct BatchNormAttrs {

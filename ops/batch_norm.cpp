@@ -1,5 +1,6 @@
 // Batch normalisation over all axes but the last (Ioffe, Szegedy 2015): in training with this batch's
 // statistics, in evaluation with given ones.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
@@ -68,8 +69,28 @@ void check_inputs(const InferContext& ctx) {
   }
 }
 
+/// The rows and channels of {…, C} seen as a matrix.
+struct Rows {
+  std::int64_t count = 0, channels = 0;
+  explicit Rows(const Shape& x) : channels(x.back()) {
+    count = 1;
+    for (int axis = 0; axis + 1 < x.rank(); ++axis) count *= x[axis];
+  }
+};
+
+/// One value is its own mean: y would be β whatever x is, and the running variance would decay to 0.
+void check_values(const InferContext& ctx) {
+  const Shape& x = ctx.shape(0);
+  if (Rows(x).count != 1) return;
+  ctx.fail("more than one value a channel in training, over all axes of x but the last",
+           to_string(x) +
+               "; if it is the last batch of a data set, leave it out with the loader's drop_last; in "
+               "evaluation mode running statistics normalise one value, too");
+}
+
 void infer_batch_norm(InferContext& ctx) {
   check_inputs(ctx);
+  check_values(ctx);
   const Shape channels{ctx.shape(0).back()};
   const DType statistics = statistics_dtype(ctx.dtype(0));
   ctx.output(ctx.shape(0), ctx.dtype(0));
@@ -176,18 +197,9 @@ void gradient_inference(GradContext& ctx) {
 // ---- reference
 // --------------------------------------------------------------------------------------------------------
 
-/// The rows and channels of {…, C} seen as a matrix.
-struct Rows {
-  std::int64_t count = 0, channels = 0;
-  explicit Rows(const Shape& x) : channels(x.back()) {
-    count = 1;
-    for (int axis = 0; axis + 1 < x.rank(); ++axis) count *= x[axis];
-  }
-};
-
-/// Two passes, so that no large mean cancels the variance.
+/// Two passes, so that no large mean cancels the variance. No rows have mean and variance 0.
 void statistics_of(const double* x, const Rows& rows, std::int64_t c, double& mean, double& variance) {
-  const auto n = static_cast<double>(rows.count);
+  const auto n = static_cast<double>(std::max<std::int64_t>(rows.count, 1));
   double sum = 0, squares = 0;
   for (std::int64_t r = 0; r < rows.count; ++r) sum += x[r * rows.channels + c];
   mean = sum / n;
@@ -213,11 +225,12 @@ void reference_batch_norm(RefContext& ctx) {
     }
     ctx.out[1].data[c] = mean;
     ctx.out[2].data[c] = inv_std;
-    if (ctx.in.size() == 5) {
-      const double unbiased = rows.count > 1 ? variance * n / (n - 1) : variance;
-      ctx.out[3].data[c] = (1 - a.momentum) * ctx.in[3].data[c] + a.momentum * mean;
-      ctx.out[4].data[c] = (1 - a.momentum) * ctx.in[4].data[c] + a.momentum * unbiased;
-    }
+    if (ctx.in.size() < 5) continue;
+    // An empty batch tells nothing.
+    const double momentum = rows.count > 0 ? a.momentum : 0;
+    const double unbiased = variance * n / (n - 1);
+    ctx.out[3].data[c] = (1 - momentum) * ctx.in[3].data[c] + momentum * mean;
+    ctx.out[4].data[c] = (1 - momentum) * ctx.in[4].data[c] + momentum * unbiased;
   }
 }
 

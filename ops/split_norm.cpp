@@ -1,6 +1,7 @@
 // Batch norm in parts, as plans take it apart so that each part can ride in a neighbour's kernel: the
 // statistics where x is made, the normalisation where y is read, and the same two of its gradient. Also what
 // computes y again for backward. Only plans contain these ops; they carry no gradient.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -62,24 +63,25 @@ double rows_of(const RefTensor& x) {
   return static_cast<double>(x.size()) / static_cast<double>(channels_of(x));
 }
 
-/// Two passes, so that no large mean cancels the variance.
+/// Two passes, so that no large mean cancels the variance. As in batch_norm, no rows move nothing.
 void reference_statistics(RefContext& ctx) {
   const auto a = ctx.attrs.as<BatchNormAttrs>();
   const RefTensor& x = ctx.in[0];
   const std::int64_t channels = channels_of(x);
   const double n = rows_of(x);
+  const double momentum = x.size() > 0 ? a.momentum : 0;  // an empty batch tells nothing
   for (std::int64_t c = 0; c < channels; ++c) {
     double mean = 0, variance = 0;
     for (std::int64_t i = c; i < x.size(); i += channels) mean += x.data[i];
-    mean /= n;
+    mean /= std::max(n, 1.0);
     for (std::int64_t i = c; i < x.size(); i += channels) variance += (x.data[i] - mean) * (x.data[i] - mean);
-    variance /= n;
+    variance /= std::max(n, 1.0);
     ctx.out[0].data[c] = mean;
     ctx.out[1].data[c] = 1 / std::sqrt(variance + a.eps);
     if (ctx.in.size() < 3) continue;
-    const double unbiased = n > 1 ? variance * n / (n - 1) : variance;
-    ctx.out[2].data[c] = (1 - a.momentum) * ctx.in[1].data[c] + a.momentum * mean;
-    ctx.out[3].data[c] = (1 - a.momentum) * ctx.in[2].data[c] + a.momentum * unbiased;
+    const double unbiased = variance * n / (n - 1);
+    ctx.out[2].data[c] = (1 - momentum) * ctx.in[1].data[c] + momentum * mean;
+    ctx.out[3].data[c] = (1 - momentum) * ctx.in[2].data[c] + momentum * unbiased;
   }
 }
 

@@ -103,7 +103,7 @@ Tensor Ingredients::norm(const Tensor& x, bool evaluation) {
   Statistics& running = statistics_[c];
   if (!running.mean.defined()) running = {Cell(zeros({c}, dtype_)), Cell(ones({c}, dtype_))};
   const BatchNormOptions options{.eps = 0.25};  // tiny batches: their variances may vanish
-  if (evaluation)
+  if (evaluation || x.elements() == c)          // one value a channel cannot be trained on
     return batch_norm_inference(x, gamma, beta, running.mean.value(), running.variance.value(), options);
   const BatchNormResult result =
       batch_norm(x, gamma, beta, running.mean.value(), running.variance.value(), options);

@@ -64,7 +64,7 @@ struct Image {
   Form form;
   DType dtype;
   Stored x, x2, written;
-  Floats scale, shift, scale2, shift2, mean2;
+  Floats mean, scale, shift, mean2, scale2, shift2;
 
   Image(std::int64_t count, std::int64_t of_channels, const Form& of_form, DType of_dtype, unsigned seed)
       : channels(of_channels),
@@ -73,22 +73,24 @@ struct Image {
         x(drawn<float>(count, seed), dtype),
         x2(drawn<float>(count, seed + 1), dtype),
         written(Floats(static_cast<std::size_t>(count)), dtype),
+        mean(drawn<float>(channels, seed + 7)),
         scale(drawn<float>(channels, seed + 2)),
         shift(drawn<float>(channels, seed + 3)),
+        mean2(drawn<float>(channels, seed + 6)),
         scale2(drawn<float>(channels, seed + 4)),
-        shift2(drawn<float>(channels, seed + 5)),
-        mean2(drawn<float>(channels, seed + 6)) {}
+        shift2(drawn<float>(channels, seed + 5)) {}
 
   wino::Source source() {
     const bool second_norm = form.second_norm || form.gradient;
     return {.x = x.data(),
             .dtype = dtype,
+            .mean = form.norm && !form.gradient ? mean.data() : nullptr,
             .scale = form.norm ? scale.data() : nullptr,
             .shift = form.norm && !form.gradient ? shift.data() : nullptr,
             .x2 = form.second ? x2.data() : nullptr,
+            .mean2 = second_norm ? mean2.data() : nullptr,
             .scale2 = second_norm ? scale2.data() : nullptr,
             .shift2 = second_norm ? shift2.data() : nullptr,
-            .mean2 = form.gradient ? mean2.data() : nullptr,
             .relu = form.relu,
             .written = form.norm ? written.data() : nullptr};
   }
@@ -105,8 +107,8 @@ struct Image {
       if (form.gradient) {
         v[i] = std::fma(scale[c], v[i], std::fma(scale2[c], other[i] - mean2[c], shift2[c]));
       } else {
-        if (form.norm) v[i] = rounded(std::fma(scale[c], v[i], shift[c]));
-        if (form.second_norm) v[i] += rounded(std::fma(scale2[c], other[i], shift2[c]));
+        if (form.norm) v[i] = rounded(std::fma(scale[c], v[i] - mean[c], shift[c]));
+        if (form.second_norm) v[i] += rounded(std::fma(scale2[c], other[i] - mean2[c], shift2[c]));
         if (form.second && !form.second_norm) v[i] += other[i];
       }
       v[i] = rounded(form.relu && v[i] <= 0 ? 0.0f : v[i]);

@@ -52,8 +52,8 @@ class Trial {
     x_ = Stored(drawn<double>(in_size, 1), c.dtype);
     x2_ = Stored(drawn<double>(in_size, 2), c.dtype);
     w_ = Stored(drawn<double>(p_.in * p_.out * 9, 3), c.dtype);
-    for (int i = 0; i < 5; ++i) in_[i] = Stored(drawn<double>(p_.in, 10 + i, 0.5), DType::f32);
-    for (int i = 0; i < 4; ++i) out_[i] = Stored(drawn<double>(p_.out, 20 + i, 0.5), DType::f32);
+    for (int i = 0; i < 6; ++i) in_[i] = Stored(drawn<double>(p_.in, 10 + i, 0.5), DType::f32);
+    for (int i = 0; i < 5; ++i) out_[i] = Stored(drawn<double>(p_.out, 20 + i, 0.5), DType::f32);
     for (int i = 0; i < 3; ++i) tensors_[i] = Stored(drawn<double>(out_pixels_ * p_.out, 30 + i), c.dtype);
     if (has(c.sink, "far")) out_[0] = Stored(drawn<double>(p_.out, 20, 3000), DType::f32);
   }
@@ -121,16 +121,17 @@ class Trial {
   Source source() {
     const std::string& form = case_.source;
     Source s{.x = x_.data(), .dtype = case_.dtype, .relu = has(form, "relu")};
-    if (has(form, "norm") || has(form, "gradient")) {
-      s.scale = in_[0].floats();
+    if (has(form, "norm") || has(form, "gradient")) s.scale = in_[0].floats();
+    if (has(form, "norm")) {
       s.shift = in_[1].floats();
+      s.mean = in_[5].floats();
     }
     if (has(form, "add") || has(form, "two") || has(form, "gradient")) s.x2 = x2_.data();
     if (has(form, "two") || has(form, "gradient")) {
       s.scale2 = in_[2].floats();
       s.shift2 = in_[3].floats();
+      s.mean2 = in_[4].floats();
     }
-    if (has(form, "gradient")) s.mean2 = in_[4].floats();
     return s;
   }
 
@@ -142,8 +143,8 @@ class Trial {
       const auto k = [&](int which) { return in_[which][c]; };
       const double x2 = x2_[i];
       if (has(form, "gradient")) v[i] = k(0) * v[i] + (k(2) * (x2 - k(4)) + k(3));
-      if (has(form, "norm")) v[i] = k(0) * v[i] + k(1);
-      if (has(form, "two")) v[i] = as_stored(v[i]) + as_stored(k(2) * x2 + k(3));
+      if (has(form, "norm")) v[i] = k(0) * (v[i] - k(5)) + k(1);
+      if (has(form, "two")) v[i] = as_stored(v[i]) + as_stored(k(2) * (x2 - k(4)) + k(3));
       if (has(form, "add")) v[i] = as_stored(v[i]) + x2;
       if (has(form, "relu") && v[i] <= 0) v[i] = 0;
       v[i] = as_stored(v[i]);
@@ -159,6 +160,7 @@ class Trial {
     if (has(form, "mask_y")) s.mask_y = tensors_[1].data();
     if (has(form, "mask_x")) {
       s.mask_x = tensors_[1].data();
+      s.mask_mean = out_[4].floats();
       s.mask_scale = out_[1].floats();
       s.mask_shift = out_[2].floats();
     }
@@ -180,7 +182,7 @@ class Trial {
       if (has(form, "add")) y[i] += tensors_[0][i];
       if (has(form, "relu") && y[i] <= 0) y[i] = 0;
       if (has(form, "mask_y") && mask <= 0) y[i] = 0;
-      if (has(form, "mask_x") && out_[1][c] * mask + out_[2][c] <= 0) y[i] = 0;
+      if (has(form, "mask_x") && out_[1][c] * (mask - out_[4][c]) + out_[2][c] <= 0) y[i] = 0;
     }
     return y;
   }
@@ -189,7 +191,7 @@ class Trial {
   Problem p_;
   std::int64_t out_pixels_ = 0;
   Stored x_, x2_, w_;
-  Stored in_[5], out_[4], tensors_[3];
+  Stored in_[6], out_[5], tensors_[3];
 };
 
 /// Half a unit in the last place of what is stored, and the transforms' own error.

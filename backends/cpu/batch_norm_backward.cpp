@@ -15,9 +15,9 @@ using plan::Group;
 using plan::NormRoles;
 
 struct Scratch {
-  float *scale = nullptr, *shift = nullptr;  ///< the forward pass's, where the mask is recomputed
+  float *scale = nullptr, *beta = nullptr;  ///< the forward pass's, where the mask is recomputed
   float *mean[2] = {}, *a[2] = {}, *b[2] = {}, *c[2] = {};
-  float *block_g = nullptr, *block_gx[2] = {};  ///< a wide row for each part
+  float *chain_g = nullptr, *chain_gx[2] = {};  ///< a wide row for each part
   double *sum_g = nullptr, *sum_gx[2] = {};
   std::size_t bytes = 0;
 };
@@ -91,14 +91,14 @@ class NormBackwardKernel final : public Kernel {
     const std::int64_t row = rows_.padded_width(), all_parts = row * rows_.parts();
     Scratch scratch;
     scratch.scale = carver.take<float>(row);
-    scratch.shift = carver.take<float>(row);
-    scratch.block_g = carver.take<float>(all_parts);
+    scratch.beta = carver.take<float>(row);
+    scratch.chain_g = carver.take<float>(all_parts);
     scratch.sum_g = carver.take<double>(all_parts);
     for (int i = 0; i < roles_.norms; ++i) {
       for (float** each : {&scratch.mean[i], &scratch.a[i], &scratch.b[i], &scratch.c[i]}) {
         *each = carver.take<float>(row);
       }
-      scratch.block_gx[i] = carver.take<float>(all_parts);
+      scratch.chain_gx[i] = carver.take<float>(all_parts);
       scratch.sum_gx[i] = carver.take<double>(all_parts);
     }
     scratch.bytes = carver.used();
@@ -121,12 +121,11 @@ class NormBackwardKernel final : public Kernel {
     if (mask_ == MaskFrom::input) {
       const NormRoles& roles = roles_.norm[0];
       const float *gamma = args.in<float>(roles.gamma), *beta = args.in<float>(roles.beta);
-      const float *mean = args.in<float>(roles.mean), *inv_std = args.in<float>(roles.inv_std);
+      const float* inv_std = args.in<float>(roles.inv_std);
       rows_.fill(scratch.scale, [&](std::int64_t c) { return norm_scale(gamma[c], inv_std[c]); });
-      rows_.fill(scratch.shift,
-                 [&](std::int64_t c) { return norm_shift(scratch.scale[c], mean[c], beta[c]); });
+      rows_.fill(scratch.beta, [&](std::int64_t c) { return beta[c]; });
       norm.scale = scratch.scale;
-      norm.shift = scratch.shift;
+      norm.beta = scratch.beta;
     }
     return norm;
   }
@@ -135,21 +134,14 @@ class NormBackwardKernel final : public Kernel {
     for_parts(rows_.parts(), [&](int part) {
       const std::int64_t row = rows_.padded_width(), at = part * row;
       NormBackward<T> norm = tensors;
-      norm.sum_g = scratch.block_g + at;
-      std::fill_n(scratch.sum_g + at, row, 0.0);
+      norm.chain_g = scratch.chain_g + at;
+      norm.sum_g = scratch.sum_g + at;
       for (int i = 0; i < roles_.norms; ++i) {
-        norm.sum_gx[i] = scratch.block_gx[i] + at;
-        std::fill_n(scratch.sum_gx[i] + at, row, 0.0);
+        norm.chain_gx[i] = scratch.chain_gx[i] + at;
+        norm.sum_gx[i] = scratch.sum_gx[i] + at;
       }
-      rows_.for_blocks(part, false, [&](const RowBlock& block) {
-        std::fill_n(norm.sum_g, row, 0.0f);
-        for (int i = 0; i < roles_.norms; ++i) std::fill_n(norm.sum_gx[i], row, 0.0f);
-        add_gradient_sums(block, norm);
-        for (std::int64_t j = 0; j < block.width; ++j) scratch.sum_g[at + j] += norm.sum_g[j];
-        for (int i = 0; i < roles_.norms; ++i) {
-          for (std::int64_t j = 0; j < block.width; ++j) scratch.sum_gx[i][at + j] += norm.sum_gx[i][j];
-        }
-      });
+      norm.clear_sums(row);
+      rows_.for_blocks(part, false, [&](const RowBlock& block) { add_gradient_sums(block, norm); });
     });
   }
 

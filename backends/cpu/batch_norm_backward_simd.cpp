@@ -10,33 +10,35 @@ HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
 
-/// g' at one place; `x`, `a` and `s` are the first normalisation's, for the recomputed mask.
+/// g' at one place; `x`, `mean`, `a` and `beta` are the first normalisation's, for the recomputed mask.
 template <class T, MaskFrom Mask, class Access>
-HWY_INLINE Vec masked_gradient(const NormBackward<T>& n, const Access& access, std::int64_t at, Vec x, Vec a,
-                               Vec s) {
+HWY_INLINE Vec masked_gradient(const NormBackward<T>& n, const Access& access, std::int64_t at, Vec x,
+                               Vec mean, Vec a, Vec beta) {
   Vec g = access.load(n.g + at);
   if (n.g2 != nullptr) g = rounded<T>(hn::Add(g, access.load(n.g2 + at)));
   if constexpr (Mask == MaskFrom::output) return hn::IfThenZeroElse(blocked<T>(access.load(n.y + at)), g);
-  if constexpr (Mask == MaskFrom::input) return hn::IfThenZeroElse(blocked<T>(hn::MulAdd(a, x, s)), g);
+  if constexpr (Mask == MaskFrom::input) {
+    return hn::IfThenZeroElse(blocked<T>(normalised(x, mean, a, beta)), g);
+  }
   if constexpr (Mask == MaskFrom::bits) return hn::IfThenElseZero(access.load_bits(n.bits + (at >> 3)), g);
   return g;
 }
 
 template <class T, int Norms, MaskFrom Mask>
 struct SumsColumn {
-  Vec sum, a = hn::Zero(Floats()), s = a, mean0 = a, mean1 = a, sum0 = a, sum1 = a;
-  HWY_INLINE SumsColumn(const NormBackward<T>& n, std::int64_t column) : sum(pattern(n.sum_g, column)) {
+  Vec sum, a = hn::Zero(Floats()), beta = a, mean0 = a, mean1 = a, sum0 = a, sum1 = a;
+  HWY_INLINE SumsColumn(const NormBackward<T>& n, std::int64_t column) : sum(pattern(n.chain_g, column)) {
     if constexpr (Mask == MaskFrom::input) {
       a = pattern(n.scale, column);
-      s = pattern(n.shift, column);
+      beta = pattern(n.beta, column);
     }
     if constexpr (Norms > 0) {
       mean0 = pattern(n.mean[0], column);
-      sum0 = pattern(n.sum_gx[0], column);
+      sum0 = pattern(n.chain_gx[0], column);
     }
     if constexpr (Norms > 1) {
       mean1 = pattern(n.mean[1], column);
-      sum1 = pattern(n.sum_gx[1], column);
+      sum1 = pattern(n.chain_gx[1], column);
     }
   }
   template <class Access>
@@ -44,7 +46,7 @@ struct SumsColumn {
     Vec x0 = hn::Zero(Floats()), x1 = x0;
     if constexpr (Norms > 0) x0 = access.load(n.x[0] + at);
     if constexpr (Norms > 1) x1 = access.load(n.x[1] + at);
-    const Vec g = masked_gradient<T, Mask>(n, access, at, x0, a, s);
+    const Vec g = masked_gradient<T, Mask>(n, access, at, x0, mean0, a, beta);
     if (n.masked != nullptr) access.store(g, n.masked + at);
     sum = hn::Add(sum, g);
     if constexpr (Norms > 0) sum0 = hn::MulAdd(g, hn::Sub(x0, mean0), sum0);
@@ -52,16 +54,16 @@ struct SumsColumn {
   }
   template <class Access>
   HWY_INLINE void finish(const NormBackward<T>& n, const Access& access, std::int64_t column) const {
-    access.store(sum, n.sum_g + column);
-    if constexpr (Norms > 0) access.store(sum0, n.sum_gx[0] + column);
-    if constexpr (Norms > 1) access.store(sum1, n.sum_gx[1] + column);
+    access.store(sum, n.chain_g + column);
+    if constexpr (Norms > 0) access.store(sum0, n.chain_gx[0] + column);
+    if constexpr (Norms > 1) access.store(sum1, n.chain_gx[1] + column);
   }
 };
 
 template <class T, int Norms, MaskFrom Mask>
 struct GradientColumn {
   static constexpr int last = Norms - 1;
-  Vec mean0, a0, b0, c0, mean1, a1, b1, c1, s;
+  Vec mean0, a0, b0, c0, mean1, a1, b1, c1, beta;
   HWY_INLINE GradientColumn(const NormBackward<T>& n, std::int64_t column)
       : mean0(pattern(n.mean[0], column)),
         a0(pattern(n.a[0], column)),
@@ -71,13 +73,13 @@ struct GradientColumn {
         a1(pattern(n.a[last], column)),
         b1(pattern(n.b[last], column)),
         c1(pattern(n.c[last], column)),
-        s(pattern(Mask == MaskFrom::input ? n.shift : n.c[0], column)) {}
+        beta(pattern(Mask == MaskFrom::input ? n.beta : n.c[0], column)) {}
   template <class Access>
   HWY_INLINE void row(const NormBackward<T>& n, const Access& access, std::int64_t at) const {
     // Everything is read before anything is written: dx may share a buffer with any of it.
     const Vec x0 = access.load(n.x[0] + at);
     const Vec x1 = Norms > 1 ? access.load(n.x[last] + at) : x0;
-    const Vec g = masked_gradient<T, Mask>(n, access, at, x0, a0, s);
+    const Vec g = masked_gradient<T, Mask>(n, access, at, x0, mean0, a0, beta);
     access.store(hn::MulAdd(a0, g, hn::MulAdd(b0, hn::Sub(x0, mean0), c0)), n.dx[0] + at);
     if constexpr (Norms > 1)
       access.store(hn::MulAdd(a1, g, hn::MulAdd(b1, hn::Sub(x1, mean1), c1)), n.dx[1] + at);
@@ -88,7 +90,9 @@ struct GradientColumn {
 
 template <class T, int Norms, MaskFrom Mask>
 void sums_block(const RowBlock& block, const NormBackward<T>& norm) {
-  run_block<SumsColumn<T, Norms, Mask>>(block, norm);
+  ChainSum sums[Norms + 1] = {{norm.chain_g, norm.sum_g}};
+  for (int i = 0; i < Norms; ++i) sums[i + 1] = {norm.chain_gx[i], norm.sum_gx[i]};
+  run_chains<SumsColumn<T, Norms, Mask>>(block, norm, sums);
 }
 
 template <class T, int Norms, MaskFrom Mask>

@@ -4,6 +4,7 @@
 
 #include "backends/cpu/batch_norm_kernels.hpp"
 #include "backends/cpu/batch_norm_simd.hpp"
+#include "backends/cpu/channel_moments.hpp"
 #include "core/op_attrs.hpp"
 
 /// y = [relu] (norm₁(x₁) [+ norm₂(x₂)] [+ z]): a pass for the statistics, if they are not given, and one for
@@ -16,18 +17,17 @@ using plan::Group;
 using plan::NormRoles;
 
 /// Room for the statistics of one normalisation. `origin`, the mean of the tensor's first rows, is subtracted
-/// from everything that is summed in doubles; `shift`, the mean so far, from what is summed in f32 within a
+/// from everything that is summed over all blocks; `shift`, the mean so far, from what is summed within a
 /// block: no mean is too large for them.
 struct Moments {
   float* origin = nullptr;
-  float *shift = nullptr, *block_sum = nullptr, *block_square = nullptr;  ///< a wide row for each part
-  double *sum = nullptr, *square = nullptr;
+  float *shift = nullptr, *chain_sum = nullptr, *chain_square = nullptr;  ///< a wide row for each part
+  double *block_sum = nullptr, *block_square = nullptr, *sum = nullptr, *square = nullptr;
 };
 
 struct Scratch {
   Moments moments[2];
-  float* a[2] = {};
-  float* s[2] = {};
+  float *mean[2] = {}, *a[2] = {}, *beta[2] = {};
   std::size_t bytes = 0;
 };
 
@@ -91,16 +91,18 @@ class NormForwardKernel final : public Kernel {
     const std::int64_t row = rows_.padded_width(), all_parts = row * rows_.parts();
     Scratch scratch;
     for (int i = 0; i < roles_.norms; ++i) {
-      scratch.a[i] = carver.take<float>(row);
-      scratch.s[i] = carver.take<float>(row);
+      for (float** each : {&scratch.mean[i], &scratch.a[i], &scratch.beta[i]}) {
+        *each = carver.take<float>(row);
+      }
       if (roles_.statistics != plan::Statistics::batch) continue;
       Moments& moments = scratch.moments[i];
       moments.origin = carver.take<float>(row);
-      for (float** each : {&moments.shift, &moments.block_sum, &moments.block_square}) {
+      for (float** each : {&moments.shift, &moments.chain_sum, &moments.chain_square}) {
         *each = carver.take<float>(all_parts);
       }
-      moments.sum = carver.take<double>(all_parts);
-      moments.square = carver.take<double>(all_parts);
+      for (double** each : {&moments.block_sum, &moments.block_square, &moments.sum, &moments.square}) {
+        *each = carver.take<double>(all_parts);
+      }
     }
     scratch.bytes = carver.used();
     return scratch;
@@ -128,16 +130,20 @@ class NormForwardKernel final : public Kernel {
   void measure_part(const T* x, const Moments& moments, int part) const {
     const std::int64_t row = rows_.padded_width(), at = part * row;
     float* shift = moments.shift + at;
-    float *block_sum = moments.block_sum + at, *block_square = moments.block_square + at;
+    double *block_sum = moments.block_sum + at, *block_square = moments.block_square + at;
     double *sum = moments.sum + at, *square = moments.square + at;
+    const ShiftedMoments of_block{.shift = shift,
+                                  .chain_sum = moments.chain_sum + at,
+                                  .chain_square = moments.chain_square + at,
+                                  .sum = block_sum,
+                                  .square = block_square};
     std::copy_n(moments.origin, row, shift);
-    std::fill_n(sum, row, 0.0);
-    std::fill_n(square, row, 0.0);
+    for (float* chain : {of_block.chain_sum, of_block.chain_square}) std::fill_n(chain, row, 0.0f);
+    for (double* total : {sum, square}) std::fill_n(total, row, 0.0);
     std::int64_t rows_before = 0;
     rows_.for_blocks(part, false, [&](const RowBlock& block) {
-      std::fill_n(block_sum, row, 0.0f);
-      std::fill_n(block_square, row, 0.0f);
-      add_shifted_moments(block, x, shift, block_sum, block_square);
+      for (double* total : {block_sum, block_square}) std::fill_n(total, row, 0.0);
+      add_shifted_moments(block, x, of_block);
       // From moments about the shift to moments about the origin; then the next shift is the mean so far.
       rows_before += block.rows;
       const double rows = static_cast<double>(block.rows), mean_of = 1.0 / static_cast<double>(rows_before);
@@ -153,25 +159,29 @@ class NormForwardKernel final : public Kernel {
 
   void finish_statistics(const KernelArgs& args, const Scratch& scratch, int i) const {
     const NormRoles& norm = roles_.norm[i];
-    const Moments& moments = scratch.moments[i];
-    const double n = static_cast<double>(rows_.rows());
-    const double unbiased = rows_.rows() > 1 ? n / (n - 1) : 1;
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
-      const double sum = rows_.total(moments.sum, c), square = rows_.total(moments.square, c);
-      const double exact_mean = static_cast<double>(moments.origin[c]) + sum / n;
-      double variance = (square - sum * sum / n) / n;
-      if (variance < 0) variance = 0;  // rounding; a NaN stays
-      const float mean = static_cast<float>(exact_mean);
-      const float inv_std = inverse_deviation(variance, attrs_[i].eps);
+      const core::Moments all = moments_of(args, scratch, i, c);
+      const float mean = static_cast<float>(all.mean);
+      const float inv_std = inverse_deviation(all.variance(), attrs_[i].eps);
       if (norm.mean >= 0) args.out<float>(norm.mean)[c] = mean;
       if (norm.inv_std >= 0) args.out<float>(norm.inv_std)[c] = inv_std;
-      track(args, norm.running_mean, norm.new_running_mean, c, attrs_[i].momentum, exact_mean);
-      track(args, norm.running_var, norm.new_running_var, c, attrs_[i].momentum, variance * unbiased);
+      track(args, norm.running_mean, norm.new_running_mean, c, attrs_[i].momentum, all.mean);
+      track(args, norm.running_var, norm.new_running_var, c, attrs_[i].momentum, all.unbiased_variance());
       if (!applies_) continue;
+      scratch.mean[i][c] = mean;
       scratch.a[i][c] = norm_scale(args.in<float>(norm.gamma)[c], inv_std);
-      scratch.s[i][c] = norm_shift(scratch.a[i][c], mean, args.in<float>(norm.beta)[c]);
     }
-    if (applies_) replicate(scratch, i);
+    if (applies_) replicate(args, scratch, i);
+  }
+
+  core::Moments moments_of(const KernelArgs& args, const Scratch& scratch, int i, std::int64_t c) const {
+    const Moments& moments = scratch.moments[i];
+    const double n = static_cast<double>(rows_.rows());
+    const double sum = rows_.total(moments.sum, c), square = rows_.total(moments.square, c);
+    if (!std::isfinite(square)) {
+      return moments_in_doubles(args.in<T>(roles_.norm[i].x) + c, rows_.rows(), rows_.channels());
+    }
+    return {n, static_cast<double>(moments.origin[c]) + sum / n, square - sum * sum / n};
   }
 
   static void track(const KernelArgs& args, int before, int after, std::int64_t c, double momentum,
@@ -184,22 +194,24 @@ class NormForwardKernel final : public Kernel {
   void take_statistics(const KernelArgs& args, const Scratch& scratch, int i) const {
     const NormRoles& norm = roles_.norm[i];
     const bool running = roles_.statistics == plan::Statistics::running;
-    const float *gamma = args.in<float>(norm.gamma), *beta = args.in<float>(norm.beta);
+    const float* gamma = args.in<float>(norm.gamma);
     const float* mean = args.in<float>(running ? norm.running_mean : norm.mean);
     const float* spread = args.in<float>(running ? norm.running_var : norm.inv_std);
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
       const float inv_std = running ? inverse_deviation(spread[c], attrs_[i].eps) : spread[c];
+      scratch.mean[i][c] = mean[c];
       scratch.a[i][c] = norm_scale(gamma[c], inv_std);
-      scratch.s[i][c] = norm_shift(scratch.a[i][c], mean[c], beta[c]);
     }
-    replicate(scratch, i);
+    replicate(args, scratch, i);
   }
 
-  /// From one a and s for each channel to a wide row of them.
-  void replicate(const Scratch& scratch, int i) const {
-    for (float* pattern : {scratch.a[i], scratch.s[i]}) {
+  /// From one mean, a and β for each channel to a wide row of them.
+  void replicate(const KernelArgs& args, const Scratch& scratch, int i) const {
+    for (float* pattern : {scratch.mean[i], scratch.a[i]}) {
       rows_.fill(pattern, [&](std::int64_t c) { return pattern[c]; });
     }
+    const float* beta = args.in<float>(roles_.norm[i].beta);
+    rows_.fill(scratch.beta[i], [&](std::int64_t c) { return beta[c]; });
   }
 
   void apply(const KernelArgs& args, const Scratch& scratch) const {
@@ -207,8 +219,9 @@ class NormForwardKernel final : public Kernel {
     NormForward<T> norm{.norms = roles_.norms, .relu = relu_};
     for (int i = 0; i < roles_.norms; ++i) {
       norm.x[i] = args.in<T>(roles_.norm[i].x);
+      norm.mean[i] = scratch.mean[i];
       norm.a[i] = scratch.a[i];
-      norm.s[i] = scratch.s[i];
+      norm.beta[i] = scratch.beta[i];
       norm.normed[i] = out(roles_.norm[i].normed);
     }
     if (roles_.z >= 0) norm.z = args.in<T>(roles_.z);

@@ -11,17 +11,17 @@ namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
 
 template <class T>
-struct Moments {
+struct Moments : ShiftedMoments {
   const T* x;
-  const float* shift;
-  float *sum, *square;
 };
 
 template <class T>
 struct MomentsColumn {
   Vec shift, sum, square;
   HWY_INLINE MomentsColumn(const Moments<T>& m, std::int64_t column)
-      : shift(pattern(m.shift, column)), sum(pattern(m.sum, column)), square(pattern(m.square, column)) {}
+      : shift(pattern(m.shift, column)),
+        sum(pattern(m.chain_sum, column)),
+        square(pattern(m.chain_square, column)) {}
   template <class Access>
   HWY_INLINE void row(const Moments<T>& m, const Access& access, std::int64_t at) {
     const Vec d = hn::Sub(access.load(m.x + at), shift);
@@ -30,16 +30,22 @@ struct MomentsColumn {
   }
   template <class Access>
   HWY_INLINE void finish(const Moments<T>& m, const Access& access, std::int64_t column) const {
-    access.store(sum, m.sum + column);
-    access.store(square, m.square + column);
+    access.store(sum, m.chain_sum + column);
+    access.store(square, m.chain_square + column);
   }
 };
 
-void MomentsF32(const RowBlock& block, const float* x, const float* shift, float* sum, float* square) {
-  run_block<MomentsColumn<float>>(block, Moments<float>{x, shift, sum, square});
+template <class T>
+void moments_block(const RowBlock& block, const T* x, const ShiftedMoments& m) {
+  const ChainSum sums[] = {{m.chain_sum, m.sum}, {m.chain_square, m.square}};
+  run_chains<MomentsColumn<T>>(block, Moments<T>{m, x}, sums);
 }
-void MomentsBf16(const RowBlock& block, const Bf16* x, const float* shift, float* sum, float* square) {
-  run_block<MomentsColumn<Bf16>>(block, Moments<Bf16>{x, shift, sum, square});
+
+void MomentsF32(const RowBlock& block, const float* x, const ShiftedMoments& moments) {
+  moments_block(block, x, moments);
+}
+void MomentsBf16(const RowBlock& block, const Bf16* x, const ShiftedMoments& moments) {
+  moments_block(block, x, moments);
 }
 
 /// What is written: y, y and its mask, or whatever has a place.
@@ -48,18 +54,22 @@ enum class Writes : std::uint8_t { y, y_and_mask, given };
 template <class T, int Norms, bool Relu, bool HasZ, Writes Writing>
 struct ForwardColumn {
   static constexpr int last = Norms - 1;
-  Vec a0, s0, a1, s1;
+  Vec mean0, a0, beta0, mean1, a1, beta1;
   HWY_INLINE ForwardColumn(const NormForward<T>& n, std::int64_t column)
-      : a0(pattern(n.a[0], column)),
-        s0(pattern(n.s[0], column)),
+      : mean0(pattern(n.mean[0], column)),
+        a0(pattern(n.a[0], column)),
+        beta0(pattern(n.beta[0], column)),
+        mean1(pattern(n.mean[last], column)),
         a1(pattern(n.a[last], column)),
-        s1(pattern(n.s[last], column)) {}
+        beta1(pattern(n.beta[last], column)) {}
   template <class Access>
   HWY_INLINE void row(const NormForward<T>& n, const Access& access, std::int64_t at) const {
     // Everything is read before anything is written: outputs may share a buffer with any of it.
     // What is added is rounded to T first, as if it had been stored.
-    Vec first = hn::MulAdd(a0, access.load(n.x[0] + at), s0), second = first;
-    if constexpr (Norms == 2) second = rounded<T>(hn::MulAdd(a1, access.load(n.x[last] + at), s1));
+    Vec first = normalised(access.load(n.x[0] + at), mean0, a0, beta0), second = first;
+    if constexpr (Norms == 2) {
+      second = rounded<T>(normalised(access.load(n.x[last] + at), mean1, a1, beta1));
+    }
     if constexpr (Norms == 2 || HasZ) first = rounded<T>(first);
     Vec v = first;
     if constexpr (Norms == 2) v = hn::Add(v, second);
@@ -114,13 +124,11 @@ HWY_EXPORT(MomentsBf16);
 HWY_EXPORT(ForwardF32);
 HWY_EXPORT(ForwardBf16);
 
-void add_shifted_moments(const RowBlock& block, const float* x, const float* shift, float* sum,
-                         float* square) {
-  HWY_DYNAMIC_DISPATCH(MomentsF32)(block, x, shift, sum, square);
+void add_shifted_moments(const RowBlock& block, const float* x, const ShiftedMoments& moments) {
+  HWY_DYNAMIC_DISPATCH(MomentsF32)(block, x, moments);
 }
-void add_shifted_moments(const RowBlock& block, const Bf16* x, const float* shift, float* sum,
-                         float* square) {
-  HWY_DYNAMIC_DISPATCH(MomentsBf16)(block, x, shift, sum, square);
+void add_shifted_moments(const RowBlock& block, const Bf16* x, const ShiftedMoments& moments) {
+  HWY_DYNAMIC_DISPATCH(MomentsBf16)(block, x, moments);
 }
 
 void apply_norm(const RowBlock& block, const NormForward<float>& norm) {

@@ -29,19 +29,15 @@ class BiasReluGradKernel final : public Kernel {
   void run(const KernelArgs& args) override {
     const std::int64_t row = rows_.padded_width();
     ScratchCarver carver(args.scratch);
-    float* block_sums = carver.take<float>(row * rows_.parts());
+    float* chains = carver.take<float>(row * rows_.parts());
     double* sums = carver.take<double>(row * rows_.parts());
     const NormBackward<T> tensors = tensors_of(args);
     for_parts(rows_.parts(), [&](int part) {
       NormBackward<T> norm = tensors;
-      norm.sum_g = block_sums + part * row;
-      double* sum = sums + part * row;
-      std::fill_n(sum, row, 0.0);
-      rows_.for_blocks(part, false, [&](const RowBlock& block) {
-        std::fill_n(norm.sum_g, row, 0.0f);
-        add_gradient_sums(block, norm);
-        for (std::int64_t j = 0; j < block.width; ++j) sum[j] += norm.sum_g[j];
-      });
+      norm.chain_g = chains + part * row;
+      norm.sum_g = sums + part * row;
+      norm.clear_sums(row);
+      rows_.for_blocks(part, false, [&](const RowBlock& block) { add_gradient_sums(block, norm); });
     });
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
       const auto total = static_cast<float>(rows_.total(sums, c));

@@ -76,7 +76,7 @@ class ChannelRows {
   }
 
  private:
-  // What is summed in f32 before it goes into doubles.
+  // What a kernel works on at a time.
   static constexpr std::int64_t block_rows = 256;
 
   static std::int64_t repeat_for(std::int64_t channels) {

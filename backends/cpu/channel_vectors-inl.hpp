@@ -106,6 +106,11 @@ struct Tail {
 // A pattern has room behind it: no tail needed.
 HWY_INLINE Vec pattern(const float* row, std::int64_t column) { return hn::LoadU(Floats(), row + column); }
 
+// ---- normalisation ----
+
+/// (x − mean)·a + β, as core::normalised has it.
+HWY_INLINE Vec normalised(Vec x, Vec mean, Vec a, Vec beta) { return hn::MulAdd(a, hn::Sub(x, mean), beta); }
+
 // ---- ReLU ----
 
 /// v where !(v ≤ 0), else 0: a NaN stays.
@@ -151,6 +156,35 @@ HWY_INLINE void run_block(const RowBlock block, const Task task) {
     Column c(task, whole);
     c.row(task, tail, row + whole);
     c.finish(task, tail, whole);
+  }
+}
+
+// ---- sums ----
+
+/// A wide row of sums: few rows are added in f32, in `chain`, and then to the total. A long chain of equal
+/// numbers would lose one digit more each time it becomes ten times as long.
+struct ChainSum {
+  static constexpr std::int64_t rows = 16;
+  float* chain;  ///< 0 before and after a block
+  double* total;
+
+  HWY_INLINE void end_chain(std::int64_t width) const {
+    for (std::int64_t j = 0; j < width; ++j) {
+      total[j] += static_cast<double>(chain[j]);
+      chain[j] = 0;
+    }
+  }
+};
+
+/// run_block for a Column that adds to the chains of `sums`.
+template <class Column, std::size_t Count, class Task>
+HWY_INLINE void run_chains(const RowBlock& block, const Task& task, const ChainSum (&sums)[Count]) {
+  for (std::int64_t row = 0; row < block.rows; row += ChainSum::rows) {
+    const RowBlock chain{.offset = block.offset + row * block.width,
+                         .rows = std::min(ChainSum::rows, block.rows - row),
+                         .width = block.width};
+    run_block<Column>(chain, task);
+    for (const ChainSum& sum : sums) sum.end_chain(block.width);
   }
 }
 

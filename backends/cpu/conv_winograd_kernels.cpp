@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backends/cpu/batch_norm_simd.hpp"
+#include "backends/cpu/channel_moments.hpp"
 #include "backends/cpu/conv_winograd.hpp"
 #include "backends/cpu/folded_weights.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
@@ -23,22 +24,18 @@ using winograd::Sink;
 using winograd::Source;
 using winograd::Sums;
 
-/// y = fma(scale, x, shift), per channel.
-struct Affine {
-  float *scale = nullptr, *shift = nullptr;
+/// y = fma(scale, x − mean, beta), per channel.
+struct Normalisation {
+  const float *mean = nullptr, *scale = nullptr, *beta = nullptr;
 };
 
-Affine affine_of(const KernelArgs& args, const NormRoles& norm, std::int64_t channels,
-                 ScratchCarver& carver) {
-  const Affine affine{carver.take<float>(channels), carver.take<float>(channels)};
-  if (affine.scale == nullptr) return affine;  // only counting
-  const float *gamma = args.in<float>(norm.gamma), *beta = args.in<float>(norm.beta),
-              *mean = args.in<float>(norm.mean), *inv_std = args.in<float>(norm.inv_std);
-  for (std::int64_t c = 0; c < channels; ++c) {
-    affine.scale[c] = norm_scale(gamma[c], inv_std[c]);
-    affine.shift[c] = norm_shift(affine.scale[c], mean[c], beta[c]);
-  }
-  return affine;
+Normalisation normalisation_of(const KernelArgs& args, const NormRoles& norm, std::int64_t channels,
+                               ScratchCarver& carver) {
+  float* const scale = carver.take<float>(channels);
+  if (scale == nullptr) return {};  // only counting
+  const float *gamma = args.in<float>(norm.gamma), *inv_std = args.in<float>(norm.inv_std);
+  for (std::int64_t c = 0; c < channels; ++c) scale[c] = norm_scale(gamma[c], inv_std[c]);
+  return {args.in<float>(norm.mean), scale, args.in<float>(norm.beta)};
 }
 
 /// A role's tensor; nullptr where the role is empty, or nothing is run yet. A role without a place would be
@@ -71,14 +68,16 @@ class Operand {
       take_gradient(args, carver, source);
     } else if (prologue_.norms > 0) {
       source.x = tensor(prologue_.norm[0].x);
-      const Affine first = affine_of(args, prologue_.norm[0], channels_, carver);
+      const Normalisation first = normalisation_of(args, prologue_.norm[0], channels_, carver);
+      source.mean = first.mean;
       source.scale = first.scale;
-      source.shift = first.shift;
+      source.shift = first.beta;
       if (prologue_.norms == 2) {
         source.x2 = tensor(prologue_.norm[1].x);
-        const Affine second = affine_of(args, prologue_.norm[1], channels_, carver);
+        const Normalisation second = normalisation_of(args, prologue_.norm[1], channels_, carver);
+        source.mean2 = second.mean;
         source.scale2 = second.scale;
-        source.shift2 = second.shift;
+        source.shift2 = second.beta;
       } else if (prologue_.z >= 0) {
         source.x2 = tensor(prologue_.z);
       }
@@ -206,10 +205,11 @@ class WinogradConvolution final : public Kernel {
               .relu = relu_,
               .mask_y = tensor(parts_.mask)};
     if (parts_.masked_by.node >= 0) {
-      const Affine mask = affine_of(args, parts_.masked_by, problem_.out, carver);
+      const Normalisation mask = normalisation_of(args, parts_.masked_by, problem_.out, carver);
       sink.mask_x = tensor(parts_.masked_by.x);
+      sink.mask_mean = mask.mean;
       sink.mask_scale = mask.scale;
-      sink.mask_shift = mask.shift;
+      sink.mask_shift = mask.beta;
     }
     if (parts_.statistics.node >= 0) sink.sums = Sums::moments;
     if (parts_.sums.node >= 0) {
@@ -224,26 +224,28 @@ class WinogradConvolution final : public Kernel {
     return sink;
   }
 
-  double pixels() const {
-    return static_cast<double>(problem_.batch * problem_.out_height() * problem_.out_width());
-  }
-
   void finish_statistics(const KernelArgs& args, const Sink& sink) const {
     const NormRoles& norm = parts_.statistics;
-    const double n = pixels(), unbiased = n > 1 ? n / (n - 1) : 1;
     for (std::int64_t c = 0; c < problem_.out; ++c) {
-      const double mean = sink.first[c], variance = sink.second[c] / n;
-      if (norm.mean >= 0) args.out<float>(norm.mean)[c] = static_cast<float>(mean);
-      if (norm.inv_std >= 0) args.out<float>(norm.inv_std)[c] = inverse_deviation(variance, attrs_.eps);
-      if (norm.new_running_mean >= 0) track(args, norm.running_mean, norm.new_running_mean, c, mean);
-      if (norm.new_running_var >= 0)
-        track(args, norm.running_var, norm.new_running_var, c, variance * unbiased);
+      const core::Moments all = moments_of(sink, c);
+      if (norm.mean >= 0) args.out<float>(norm.mean)[c] = static_cast<float>(all.mean);
+      if (norm.inv_std >= 0) args.out<float>(norm.inv_std)[c] = inverse_deviation(all.variance(), attrs_.eps);
+      track(args, norm.running_mean, norm.new_running_mean, c, all.mean);
+      track(args, norm.running_var, norm.new_running_var, c, all.unbiased_variance());
     }
   }
 
+  core::Moments moments_of(const Sink& sink, std::int64_t c) const {
+    const std::int64_t rows = problem_.batch * problem_.out_height() * problem_.out_width();
+    if (std::isfinite(sink.second[c])) return {static_cast<double>(rows), sink.first[c], sink.second[c]};
+    return y_dtype_ == DType::bf16
+               ? moments_in_doubles(static_cast<const Bf16*>(sink.y) + c, rows, problem_.out)
+               : moments_in_doubles(static_cast<const float*>(sink.y) + c, rows, problem_.out);
+  }
+
   void track(const KernelArgs& args, int before, int after, std::int64_t c, double value) const {
-    const double old = args.in<float>(before)[c];
-    args.out<float>(after)[c] = static_cast<float>((1 - attrs_.momentum) * old + attrs_.momentum * value);
+    if (after < 0) return;
+    args.out<float>(after)[c] = core::tracked(args.in<float>(before)[c], value, attrs_.momentum);
   }
 
   void finish_sums(const KernelArgs& args, const Sink& sink) const {

@@ -15,7 +15,7 @@ std::unique_ptr<Kernel> make_norm_backward(const plan::Graph& graph, const plan:
                                            Device& device);
 
 /// Where a norm's statistics go and what is tracked, by the roles that somebody wants; `access` gets what
-/// that reads and writes. The scale and shift of y are the caller's to add.
+/// that reads and writes. What y is made with is the caller's to add.
 NormResults norm_results(const plan::NormRoles& norm, const core::BatchNormAttrs& attrs,
                          std::int64_t channels, const KernelArgs& args, Access& access);
 

@@ -27,7 +27,7 @@ class NormBackwardKernel final : public DeviceKernel {
   }
 
   void run(const KernelArgs& args) override {
-    if (mask_ == MaskFrom::input) make_forward_coefficients(args);
+    if (mask_ == MaskFrom::input) make_forward_scale(args);
     if (roles_.sums_given) {
       take_sums(args);
     } else {
@@ -59,7 +59,7 @@ class NormBackwardKernel final : public DeviceKernel {
  private:
   struct Scratch {
     double *sum_g = nullptr, *sum_gx[2] = {};
-    float *scale = nullptr, *shift = nullptr;  ///< the forward pass's, where the mask is recomputed
+    float* scale = nullptr;  ///< the forward pass's, where the mask is recomputed
     float *a[2] = {}, *b[2] = {}, *c[2] = {};
     std::size_t bytes = 0;
   };
@@ -74,10 +74,7 @@ class NormBackwardKernel final : public DeviceKernel {
   Scratch carve(std::byte* base) const {
     ScratchPieces pieces(base);
     Scratch scratch;
-    if (mask_ == MaskFrom::input) {
-      scratch.scale = pieces.take<float>(parts_.channels);
-      scratch.shift = pieces.take<float>(parts_.channels);
-    }
+    if (mask_ == MaskFrom::input) scratch.scale = pieces.take<float>(parts_.channels);
     if (!roles_.sums_given) scratch.sum_g = pieces.take<double>(parts_.blocks * parts_.channels);
     for (int i = 0; i < roles_.norms; ++i) {
       if (!roles_.sums_given) scratch.sum_gx[i] = pieces.take<double>(parts_.blocks * parts_.channels);
@@ -92,15 +89,13 @@ class NormBackwardKernel final : public DeviceKernel {
   Range partial(const double* sums) const { return piece(sums, parts_.blocks * parts_.channels); }
   Range channels(const float* of) const { return piece(of, parts_.channels); }
 
-  void make_forward_coefficients(const KernelArgs& args) const {
+  void make_forward_scale(const KernelArgs& args) const {
     const Scratch scratch = carve(args.scratch);
     const NormRoles& norm = roles_.norm[0];
-    launch<NormCoefficients>(
-        {.x = blocks_for(parts_.channels, NormCoefficients::threads)},
-        {args.in<float>(norm.gamma), args.in<float>(norm.beta), args.in<float>(norm.mean),
-         args.in<float>(norm.inv_std), scratch.scale, scratch.shift, parts_.channels, 0.0, false},
-        {{whole(args, norm.gamma), whole(args, norm.beta), whole(args, norm.mean), whole(args, norm.inv_std)},
-         {channels(scratch.scale), channels(scratch.shift)}});
+    launch<NormScale>({.x = blocks_for(parts_.channels, NormScale::threads)},
+                      {args.in<float>(norm.gamma), args.in<float>(norm.inv_std), scratch.scale,
+                       parts_.channels, 0.0, false},
+                      {{whole(args, norm.gamma), whole(args, norm.inv_std)}, {channels(scratch.scale)}});
   }
 
   /// g', from what it is made of.
@@ -121,9 +116,12 @@ class NormBackwardKernel final : public DeviceKernel {
       access.reads.push_back(whole(args, roles_.mask));
     }
     if (mask_ == MaskFrom::input) {
+      const NormRoles& norm = roles_.norm[0];
+      from.mean = args.in<float>(norm.mean);
       from.scale = scratch.scale;
-      from.shift = scratch.shift;
-      access.reads.insert(access.reads.end(), {channels(from.scale), channels(from.shift)});
+      from.beta = args.in<float>(norm.beta);
+      access.reads.insert(access.reads.end(),
+                          {whole(args, norm.mean), channels(from.scale), whole(args, norm.beta)});
     }
     return from;
   }

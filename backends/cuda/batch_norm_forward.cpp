@@ -59,7 +59,7 @@ class NormForwardKernel final : public DeviceKernel {
  private:
   struct Scratch {
     double *mean = nullptr, *square = nullptr;  ///< of one norm after the other
-    float *a[2] = {}, *s[2] = {};
+    float *mean_of[2] = {}, *a[2] = {};         ///< of y; the mean only where the batch's is measured
     std::size_t bytes = 0;
   };
 
@@ -71,8 +71,8 @@ class NormForwardKernel final : public DeviceKernel {
       scratch.square = pieces.take<double>(parts_.blocks * parts_.channels);
     }
     for (int i = 0; i < roles_.norms; ++i) {
+      if (roles_.statistics == Statistics::batch) scratch.mean_of[i] = pieces.take<float>(parts_.channels);
       scratch.a[i] = pieces.take<float>(parts_.channels);
-      scratch.s[i] = pieces.take<float>(parts_.channels);
     }
     scratch.bytes = pieces.used();
     return scratch;
@@ -99,11 +99,10 @@ class NormForwardKernel final : public DeviceKernel {
                             .results = norm_results(norm, attrs_[i], parts_.channels, args, access)};
     if (applies_) {
       to.results.gamma = args.in<float>(norm.gamma);
-      to.results.beta = args.in<float>(norm.beta);
+      to.results.mean = scratch.mean_of[i];
       to.results.a = scratch.a[i];
-      to.results.s = scratch.s[i];
-      access.reads.insert(access.reads.end(), {whole(args, norm.gamma), whole(args, norm.beta)});
-      access.writes.insert(access.writes.end(), {channels(to.results.a), channels(to.results.s)});
+      access.reads.push_back(whole(args, norm.gamma));
+      access.writes.insert(access.writes.end(), {channels(to.results.mean), channels(to.results.a)});
     }
     launch<NormStatistics>(ChannelTotals::grid(parts_.channels), to, access);
   }
@@ -114,14 +113,24 @@ class NormForwardKernel final : public DeviceKernel {
     const Scratch scratch = carve(args.scratch);
     const NormRoles& norm = roles_.norm[i];
     const bool running = roles_.statistics == Statistics::running;
-    const int mean = running ? norm.running_mean : norm.mean,
-              spread = running ? norm.running_var : norm.inv_std;
-    launch<NormCoefficients>(
-        {.x = blocks_for(parts_.channels, NormCoefficients::threads)},
-        {args.in<float>(norm.gamma), args.in<float>(norm.beta), args.in<float>(mean), args.in<float>(spread),
-         scratch.a[i], scratch.s[i], parts_.channels, attrs_[i].eps, running},
-        {{whole(args, norm.gamma), whole(args, norm.beta), whole(args, mean), whole(args, spread)},
-         {channels(scratch.a[i]), channels(scratch.s[i])}});
+    const int spread = running ? norm.running_var : norm.inv_std;
+    launch<NormScale>({.x = blocks_for(parts_.channels, NormScale::threads)},
+                      {args.in<float>(norm.gamma), args.in<float>(spread), scratch.a[i], parts_.channels,
+                       attrs_[i].eps, running},
+                      {{whole(args, norm.gamma), whole(args, spread)}, {channels(scratch.a[i])}});
+  }
+
+  /// The mean that y is made with.
+  const float* mean_of(const KernelArgs& args, int i) const {
+    switch (roles_.statistics) {
+      case Statistics::batch:
+        return carve(args.scratch).mean_of[i];
+      case Statistics::running:
+        return args.in<float>(roles_.norm[i].running_mean);
+      case Statistics::given:
+        return args.in<float>(roles_.norm[i].mean);
+    }
+    return nullptr;
   }
 
   void apply(const KernelArgs& args) const {
@@ -138,10 +147,11 @@ class NormForwardKernel final : public DeviceKernel {
     };
     for (int i = 0; i < roles_.norms; ++i) {
       to.x[i] = args.in<T>(roles_.norm[i].x);
+      to.mean[i] = mean_of(args, i);
       to.a[i] = scratch.a[i];
-      to.s[i] = scratch.s[i];
-      access.reads.insert(access.reads.end(),
-                          {whole(args, roles_.norm[i].x), channels(to.a[i]), channels(to.s[i])});
+      to.beta[i] = args.in<float>(roles_.norm[i].beta);
+      access.reads.insert(access.reads.end(), {whole(args, roles_.norm[i].x), channels(to.mean[i]),
+                                               channels(to.a[i]), channels(to.beta[i])});
       write(to.normed[i], roles_.norm[i].normed);
     }
     if (roles_.z >= 0) {

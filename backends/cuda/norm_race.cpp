@@ -33,13 +33,17 @@ double noise(NormPlace place, std::int64_t i) {
 }
 
 /// Element i. Channels do not touch each other, so a NaN that is put into one of the first leaves the rest to
-/// be compared: one where a mask lets it pass, one where it does not, one among what is normalised.
+/// be compared: one where a mask lets it pass, one where it does not, one among what is normalised. The last
+/// is the same everywhere, and far from 0: its y is β, unless it is made as a·x + (β − a·mean).
 double element(const NormSpec& spec, NormPlace place, std::int64_t i) {
+  constexpr double far = 9984;  // in every dtype
   constexpr double nan = std::numeric_limits<double>::quiet_NaN();
   const bool poisoned = spec.c >= 4;
+  const bool constant = poisoned && i % spec.c == spec.c - 1;
   const double u = noise(place, i), channel = static_cast<double>(i % spec.c % 5 - 2);
   switch (place) {
     case NormPlace::x:
+      if (constant) return far;
       return poisoned && i == 2 ? nan : channel + 2 * u;
     case NormPlace::z:
       return poisoned && i == 0 ? nan : u;
@@ -50,7 +54,7 @@ double element(const NormSpec& spec, NormPlace place, std::int64_t i) {
       return i > 0 ? bits : ((bits | 1) & ~2);
     }
     case NormPlace::mean:
-      return channel + u / 8;
+      return constant ? far : channel + u / 8;
     case NormPlace::inv_std:
     case NormPlace::running_var:
       return 1 + u / 4;

@@ -216,11 +216,10 @@ struct BatchNormReluGrad {
   NormRoles norm[2];
   int norms = 1;
   int g = -1;
-  int g2 = -1;    ///< the other branch of a fork, added first; -1: none
-  int y = -1;     ///< mask from y: !(y ≤ 0); -1 when it is recomputed, or comes as bits
-  int mask = -1;  ///< mask as bits (relu_mask's)
-  bool recompute =
-      false;  ///< mask from x: !(fma(a, x, s) ≤ 0), a = γ·inv_std, s = β − a·mean as forward; norms == 1
+  int g2 = -1;             ///< the other branch of a fork, added first; -1: none
+  int y = -1;              ///< mask from y: !(y ≤ 0); -1 when it is recomputed, or comes as bits
+  int mask = -1;           ///< mask as bits (relu_mask's)
+  bool recompute = false;  ///< mask from x: !(fma(a, x − mean, β) ≤ 0), a = γ·inv_std, as forward; norms == 1
   bool sums_given = false;  ///< batch_norm_grad_apply: dgamma and dbeta are inputs
   int masked = -1;          ///< g', written when the residual branch reads it; else -1
 };
@@ -245,7 +244,7 @@ struct Carried {
   int w = -1;          ///< but for the weight gradient
   int bias = -1, z = -1;
   int mask = -1;         ///< y' of !(y' ≤ 0); -1: none, or from `masked_by`
-  NormRoles masked_by;   ///< mask computed again: !(fma(a, x, s) ≤ 0); node -1: not so
+  NormRoles masked_by;   ///< mask computed again: !(fma(a, x − mean, β) ≤ 0); node -1: not so
   NormRoles statistics;  ///< mean, inv_std and new running statistics are outputs; node -1: none
   NormRoles sums;        ///< dgamma, dbeta are outputs; node -1: none
   int y = -1;

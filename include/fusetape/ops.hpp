@@ -126,18 +126,23 @@ Tensor conv_transpose2d(Operand x, Operand w, ConvTranspose2dOptions options = {
 // ----------------------------------------------------------------------------------------------------
 struct BatchNormOptions {
   double eps = 1e-5;
-  double momentum =
-      0.1;  ///< running = (1 − momentum)·running + momentum·batch; the variance enters unbiased (n/(n−1))
+  double momentum = 0.1;  ///< running = (1 − momentum)·running + momentum·batch; the variance enters unbiased
+                          ///< (n/(n−1)) and an empty batch not at all
 };
 struct BatchNormResult {
   Tensor y;                          ///< γ(x−μ)/√(σ²+ε) + β
   Tensor running_mean, running_var;  ///< the new versions; undefined when none were given
 };
-/// Training mode: statistics of this batch over all axes but the last. x {…, C}; gamma, beta {C}.
+/// Training mode: statistics of this batch over all axes but the last. x {…, C}; gamma, beta {C}. One value a
+/// channel (N·H·W = 1) is an Error: leave such a last batch out with the loader's drop_last. y is made as
+/// (x−μ)·a + β with a = γ/√(σ²+ε), to a few units in the last place of the larger summand, however large μ
+/// is; squares of x may exceed f32, x − μ may not.
 BatchNormResult batch_norm(Operand x, Operand gamma, Operand beta, const Tensor& running_mean,
                            const Tensor& running_var, BatchNormOptions options = {});
 Tensor batch_norm(Operand x, Operand gamma, Operand beta, BatchNormOptions options = {});
-/// Evaluation mode: the given statistics.
+/// Evaluation mode: the given statistics. Folded into the convolution before it, as plans and fold_batch_norm
+/// do, y is (a·w)∗x + a(b−μ)+β, each factor rounded once: where μ is large beside the deviation, its error is
+/// a few units in the last place of a·μ.
 Tensor batch_norm_inference(Operand x, Operand gamma, Operand beta, Operand running_mean, Operand running_var,
                             BatchNormOptions options = {});
 

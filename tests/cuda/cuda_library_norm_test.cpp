@@ -117,6 +117,7 @@ TEST_CASE("cuda: where our norm runs, the report says what was found of the libr
       {{.seconds = 1e-9, .biased_variance = true},
        forward,
        "cuda:batch_norm_relu, cudnn: its running variance differs by 0.000"},
+      {{.seconds = 1e-9, .shifts = true}, forward, "cuda:batch_norm_relu, cudnn: its y differs by "},
       {{.seconds = 1e-9, .relu_drops_nans = true},
        forward,
        "cuda:batch_norm_relu, cudnn: its y is not finite in other places than ours"},

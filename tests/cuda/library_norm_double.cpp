@@ -74,7 +74,7 @@ void NormDouble::forward(const NormArgs& args) const {
     v[mean][at(c)] = average;
     v[inv_std][at(c)] = 1 / std::sqrt(square / count + s_.eps);
     if (s_.track) {
-      const double unbiased = manners_.biased_variance || rows == 1 ? square / count : square / (count - 1);
+      const double unbiased = manners_.biased_variance ? square / count : square / (count - 1);
       v[new_running_mean][at(c)] = (1 - s_.momentum) * v[running_mean][at(c)] + s_.momentum * average;
       v[new_running_var][at(c)] = (1 - s_.momentum) * v[running_var][at(c)] + s_.momentum * unbiased;
     }
@@ -82,6 +82,10 @@ void NormDouble::forward(const NormArgs& args) const {
   for (std::int64_t i = 0; i < s_.elements(); ++i) {
     const std::size_t c = at(i % s_.c);
     double result = (v[x][at(i)] - v[mean][c]) * v[inv_std][c] * v[gamma][c] + v[beta][c];
+    if (manners_.shifts) {
+      const auto a = static_cast<float>(v[inv_std][c] * v[gamma][c]);
+      result = a * v[x][at(i)] + static_cast<double>(static_cast<float>(v[beta][c] - a * v[mean][c]));
+    }
     if (s_.add) result = rounded(result, s_.dtype) + v[z][at(i)];
     const bool positive = manners_.relu_drops_nans ? result > 0 : !(result <= 0);
     v[y][at(i)] = s_.relu && !positive ? 0 : result;

@@ -9,6 +9,7 @@ namespace fusetape::tests {
 struct NormManners {
   double seconds = 1;                  ///< of a run; a kernel of ours takes a microsecond
   bool biased_variance = false;        ///< tracks Σ(x − mean)²/n
+  bool shifts = false;                 ///< y = a·x + (β − a·mean), rounded as f32 is
   bool relu_drops_nans = false;        ///< max(0, NaN) = 0
   bool mask_multiplies = false;        ///< 0·NaN = NaN
   bool leaves_dgamma_out = false;      ///< does not write it

@@ -119,6 +119,7 @@ void combine(std::span<const ConvolvePart> parts, const Sink& sink, std::int64_t
 void fold_block(Sums kind, std::int64_t pixels, std::int64_t outs, PartSums& sums) {
   kind == Sums::moments ? fold_moments(pixels, outs, sums) : fold_gradient(outs, sums);
   sums.pixels += pixels;
+  for (float* each : {sums.block_first, sums.block_second}) std::fill_n(each, outs, 0.0f);
 }
 
 std::size_t convolve_scratch_bytes(const Problem& problem, const Blocking& blocking, int threads) {

@@ -5,12 +5,12 @@
 namespace fusetape::backends::cpu::winograd {
 
 /// One thread's sums, a value for each of its outputs, with room for whole chunks. f32 within a block of
-/// tiles, then doubles.
+/// tiles, in which each tile and each run of tiles is summed for itself; then doubles.
 struct PartSums {
   float* shift = nullptr;  ///< moments: subtracted from what is summed; the mean of the blocks before
-  float *block_first = nullptr, *block_second = nullptr;
-  double *first = nullptr, *second = nullptr;  ///< as in Sink
-  std::int64_t pixels = 0;                     ///< that they are of
+  float *block_first = nullptr, *block_second = nullptr;  ///< 0 before a block
+  double *first = nullptr, *second = nullptr;             ///< as in Sink
+  std::int64_t pixels = 0;                                ///< that they are of
 };
 
 struct ConvolvePart {
@@ -24,7 +24,7 @@ struct ConvolvePart {
   PartSums sums;
 };
 
-/// Adds the sums of a block of so many pixels to those in doubles.
+/// Adds the sums of a block of so many pixels to those in doubles, and sets them to 0.
 void fold_block(Sums kind, std::int64_t pixels, std::int64_t outs, PartSums& sums);
 
 void convolve_part(const Problem& problem, const Source& source, const float* u, const Sink& sink,

@@ -9,9 +9,9 @@ enum class Form : std::uint8_t { plain, norm, norm_relu, norm_add_relu, two_norm
 
 inline Form form_of(const Source& source) {
   if (source.scale == nullptr) return Form::plain;
+  if (source.mean == nullptr) return Form::norm_gradient;
   if (source.x2 == nullptr) return source.relu ? Form::norm_relu : Form::norm;
-  if (source.scale2 == nullptr) return Form::norm_add_relu;
-  return source.mean2 == nullptr ? Form::two_norms_relu : Form::norm_gradient;
+  return source.scale2 == nullptr ? Form::norm_add_relu : Form::two_norms_relu;
 }
 
 inline bool is_offered(const Source& source) {
@@ -22,7 +22,7 @@ inline bool is_offered(const Source& source) {
     case Form::two_norms_relu:
       return source.relu;
     case Form::norm_gradient:
-      return !source.relu;
+      return source.x2 != nullptr && !source.relu;
     default:
       return true;
   }

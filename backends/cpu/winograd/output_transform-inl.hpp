@@ -26,8 +26,10 @@ struct SinkColumn {
   const Access access;
   T* const y;
   const T *const z, *const mask, *const norm_x;
-  const Vec bias, mask_scale, mask_shift, norm_mean;
-  Vec shift = hn::Zero(Floats()), first = shift, second = shift;
+  const Vec bias, mask_mean, mask_scale, mask_shift, norm_mean;
+  Vec shift = hn::Zero(Floats());
+  Vec first = shift, second = shift;          ///< of a tile: short chains of sums
+  Vec run_first = shift, run_second = shift;  ///< of the tiles of a run
 
   HWY_INLINE SinkColumn(const Sink& s, const Access& a, std::int64_t channel)
       : access(a),
@@ -36,6 +38,7 @@ struct SinkColumn {
         mask(static_cast<const T*>(G == Gate::mask_y ? s.mask_y : s.mask_x)),
         norm_x(static_cast<const T*>(s.norm_x)),
         bias(per_channel(s.bias, a, channel)),
+        mask_mean(per_channel(s.mask_mean, a, channel)),
         mask_scale(per_channel(s.mask_scale, a, channel)),
         mask_shift(per_channel(s.mask_shift, a, channel)),
         norm_mean(per_channel(s.norm_mean, a, channel)) {}
@@ -47,7 +50,8 @@ struct SinkColumn {
     if constexpr (G == Gate::relu) v = relu(v);
     if constexpr (G == Gate::mask_y) v = hn::IfThenZeroElse(blocked<T>(access.load(mask + at)), v);
     if constexpr (G == Gate::mask_x) {
-      v = hn::IfThenZeroElse(blocked<T>(hn::MulAdd(mask_scale, access.load(mask + at), mask_shift)), v);
+      const Vec masks = normalised(access.load(mask + at), mask_mean, mask_scale, mask_shift);
+      v = hn::IfThenZeroElse(blocked<T>(masks), v);
     }
     return S == Sums::none ? v : rounded<T>(v);
   }
@@ -66,6 +70,21 @@ struct SinkColumn {
     if constexpr (S == Sums::gradient) {
       first = hn::Add(first, v);
       second = hn::MulAdd(v, hn::Sub(access.load(norm_x + at), norm_mean), second);
+    }
+  }
+  HWY_INLINE void end_tile() {
+    if constexpr (S != Sums::none) {
+      run_first = hn::Add(run_first, first);
+      run_second = hn::Add(run_second, second);
+      first = second = hn::Zero(Floats());
+    }
+  }
+  HWY_INLINE void end_run(const winograd::PartSums& sums, std::int64_t place) {
+    if constexpr (S != Sums::none) {
+      const Floats f;
+      hn::Store(hn::Add(hn::Load(f, sums.block_first + place), run_first), f, sums.block_first + place);
+      hn::Store(hn::Add(hn::Load(f, sums.block_second + place), run_second), f, sums.block_second + place);
+      run_first = run_second = hn::Zero(f);
     }
   }
 };
@@ -111,12 +130,14 @@ HWY_INLINE void sink_tiles(Column& column, const PixelPlaces places, std::int64_
     for (std::int64_t j = 0; j < 4; ++j, at += places.pixel) {
       sink_pixels(column, products, j, at, places.row, 4);
     }
+    column.end_tile();
   }
   for (std::int64_t t = whole; t < tiles; ++t, products += product_size) {
     const std::int64_t columns = std::min<std::int64_t>(4, places.columns - t * 4);
     for (std::int64_t j = 0; j < columns; ++j, at += places.pixel) {
       sink_pixels(column, products, j, at, places.row, places.rows);
     }
+    column.end_tile();
   }
 }
 
@@ -125,15 +146,17 @@ template <class Column>
 HWY_INLINE Vec mean_of_first(const Column& column, const PixelPlaces& places, const float* products) {
   const std::int64_t rows = std::min<std::int64_t>(4, places.rows);
   const std::int64_t columns = std::min<std::int64_t>(4, places.columns);
-  Vec sum = hn::Zero(Floats());
+  const Vec share = hn::Set(Floats(), 1.0f / static_cast<float>(rows * columns));
+  Vec mean = hn::Zero(Floats());
   for (std::int64_t j = 0; j < columns; ++j) {
     const FourVectors v = pixel_column(products, j);
     const Vec of_row[4] = {v.v0, v.v1, v.v2, v.v3};
     for (std::int64_t i = 0; i < rows; ++i) {
-      sum = hn::Add(sum, column.value(of_row[i], places.first + i * places.row + j * places.pixel));
+      mean =
+          hn::MulAdd(share, column.value(of_row[i], places.first + i * places.row + j * places.pixel), mean);
     }
   }
-  return hn::Mul(sum, hn::Set(Floats(), 1.0f / static_cast<float>(rows * columns)));
+  return mean;
 }
 
 /// What is sunk: the products of a block of tiles for one vector of channels, from `channel` on.
@@ -154,26 +177,23 @@ HWY_INLINE void sink_runs(Column& column, const Sinking& block) {
   for (; run.count > 0; run = block.tiles.next_run(run, tiles)) {
     const PixelPlaces places(block.problem, run, block.channel);
     sink_tiles(column, places, run.count, block.products + run.first * product_size);
+    column.end_run(block.sums, block.sums_place);
   }
 }
 
 template <class T, Gate G, Sums S, bool HasZ, class Access>
 void sink_column(const Sink& sink, const Access& access, const Sinking& block) {
-  const Floats f;
   SinkColumn<T, G, S, HasZ, Access> column(sink, access, block.channel);
-  if constexpr (S == Sums::none) return sink_runs(column, block);
   if constexpr (S == Sums::moments) {
     float* const shift = block.sums.shift + block.sums_place;
     if (block.sums.pixels == 0) {
       const PixelPlaces places(block.problem, block.tiles.first_run(block.first_tile, block.end_tile),
                                block.channel);
-      hn::Store(mean_of_first(column, places, block.products), f, shift);
+      hn::Store(mean_of_first(column, places, block.products), Floats(), shift);
     }
-    column.shift = hn::Load(f, shift);
+    column.shift = hn::Load(Floats(), shift);
   }
   sink_runs(column, block);
-  hn::Store(column.first, f, block.sums.block_first + block.sums_place);
-  hn::Store(column.second, f, block.sums.block_second + block.sums_place);
 }
 
 template <class T, Gate G, Sums S, class Access>

@@ -50,14 +50,15 @@ HWY_INLINE void store_rounded(const Access& access, Vec v, T* to) {
 /// A source's value on one vector of channels.
 template <class T, Form F>
 struct SourceColumn {
-  Vec scale, shift, scale2, shift2, mean2;
+  Vec mean, scale, shift, mean2, scale2, shift2;
   template <class Access>
   HWY_INLINE SourceColumn(const winograd::Source& s, const Access& access, std::int64_t channel)
-      : scale(per_channel(s.scale, access, channel)),
+      : mean(per_channel(s.mean, access, channel)),
+        scale(per_channel(s.scale, access, channel)),
         shift(per_channel(s.shift, access, channel)),
+        mean2(per_channel(s.mean2, access, channel)),
         scale2(per_channel(s.scale2, access, channel)),
-        shift2(per_channel(s.shift2, access, channel)),
-        mean2(per_channel(s.mean2, access, channel)) {}
+        shift2(per_channel(s.shift2, access, channel)) {}
 
   template <class Access>
   HWY_INLINE Vec value(const T* x, const T* x2, const Access& access) const {
@@ -65,11 +66,11 @@ struct SourceColumn {
     if constexpr (F == Form::norm_gradient) {
       v = hn::MulAdd(scale, v, hn::MulAdd(scale2, hn::Sub(access.load(x2), mean2), shift2));
     } else if constexpr (F != Form::plain) {
-      v = hn::MulAdd(scale, v, shift);
+      v = normalised(v, mean, scale, shift);
     }
     if constexpr (F == Form::norm_add_relu) v = hn::Add(rounded<T>(v), access.load(x2));
     if constexpr (F == Form::two_norms_relu) {
-      v = hn::Add(rounded<T>(v), rounded<T>(hn::MulAdd(scale2, access.load(x2), shift2)));
+      v = hn::Add(rounded<T>(v), rounded<T>(normalised(access.load(x2), mean2, scale2, shift2)));
     }
     if constexpr (has_relu(F)) v = relu(v);
     if constexpr (F == Form::plain) return v;

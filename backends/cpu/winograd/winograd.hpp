@@ -23,25 +23,27 @@ struct Problem {
 
 /// What a convolution reads: v(x), channel by channel, 0 in the padding. Which form is told by what is given:
 ///
-///     x                                                     nothing but x
-///     fma(scale, x, shift)                                  scale, shift: batch norm
-///     relu(fma(scale, x, shift))                            and relu
-///     relu(fma(scale, x, shift) + x2)                       and x2: with a residual
-///     relu(fma(scale, x, shift) + fma(scale2, x2, shift2))  and scale2, shift2: two batch norms
-///     fma(scale, x, fma(scale2, x2 − mean2, shift2))        scale, x2, scale2, mean2, shift2: batch norm's
-///                                                           gradient, of the gradient x and the input x2
+///     x               nothing but x
+///     n               mean, scale, shift: batch norm, n = fma(scale, x − mean, shift)
+///     relu(n)         and relu
+///     relu(n + x2)    and x2: with a residual
+///     relu(n + n2)    and mean2, scale2, shift2: two batch norms
+///     fma(scale, x, fma(scale2, x2 − mean2, shift2))
+///                     scale, x2, mean2, scale2, shift2, without a mean: batch norm's gradient, of the
+///                     gradient x and the input x2
 ///
 /// and no others. A NaN stays in the ReLU. Equal to the bit to the batch norm kernels, also in bf16, where
 /// each term of a sum and v are rounded as if they had been stored. Per-channel arrays hold `in` floats.
 struct Source {
   const void* x = nullptr;
   DType dtype = DType::f32;  ///< f32 or bf16; of x, x2 and written
+  const float* mean = nullptr;
   const float* scale = nullptr;
   const float* shift = nullptr;
   const void* x2 = nullptr;
+  const float* mean2 = nullptr;
   const float* scale2 = nullptr;
   const float* shift2 = nullptr;
-  const float* mean2 = nullptr;
   bool relu = false;
   void* written = nullptr;  ///< v of every pixel goes here, too, unless v is x; no buffer of the inputs
 };
@@ -66,7 +68,8 @@ struct Sink {
   const void* z = nullptr;      ///< may be y
   bool relu = false;
   const void* mask_y = nullptr;       ///< v stays where !(mask_y ≤ 0), and is 0 elsewhere
-  const void* mask_x = nullptr;       ///< or where !(fma(mask_scale, mask_x, mask_shift) ≤ 0), as stored
+  const void* mask_x = nullptr;       ///< or where !(fma(mask_scale, mask_x − mask_mean, mask_shift) ≤ 0)
+  const float* mask_mean = nullptr;   ///< {out}
   const float* mask_scale = nullptr;  ///< {out}
   const float* mask_shift = nullptr;  ///< {out}
   Sums sums = Sums::none;

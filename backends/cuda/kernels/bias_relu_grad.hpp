@@ -32,13 +32,14 @@ struct BiasReluGrad {
   FUSETAPE_HD static void mask(const Args& args, Shared& shared, const Thread& thread) {
     const ChannelParts& parts = args.parts;
     const std::int64_t channel = parts.template channel_of<Width>(thread);
-    Eight sum{};
+    ChainSum<float, Width> sum;
     parts.template for_rows<Width>(thread, [&](std::int64_t at) {
       const Eight g = masked_gradient(args.gradient, {}, at, channel, parts.channels, Width);
       store_eight(args.masked + at, g, Width);
-      for (int i = 0; i < Width; ++i) sum.at[i] += g.at[i];
+      sum.add(g.at);
     });
-    for (unsigned i = 0; i < Width; ++i) shared.sums[thread.index * Width + i] = sum.at[i];
+    sum.end();
+    for (unsigned i = 0; i < Width; ++i) shared.sums[thread.index * Width + i] = sum.total[i];
   }
 
   FUSETAPE_HD static void join(const Args& args, const Shared& shared, const Thread& thread) {

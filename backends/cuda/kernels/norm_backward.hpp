@@ -7,7 +7,7 @@ namespace fusetape::backends::cuda {
 enum class MaskFrom : std::uint8_t {
   nothing,
   output,  ///< !(y ≤ 0)
-  input,   ///< !(fma(a, x₁, s) ≤ 0), a and s of the forward pass
+  input,   ///< !(y ≤ 0) of the y that forward made of x₁
   bits,    ///< relu_mask's
 };
 
@@ -18,7 +18,7 @@ struct MaskedGradient {
   MaskFrom mask;
   const T* y;
   const std::uint8_t* bits;
-  const float *scale, *shift;
+  const float *mean, *scale, *beta;  ///< of the forward pass, with MaskFrom::input
 };
 
 /// Of `count` elements from `at` on, of channels from c on, whose x₁ is `x`. `at` is a multiple of 8, or
@@ -43,9 +43,13 @@ FUSETAPE_HD Eight masked_gradient(const MaskedGradient<T>& from, const Eight& x,
   if (from.mask == MaskFrom::output) {
     y = load_eight(from.y + at, count);
   } else {
-    const Eight a = count > 1 ? load_channels(from.scale, c, channels) : load_eight(from.scale + c, 1);
-    const Eight s = count > 1 ? load_channels(from.shift, c, channels) : load_eight(from.shift + c, 1);
-    for (int i = 0; i < 8; ++i) y.at[i] = rounded<T>(std::fma(a.at[i], x.at[i], s.at[i]));
+    const auto load = [&](const float* of) {
+      return count > 1 ? load_channels(of, c, channels) : load_eight(of + c, 1);
+    };
+    const Eight mean = load(from.mean), a = load(from.scale), beta = load(from.beta);
+    for (int i = 0; i < 8; ++i) {
+      y.at[i] = rounded<T>(core::normalised(x.at[i], mean.at[i], a.at[i], beta.at[i]));
+    }
   }
   for (int i = 0; i < 8; ++i) {
     if (y.at[i] <= 0) g.at[i] = 0;
@@ -83,7 +87,8 @@ struct NormGradSums {
   FUSETAPE_HD static void add(const Args& args, Shared& shared, const Thread& thread) {
     const ChannelParts& parts = args.parts;
     const std::int64_t channel = parts.template channel_of<Width>(thread);
-    Eight sum_g{}, sum_gx[2] = {}, mean[2] = {};
+    ChainSum<float, Width> sum_g, sum_gx[2];
+    Eight mean[2] = {};
     for (int k = 0; k < 2; ++k) {
       if (k < args.norms && channel < parts.channels) mean[k] = load_eight(args.mean[k] + channel, Width);
     }
@@ -93,15 +98,18 @@ struct NormGradSums {
       for (int k = 0; k < 2; ++k) {
         if (k == args.norms) break;
         if (k > 0) x = load_eight(args.x[k] + at, Width);
-        for (int i = 0; i < Width; ++i) sum_gx[k].at[i] += g.at[i] * (x.at[i] - mean[k].at[i]);
+        for (int i = 0; i < Width; ++i) x.at[i] = g.at[i] * (x.at[i] - mean[k].at[i]);
+        sum_gx[k].add(x.at);
       }
-      for (int i = 0; i < Width; ++i) sum_g.at[i] += g.at[i];
+      sum_g.add(g.at);
       if (args.masked != nullptr) store_eight(args.masked + at, g, Width);
     });
+    sum_g.end();
+    for (auto& sum : sum_gx) sum.end();
     const unsigned to = thread.index * Width;
     for (unsigned i = 0; i < Width; ++i) {
-      shared.sum_g[to + i] = sum_g.at[i];
-      for (int k = 0; k < 2; ++k) shared.sum_gx[k][to + i] = sum_gx[k].at[i];
+      shared.sum_g[to + i] = sum_g.total[i];
+      for (int k = 0; k < 2; ++k) shared.sum_gx[k][to + i] = sum_gx[k].total[i];
     }
   }
 

@@ -8,6 +8,27 @@
 /// [+ z]).
 namespace fusetape::backends::cuda {
 
+/// A thread's sum over its rows. Few of them are added to each other, and their sums then: a long chain of
+/// equal numbers would lose one digit more each time it becomes ten times as long.
+template <class Number, int Width>
+struct ChainSum {
+  static constexpr int most = 16;
+  Number chain[Width] = {}, total[Width] = {};
+  int count = 0;
+
+  FUSETAPE_HD void add(const Number* row) {
+    for (int i = 0; i < Width; ++i) chain[i] += row[i];
+    if (++count == most) end();
+  }
+  FUSETAPE_HD void end() {
+    for (int i = 0; i < Width; ++i) {
+      total[i] += chain[i];
+      chain[i] = 0;
+    }
+    count = 0;
+  }
+};
+
 /// The moments of each channel in the rows of a block. Width channels a thread: 8 where all rows start on a
 /// boundary of 16 bytes, else 1.
 template <class T, int Width>
@@ -32,27 +53,41 @@ struct NormMoments {
   }
 
  private:
-  /// About the thread's first row, so that no mean is too large for f32.
   FUSETAPE_HD static void measure(const Args& args, Shared& shared, const Thread& thread) {
-    float shift[Width] = {}, sum[Width] = {}, square[Width] = {};
+    if (!measure_in<float>(args, shared, thread)) measure_in<double>(args, shared, thread);
+  }
+
+  /// About the thread's first row, so that no mean is too large for f32. Whether all is finite: in f32
+  /// squares may be too large.
+  template <class Number>
+  FUSETAPE_HD static bool measure_in(const Args& args, Shared& shared, const Thread& thread) {
+    Number shift[Width] = {};
+    ChainSum<Number, Width> sum, square;
     std::int64_t count = 0;
     args.parts.template for_rows<Width>(thread, [&](std::int64_t at) {
       const Eight x = load_eight(args.x + at, Width);
+      Number away[Width], squares[Width];
       for (int i = 0; i < Width; ++i) {
         if (count == 0) shift[i] = x.at[i];
-        const float away = x.at[i] - shift[i];
-        sum[i] += away;
-        square[i] += away * away;
+        away[i] = x.at[i] - shift[i];
+        squares[i] = away[i] * away[i];
       }
+      sum.add(away);
+      square.add(squares);
       ++count;
     });
+    sum.end();
+    square.end();
     const double n = count > 0 ? static_cast<double>(count) : 1;
+    bool finite = true;
     for (int i = 0; i < Width; ++i) {
-      const double s = sum[i];
+      const double s = sum.total[i];
+      finite = finite && std::isfinite(square.total[i]);
       const unsigned at = thread.index * Width + static_cast<unsigned>(i);
       shared.mean[at] = static_cast<double>(shift[i]) + s / n;
-      shared.square[at] = static_cast<double>(square[i]) - s * s / n;
+      shared.square[at] = static_cast<double>(square.total[i]) - s * s / n;
     }
+    return finite;
   }
 
   FUSETAPE_HD static void join(const Args& args, const Shared& shared, const Thread& thread) {
@@ -73,29 +108,27 @@ struct NormMoments {
 /// What becomes of a channel's statistics. Null where nobody wants one.
 struct NormResults {
   double eps, momentum;
-  const float *gamma, *beta, *running_mean, *running_var;
-  float *batch_mean, *inv_std, *new_mean, *new_var, *a, *s;
+  const float *running_mean, *running_var;
+  float *batch_mean, *inv_std, *new_mean, *new_var;
+  const float* gamma;
+  float *mean, *a;  ///< what y is made with, beside β
 };
 
 FUSETAPE_HD inline void write_results(const NormResults& to, std::int64_t c, const core::Moments& all) {
-  double variance = all.square / all.count;
-  if (variance < 0) variance = 0;  // rounding; a NaN stays
-  const double unbiased = all.count > 1 ? all.count / (all.count - 1) : 1;
   const auto mean = static_cast<float>(all.mean);
-  const float inv_std = core::inverse_deviation(variance, to.eps);
+  const float inv_std = core::inverse_deviation(all.variance(), to.eps);
   if (to.batch_mean != nullptr) to.batch_mean[c] = mean;
   if (to.inv_std != nullptr) to.inv_std[c] = inv_std;
   if (to.new_mean != nullptr) to.new_mean[c] = core::tracked(to.running_mean[c], all.mean, to.momentum);
   if (to.new_var != nullptr) {
-    to.new_var[c] = core::tracked(to.running_var[c], variance * unbiased, to.momentum);
+    to.new_var[c] = core::tracked(to.running_var[c], all.unbiased_variance(), to.momentum);
   }
   if (to.a == nullptr) return;
-  const float a = core::norm_scale(to.gamma[c], inv_std);
-  to.a[c] = a;
-  to.s[c] = core::norm_shift(a, mean, to.beta[c]);
+  to.mean[c] = mean;
+  to.a[c] = core::norm_scale(to.gamma[c], inv_std);
 }
 
-/// From the moments of all blocks: mean, 1/√(σ² + ε), the running statistics, and the scale and shift of y.
+/// From the moments of all blocks: mean, 1/√(σ² + ε), the running statistics, and what y is made with.
 struct NormStatistics {
   struct Args {
     const double *mean, *square;  ///< {blocks, channels}
@@ -153,18 +186,18 @@ struct NormStatisticsOfSums {
   }
 };
 
-/// The scale and shift of y from statistics that are given: the mean, and 1/√(σ² + ε) or, with `running`, σ².
-struct NormCoefficients {
+/// The scale of y from a spread that is given: 1/√(σ² + ε) or, with `running`, σ².
+struct NormScale {
   struct Args {
-    const float *gamma, *beta, *mean, *spread;
-    float *a, *s;
+    const float *gamma, *spread;
+    float* a;
     std::int64_t channels;
     double eps;
     bool running;
   };
   using Shared = Nothing;
   using Local = Nothing;
-  static std::string name() { return "norm_coefficients"; }
+  static std::string name() { return "norm_scale"; }
   static constexpr unsigned threads = 128;
   static constexpr int phases = 1;
 
@@ -172,9 +205,7 @@ struct NormCoefficients {
     const std::int64_t c = static_cast<std::int64_t>(thread.block_x) * threads + thread.index;
     if (c >= args.channels) return;
     const float inv_std = args.running ? core::inverse_deviation(args.spread[c], args.eps) : args.spread[c];
-    const float a = core::norm_scale(args.gamma[c], inv_std);
-    args.a[c] = a;
-    args.s[c] = core::norm_shift(a, args.mean[c], args.beta[c]);
+    args.a[c] = core::norm_scale(args.gamma[c], inv_std);
   }
 };
 
@@ -195,7 +226,7 @@ template <class T>
 struct NormApply {
   struct Args {
     const T* x[2];
-    const float *a[2], *s[2];
+    const float *mean[2], *a[2], *beta[2];
     const T* z;  ///< or null; so are the results that nobody wants
     T *normed[2], *sum, *y;
     std::uint8_t* mask;  ///< of y, one bit an element
@@ -216,9 +247,10 @@ struct NormApply {
  private:
   FUSETAPE_HD static Eight normed(const Args& args, int which, std::int64_t at, std::int64_t c, int count) {
     Eight v = load_eight(args.x[which] + at, count);
+    const Eight mean = load_channels(args.mean[which], c, args.channels);
     const Eight a = load_channels(args.a[which], c, args.channels);
-    const Eight s = load_channels(args.s[which], c, args.channels);
-    for (int i = 0; i < 8; ++i) v.at[i] = std::fma(a.at[i], v.at[i], s.at[i]);
+    const Eight beta = load_channels(args.beta[which], c, args.channels);
+    for (int i = 0; i < 8; ++i) v.at[i] = core::normalised(v.at[i], mean.at[i], a.at[i], beta.at[i]);
     return v;
   }
 

@@ -1,0 +1,30 @@
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "backends/cpu/storage.hpp"
+#include "core/norm_formulas.hpp"
+
+namespace fusetape::backends::cpu {
+
+/// The moments of one channel, every `channels`-th of `rows` elements from `column` on, in doubles and two
+/// passes: for a channel whose squares were too large for the kernels' sums in f32. Where an element is not
+/// finite, neither is the result.
+template <class T>
+core::Moments moments_in_doubles(const T* column, std::int64_t rows, std::int64_t channels) {
+  const auto n = static_cast<double>(rows);
+  double sum = 0, square = 0;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    sum += static_cast<double>(to_float(column[row * channels]));
+    if (!std::isfinite(sum)) return {n, sum, std::numeric_limits<double>::quiet_NaN()};
+  }
+  const double mean = sum / n;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const double away = static_cast<double>(to_float(column[row * channels])) - mean;
+    square += away * away;
+  }
+  return {n, mean, square};
+}
+
+}  // namespace fusetape::backends::cpu
