@@ -106,6 +106,8 @@ class Backend {
   /// Every kernel of a run has been queued. A backend that works while the host goes on need not wait.
   virtual void end_run() { synchronize(); }
   virtual Speed speed() const { return {}; }
+  /// What its kernels leave unused of the CPU, and why, for the report.
+  virtual std::string instructions() const { return {}; }
   /// Threads that kernels compiled from now on by this thread may use.
   virtual void set_threads(int threads) { static_cast<void>(threads); }
   /// Whether a fused group can run as one kernel. Single nodes always can.

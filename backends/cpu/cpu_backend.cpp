@@ -9,6 +9,7 @@
 #include "backends/candidate_choice.hpp"
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/conv_winograd.hpp"
+#include "backends/cpu/onednn_instructions.hpp"
 #include "backends/cpu/tuner.hpp"
 #include "backends/custom_kernel.hpp"
 #include "backends/tensor_passes.hpp"
@@ -89,6 +90,7 @@ class CpuBackend final : public Backend {
     set_threads_of_all(omp_get_max_threads());
   }
 
+  std::string instructions() const override { return instructions_; }
   std::string_view name() const override { return "cpu"; }
 
   void* allocate(std::size_t bytes) override {
@@ -154,6 +156,9 @@ class CpuBackend final : public Backend {
     if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
     return kernel;
   }
+
+ private:
+  std::string instructions_ = cpu::limit_onednn_instructions();
 };
 
 }  // namespace

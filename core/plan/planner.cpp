@@ -91,6 +91,7 @@ std::shared_ptr<Report> begin_report(const Options& options) {
   report->retention = name_of(options.retention);
   report->deterministic = options.deterministic;
   report->threads = options.threads;
+  report->instructions = options.backend->instructions();
   return report;
 }
 

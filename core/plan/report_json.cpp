@@ -86,6 +86,7 @@ std::string Report::to_json() const {
                      {"arena_bytes", arena_bytes},
                      {"scratch_bytes", scratch_bytes},
                      {"arena_lower_bound", arena_lower_bound},
+                     {"instructions", instructions},
                      {"tuning", tuning},
                      {"replay", replay},
                      {"planning_ms", planning_ms},
