@@ -179,6 +179,9 @@ bool graph_capture_enabled() { return Tape::current().settings.capture; }
 
 void set_profiling(bool on) { Tape::current().settings.profiling = on; }
 
+void set_flush_denormals(bool on) { Tape::current().settings.flush_denormals = on; }
+bool flush_denormals() { return Tape::current().settings.flush_denormals; }
+
 void set_threads(int threads, Location at) {
   if (threads < 1 || threads > max_threads) {
     throw Error("set_threads",

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/check.hpp"
+#include "core/denormals.hpp"
 #include "core/explain.hpp"
 #include "core/segment.hpp"
 
@@ -399,6 +400,7 @@ void Slice::run_each(plan::Plan& plan, const backends::KernelArgs& args) const {
 void Slice::execute(plan::Plan& plan) {
   const Settings& settings = tape_.settings;
   if (!settings.backend->executes()) return;
+  const FlushDenormals flush(settings.flush_denormals && settings.backend->on_host());
   const backends::KernelArgs args{plan.pointers.data(), tape_.scratch_};
   if (plan.replay != nullptr && settings.capture && !settings.profiling && !settings.anomaly) {
     const auto each = [&] { run_each(plan, args); };

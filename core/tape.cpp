@@ -75,6 +75,7 @@ Tape::Tape() {
   settings.tuning = !environment_says("FUSETAPE_TUNE", "off") && !environment_says("FUSETAPE_TUNE", "0");
   settings.anomaly = environment_says("FUSETAPE_ANOMALY", "1");
   settings.tf32 = environment_says("FUSETAPE_TF32", "1");
+  settings.flush_denormals = environment_says("FUSETAPE_FLUSH_DENORMALS", "1");
   settings.capture =
       !environment_says("FUSETAPE_CAPTURE", "off") && !environment_says("FUSETAPE_CAPTURE", "0");
   settings.threads = omp_get_max_threads();

@@ -25,6 +25,7 @@ struct Settings {
   DType autocast = DType::f32;  ///< f32: none
   bool grad = true;
   bool profiling = false;
+  bool flush_denormals = false;
   bool capture = true;  ///< a device's plans may be replayed as graphs
   int threads = 1;
   backends::Backend* backend = nullptr;

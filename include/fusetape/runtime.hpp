@@ -136,6 +136,14 @@ bool graph_capture_enabled();
 /// Notes when every kernel of every run starts and how long it takes, for explain(). Default: off.
 void set_profiling(bool on);
 
+/// Whether runs on the CPU take denormal numbers (of f32: below 1.2e-38) for 0, which they read and write
+/// many times slower than others: the momentum of a parameter whose gradient has died decays through them.
+/// Holds on all of a run's threads (custom ops included) while it runs; afterwards the calling thread's
+/// floating-point state is what it was. No effect on a GPU. Default: off; FUSETAPE_FLUSH_DENORMALS=1 turns it
+/// on.
+void set_flush_denormals(bool on);
+bool flush_denormals();
+
 inline constexpr int max_threads = 1024;
 /// Threads of the CPU backend (one OpenMP pool for our kernels, oneDNN and OpenBLAS), from 1 to max_threads.
 /// Default: all cores. They do not survive fork(): after a run on several threads, a child of fork() throws
