@@ -45,6 +45,9 @@ class Kernel {
   virtual std::size_t scratch_bytes() const { return 0; }
   /// (input, output) value pairs that may share a buffer: out[i] is written after the last read of in[i].
   virtual std::vector<std::pair<int, int>> in_place() const { return {}; }
+  /// Whether run() may throw, or find fault with its data. What cannot may overwrite what a failed run goes
+  /// back to, once everything that can is done.
+  virtual bool can_fail() const { return true; }
   /// Whether run() waits for its device, so that it cannot be recorded and replayed.
   virtual bool waits() const { return false; }
 
@@ -105,6 +108,13 @@ class Backend {
   virtual void begin_run() {}
   /// Every kernel of a run has been queued. A backend that works while the host goes on need not wait.
   virtual void end_run() { synchronize(); }
+  /// The number of the run that was queued last; 0 where a run is over when it returns.
+  virtual std::uint64_t last_run() { return 0; }
+  /// Whether a fault in that run or before it made its updates leave cells as they were.
+  virtual bool took_back(std::uint64_t run) {
+    static_cast<void>(run);
+    return false;
+  }
   virtual Speed speed() const { return {}; }
   /// What its kernels leave unused of the CPU, and why, for the report.
   virtual std::string instructions() const { return {}; }
@@ -127,6 +137,13 @@ class Backend {
     return {};
   }
   virtual std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) = 0;
+  /// What does these at the end of a run in which no kernel found fault with its data; only where a run is
+  /// queued, and its faults are found later.
+  virtual std::unique_ptr<Kernel> compile_commits(const plan::Graph& graph,
+                                                  std::span<const plan::Commit> commits) {
+    static_cast<void>(graph), static_cast<void>(commits);
+    return nullptr;
+  }
   /// For kernels of one plan with so many values. nullptr: they are always run one by one.
   virtual std::unique_ptr<Replay> make_replay(std::span<Kernel* const> kernels, std::size_t values) {
     static_cast<void>(kernels), static_cast<void>(values);

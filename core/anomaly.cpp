@@ -135,16 +135,4 @@ void require_finite(const plan::Plan& plan, const plan::Step& step, std::span<Va
   }
 }
 
-void Rebinding::note(Cell& cell) {
-  if (cell.value.defined()) bound_.push_back({cell.weak_from_this(), cell.value});
-}
-
-void Rebinding::undo() {
-  for (auto before = bound_.rbegin(); before != bound_.rend(); ++before) {
-    const std::shared_ptr<Cell> cell = before->cell.lock();
-    if (cell != nullptr && cell->value.value()->state == State::lost) cell->value = before->value;
-  }
-  bound_.clear();
-}
-
 }  // namespace fusetape::core

@@ -1,13 +1,11 @@
 #pragma once
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "core/plan/plan.hpp"
 #include "core/value.hpp"
 
-/// Anomaly detection: after every kernel its floating outputs are searched for NaN and infinity, and what a
-/// failed run would have changed goes back to what it was.
+/// Anomaly detection: after every kernel its floating outputs are searched for NaN and infinity.
 namespace fusetape::core {
 
 /// What elements hold that is no finite number.
@@ -21,22 +19,5 @@ NonFinite find_non_finite(const void* data, DType dtype, std::int64_t count);
 /// Throws an Error where the step's kernel wrote a NaN or an infinity. `values` are the slice's by id.
 void require_finite(const plan::Plan& plan, const plan::Step& step, std::span<Value* const> values,
                     backends::Backend& backend);
-
-/// Which cells were bound to pending values, and what they held before.
-class Rebinding {
- public:
-  /// The cell is about to be bound to another value.
-  void note(Cell& cell);
-  /// After a failed run: cells whose value was lost take the latest that was not.
-  void undo();
-  void forget() { bound_.clear(); }
-
- private:
-  struct Before {
-    std::weak_ptr<Cell> cell;
-    Tensor value;
-  };
-  std::vector<Before> bound_;
-};
 
 }  // namespace fusetape::core

@@ -251,7 +251,7 @@ Tensor seed_for(const Tensor& output, Location at) {
 void collect_into_cell(Value& leaf, const Tensor& gradient) {
   const std::shared_ptr<Cell> cell = leaf.node->cell.lock();
   if (cell == nullptr) return;
-  cell->gradient = cell->gradient.defined() ? add(cell->gradient, gradient) : gradient;
+  bind_gradient(*cell, cell->gradient.defined() ? add(cell->gradient, gradient) : gradient);
 }
 
 }  // namespace
@@ -273,6 +273,7 @@ void Tensor::backward(BackwardOptions options, Location at) const {
   pass.run();
   const core::GradMode mode(options.create_graph);
   for (core::Value* leaf : pass.leaves()) core::collect_into_cell(*leaf, pass.gradient_of(leaf));
+  core::Tape::current().run_if_inputs_pile_up(at);
 }
 
 std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs,

@@ -1,6 +1,7 @@
 #pragma once
 #include <string>
 
+#include "core/journal.hpp"
 #include "core/plan/graph.hpp"
 #include "fusetape/error.hpp"
 
@@ -40,6 +41,7 @@ class ModuleScope {
 
  private:
   SourceContext before_;
+  BindingScope bindings_;
 };
 
 /// Everything recorded while it lives belongs to `phase` and is attributed to `at` in `path`.

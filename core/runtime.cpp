@@ -177,6 +177,12 @@ bool eager_enabled() { return Tape::current().settings.eager; }
 void set_graph_capture(bool on) { Tape::current().settings.capture = on; }
 bool graph_capture_enabled() { return Tape::current().settings.capture; }
 
+void set_pending_limit(std::int64_t bytes, Location at) {
+  if (bytes < 0) throw Error("set_pending_limit", "expected at least 0, got " + std::to_string(bytes), at);
+  Tape::current().settings.pending_limit = bytes;
+}
+std::int64_t pending_limit() { return Tape::current().settings.pending_limit; }
+
 void set_profiling(bool on) { Tape::current().settings.profiling = on; }
 
 void set_flush_denormals(bool on) { Tape::current().settings.flush_denormals = on; }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <numeric>
 
+#include "core/anomaly.hpp"
 #include "core/check.hpp"
 #include "core/denormals.hpp"
 #include "core/explain.hpp"
@@ -40,15 +41,15 @@ Slice::~Slice() {
 }
 
 void Slice::run(Location at) {
-  number_values();
-  mark_live_history();
-  decide_what_lives_on();
   const auto turn = tape_.settings.backend->exclusive();
-  tape_.settings.backend->begin_run();  // what it throws is another run's, and changes nothing here
-  plan::Plan& plan = prepare(at);
-  // From here on the slice is used up, whether it succeeds or not.
   try {
+    number_values();
+    mark_live_history();
+    decide_what_lives_on();
+    tape_.settings.backend->begin_run();  // what it throws is an earlier run's: this one is not begun
+    plan::Plan& plan = prepare(at);
     execute(plan);
+    settle(plan);
   } catch (const Error& error) {
     tape_.lose_pending(error.what());
     throw;
@@ -56,10 +57,9 @@ void Slice::run(Location at) {
     tape_.lose_pending(error.what());
     throw Error("run", error.what(), at);
   }
-  settle(plan);
 }
 
-/// Plan and memory. An error here changes nothing: the ops stay recorded.
+/// Plan and memory.
 plan::Plan& Slice::prepare(Location at) {
   try {
     plan::Plan& plan = find_or_make_plan();
@@ -90,6 +90,13 @@ void Slice::number_values() {
     }
     for (int i = 0; i < node->output_count; ++i) enter(node->output(i));
   }
+  // The journal's hold on a version is the slice's own, and no user's.
+  tape_.journal.for_each_version([&](Value& version) {
+    if (!in_slice(version)) return;
+    FlushNotes& entry = notes(version);
+    ++entry.uses;
+    entry.guarded = true;
+  });
 }
 
 /// Nodes that a differentiable handle reaches keep their saves; the others' history ends with this run.
@@ -175,7 +182,8 @@ void Slice::write_key() {
   };
   for (Value* value : externals_) {
     const FlushNotes& entry = notes(*value);
-    push_type(*value, static_cast<std::uint64_t>(entry.id) << 1 | (entry.donated ? 1u : 0u));
+    push_type(*value, static_cast<std::uint64_t>(entry.id) << 2 | (entry.donated && entry.guarded ? 2u : 0u) |
+                          (entry.donated ? 1u : 0u));
   }
   for (const Node* node : nodes_) {
     // Shapes and dtypes of outputs follow from the inputs and attributes, but where a user's own rule says.
@@ -209,6 +217,7 @@ plan::Graph Slice::build_graph() const {
     const FlushNotes& entry = notes(*value);
     graph.inputs.push_back(entry.id);
     graph.values[static_cast<std::size_t>(entry.id)].donated = entry.donated;
+    graph.values[static_cast<std::size_t>(entry.id)].guarded = entry.donated && entry.guarded;
   }
   graph.nodes.reserve(nodes_.size());
   for (const Node* node : nodes_) {
@@ -356,6 +365,7 @@ void Slice::bind(plan::Plan& plan) {
         pointer = external_data(index, before);
         break;
       case plan::Storage::Kind::arena:
+      case plan::Storage::Kind::committed:
         pointer = arena + storage.offset;
         break;
       case plan::Storage::Kind::pooled:
@@ -395,6 +405,7 @@ void Slice::run_each(plan::Plan& plan, const backends::KernelArgs& args) const {
       throw Error(std::string(node.op->name), error.message(), node.at, path);
     }
   }
+  if (plan.commit != nullptr) plan.commit->run(args);
 }
 
 void Slice::execute(plan::Plan& plan) {
@@ -429,7 +440,8 @@ void Slice::settle(plan::Plan& plan) {
     if (storage.kind == plan::Storage::Kind::pooled) {
       value->buffer = pooled_[static_cast<std::size_t>(storage.index)];
     } else {
-      FUSETAPE_ASSERT(storage.kind == plan::Storage::Kind::external);
+      FUSETAPE_ASSERT(storage.kind == plan::Storage::Kind::external ||
+                      storage.kind == plan::Storage::Kind::committed);
       Value& source = *externals_[static_cast<std::size_t>(storage.index)];
       value->scalar = source.scalar;
       std::memcpy(value->inline_data, source.inline_data, sizeof(value->inline_data));

@@ -27,6 +27,9 @@ class Slice {
   FlushNotes& notes(Value& value) const {
     return value.node->tape == &tape_ ? value.notes : foreign_[&value];
   }
+  bool in_slice(const Value& value) const {
+    return value.node->tape == &tape_ ? value.notes.epoch == epoch_ : foreign_.contains(&value);
+  }
   bool keeps(Value& value) const;
   void decide_what_lives_on();
   void write_key();

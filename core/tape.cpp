@@ -2,6 +2,8 @@
 
 #include <omp.h>
 
+#include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,6 +20,18 @@ namespace fusetape::core {
 namespace {
 
 std::atomic<std::uint64_t> next_sequence{1};
+
+std::int64_t pending_limit_of_environment(std::int64_t otherwise) {
+  const char* set = std::getenv("FUSETAPE_PENDING_LIMIT");
+  if (set == nullptr) return otherwise;
+  std::int64_t bytes = 0;
+  const char* const end = set + std::strlen(set);
+  const auto [last, error] = std::from_chars(set, end, bytes);
+  if (error != std::errc() || last != end || bytes < 0) {
+    throw Error("FUSETAPE_PENDING_LIMIT", std::string("expected bytes, at least 0, got '") + set + "'");
+  }
+  return bytes;
+}
 
 Retention retention_of_environment() {
   const char* set = std::getenv("FUSETAPE_RETENTION");
@@ -78,6 +92,7 @@ Tape::Tape() {
   settings.flush_denormals = environment_says("FUSETAPE_FLUSH_DENORMALS", "1");
   settings.capture =
       !environment_says("FUSETAPE_CAPTURE", "off") && !environment_says("FUSETAPE_CAPTURE", "0");
+  settings.pending_limit = pending_limit_of_environment(settings.pending_limit);
   settings.threads = omp_get_max_threads();
   if (settings.threads > max_threads) {
     throw Error("OMP_NUM_THREADS", "expected at most " + std::to_string(max_threads) + " threads, got " +
@@ -102,7 +117,7 @@ void Tape::lose_pending(const std::string& why) {
     for (int i = 0; i < node->output_count; ++i) node->output(i).state = State::lost;
     node->history = false;
   }
-  rebinding.undo();
+  journal.undo();
   finish_slice();
 }
 
@@ -190,6 +205,8 @@ Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attr
       warned_about_cut_ = true;
     }
     flush(at);
+  } else if (pending_histories_ == 0 && source.phase == plan::Phase::forward) {
+    run_if_inputs_pile_up(at);
   }
   return outputs;
 }
@@ -200,7 +217,10 @@ void Tape::append(Node* node) {
   for (Value* input : node->inputs) {
     reference(input->node);
     hold(*input);
+    if (!input->scalar && input->state == State::ready)
+      input_bytes_ += static_cast<std::int64_t>(input->bytes());
   }
+  if (node->history) ++pending_histories_;
   for (int i = 0; i < node->output_count; ++i) {
     const Value& value = node->output(i);
     pending_bytes_ += value.shape.elements() * static_cast<std::int64_t>(size_of(value.dtype));
@@ -226,10 +246,41 @@ void Tape::flush(Location at) {
   slice.run(at);
 }
 
+/// A leaf's holds are those of its pending readers and nobody else's. Counted anew each time: users drop
+/// their handles without telling.
+std::int64_t Tape::bytes_held_by_pending_ops() {
+  std::vector<Value*>& inputs = lists_.externals;  // no run is on
+  for (const Node* node : pending_) {
+    for (Value* input : node->inputs) {
+      if (!input->scalar && input->state == State::ready) inputs.push_back(input);
+    }
+  }
+  std::sort(inputs.begin(), inputs.end());
+  std::int64_t bytes = 0;
+  for (auto first = inputs.begin(); first != inputs.end();) {
+    const auto end = std::upper_bound(first, inputs.end(), *first);
+    if ((*first)->holds.load(std::memory_order_acquire) == end - first) {
+      bytes += static_cast<std::int64_t>((*first)->bytes());
+    }
+    first = end;
+  }
+  inputs.clear();
+  return bytes;
+}
+
+void Tape::run_if_inputs_pile_up(Location at) {
+  if (input_bytes_ <= settings.pending_limit || input_bytes_ < next_input_check_ || running_) return;
+  const std::int64_t held = bytes_held_by_pending_ops();
+  if (held > settings.pending_limit) return flush(at);
+  // Not before it can be too much, nor at each op that is left until then.
+  next_input_check_ = input_bytes_ + std::max(settings.pending_limit - held, settings.pending_limit / 8);
+}
+
 void Tape::finish_slice() {
   std::vector<Node*> done;
   done.swap(pending_);
-  pending_bytes_ = 0;
+  pending_bytes_ = input_bytes_ = next_input_check_ = 0;
+  pending_histories_ = 0;
   const auto hold_outside_of = [](Segment* around) {
     for (; around != nullptr; around = around->parent.get()) around->hold_outside();
   };
@@ -237,7 +288,7 @@ void Tape::finish_slice() {
   for (Node* node : done) {
     if (node->history && node->live) hold_outside_of(node->segment.get());
   }
-  rebinding.forget();
+  journal.forget();
   for (Node* node : done) {
     const bool keep_history = node->history && node->live;
     node->executed = true;
@@ -268,7 +319,13 @@ std::byte* Tape::arena(std::size_t bytes) {
   return static_cast<std::byte*>(arena_buffer_.data());
 }
 
-void flush_step(Location at) { Tape::current(at).flush(at); }
+QueuedRun flush_step(Location at) {
+  Tape& tape = Tape::current(at);
+  if (tape.pending_nodes() == 0) return {};
+  tape.flush(at);
+  backends::Backend* const backend = tape.settings.backend;
+  return {backend, backend->last_run()};
+}
 
 Outputs record(const OpDef& op, std::span<const Tensor> inputs, const Attrs& attrs, Location at) {
   return Tape::current(at).record(op, inputs, attrs, at);

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "backends/backend.hpp"
-#include "core/anomaly.hpp"
+#include "core/journal.hpp"
 #include "core/plan/cache.hpp"
 #include "core/thread_end.hpp"
 #include "core/value.hpp"
@@ -28,6 +28,7 @@ struct Settings {
   bool flush_denormals = false;
   bool capture = true;  ///< a device's plans may be replayed as graphs
   int threads = 1;
+  std::int64_t pending_limit = std::int64_t{256} << 20;  ///< bytes of inputs that only pending ops hold
   backends::Backend* backend = nullptr;
 };
 
@@ -44,14 +45,17 @@ class Tape {
   static Tape* alive();
 
   Outputs record(const OpDef& op, std::span<const Tensor> inputs, const Attrs& attrs, Location at);
-  /// Plans and runs everything pending. An error before the first kernel changes nothing.
+  /// Where more than `pending_limit` bytes of inputs are held by nothing but pending ops, and no gradient is
+  /// to come through these, they are run: loops that read nothing would hold all their inputs.
+  void run_if_inputs_pile_up(Location at);
+  /// Plans and runs everything pending. Where that fails, all of it is dropped, and cells are as before it.
   void flush(Location at);
 
   Settings settings;
   plan::PlanCache cache;
   plan::TakenKernels taken_kernels;
   std::shared_ptr<Segment> segment;  ///< the innermost checkpoint that is being recorded
-  Rebinding rebinding;  ///< what the pending nodes will change in cells; noted while anomaly detection is on
+  Journal journal;                   ///< what the pending nodes will change in cells
   /// Of the last run; never null after one.
   std::shared_ptr<const Report> last_report;
 
@@ -71,6 +75,7 @@ class Tape {
   void refuse_while_running(std::string_view what, Location at) const;
   void check_input(const OpDef& op, const Tensor& input, std::size_t index, Location at) const;
   void append(Node* node);
+  std::int64_t bytes_held_by_pending_ops();
   /// Lets go of the nodes that ran: what history still needs holds its saves from now on.
   void finish_slice();
   /// Poisons what is pending.
@@ -89,6 +94,9 @@ class Tape {
   std::byte* scratch_ = nullptr;
   std::byte* scalars_ = nullptr;  ///< of a run on a device: its scalar inputs, in that memory
   std::int64_t pending_bytes_ = 0;
+  std::int64_t input_bytes_ = 0;  ///< of what is not pending itself, once for each pending op that reads it
+  std::int64_t next_input_check_ = 0;  ///< of `input_bytes_`
+  std::size_t pending_histories_ = 0;  ///< ops that a gradient may come through
   BufferRef arena_buffer_;
   std::size_t arena_bytes_ = 0;
   bool running_ = false;
@@ -109,8 +117,14 @@ class GradMode {
   bool before_;
 };
 
+/// A run that was queued; a fault that its device finds later may leave what it updated as it was.
+struct QueuedRun {
+  backends::Backend* backend = nullptr;
+  std::uint64_t number = 0;  ///< 0: the run is over, and nothing can be taken back
+  bool taken_back() const { return number != 0 && backend->took_back(number); }
+};
 /// Runs the slice that an optimizer's step closes.
-void flush_step(Location at);
+QueuedRun flush_step(Location at);
 
 /// The pool of host memory (cpu, reference and null share it).
 Pool& host_pool();

@@ -293,8 +293,7 @@ void bind_version(core::Cell& cell, Tensor value, Location at) {
     version.value()->requires_grad = cell.requires_grad;
     version.value()->node->cell = cell.weak_from_this();
   }
-  core::Tape& tape = core::Tape::current(at);
-  if (tape.settings.anomaly && version.pending()) tape.rebinding.note(cell);
+  if (version.pending()) core::Tape::current(at).journal.note(cell, core::Journal::Part::value);
   cell.value = std::move(version);
 }
 
@@ -345,7 +344,7 @@ void Parameter::set_grad(Tensor grad) {
                                 to_string(cell.value.shape()) + ", got " +
                                 std::string(name_of(grad.dtype())) + " " + to_string(grad.shape()));
   }
-  cell.gradient = std::move(grad);
+  core::bind_gradient(cell, std::move(grad));
 }
 
 void Parameter::zero_grad() { state_of(state_.get(), "zero_grad").gradient = Tensor(); }

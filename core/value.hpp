@@ -36,6 +36,7 @@ struct FlushNotes {
   bool saved = false;
   bool kept = false;     ///< somebody beside the slice's own nodes can name the value
   bool donated = false;  ///< an input that nobody can name after the run
+  bool guarded = false;  ///< the journal remembers it: a cell goes back to it where the run fails
 };
 
 struct Value {

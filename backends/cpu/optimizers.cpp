@@ -135,6 +135,7 @@ class OptimizerKernel final : public Kernel {
   }
 
   std::vector<std::pair<int, int>> in_place() const override { return in_place_; }
+  bool can_fail() const override { return false; }
 
  private:
   std::vector<Share> shares_;

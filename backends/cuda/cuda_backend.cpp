@@ -4,6 +4,7 @@
 
 #include "backends/candidate_choice.hpp"
 #include "backends/cuda/candidates.hpp"
+#include "backends/cuda/commit.hpp"
 #include "backends/cuda/convolutions.hpp"
 #include "backends/cuda/faults.hpp"
 #include "backends/cuda/graph_replay.hpp"
@@ -68,6 +69,8 @@ class DeviceBackend final : public Backend {
   std::unique_lock<std::recursive_mutex> exclusive() override { return std::unique_lock(mutex_); }
   void begin_run() override { faults_->begin_run(); }
   void end_run() override { faults_->end_run(); }
+  std::uint64_t last_run() override { return faults_->last_run(); }
+  bool took_back(std::uint64_t run) override { return faults_->took_back(run); }
 
   Speed speed() const override {
     return {.flops = facts_.flops, .half_flops = facts_.half_flops, .bytes = facts_.bytes_per_second};
@@ -99,6 +102,11 @@ class DeviceBackend final : public Backend {
     }
     if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
     return kernel;
+  }
+
+  std::unique_ptr<Kernel> compile_commits(const Graph& graph,
+                                          std::span<const plan::Commit> commits) override {
+    return cuda::make_commit(graph, commits, *device_, faults_);
   }
 
   std::unique_ptr<Replay> make_replay(std::span<Kernel* const> kernels, std::size_t values) override {

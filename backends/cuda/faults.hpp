@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "backends/cuda/device_api.hpp"
 #include "backends/cuda/kernels/fault.hpp"
@@ -13,7 +14,8 @@
 namespace fusetape::backends::cuda {
 
 /// Turns what kernels found wrong in their data into Errors: when the host waits for them, and at the latest
-/// before the next run but one.
+/// before the next run but one. Until then the fault stays on the device, and the updates of that run and of
+/// the one queued behind it leave what they update as it was.
 class Faults {
  public:
   using Describe = std::function<Error(const Fault&)>;
@@ -36,6 +38,10 @@ class Faults {
   void begin_run();
   /// A run has been queued.
   void end_run();
+  /// Its number.
+  std::uint64_t last_run();
+  /// Whether that run, or one before it that the host did not know of yet, noted a fault.
+  bool took_back(std::uint64_t run);
 
  private:
   /// What was noted when a run was done.
@@ -43,21 +49,28 @@ class Faults {
     Fault* seen = nullptr;  ///< pinned
     Event done = -1;
     bool pending = false;
+    std::uint64_t run = 0;
+  };
+  /// Runs, both inclusive, whose updates saw a fault.
+  struct Lost {
+    std::uint64_t first = 0, last = 0;
   };
   void queue_look(Look& look);
   void throw_if_noted(const Look& look);
+  void note_lost_runs();
 
   DeviceApi& device_;
   std::mutex mutex_;
   Fault* place_;  ///< on the device
   Look now_;
   std::array<Look, 2> runs_;  ///< the last and the one before
-  std::size_t turn_ = 0;
+  std::uint64_t last_run_ = 0;
+  std::vector<Lost> lost_;
   std::map<unsigned, Describe> sites_;
   unsigned last_site_ = 0;
 };
 
-/// A kernel that notes faults; the backend says where.
+/// A kernel that notes faults, or leaves things as they were where one is noted; the backend says where.
 class NotesFaults {
  public:
   virtual ~NotesFaults() = default;

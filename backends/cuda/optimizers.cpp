@@ -3,6 +3,7 @@
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/device_kernel.hpp"
 #include "backends/cuda/element_types.hpp"
+#include "backends/cuda/faults.hpp"
 #include "backends/cuda/grad_norm.hpp"
 #include "backends/cuda/kernels/updates.hpp"
 #include "backends/cuda/tensor_list.hpp"
@@ -14,7 +15,7 @@ namespace {
 using plan::Graph;
 using plan::Group;
 
-class OptimizerKernel final : public DeviceKernel {
+class OptimizerKernel final : public DeviceKernel, public NotesFaults {
  public:
   OptimizerKernel(const Graph& graph, const Group& group, DeviceApi& device)
       : DeviceKernel(graph, device), updates_(updates_of(graph, group)) {
@@ -23,6 +24,8 @@ class OptimizerKernel final : public DeviceKernel {
   }
 
   std::vector<std::pair<int, int>> in_place() const override { return in_place_of(updates_); }
+  bool can_fail() const override { return false; }
+  void note_to(std::shared_ptr<Faults> faults) override { faults_ = std::move(faults); }
 
   void run(const KernelArgs& args) override {
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
@@ -71,6 +74,7 @@ class OptimizerKernel final : public DeviceKernel {
       if (!tensor) access.reads.push_back(whole(args, first.inputs[i]));
     }
     if (first.scale >= 0) access.reads.push_back(whole(args, first.scale));
+    access.reads.push_back(piece(faults_->place(), 1));
     return access;
   }
 
@@ -88,6 +92,7 @@ class OptimizerKernel final : public DeviceKernel {
   void run_list(const KernelArgs& args, DType dtype) const {
     typename K::Args arguments{};
     set_scalars<T>(args, arguments);
+    arguments.fault = faults_->place();
     TensorList<K> list(arguments, scalars(args));
     for (const Update& update : updates_) {
       if (update.dtype != dtype) continue;
@@ -108,6 +113,7 @@ class OptimizerKernel final : public DeviceKernel {
   }
 
   std::vector<Update> updates_;
+  std::shared_ptr<Faults> faults_;
 };
 
 Support supports(const Graph& graph, const Group& group, Device&) { return supports_updates(graph, group); }

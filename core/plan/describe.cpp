@@ -218,16 +218,20 @@ void describe(Plan& plan) {
 
 void verify(const Plan& plan) {
   const Graph& graph = plan.graph;
+  const std::size_t first_safe = first_safe_step(plan);
   std::vector<bool> written(graph.values.size(), false);
   for (int input : graph.inputs) written[static_cast<std::size_t>(input)] = true;
-  for (const Step& step : plan.steps) {
-    const Group& group = plan.groups[static_cast<std::size_t>(step.group)];
+  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
+    const Group& group = plan.groups[static_cast<std::size_t>(plan.steps[s].group)];
     for (int input : group.inputs) {
       FUSETAPE_ASSERT(written[static_cast<std::size_t>(root_of(graph, input))]);
       FUSETAPE_ASSERT(plan.storage[static_cast<std::size_t>(input)].kind != Storage::Kind::none);
     }
     for (int output : group.outputs) {
-      FUSETAPE_ASSERT(plan.storage[static_cast<std::size_t>(output)].kind != Storage::Kind::none);
+      const Storage& storage = plan.storage[static_cast<std::size_t>(output)];
+      FUSETAPE_ASSERT(storage.kind != Storage::Kind::none);
+      FUSETAPE_ASSERT(storage.kind != Storage::Kind::external || s >= first_safe ||
+                      !graph.value(graph.inputs[static_cast<std::size_t>(storage.index)]).guarded);
       written[static_cast<std::size_t>(output)] = true;
     }
   }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <queue>
+#include <tuple>
 #include <unordered_set>
 
 #include "core/check.hpp"
@@ -175,7 +176,8 @@ std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, Ru
 }
 
 void schedule(const Graph& graph, std::vector<Group>& groups) {
-  // Kahn's algorithm; among the ready groups the one whose last op was recorded first.
+  // Kahn's algorithm; among the ready groups the one whose last op was recorded first, updates after all
+  // else.
   std::vector<int> group_of(graph.nodes.size(), -1);
   for (std::size_t g = 0; g < groups.size(); ++g) {
     for (int node : groups[g].nodes) group_of[static_cast<std::size_t>(node)] = static_cast<int>(g);
@@ -191,16 +193,19 @@ void schedule(const Graph& graph, std::vector<Group>& groups) {
       ++waits_for[g];
     }
   }
-  using Ready = std::pair<int, int>;  // last node, group
+  using Ready = std::tuple<bool, int, int>;  // an update, last node, group
   std::priority_queue<Ready, std::vector<Ready>, std::greater<>> ready;
-  const auto enqueue = [&](int g) { ready.emplace(groups[static_cast<std::size_t>(g)].nodes.back(), g); };
+  const auto enqueue = [&](int g) {
+    const int last = groups[static_cast<std::size_t>(g)].nodes.back();
+    ready.emplace(graph.node(last).phase == Phase::update, last, g);
+  };
   for (std::size_t g = 0; g < groups.size(); ++g) {
     if (waits_for[g] == 0) enqueue(static_cast<int>(g));
   }
   std::vector<Group> ordered;
   ordered.reserve(groups.size());
   while (!ready.empty()) {
-    const auto g = static_cast<std::size_t>(ready.top().second);
+    const auto g = static_cast<std::size_t>(std::get<2>(ready.top()));
     ready.pop();
     for (int reader : readers[g]) {
       if (--waits_for[static_cast<std::size_t>(reader)] == 0) enqueue(reader);

@@ -26,6 +26,7 @@ struct GraphValue {
   std::vector<int> consumers;  ///< nodes, once per use
   bool keep = false;           ///< somebody can name it after the run: it must be written
   bool donated = false;        ///< an input that nobody can name after the run: its buffer may be overwritten
+  bool guarded = false;        ///< donated, but needed again where the run fails
   bool scalar = false;         ///< a run-time scalar input
 
   std::int64_t bytes() const { return shape.elements() * static_cast<std::int64_t>(size_of(dtype)); }
@@ -75,6 +76,11 @@ struct Graph {
     const int p = value(id).producer;
     return p >= 0 && node(p).op->is(name) ? &node(p) : nullptr;
   }
+};
+
+/// A result that replaces a cell's version where the run succeeds: on a device it is copied there at the end.
+struct Commit {
+  int value = -1, input = -1;  ///< values: the result, the slice's input that it replaces
 };
 
 /// The kinds of group that a kernel is made for. `single` is one plain node. In every other, `roles` names

@@ -36,12 +36,17 @@ std::vector<Group> find_chains(const Graph& graph, const backends::Backend& back
                                const std::vector<Group>& groups, const std::vector<int>& group_of,
                                Refusals& refusals);
 
-/// An order in which every group runs after those that it reads from, close to the recorded one.
+/// An order in which every group runs after those that it reads from, close to the recorded one; but an
+/// update runs after everything else that is ready, as it may overwrite what a failed run goes back to.
 void schedule(const Graph& graph, std::vector<Group>& groups);
 
+/// The step from which on no kernel fails: what a failed run goes back to may be overwritten there.
+std::size_t first_safe_step(const Plan& plan);
+
 /// Offsets from lifetimes: what is dead at the end shares one arena, what lives on gets pooled buffers, and a
-/// result takes over an operand's place where the operand's last reader writes it (`in_place`).
-void place_memory(Plan& plan, bool in_place);
+/// result takes over an operand's place where the operand's last reader writes it (`in_place`). What may not
+/// be overwritten yet is replaced at the run's end, where the device `commits`.
+void place_memory(Plan& plan, bool in_place, bool commits);
 
 /// "model.cpp:42": where the node was recorded.
 std::string place_of(const GraphNode& node);
@@ -51,8 +56,8 @@ void describe(Plan& plan);
 /// Bytes alive between forward and backward if every node were run by itself.
 std::int64_t kept_unfused(const Graph& graph);
 
-/// Throws (an internal assertion) where a group reads what no earlier one wrote, or two live values share
-/// bytes.
+/// Throws (an internal assertion) where a group reads what no earlier one wrote, a value that lives on lies
+/// in the arena, or what a failed run goes back to is overwritten while something can still fail.
 void verify(const Plan& plan);
 
 /// The value whose bytes a chain of views shows.

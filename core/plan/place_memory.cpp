@@ -20,16 +20,19 @@ struct Block {
   std::size_t bytes = 0;
   int first = forever, last = -1;  ///< steps
   bool keep = false;
-  int external = -1;     ///< slice input whose buffer it is
-  bool written = false;  ///< by a kernel, or an input
-  int shared_with = -1;  ///< the block that took its values over
+  int external = -1;      ///< slice input whose buffer it is
+  bool written = false;   ///< by a kernel, or an input
+  int shared_with = -1;   ///< the block that took its values over
+  int commit_to = -1;     ///< slice input that it replaces at the run's end
+  bool replaced = false;  ///< at the run's end, by another block
 };
 
 class Placer {
  public:
   explicit Placer(Plan& plan) : plan_(plan), graph_(plan.graph), block_of_(graph_.values.size(), -1) {}
 
-  void run(bool in_place) {
+  void run(bool in_place, bool commits) {
+    commits_ = commits;
     make_blocks();
     find_lifetimes();
     if (in_place) share_in_place();
@@ -94,6 +97,7 @@ class Placer {
 
   /// A result takes over an operand's block where the kernel allows it and nobody needs the operand any more.
   void share_in_place() {
+    first_safe_ = first_safe_step(plan_);
     for (std::size_t s = 0; s < plan_.steps.size(); ++s) {
       std::vector<int> taken;  // by another result of this step, which may be used by nobody after it
       for (const auto& [in, out] : plan_.steps[s].kernel->in_place()) {
@@ -103,11 +107,13 @@ class Placer {
         Block& source = blocks_[static_cast<std::size_t>(from)];
         Block& result = blocks_[static_cast<std::size_t>(to)];
         const int step = static_cast<int>(s);
-        if (source.last != step || source.keep || result.first != step || result.external >= 0 ||
-            source.bytes != result.bytes) {
+        if (source.keep || result.external >= 0 || source.bytes != result.bytes || source.replaced) continue;
+        if (source.external >= 0 && !donated(source.external)) continue;
+        if (source.external >= 0 && guarded(source.external) && s < first_safe_) {
+          if (commits_ && result.keep) commit(source, result);
           continue;
         }
-        if (source.external >= 0 && !donated(source.external)) continue;
+        if (source.last != step || result.first != step) continue;
         if (read_through_a_view(group_of_step(s), in)) continue;
         if (std::find(taken.begin(), taken.end(), from) != taken.end()) continue;
         taken.push_back(from);
@@ -118,11 +124,21 @@ class Placer {
     }
   }
 
+  /// The result stays beside what a failed run goes back to until nothing can fail any more.
+  void commit(Block& source, Block& result) {
+    if (result.commit_to >= 0) return;
+    result.commit_to = source.external;
+    result.last = static_cast<int>(plan_.steps.size()) - 1;
+    source.replaced = true;
+    plan_.commits.push_back({result.value, graph_.inputs[static_cast<std::size_t>(source.external)]});
+  }
+
   void assign() {
     std::vector<int> temporaries;
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
       const Block& block = blocks_[b];
-      if (block.written && block.external < 0 && !block.keep) temporaries.push_back(static_cast<int>(b));
+      if (block.written && block.external < 0 && (!block.keep || block.commit_to >= 0))
+        temporaries.push_back(static_cast<int>(b));
     }
     const std::vector<std::size_t> offsets = pack(temporaries);
     for (int b : temporaries) {
@@ -140,6 +156,8 @@ class Placer {
       Storage& storage = plan_.storage[v];
       if (block.external >= 0) {
         storage = {Storage::Kind::external, block.external, 0};
+      } else if (block.commit_to >= 0) {
+        storage = {Storage::Kind::committed, block.commit_to, offsets[static_cast<std::size_t>(b)]};
       } else if (block.keep) {
         int& index = pooled[static_cast<std::size_t>(b)];
         if (index < 0) {
@@ -208,18 +226,28 @@ class Placer {
   const Group& group_of_step(std::size_t s) const {
     return plan_.groups[static_cast<std::size_t>(plan_.steps[s].group)];
   }
-  bool donated(int external) const {
-    return graph_.value(graph_.inputs[static_cast<std::size_t>(external)]).donated;
+  const GraphValue& input(int external) const {
+    return graph_.value(graph_.inputs[static_cast<std::size_t>(external)]);
   }
+  bool donated(int external) const { return input(external).donated; }
+  bool guarded(int external) const { return input(external).guarded; }
 
   Plan& plan_;
   const Graph& graph_;
-  std::vector<int> block_of_;  ///< by value; -1: of a dead node
+  std::vector<int> block_of_;   ///< by value; -1: of a dead node
+  std::size_t first_safe_ = 0;  ///< from this step on nothing fails
+  bool commits_ = false;
   std::vector<Block> blocks_;
 };
 
 }  // namespace
 
-void place_memory(Plan& plan, bool in_place) { Placer(plan).run(in_place); }
+std::size_t first_safe_step(const Plan& plan) {
+  std::size_t step = plan.steps.size();
+  while (step > 0 && !plan.steps[step - 1].kernel->can_fail()) --step;
+  return step;
+}
+
+void place_memory(Plan& plan, bool in_place, bool commits) { Placer(plan).run(in_place, commits); }
 
 }  // namespace fusetape::plan

@@ -14,10 +14,11 @@ namespace fusetape::plan {
 /// Where a value's bytes are during a run.
 struct Storage {
   enum class Kind : std::uint8_t {
-    none,      ///< fused away or dead: never written
-    external,  ///< the buffer of slice input `index`
-    arena,     ///< at `offset`
-    pooled,    ///< fresh buffer `index` of the pool
+    none,       ///< fused away or dead: never written
+    external,   ///< the buffer of slice input `index`
+    arena,      ///< at `offset`
+    pooled,     ///< fresh buffer `index` of the pool
+    committed,  ///< at `offset` of the arena, copied to the buffer of slice input `index` at the run's end
   };
   Kind kind = Kind::none;
   int index = 0;
@@ -43,8 +44,10 @@ struct Plan {
   EqualInputs equal_inputs;  ///< it can be run only where they are equal again
   std::vector<Group> groups;
   std::vector<Step> steps;
-  std::vector<Storage> storage;            ///< by value
-  std::vector<std::int64_t> pooled_bytes;  ///< by pooled buffer
+  std::vector<Commit> commits;
+  std::unique_ptr<backends::Kernel> commit;  ///< does these after the last step; null: there are none
+  std::vector<Storage> storage;              ///< by value
+  std::vector<std::int64_t> pooled_bytes;    ///< by pooled buffer
   std::vector<ArenaBlock> arena;
   std::size_t arena_bytes = 0;
   std::size_t scratch_bytes = 0;  ///< at the arena's end

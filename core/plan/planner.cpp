@@ -79,8 +79,16 @@ void choose_kernels(Plan& plan, backends::Backend& backend) {
     plan.scratch_bytes = std::max(plan.scratch_bytes, (step.kernel->scratch_bytes() + 63) / 64 * 64);
     plan.steps.push_back(std::move(step));
   }
+}
+
+/// What stands around the steps of a device's run.
+void complete_run(Plan& plan, backends::Backend& backend) {
   std::vector<backends::Kernel*> kernels;
   for (const Step& step : plan.steps) kernels.push_back(step.kernel.get());
+  if (!plan.commits.empty()) {
+    plan.commit = backend.compile_commits(plan.graph, plan.commits);
+    kernels.push_back(plan.commit.get());
+  }
   plan.replay = backend.make_replay(kernels, plan.graph.values.size());
 }
 
@@ -123,8 +131,10 @@ std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
   passes.run("schedule", [&] { schedule(plan->graph, plan->groups); });
   passes.run("choose kernels", [&] { choose_kernels(*plan, *options.backend); });
   passes.run("place memory", [&] {
-    place_memory(*plan, has_rule(chosen.rules, "share in place") && !skipped("share in place"));
+    place_memory(*plan, has_rule(chosen.rules, "share in place") && !skipped("share in place"),
+                 !options.backend->on_host());
   });
+  complete_run(*plan, *options.backend);
   passes.run("describe", [&] { describe(*plan); });
   passes.run("verify", [&] { verify(*plan); });
   return plan;

@@ -23,7 +23,8 @@ class Optimizer {
   Optimizer& operator=(const Optimizer&) = delete;
 
   /// Records the update of every parameter that has a gradient, then plans and runs everything pending: the
-  /// end of a step.
+  /// end of a step. Where that run fails, it throws, and parameters, state, running statistics, update counts
+  /// and the gradients of earlier runs are as before it.
   void step(Location at = Location::current());
   /// Forgets all gradients.
   void zero_grad();
@@ -48,7 +49,10 @@ class Optimizer {
   /// For checkpoints: "velocity.conv1.weight", ….
   const std::vector<std::pair<std::string, Cell>>& named_state() const { return named_state_; }
   /// How often each parameter was updated, in the order of parameters().
-  const std::vector<std::int64_t>& updates() const { return updates_; }
+  const std::vector<std::int64_t>& updates() const {
+    take_back_updates();
+    return updates_;
+  }
   void set_updates(std::vector<std::int64_t> updates, Location at = Location::current());
   /// What the constructor was given, for checkpoints: "lr", "max_grad_norm" and the optimizer's own.
   Settings settings() const;
@@ -80,7 +84,7 @@ class Optimizer {
   std::string name_;
   std::vector<Parameter> parameters_;
   std::vector<std::pair<std::string, Cell>> named_state_;
-  std::vector<std::int64_t> updates_;
+  mutable std::vector<std::int64_t> updates_;
   double given_learning_rate_, initial_learning_rate_, learning_rate_, max_grad_norm_;
   Tensor last_grad_norm_;
 
@@ -99,6 +103,16 @@ class Optimizer {
     };
   };
   Work work_;
+
+  /// A step whose run a device may still find fault with: such a run updates nothing.
+  struct QueuedStep {
+    void* device = nullptr;
+    std::uint64_t run = 0;  ///< 0: there is none
+    std::vector<std::size_t> updated;
+  };
+  void take_back_updates() const;
+  mutable QueuedStep queued_[2];
+  std::size_t next_queued_ = 0;
 };
 
 struct SGDOptions {

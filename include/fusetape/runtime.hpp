@@ -133,6 +133,13 @@ bool eager_enabled();
 void set_graph_capture(bool on);
 bool graph_capture_enabled();
 
+/// How many bytes of inputs may be held by nothing but pending ops. A loop that reads nothing, such as an
+/// evaluation that only counts, would hold every batch until the end: where more than this is held so and no
+/// gradient is to come, or right after a backward(), what is pending is run. A forward pass that a backward()
+/// follows is never cut. Default: 256 MiB; FUSETAPE_PENDING_LIMIT=bytes sets the default. Throws below 0.
+void set_pending_limit(std::int64_t bytes, Location at = Location::current());
+std::int64_t pending_limit();
+
 /// Notes when every kernel of every run starts and how long it takes, for explain(). Default: off.
 void set_profiling(bool on);
 

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <iterator>
 #include <set>
 
 #include "core/checked.hpp"
@@ -74,6 +75,8 @@ Optimizer::Optimizer(std::string name, std::vector<Parameter> parameters, double
 void Optimizer::step(Location at) {
   std::vector<std::size_t>& updated = work_.updated;
   updated.clear();
+  take_back_updates();
+  const Tensor norm_before = last_grad_norm_;
   {
     const NoGrad no_history;
     const core::PhaseScope phase(plan::Phase::update, at);
@@ -100,12 +103,25 @@ void Optimizer::step(Location at) {
     for (std::size_t i : updated) ++updates_[i];
   }
   try {
-    core::flush_step(at);
+    const core::QueuedRun run = core::flush_step(at);
+    QueuedStep& queued = queued_[next_queued_++ % std::size(queued_)];
+    queued.device = run.backend;
+    queued.run = run.number;
+    if (queued.run != 0) queued.updated.assign(updated.begin(), updated.end());
   } catch (...) {
-    for (std::size_t i : updated) {  // no update, unless it is still to come
-      if (!parameters_[i].value().pending()) --updates_[i];
-    }
+    for (std::size_t i : updated) --updates_[i];
+    last_grad_norm_ = norm_before;
     throw;
+  }
+}
+
+/// The host is at most one run ahead of a device, so that two steps are all that can be taken back.
+void Optimizer::take_back_updates() const {
+  for (QueuedStep& step : queued_) {
+    const core::QueuedRun run{static_cast<backends::Backend*>(step.device), step.run};
+    if (!run.taken_back()) continue;
+    for (std::size_t i : step.updated) --updates_[i];
+    step.run = 0;
   }
 }
 
@@ -152,6 +168,7 @@ void Optimizer::set_updates(std::vector<std::int64_t> updates, Location at) {
       throw Error(name_, "expected update counts from 0 to 2^53, got " + std::to_string(count), at);
     }
   }
+  for (QueuedStep& step : queued_) step.run = 0;  // counted anew
   updates_ = std::move(updates);
 }
 

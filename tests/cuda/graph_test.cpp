@@ -122,3 +122,58 @@ TEST_CASE("two threads train on one device, each as it would alone") {
     CHECK(one.weights == alone.weights);
   }
 }
+
+TEST_CASE(
+    "a label that is no class costs nothing on a device: cells and update counts stay, the next step goes "
+    "on") {
+  const OnDouble on_double;
+  struct Subject {
+    ft::nn::ResNet model = ft::nn::resnet_cifar({.depth = 8, .width = 8});
+    ft::optim::AdamW adam{model.parameters(), {.lr = 0.01, .max_grad_norm = 1}};
+    Subject() { ft::manual_seed(1); }
+
+    void step(int batch, double last_label = 3) {
+      ft::set_generator_state({.seed = 9, .counter = static_cast<std::uint64_t>(batch) << 20});
+      const Tensor labels =
+          ft::cast(ft::from_vector(std::vector<double>{0, 1, 2, last_label}, {4}), DType::i64);
+      adam.zero_grad();
+      ft::cross_entropy(model(ft::randn({4, 8, 8, 3})), labels).backward();
+      adam.step();
+    }
+    Numbers cells() const {
+      Numbers all;
+      const auto add = [&](const ft::Cell& cell) {
+        for (const double x : cell.value().to_vector<double>()) all.push_back(x);
+      };
+      for (const auto& [name, parameter] : model.named_parameters()) add(parameter);
+      for (const auto& [name, buffer] : model.named_buffers()) add(buffer);
+      for (const auto& [name, cell] : adam.named_state()) add(cell);
+      return all;
+    }
+  };
+  for (const bool fusion : {true, false}) {
+    CAPTURE(fusion);
+    const Fusion fused(fusion);
+    ft::manual_seed(4);
+    Subject subject;
+    ft::manual_seed(4);
+    Subject good;
+    for (int step = 0; step < 5; ++step) subject.step(step), good.step(step);
+    // Found when a value is read: the runs queued behind the bad one are taken back with it.
+    for (int queued = 0; queued < 2; ++queued) {
+      subject.step(100, 17);
+      if (queued == 1) subject.step(101);
+      CHECK(contains(message_of([&] { ft::synchronize(); }), "got labels[3] = 17"));
+      CHECK(subject.cells() == good.cells());
+      CHECK(subject.adam.updates() == good.adam.updates());
+    }
+    // Found before the next run but one, which is not begun.
+    subject.step(100, 17);
+    subject.step(101);
+    CHECK(contains(message_of([&] { subject.step(102); }), "got labels[3] = 17"));
+    CHECK(subject.cells() == good.cells());
+    CHECK(subject.adam.updates() == good.adam.updates());
+    for (int step = 5; step < 8; ++step) subject.step(step), good.step(step);
+    CHECK(subject.cells() == good.cells());
+  }
+}

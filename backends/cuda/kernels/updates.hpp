@@ -1,4 +1,5 @@
 #pragma once
+#include "backends/cuda/kernels/fault.hpp"
 #include "backends/cuda/kernels/tensor_list.hpp"
 #include "core/update_formulas.hpp"
 
@@ -6,7 +7,8 @@
 namespace fusetape::backends::cuda {
 
 /// A parameter, its gradient and its state before and after; the clipped gradient only where somebody wants
-/// it. Results may lie where the operands do.
+/// it. Results may lie where the operands do. Where a kernel before found fault with its data, what is
+/// updated stays as it was.
 template <class T, int States>
 struct ListedUpdate {
   static constexpr int states = States;
@@ -36,6 +38,7 @@ struct SgdUpdate {
   struct Args {
     const double *lr, *weight_decay, *momentum;
     const T* scale;
+    const Fault* fault;
     bool nesterov;
     int count;
     Entry tensors[most];
@@ -43,6 +46,7 @@ struct SgdUpdate {
   struct Shared {
     core::SgdFactors factors;
     float scale;
+    bool leaves;  ///< everything as it was
   };
   using Local = Nothing;
   static std::string name() { return std::string("sgd_update<") + type_name<T> + ">"; }
@@ -55,23 +59,22 @@ struct SgdUpdate {
       shared.factors = core::sgd_factors(*args.lr, *args.weight_decay,
                                          args.momentum != nullptr ? *args.momentum : 0, args.nesterov);
       shared.scale = gradient_scale(args.scale);
+      shared.leaves = args.fault->site != 0;
       return;
     }
     const ListedRun run = run_of_block(args.tensors, args.count, thread.block_x);
     const Entry& tensor = args.tensors[run.entry];
-    for_eights<threads>(run, thread.index, [&](std::int64_t at, int count) {
-      update(shared.factors, shared.scale, tensor, at, count);
-    });
+    for_eights<threads>(run, thread.index,
+                        [&](std::int64_t at, int count) { update(shared, tensor, at, count); });
   }
 
  private:
-  FUSETAPE_HD static void update(const core::SgdFactors& factors, float scale, const Entry& tensor,
-                                 std::int64_t at, int count) {
+  FUSETAPE_HD static void update(const Shared& shared, const Entry& tensor, std::int64_t at, int count) {
     Eight p = load_eight(tensor.p + at, count);
-    const Eight g = clipped(tensor, scale, at, count);
+    const Eight g = clipped(tensor, shared.scale, at, count);
     Eight v = tensor.state[0] != nullptr ? load_eight(tensor.state[0] + at, count) : Eight{};
-    for (int i = 0; i < 8; ++i) {
-      const core::SgdElement next = core::sgd_updated(factors, p.at[i], g.at[i], v.at[i]);
+    for (int i = 0; i < 8 && !shared.leaves; ++i) {
+      const core::SgdElement next = core::sgd_updated(shared.factors, p.at[i], g.at[i], v.at[i]);
       p.at[i] = next.p;
       v.at[i] = next.velocity;
     }
@@ -88,6 +91,7 @@ struct AdamUpdate {
   struct Args {
     const double *lr, *beta1, *beta2, *eps, *weight_decay, *correction1, *correction2;
     const T* scale;
+    const Fault* fault;
     bool decoupled;
     int count;
     Entry tensors[most];
@@ -95,6 +99,7 @@ struct AdamUpdate {
   struct Shared {
     core::AdamFactors factors;
     float scale;
+    bool leaves;  ///< everything as it was
   };
   using Local = Nothing;
   static std::string name() { return std::string("adam_update<") + type_name<T> + ">"; }
@@ -108,23 +113,22 @@ struct AdamUpdate {
                                            *args.correction1, *args.correction2},
                                           args.decoupled);
       shared.scale = gradient_scale(args.scale);
+      shared.leaves = args.fault->site != 0;
       return;
     }
     const ListedRun run = run_of_block(args.tensors, args.count, thread.block_x);
     const Entry& tensor = args.tensors[run.entry];
-    for_eights<threads>(run, thread.index, [&](std::int64_t at, int count) {
-      update(shared.factors, shared.scale, tensor, at, count);
-    });
+    for_eights<threads>(run, thread.index,
+                        [&](std::int64_t at, int count) { update(shared, tensor, at, count); });
   }
 
  private:
-  FUSETAPE_HD static void update(const core::AdamFactors& factors, float scale, const Entry& tensor,
-                                 std::int64_t at, int count) {
+  FUSETAPE_HD static void update(const Shared& shared, const Entry& tensor, std::int64_t at, int count) {
     Eight p = load_eight(tensor.p + at, count), m = load_eight(tensor.state[0] + at, count),
           v = load_eight(tensor.state[1] + at, count);
-    const Eight g = clipped(tensor, scale, at, count);
-    for (int i = 0; i < 8; ++i) {
-      const core::AdamElement next = core::adam_updated(factors, p.at[i], g.at[i], m.at[i], v.at[i]);
+    const Eight g = clipped(tensor, shared.scale, at, count);
+    for (int i = 0; i < 8 && !shared.leaves; ++i) {
+      const core::AdamElement next = core::adam_updated(shared.factors, p.at[i], g.at[i], m.at[i], v.at[i]);
       p.at[i] = next.p;
       m.at[i] = next.m;
       v.at[i] = next.v;
