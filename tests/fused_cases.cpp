@@ -206,7 +206,7 @@ void add_odd_norms(Cases& cases) {
                      return relu(inner[5] + norm(inner, 5).y);
                    },
                    {.groups = {"batch_norm+add+relu"}}});
-  cases.push_back({"relu of the new running mean of one row", norm_inputs({1, 5}), [](In in) {
+  cases.push_back({"relu of the new running mean of two rows", norm_inputs({2, 5}), [](In in) {
                      const BatchNormResult result = norm(in);
                      return Results{relu(result.running_mean), result.y};
                    }});

@@ -38,7 +38,7 @@ std::vector<Input> operator+(std::vector<Input> a, const std::vector<Input>& b) 
 }
 
 /// With 129 channels no row of a kernel is whole bytes of a mask.
-const Shape shapes[] = {{1, 1, 1, 1},  {1, 1, 1, 8},  {2, 1, 1, 24}, {2, 7, 5, 1},  {2, 7, 5, 3},
+const Shape shapes[] = {{3, 1, 1, 1},  {1, 1, 3, 8},  {2, 1, 1, 24}, {2, 7, 5, 1},  {2, 7, 5, 3},
                         {1, 7, 5, 17}, {1, 7, 5, 24}, {3, 4, 4, 32}, {2, 3, 3, 16}, {5, 33, 31, 9}};
 
 const Flags forward_only{.differentiable = false};
