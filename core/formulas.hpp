@@ -85,7 +85,7 @@ FUSETAPE_HD T clamp(T x, T low, T high) {
 }
 template <class T>
 FUSETAPE_HD T clamp_grad(T g, T x, T low, T high) {
-  return x >= low && x <= high ? g : 0;
+  return x > low && x < high ? g : 0;
 }
 
 // ---- comparisons, choices and conversions ----

@@ -28,7 +28,12 @@ DType InferContext::same_floating_dtype() const {
   return first;
 }
 
-void RefContext::fail(const std::string& what) const { throw Error(std::string(op_), what); }
+template <class T>
+void RefContextOf<T>::fail(const std::string& what) const {
+  throw Error(std::string(op_), what);
+}
+template class RefContextOf<double>;
+template class RefContextOf<std::int64_t>;
 
 Tensor GradContext::input(int i) const {
   FUSETAPE_ASSERT(node_.saves_input(i));

@@ -108,13 +108,16 @@ class GradContext {
   InlineVector<Tensor, 6> gradients_ = {};
 };
 
-/// A tensor as the reference sees it: doubles, whatever the dtype (i64 is exact up to 2^53).
-struct RefTensor {
+/// A tensor as the reference sees it: doubles, or std::int64_t where all that an op reads and writes is of an
+/// integer dtype or bool.
+template <class T>
+struct RefTensorOf {
   Shape shape;
   DType dtype = DType::f32;
-  double* data = nullptr;
+  T* data = nullptr;
   std::int64_t size() const { return shape.elements(); }
 };
+using RefTensor = RefTensorOf<double>;
 
 /// A tensor's elements as they are.
 struct RawTensor {
@@ -123,20 +126,23 @@ struct RawTensor {
   void* data = nullptr;
 };
 
-class RefContext {
+template <class T>
+class RefContextOf {
  public:
-  RefContext(std::string_view op, const Attrs& attrs, std::span<const RefTensor> in,
-             std::span<const RefTensor> out)
+  RefContextOf(std::string_view op, const Attrs& attrs, std::span<const RefTensorOf<T>> in,
+               std::span<const RefTensorOf<T>> out)
       : attrs(attrs), in(in), out(out), op_(op) {}
   const Attrs& attrs;
-  std::span<const RefTensor> in;
-  std::span<const RefTensor> out;  ///< written in full; rounded to its dtype by the caller
+  std::span<const RefTensorOf<T>> in;
+  std::span<const RefTensorOf<T>> out;  ///< written in full; rounded to its dtype by the caller
   /// A mistake that only the data shows (a label out of range).
   [[noreturn]] void fail(const std::string& what) const;
 
  private:
   std::string_view op_;
 };
+using RefContext = RefContextOf<double>;
+using WholeContext = RefContextOf<std::int64_t>;
 
 /// From the 32nd on they share the last one.
 constexpr std::uint32_t bit(int i) { return 1u << (i < 31 ? i : 31); }
@@ -165,6 +171,10 @@ struct OpDef {
   void (*reference)(RefContext&) = nullptr;
   /// Pointwise ops (outputs one value, inputs broadcast to its shape): the meaning of one element.
   double (*pointwise)(const double* in, const Attrs& attrs) = nullptr;
+  /// The same without rounding, where every input and output is of an integer dtype or bool. What overflows
+  /// wraps around. nullptr: no such call, or small numbers only.
+  void (*whole_reference)(WholeContext&) = nullptr;
+  std::int64_t (*whole_pointwise)(const std::int64_t* in, const Attrs& attrs) = nullptr;
   /// A user's own forward: the op's meaning and its kernel on every backend, never part of a group.
   void (*run)(const Attrs& attrs, std::span<const RawTensor> in, std::span<const RawTensor> out) = nullptr;
   /// The output is the first input's bytes under another shape: no kernel, no copy.

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/element.hpp"
 #include "core/half.hpp"
 
 namespace fusetape::core {
@@ -33,13 +34,53 @@ std::size_t padded(std::int64_t elements) {
   return (static_cast<std::size_t>(elements) * sizeof(double) + 63) / 64 * 64;
 }
 
+/// Elements of an integer dtype or bool, and back: what is too large for a dtype wraps around.
+void to_wholes(const void* from, DType dtype, std::int64_t count, std::int64_t* to) {
+  if (dtype == DType::i64) {
+    std::copy_n(static_cast<const std::int64_t*>(from), count, to);
+  } else if (dtype == DType::u8) {
+    std::copy_n(static_cast<const std::uint8_t*>(from), count, to);
+  } else {
+    std::transform(static_cast<const std::uint8_t*>(from), static_cast<const std::uint8_t*>(from) + count, to,
+                   [](std::uint8_t x) { return x != 0 ? 1 : 0; });
+  }
+}
+
+void from_wholes(const std::int64_t* from, DType dtype, std::int64_t count, void* to) {
+  if (dtype == DType::i64) {
+    std::copy_n(from, count, static_cast<std::int64_t*>(to));
+  } else {
+    std::transform(from, from + count, static_cast<std::uint8_t*>(to), [dtype](std::int64_t x) {
+      return static_cast<std::uint8_t>(dtype == DType::u8 ? x : x != 0 ? 1 : 0);
+    });
+  }
+}
+
+/// How the elements of the loops are read and written, and which of an op's meanings they are given to.
+struct Reals {
+  using T = double;
+  static constexpr auto read = to_doubles;
+  static constexpr auto write = from_doubles;
+  static constexpr auto reference = &OpDef::reference;
+  static constexpr auto pointwise = &OpDef::pointwise;
+};
+struct Wholes {
+  using T = std::int64_t;
+  static constexpr auto read = to_wholes;
+  static constexpr auto write = from_wholes;
+  static constexpr auto reference = &OpDef::whole_reference;
+  static constexpr auto pointwise = &OpDef::whole_pointwise;
+};
+
 /// One element at a time, every input read where it is broadcast to.
-void run_pointwise(const OpDef& op, const Attrs& attrs, std::span<const RefTensor> in, const RefTensor& out) {
+template <class T>
+void run_pointwise(T (*pointwise)(const T*, const Attrs&), const Attrs& attrs,
+                   std::span<const RefTensorOf<T>> in, const RefTensorOf<T>& out) {
   constexpr std::size_t most = 8;
   FUSETAPE_ASSERT(in.size() <= most);
-  double elements[most];
+  T elements[most];
   if (in.size() == 1 && in[0].shape == out.shape) {
-    for (std::int64_t i = 0; i < out.size(); ++i) out.data[i] = op.pointwise(in[0].data + i, attrs);
+    for (std::int64_t i = 0; i < out.size(); ++i) out.data[i] = pointwise(in[0].data + i, attrs);
     return;
   }
   Strides strides[most];
@@ -49,7 +90,7 @@ void run_pointwise(const OpDef& op, const Attrs& attrs, std::span<const RefTenso
   std::array<std::int64_t, most> offset{};
   for (std::int64_t i = 0; i < out.size(); ++i) {
     for (std::size_t k = 0; k < in.size(); ++k) elements[k] = in[k].data[offset[k]];
-    out.data[i] = op.pointwise(elements, attrs);
+    out.data[i] = pointwise(elements, attrs);
     for (int axis = shape.rank() - 1; axis >= 0; --axis) {
       const auto a = static_cast<std::size_t>(axis);
       for (std::size_t k = 0; k < in.size(); ++k) offset[k] += strides[k][a];
@@ -58,6 +99,42 @@ void run_pointwise(const OpDef& op, const Attrs& attrs, std::span<const RefTenso
       index[a] = 0;
     }
   }
+}
+
+template <class Elements>
+void run_on(const plan::Graph& graph, const plan::GraphNode& node, void* const* values, std::byte* scratch) {
+  using T = typename Elements::T;
+  const OpDef& op = *node.op;
+  const auto take = [&](int id) {
+    const plan::GraphValue& value = graph.value(id);
+    RefTensorOf<T> tensor{value.shape, value.dtype, reinterpret_cast<T*>(scratch)};
+    scratch += padded(value.elements());
+    return tensor;
+  };
+  InlineVector<RefTensorOf<T>, 12> in, out;
+  for (int id : node.inputs) {
+    in.push_back(take(id));
+    const RefTensorOf<T>& tensor = in[in.size() - 1];
+    Elements::read(values[id], tensor.dtype, tensor.size(), tensor.data);
+  }
+  for (int id : node.outputs) out.push_back(take(id));
+
+  const std::span<const RefTensorOf<T>> ins(in.begin(), in.size()), outs(out.begin(), out.size());
+  if (op.*Elements::reference != nullptr) {
+    RefContextOf<T> context(op.name, node.attrs, ins, outs);
+    (op.*Elements::reference)(context);
+  } else {
+    run_pointwise<T>(op.*Elements::pointwise, node.attrs, ins, outs[0]);
+  }
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    Elements::write(out[i].data, out[i].dtype, out[i].size(), values[node.outputs[i]]);
+  }
+}
+
+bool only_wholes(const plan::Graph& graph, const plan::GraphNode& node) {
+  const auto is_whole = [&](int id) { return !is_floating(graph.value(id).dtype); };
+  return std::all_of(node.inputs.begin(), node.inputs.end(), is_whole) &&
+         std::all_of(node.outputs.begin(), node.outputs.end(), is_whole);
 }
 
 }  // namespace
@@ -96,8 +173,7 @@ void from_doubles(const double* from, DType dtype, std::int64_t count, void* to)
     case DType::i64:
       return write<std::int64_t>(from, count, to, to_integer);
     case DType::u8:
-      return write<std::uint8_t>(from, count, to,
-                                 [](double x) { return static_cast<std::uint8_t>(to_integer(x)); });
+      return write<std::uint8_t>(from, count, to, [](double x) { return saturated_byte(to_integer(x)); });
     case DType::boolean:
       return write<std::uint8_t>(from, count, to, [](double x) { return static_cast<std::uint8_t>(x != 0); });
   }
@@ -120,30 +196,13 @@ void run_reference(const plan::Graph& graph, const plan::GraphNode& node, void* 
     if (to != from && bytes != 0) std::memcpy(to, from, bytes);
     return;
   }
-  const auto take = [&](int id) {
-    const plan::GraphValue& value = graph.value(id);
-    RefTensor tensor{value.shape, value.dtype, reinterpret_cast<double*>(scratch)};
-    scratch += padded(value.elements());
-    return tensor;
-  };
-  InlineVector<RefTensor, 12> in, out;
-  for (int id : node.inputs) {
-    in.push_back(take(id));
-    const RefTensor& tensor = in[in.size() - 1];
-    to_doubles(values[id], tensor.dtype, tensor.size(), tensor.data);
+  if (op.is("cast")) {
+    const plan::GraphValue &from = graph.value(node.inputs[0]), &to = graph.value(node.outputs[0]);
+    return convert(values[node.inputs[0]], from.dtype, values[node.outputs[0]], to.dtype, to.elements());
   }
-  for (int id : node.outputs) out.push_back(take(id));
-
-  const std::span<const RefTensor> ins(in.begin(), in.size()), outs(out.begin(), out.size());
-  if (op.reference != nullptr) {
-    RefContext context(op.name, node.attrs, ins, outs);
-    op.reference(context);
-  } else {
-    run_pointwise(op, node.attrs, ins, outs[0]);
-  }
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    from_doubles(out[i].data, out[i].dtype, out[i].size(), values[node.outputs[i]]);
-  }
+  const bool exact = op.whole_reference != nullptr || op.whole_pointwise != nullptr;
+  exact&& only_wholes(graph, node) ? run_on<Wholes>(graph, node, values, scratch)
+                                   : run_on<Reals>(graph, node, values, scratch);
 }
 
 }  // namespace fusetape::core

@@ -9,9 +9,10 @@
 /// of every kernel.
 namespace fusetape::core {
 
-/// Elements of any dtype as doubles (an i64 is exact up to 2^53).
+/// Elements of any dtype as doubles (an i64 is exact up to 2^53 only: cast and convert() take it as it is).
 void to_doubles(const void* from, DType dtype, std::int64_t count, double* to);
-/// Rounds to nearest even (bf16 and f16 by way of f32); integers truncate, NaN becomes 0, u8 wraps; bool is
+/// Rounds to nearest even (bf16 and f16 by way of f32); integers truncate and saturate, NaN becomes 0; bool
+/// is
 /// `!= 0`.
 void from_doubles(const double* from, DType dtype, std::int64_t count, void* to);
 

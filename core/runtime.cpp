@@ -168,8 +168,8 @@ DetectAnomaly::~DetectAnomaly() {
   if (Tape* tape = Tape::alive()) tape->settings.anomaly = before_;
 }
 
-void set_eager(bool on) {
-  if (on) Tape::current().flush(Location::current());
+void set_eager(bool on, Location at) {
+  if (on) Tape::current().flush(at);
   Tape::current().settings.eager = on;
 }
 bool eager_enabled() { return Tape::current().settings.eager; }

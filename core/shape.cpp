@@ -1,20 +1,19 @@
 #include "fusetape/shape.hpp"
 
 #include "core/op.hpp"
-#include "fusetape/error.hpp"
 
 namespace fusetape {
 
-Shape::Shape(std::initializer_list<std::int64_t> extents)
-    : Shape(std::span<const std::int64_t>(extents.begin(), extents.size())) {}
+Shape::Shape(std::initializer_list<std::int64_t> extents, Location at)
+    : Shape(std::span<const std::int64_t>(extents.begin(), extents.size()), at) {}
 
-Shape::Shape(std::span<const std::int64_t> extents) {
-  for (std::int64_t extent : extents) push_back(extent);
+Shape::Shape(std::span<const std::int64_t> extents, Location at) {
+  for (std::int64_t extent : extents) push_back(extent, at);
 }
 
-void Shape::push_back(std::int64_t extent) {
+void Shape::push_back(std::int64_t extent, Location at) {
   if (rank_ == max_rank) {
-    throw Error("shape", "expected at most " + std::to_string(max_rank) + " axes, got more");
+    throw Error("shape", "expected at most " + std::to_string(max_rank) + " axes, got more", at);
   }
   extents_[static_cast<std::size_t>(rank_++)] = extent;
 }

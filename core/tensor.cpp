@@ -69,6 +69,12 @@ core::Value& ready(const Tensor& tensor, const char* what, Location at) {
   return value;
 }
 
+void require_one_element(const Tensor& tensor, Location at) {
+  if (!tensor.defined()) undefined("item", at);
+  if (tensor.elements() != 1)
+    throw Error("item", "expected one element, got " + to_string(tensor.shape()), at);
+}
+
 void check_extents(const char* what, const Shape& shape, Location at) {
   if (core::countable(shape)) return;
   throw Error(what, "expected extents of at least 0 and at most 2^56 elements, got " + to_string(shape), at);
@@ -104,13 +110,13 @@ Tensor::~Tensor() {
   core::dereference(node);
 }
 
-const Shape& Tensor::shape() const {
-  if (!defined()) undefined("shape", Location::current());
+const Shape& Tensor::shape(Location at) const {
+  if (!defined()) undefined("shape", at);
   return value_->shape;
 }
 
-DType Tensor::dtype() const {
-  if (!defined()) undefined("dtype", Location::current());
+DType Tensor::dtype(Location at) const {
+  if (!defined()) undefined("dtype", at);
   return value_->dtype;
 }
 
@@ -126,12 +132,25 @@ std::int64_t Tensor::size(int axis, Location at) const {
   return shape()[wrapped];
 }
 
-double Tensor::item(Location at) const {
-  if (!defined()) undefined("item", at);
-  if (elements() != 1) throw Error("item", "expected one element, got " + to_string(shape()), at);
+double Tensor::real_item(Location at) const {
+  require_one_element(*this, at);
   double result = 0;
   copy_to(&result, DType::f64, at);
   return result;
+}
+
+std::int64_t Tensor::whole_item(std::int64_t least, std::int64_t most, Location at) const {
+  require_one_element(*this, at);
+  std::int64_t whole = 0;
+  copy_to(&whole, DType::i64, at);
+  const Number number = is_floating(dtype()) ? Number(real_item(at)) : Number(whole);
+  if (!core::holds(DType::i64, number) || whole < least || whole > most) {
+    throw Error("item",
+                "expected a whole number in [" + std::to_string(least) + ", " + std::to_string(most) +
+                    "], got " + to_string(number),
+                at);
+  }
+  return whole;
 }
 
 void Tensor::copy_to(void* out, DType as, Location at) const {
@@ -176,17 +195,22 @@ Tensor variable(const Tensor& x, Location at) {
   return copy;
 }
 
+template <class T>
+static void print(std::ostream& out, const std::vector<T>& data) {
+  constexpr std::size_t shown = 64;
+  for (std::size_t i = 0; i < std::min(data.size(), shown); ++i) out << (i > 0 ? ", " : "") << data[i];
+  if (data.size() > shown) out << ", … " << data.size() - shown << " more";
+}
+
 std::ostream& operator<<(std::ostream& out, const Tensor& tensor) {
   if (!tensor.defined()) return out << "undefined tensor";
-  constexpr std::size_t shown = 64;
-  const std::vector<double> data = tensor.to_vector<double>();
   std::ostringstream text;  // the stream's precision, but no commas of its locale among ours
   text.imbue(std::locale::classic());
   text.flags(out.flags());
   text.precision(out.precision());
   text << name_of(tensor.dtype()) << ' ' << to_string(tensor.shape()) << " [";
-  for (std::size_t i = 0; i < std::min(data.size(), shown); ++i) text << (i > 0 ? ", " : "") << data[i];
-  if (data.size() > shown) text << ", … " << data.size() - shown << " more";
+  is_floating(tensor.dtype()) ? print(text, tensor.to_vector<double>())
+                              : print(text, tensor.to_vector<std::int64_t>());
   return out << text.str() + "]";
 }
 
@@ -206,7 +230,11 @@ Tensor make_leaf(const Shape& shape, DType dtype, void** data, Location at) {
   Tensor leaf(&value);
   value.scalar = shape.rank() == 0;
   if (!value.scalar) {
-    value.buffer = host_pool().allocate(static_cast<std::size_t>(shape.elements()) * size_of(dtype));
+    try {
+      value.buffer = host_pool().allocate(static_cast<std::size_t>(shape.elements()) * size_of(dtype));
+    } catch (const Error& error) {
+      throw Error(error.op(), error.message(), at);
+    }
   }
   *data = value.scalar ? static_cast<void*>(value.inline_data) : value.buffer.data();
   return leaf;
@@ -214,43 +242,57 @@ Tensor make_leaf(const Shape& shape, DType dtype, void** data, Location at) {
 
 }  // namespace core
 
-template <class T>
-Tensor from_span(std::span<const T> data, Shape shape, Location at) {
-  check_count("from_span", shape, data.size(), at);
-  void* to = nullptr;
-  Tensor leaf = core::make_leaf(shape, dtype_for<T>::value, &to, at);
-  if (!data.empty()) std::memcpy(to, data.data(), data.size_bytes());
-  return leaf;
-}
-template Tensor from_span<float>(std::span<const float>, Shape, Location);
-template Tensor from_span<double>(std::span<const double>, Shape, Location);
-template Tensor from_span<std::int64_t>(std::span<const std::int64_t>, Shape, Location);
-template Tensor from_span<std::uint8_t>(std::span<const std::uint8_t>, Shape, Location);
-template Tensor from_span<bool>(std::span<const bool>, Shape, Location);
-
-Tensor from_floats(std::span<const float> data, Shape shape, DType dtype, Location at) {
-  check_count("from_floats", shape, data.size(), at);
+Tensor from_elements(const void* data, std::size_t count, DType dtype, const Shape& shape, Location at) {
+  check_count("from_span", shape, count, at);
   void* to = nullptr;
   Tensor leaf = core::make_leaf(shape, dtype, &to, at);
-  core::convert(data.data(), DType::f32, to, dtype, shape.elements());
+  if (count > 0) std::memcpy(to, data, count * size_of(dtype));
   return leaf;
+}
+
+namespace {
+
+/// A floating dtype rounds; an integer one has to hold each number.
+template <class T>
+Tensor from_numbers(const char* what, std::span<const T> data, const Shape& shape, DType dtype, Location at) {
+  check_count(what, shape, data.size(), at);
+  for (std::size_t i = 0; i < data.size() && !is_floating(dtype); ++i) {
+    if (core::holds(dtype, data[i])) continue;
+    throw Error(what,
+                "expected numbers that " + std::string(name_of(dtype)) + " holds, got " + to_string(data[i]) +
+                    " as element " + std::to_string(i),
+                at);
+  }
+  void* to = nullptr;
+  Tensor leaf = core::make_leaf(shape, dtype, &to, at);
+  core::convert(data.data(), dtype_for<T>::value, to, dtype, shape.elements());
+  return leaf;
+}
+
+}  // namespace
+
+Tensor from_floats(std::span<const float> data, Shape shape, DType dtype, Location at) {
+  return from_numbers("from_floats", data, shape, dtype, at);
 }
 
 Tensor from_doubles(std::span<const double> data, Shape shape, DType dtype, Location at) {
-  check_count("from_doubles", shape, data.size(), at);
-  void* to = nullptr;
-  Tensor leaf = core::make_leaf(shape, dtype, &to, at);
-  core::convert(data.data(), DType::f64, to, dtype, shape.elements());
-  return leaf;
+  return from_numbers("from_doubles", data, shape, dtype, at);
 }
 
-Tensor full(Shape shape, double value, DType dtype, Location at) {
-  check_extents("full", shape, at);
+namespace {
+
+Tensor filled(const char* what, const Shape& shape, Number value, DType dtype, Location at) {
+  check_extents(what, shape, at);
+  if (!core::holds(dtype, value)) {
+    throw Error(what,
+                "expected a number that " + std::string(name_of(dtype)) + " holds, got " + to_string(value),
+                at);
+  }
   void* to = nullptr;
   Tensor leaf = core::make_leaf(shape, dtype, &to, at);
   const std::size_t bytes = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
   if (bytes == 0) return leaf;
-  core::convert(&value, DType::f64, to, dtype, 1);
+  core::write_number(value, dtype, to);
   auto* first = static_cast<std::byte*>(to);
   for (std::size_t done = size_of(dtype); done < bytes;) {  // doubles what is filled
     const std::size_t next = std::min(done, bytes - done);
@@ -260,16 +302,31 @@ Tensor full(Shape shape, double value, DType dtype, Location at) {
   return leaf;
 }
 
-Tensor zeros(Shape shape, DType dtype, Location at) { return full(shape, 0, dtype, at); }
-Tensor ones(Shape shape, DType dtype, Location at) { return full(shape, 1, dtype, at); }
-Tensor scalar(double value, DType dtype, Location at) { return full({}, value, dtype, at); }
+}  // namespace
+
+Tensor full(Shape shape, Number value, DType dtype, Location at) {
+  return filled("full", shape, value, dtype, at);
+}
+Tensor zeros(Shape shape, DType dtype, Location at) { return filled("zeros", shape, 0, dtype, at); }
+Tensor ones(Shape shape, DType dtype, Location at) { return filled("ones", shape, 1, dtype, at); }
+Tensor scalar(Number value, DType dtype, Location at) { return filled("scalar", {}, value, dtype, at); }
 
 Tensor arange(std::int64_t n, DType dtype, Location at) {
   if (n < 0) throw Error("arange", "expected n of at least 0, got " + std::to_string(n), at);
   check_extents("arange", {n}, at);
-  std::vector<double> numbers(static_cast<std::size_t>(n));
-  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<double>(i);
-  return from_doubles(numbers, {n}, dtype, at);
+  if (n > 0 && !core::holds(dtype, n - 1)) {
+    throw Error(
+        "arange",
+        "expected numbers that " + std::string(name_of(dtype)) + " holds, got 0 to " + std::to_string(n - 1),
+        at);
+  }
+  void* to = nullptr;
+  Tensor leaf = core::make_leaf({n}, dtype, &to, at);
+  auto* elements = static_cast<std::byte*>(to);
+  for (std::int64_t i = 0; i < n; ++i) {
+    core::write_number(i, dtype, elements + static_cast<std::size_t>(i) * size_of(dtype));
+  }
+  return leaf;
 }
 
 // ---- cells
@@ -297,27 +354,29 @@ void bind_version(core::Cell& cell, Tensor value, Location at) {
   cell.value = std::move(version);
 }
 
-core::Cell& state_of(core::Cell* state, const char* what) {
-  if (state == nullptr) throw Error(what, "the cell is empty: construct it with a value");
+core::Cell& state_of(core::Cell* state, const char* what, Location at) {
+  if (state == nullptr) throw Error(what, "the cell is empty: construct it with a value", at);
   return *state;
 }
 
 }  // namespace
 
-Cell::Cell(Tensor value, std::string name) : state_(std::make_shared<core::Cell>()) {
-  if (!value.defined()) throw Error("Cell", "the value is undefined");
+Cell::Cell(Tensor value, std::string name, Location at) : state_(std::make_shared<core::Cell>()) {
+  if (!value.defined()) throw Error("Cell", "the value is undefined", at);
   state_->name = std::move(name);
-  bind_version(*state_, value, Location::current());
+  bind_version(*state_, value, at);
 }
 
-Tensor Cell::value() const { return state_of(state_.get(), "value").value; }
-const std::string& Cell::name() const { return state_of(state_.get(), "name").name; }
-void Cell::set_name(std::string name) { state_of(state_.get(), "set_name").name = std::move(name); }
-const Shape& Cell::shape() const { return state_of(state_.get(), "shape").value.shape(); }
-DType Cell::dtype() const { return state_of(state_.get(), "dtype").value.dtype(); }
+Tensor Cell::value(Location at) const { return state_of(state_.get(), "value", at).value; }
+const std::string& Cell::name(Location at) const { return state_of(state_.get(), "name", at).name; }
+void Cell::set_name(std::string name, Location at) {
+  state_of(state_.get(), "set_name", at).name = std::move(name);
+}
+const Shape& Cell::shape(Location at) const { return state_of(state_.get(), "shape", at).value.shape(); }
+DType Cell::dtype(Location at) const { return state_of(state_.get(), "dtype", at).value.dtype(); }
 
 void Cell::set_data(Tensor value, Location at) {
-  core::Cell& cell = state_of(state_.get(), "set_data");
+  core::Cell& cell = state_of(state_.get(), "set_data", at);
   if (!value.defined() || !(value.shape() == cell.value.shape()) || value.dtype() != cell.value.dtype()) {
     throw Error("set_data",
                 "expected " + std::string(name_of(cell.value.dtype())) + " " + to_string(cell.value.shape()) +
@@ -329,29 +388,33 @@ void Cell::set_data(Tensor value, Location at) {
   bind_version(cell, std::move(value), at);
 }
 
-Parameter::Parameter(Tensor value, std::string name) : Cell(std::move(value), std::move(name)) {
+Parameter::Parameter(Tensor value, std::string name, Location at)
+    : Cell(std::move(value), std::move(name), at) {
   state_->is_parameter = true;
   state_->requires_grad = true;
-  bind_version(*state_, state_->value, Location::current());
+  bind_version(*state_, state_->value, at);
 }
 
-Tensor Parameter::grad() const { return state_of(state_.get(), "grad").gradient; }
+Tensor Parameter::grad(Location at) const { return state_of(state_.get(), "grad", at).gradient; }
 
-void Parameter::set_grad(Tensor grad) {
-  core::Cell& cell = state_of(state_.get(), "set_grad");
+void Parameter::set_grad(Tensor grad, Location at) {
+  core::Cell& cell = state_of(state_.get(), "set_grad", at);
   if (grad.defined() && (!(grad.shape() == cell.value.shape()) || grad.dtype() != cell.value.dtype())) {
-    throw Error("set_grad", "expected " + std::string(name_of(cell.value.dtype())) + " " +
-                                to_string(cell.value.shape()) + ", got " +
-                                std::string(name_of(grad.dtype())) + " " + to_string(grad.shape()));
+    throw Error("set_grad",
+                "expected " + std::string(name_of(cell.value.dtype())) + " " + to_string(cell.value.shape()) +
+                    ", got " + std::string(name_of(grad.dtype())) + " " + to_string(grad.shape()),
+                at);
   }
   core::bind_gradient(cell, std::move(grad));
 }
 
-void Parameter::zero_grad() { state_of(state_.get(), "zero_grad").gradient = Tensor(); }
-bool Parameter::requires_grad() const { return state_of(state_.get(), "requires_grad").requires_grad; }
+void Parameter::zero_grad(Location at) { state_of(state_.get(), "zero_grad", at).gradient = Tensor(); }
+bool Parameter::requires_grad(Location at) const {
+  return state_of(state_.get(), "requires_grad", at).requires_grad;
+}
 
-void Parameter::set_requires_grad(bool on) {
-  core::Cell& cell = state_of(state_.get(), "set_requires_grad");
+void Parameter::set_requires_grad(bool on, Location at) {
+  core::Cell& cell = state_of(state_.get(), "set_requires_grad", at);
   cell.requires_grad = on;
   cell.value.value()->requires_grad = on;
 }

@@ -1,9 +1,11 @@
 #include <cmath>
+#include <exception>
 #include <numbers>
 #include <vector>
 
 #include "core/generator.hpp"
 #include "core/number_text.hpp"
+#include "core/op.hpp"
 #include "core/philox.hpp"
 #include "fusetape/nn.hpp"
 
@@ -11,12 +13,20 @@
 namespace fusetape::nn {
 namespace {
 
+std::vector<float> room_for(const char* op, const Shape& shape, std::size_t elements, Location at) {
+  try {
+    return std::vector<float>(elements);
+  } catch (const std::exception&) {  // std::bad_alloc, std::length_error
+    throw Error(op, "expected memory for " + to_string(shape) + ", got none", at);
+  }
+}
+
 /// Calls fill(block, out) for each group of four elements; a draw starts at a whole block.
 template <class Fill>
-std::vector<float> fill_by_blocks(const Shape& shape, Fill&& fill) {
+std::vector<float> fill_by_blocks(const char* op, const Shape& shape, Location at, Fill&& fill) {
   const auto count = static_cast<std::size_t>(shape.elements());
+  std::vector<float> values = room_for(op, shape, (count + 3) / 4 * 4, at);
   const core::Draw draw = core::draw(shape.elements());
-  std::vector<float> values((count + 3) / 4 * 4);
   for (std::size_t i = 0; i < values.size(); i += 4) {
     const std::uint64_t block = (static_cast<std::uint64_t>(draw.counter) + i) / 4;
     fill(core::philox_block(static_cast<std::uint64_t>(draw.seed), block), values.data() + i);
@@ -26,9 +36,8 @@ std::vector<float> fill_by_blocks(const Shape& shape, Fill&& fill) {
 }
 
 void check_shape(const char* op, const Shape& shape, Location at) {
-  for (std::int64_t extent : shape) {
-    if (extent < 0) throw Error(op, "expected extents ≥ 0, got " + to_string(shape), at);
-  }
+  if (core::countable(shape)) return;
+  throw Error(op, "expected extents ≥ 0 and at most 2^56 elements, got " + to_string(shape), at);
 }
 
 }  // namespace
@@ -45,7 +54,7 @@ Tensor kaiming_normal(const Shape& shape, std::int64_t fan_out, Location at) {
       out[pair + 1] = static_cast<float>(radius * std::sin(angle));
     }
   };
-  return from_vector(fill_by_blocks(shape, box_muller), shape, at);
+  return from_vector(fill_by_blocks("kaiming_normal", shape, at, box_muller), shape, at);
 }
 
 Tensor uniform(const Shape& shape, double low, double high, Location at) {
@@ -59,7 +68,7 @@ Tensor uniform(const Shape& shape, double low, double high, Location at) {
       out[i] = static_cast<float>(low + (high - low) * core::philox_uniform(words[i]));
     }
   };
-  return from_vector(fill_by_blocks(shape, scale), shape, at);
+  return from_vector(fill_by_blocks("uniform", shape, at, scale), shape, at);
 }
 
 }  // namespace fusetape::nn

@@ -1,5 +1,7 @@
 #include <cmath>
+#include <limits>
 
+#include "core/checked.hpp"
 #include "core/number_text.hpp"
 #include "fusetape/nn.hpp"
 
@@ -20,6 +22,12 @@ void require_pair(const char* layer, const char* what, Size2d value, std::int64_
     fail(layer, std::string(what) + " ≥ " + std::to_string(least),
          "{" + std::to_string(value.height) + ", " + std::to_string(value.width) + "}", at);
   }
+}
+
+/// What overflows is too large for a tensor, too: kaiming_normal says so.
+std::int64_t fan_out(std::int64_t channels, Size2d kernel) {
+  const core::Checked fan = core::Checked(channels) * kernel.height * kernel.width;
+  return fan.fits() ? fan.value() : std::numeric_limits<std::int64_t>::max();
 }
 
 template <class Options>
@@ -58,7 +66,7 @@ Conv2d::Conv2d(Options options, Location at) {
   options_ = {options.stride, options.padding, options.dilation, options.groups};
   const auto [height, width] = options.kernel;
   const Shape shape{options.out, height, width, options.in / options.groups};
-  weight_ = register_parameter("weight", kaiming_normal(shape, options.out * height * width, at), at);
+  weight_ = register_parameter("weight", kaiming_normal(shape, fan_out(options.out, options.kernel), at), at);
   if (options.bias) bias_ = register_parameter("bias", zeros({options.out}, DType::f32, at), at);
 }
 
@@ -75,7 +83,7 @@ ConvTranspose2d::ConvTranspose2d(Options options, Location at) {
   const Shape shape{options.in, height, width, options.out / options.groups};
   // Each output sums over `in` channels and the kernel places that a stride leaves: fan out of the
   // convolution it reverses.
-  weight_ = register_parameter("weight", kaiming_normal(shape, options.in * height * width, at), at);
+  weight_ = register_parameter("weight", kaiming_normal(shape, fan_out(options.in, options.kernel), at), at);
   if (options.bias) bias_ = register_parameter("bias", zeros({options.out}, DType::f32, at), at);
 }
 
@@ -138,6 +146,16 @@ Module& Sequential::append(std::unique_ptr<Module> module, Location at) {
   if (conv != nullptr && norm != nullptr) register_conv_norm(*conv, *norm, at);
   modules_.push_back(std::move(module));
   return *modules_.back();
+}
+
+Module& Sequential::operator[](Index i) {
+  if (i.number < 0 || i.number >= static_cast<std::int64_t>(modules_.size())) {
+    throw Error("Sequential",
+                "expected the number of one of " + std::to_string(modules_.size()) + " modules, got " +
+                    std::to_string(i.number),
+                i.at, path());
+  }
+  return *modules_[static_cast<std::size_t>(i.number)];
 }
 
 Tensor Sequential::forward(const Tensor& x) {

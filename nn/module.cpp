@@ -127,14 +127,14 @@ void Module::check_name(const std::string& name, Location at) const {
 
 Parameter Module::register_parameter(const std::string& name, const Tensor& value, Location at) {
   check_name(name, at);
-  Parameter parameter(value, join(path(), name));
+  Parameter parameter(value, join(path(), name), at);
   parameters_.emplace_back(name, parameter);
   return parameter;
 }
 
 Cell Module::register_buffer(const std::string& name, const Tensor& value, Location at) {
   check_name(name, at);
-  Cell buffer(value, join(path(), name));
+  Cell buffer(value, join(path(), name), at);
   buffers_.emplace_back(name, buffer);
   return buffer;
 }

@@ -17,10 +17,13 @@ void infer_comparison(InferContext& ctx) {
   ctx.output(broadcast_shape(ctx), DType::boolean);
 }
 
-template <double (*formula)(double, double)>
+template <double (*formula)(double, double), Whole (*whole)(Whole, Whole)>
 constexpr OpDef comparison(std::string_view name) {
-  return {
-      .name = name, .infer = infer_comparison, .pointwise = element_of<formula>, .differentiable_outputs = 0};
+  return {.name = name,
+          .infer = infer_comparison,
+          .pointwise = element_of<formula>,
+          .whole_pointwise = whole_element_of<Whole, whole>,
+          .differentiable_outputs = 0};
 }
 
 void infer_where(InferContext& ctx) {
@@ -39,17 +42,21 @@ void gradient_where(GradContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef equal_op = comparison<formulas::equal<double>>("equal");
-constinit const OpDef not_equal_op = comparison<formulas::not_equal<double>>("not_equal");
-constinit const OpDef less_op = comparison<formulas::less<double>>("less");
-constinit const OpDef less_equal_op = comparison<formulas::less_equal<double>>("less_equal");
-constinit const OpDef greater_op = comparison<formulas::greater<double>>("greater");
-constinit const OpDef greater_equal_op = comparison<formulas::greater_equal<double>>("greater_equal");
+constinit const OpDef equal_op = comparison<formulas::equal<double>, formulas::equal<Whole>>("equal");
+constinit const OpDef not_equal_op =
+    comparison<formulas::not_equal<double>, formulas::not_equal<Whole>>("not_equal");
+constinit const OpDef less_op = comparison<formulas::less<double>, formulas::less<Whole>>("less");
+constinit const OpDef less_equal_op =
+    comparison<formulas::less_equal<double>, formulas::less_equal<Whole>>("less_equal");
+constinit const OpDef greater_op = comparison<formulas::greater<double>, formulas::greater<Whole>>("greater");
+constinit const OpDef greater_equal_op =
+    comparison<formulas::greater_equal<double>, formulas::greater_equal<Whole>>("greater_equal");
 constinit const OpDef where_op{.name = "where",
                                .infer = infer_where,
                                .gradient = gradient_where,
                                .saves_inputs = bit(0),
-                               .pointwise = element_of<formulas::where<double>>};
+                               .pointwise = element_of<formulas::where<double>>,
+                               .whole_pointwise = whole_element_of<Whole, formulas::where<Whole>>};
 
 }  // namespace fusetape::ops
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/autocast.hpp"
+#include "core/checked.hpp"
 #include "core/op_attrs.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
@@ -13,6 +14,7 @@
 
 namespace fusetape::ops {
 
+using core::Checked;
 using core::ConvAttrs;
 using core::GradContext;
 using core::InferContext;
@@ -26,19 +28,23 @@ namespace {
 // ------------------------------------------------------------------------------------------------
 
 /// How far a dilated kernel reaches.
-std::int64_t reach(std::int64_t kernel, std::int64_t dilation) { return dilation * (kernel - 1) + 1; }
+Checked reach(std::int64_t kernel, std::int64_t dilation) {
+  return Checked(dilation) * (Checked(kernel) - 1) + 1;
+}
 
-std::int64_t output_extent(std::int64_t input, std::int64_t kernel, std::int64_t stride, std::int64_t pad,
-                           std::int64_t dilation) {
-  return (input + 2 * pad - reach(kernel, dilation)) / stride + 1;
+bool in_pixels(std::int64_t h, std::int64_t w, std::int64_t least) {
+  return Checked(h).within(least, most_pixels) && Checked(w).within(least, most_pixels);
 }
 
 void check_attrs(const InferContext& ctx, const ConvAttrs& a) {
-  ctx.require(a.stride_h >= 1 && a.stride_w >= 1, "stride of at least 1", Shape{a.stride_h, a.stride_w});
-  ctx.require(a.pad_h >= 0 && a.pad_w >= 0, "padding of at least 0", Shape{a.pad_h, a.pad_w});
-  ctx.require(a.dilation_h >= 1 && a.dilation_w >= 1, "dilation of at least 1",
+  ctx.require(in_pixels(a.stride_h, a.stride_w, 1), "stride of at least 1 and below 2^31",
+              Shape{a.stride_h, a.stride_w});
+  ctx.require(in_pixels(a.pad_h, a.pad_w, 0), "padding of at least 0 and below 2^31",
+              Shape{a.pad_h, a.pad_w});
+  ctx.require(in_pixels(a.dilation_h, a.dilation_w, 1), "dilation of at least 1 and below 2^31",
               Shape{a.dilation_h, a.dilation_w});
-  if (a.groups < 1) ctx.fail("groups of at least 1", std::to_string(a.groups));
+  if (!Checked(a.groups).within(1, most_pixels))
+    ctx.fail("groups of at least 1 and below 2^31", std::to_string(a.groups));
 }
 
 void check_weight(const InferContext& ctx, const Shape& w, const ConvAttrs& a) {
@@ -49,6 +55,7 @@ void check_weight(const InferContext& ctx, const Shape& w, const ConvAttrs& a) {
     ctx.fail("output channels that " + std::to_string(a.groups) + " groups divide",
              "weights " + to_string(w));
   }
+  ctx.require((Checked(w[3]) * a.groups).fits(), "channels that can be counted", w);
 }
 
 /// Why x's channels do not match: most often a tensor or weights in PyTorch's layout.
@@ -67,15 +74,19 @@ void check_weight(const InferContext& ctx, const Shape& w, const ConvAttrs& a) {
 
 Shape output_shape(const InferContext& ctx, const Shape& x, const Shape& w, const ConvAttrs& a) {
   ctx.require(x[1] >= 1 && x[2] >= 1, "x {N, H, W, C} with a height and width of at least 1", x);
-  const std::int64_t space_h = x[1] + 2 * a.pad_h - reach(w[1], a.dilation_h);
-  const std::int64_t space_w = x[2] + 2 * a.pad_w - reach(w[2], a.dilation_w);
-  if (space_h < 0 || space_w < 0) {
-    ctx.fail("a padded image of at least the kernel's reach " +
-                 to_string(Shape{reach(w[1], a.dilation_h), reach(w[2], a.dilation_w)}),
-             "x " + to_string(x) + " padded to " + to_string(Shape{x[1] + 2 * a.pad_h, x[2] + 2 * a.pad_w}));
+  const Checked reach_h = reach(w[1], a.dilation_h), reach_w = reach(w[2], a.dilation_w);
+  const Checked padded_h = Checked(x[1]) + 2 * a.pad_h, padded_w = Checked(x[2]) + 2 * a.pad_w;
+  const Checked space_h = padded_h - reach_h, space_w = padded_w - reach_w;
+  if (!space_h.fits() || !space_w.fits()) {
+    ctx.fail("a kernel whose reach can be counted",
+             "w " + to_string(w) + " with dilation " + to_string(Shape{a.dilation_h, a.dilation_w}));
   }
-  return {x[0], output_extent(x[1], w[1], a.stride_h, a.pad_h, a.dilation_h),
-          output_extent(x[2], w[2], a.stride_w, a.pad_w, a.dilation_w), w[0]};
+  if (space_h.value() < 0 || space_w.value() < 0) {
+    ctx.fail(
+        "a padded image of at least the kernel's reach " + to_string(Shape{reach_h.value(), reach_w.value()}),
+        "x " + to_string(x) + " padded to " + to_string(Shape{padded_h.value(), padded_w.value()}));
+  }
+  return {x[0], space_h.value() / a.stride_h + 1, space_w.value() / a.stride_w + 1, w[0]};
 }
 
 void infer_conv2d(InferContext& ctx) {
@@ -281,9 +292,12 @@ void check_transposed_options(const Shape& w, const ConvTranspose2dOptions& opti
   require(options.groups >= 1, "groups of at least 1", options.groups);
   require(w[0] % options.groups == 0, "groups that divide w's first axis", options.groups);
   for (std::size_t i : {0u, 1u}) {
-    require(options.stride[i] >= 1, "stride of at least 1", options.stride[i]);
-    require(options.padding[i] >= 0, "padding of at least 0", options.padding[i]);
-    require(options.dilation[i] >= 1, "dilation of at least 1", options.dilation[i]);
+    const auto in_pixels = [](std::int64_t pixels, std::int64_t least) {
+      return Checked(pixels).within(least, most_pixels);
+    };
+    require(in_pixels(options.stride[i], 1), "stride of at least 1 and below 2^31", options.stride[i]);
+    require(in_pixels(options.padding[i], 0), "padding of at least 0 and below 2^31", options.padding[i]);
+    require(in_pixels(options.dilation[i], 1), "dilation of at least 1 and below 2^31", options.dilation[i]);
     // An output padding of a whole stride would be another pixel of x.
     require(options.output_padding[i] >= 0 && options.output_padding[i] < options.stride[i],
             "output_padding in [0, stride)", options.output_padding[i]);
@@ -307,16 +321,40 @@ void check_transposed(const Tensor& input, const Tensor& weight, const ConvTrans
   check_transposed_options(w, options, at);
 }
 
+/// The same convolution in the smallest numbers, for kernels that count in 32 bits: a stride past the last
+/// place and the dilation of a single pixel say nothing.
+ConvAttrs in_small_numbers(ConvAttrs a) {
+  const auto shrink = [](std::int64_t& stride, std::int64_t& dilation, std::int64_t input, std::int64_t pad,
+                         std::int64_t kernel) {
+    const Checked space = Checked(input) + Checked(2) * pad - reach(kernel, dilation);
+    if (space.within(0, stride - 2)) stride = space.value() + 1;
+    if (kernel == 1 && dilation > 1) dilation = 1;
+  };
+  if (in_pixels(a.stride_h, a.stride_w, 1) && in_pixels(a.pad_h, a.pad_w, 0) &&
+      in_pixels(a.dilation_h, a.dilation_w, 1)) {  // otherwise the shape rule says what is wrong
+    shrink(a.stride_h, a.dilation_h, a.input_h, a.pad_h, a.kernel_h);
+    shrink(a.stride_w, a.dilation_w, a.input_w, a.pad_w, a.kernel_w);
+  }
+  return a;
+}
+
 /// The height (i = 0) or width of a transposed convolution's output.
 std::int64_t transposed_extent(const Shape& x, const Shape& w, const ConvTranspose2dOptions& options,
                                std::size_t i, Location at) {
   const int axis = static_cast<int>(i) + 1;
-  const std::int64_t extent = (x[axis] - 1) * options.stride[i] - 2 * options.padding[i] +
-                              reach(w[axis], options.dilation[i]) + options.output_padding[i];
-  if (extent < 1) {
-    fail("conv_transpose2d", "padding that leaves an output of at least 1", std::to_string(extent), at);
+  const Checked extent = (Checked(x[axis]) - 1) * options.stride[i] - 2 * options.padding[i] +
+                         reach(w[axis], options.dilation[i]) + options.output_padding[i];
+  if (!extent.fits()) {
+    fail("conv_transpose2d", "an output that can be counted",
+         "x " + to_string(x) + " with stride " + std::to_string(options.stride[i]) + " and dilation " +
+             std::to_string(options.dilation[i]),
+         at);
   }
-  return extent;
+  if (extent.value() < 1) {
+    fail("conv_transpose2d", "padding that leaves an output of at least 1", std::to_string(extent.value()),
+         at);
+  }
+  return extent.value();
 }
 
 }  // namespace
@@ -342,7 +380,8 @@ Tensor conv2d(Operand x, Operand w, Conv2dOptions options) {
     attrs.input_h = input.shape()[1];
     attrs.input_w = input.shape()[2];
   }
-  return core::record_one(ops::conv2d_op, {input, weight}, core::Attrs::of(attrs), x.at());
+  return core::record_one(ops::conv2d_op, {input, weight}, core::Attrs::of(ops::in_small_numbers(attrs)),
+                          x.at());
 }
 
 Tensor conv2d(Operand x, Operand w, Operand b, Conv2dOptions options) {
@@ -374,7 +413,8 @@ Tensor conv_transpose2d(Operand x, Operand w, ConvTranspose2dOptions options) {
       .input_h = extent(0),
       .input_w = extent(1),
   };
-  return core::record_one(ops::conv2d_grad_input_op, {input, weight}, core::Attrs::of(attrs), x.at());
+  return core::record_one(ops::conv2d_grad_input_op, {input, weight},
+                          core::Attrs::of(ops::in_small_numbers(attrs)), x.at());
 }
 
 }  // namespace fusetape

@@ -1,9 +1,7 @@
 #include "ops/helpers.hpp"
 
-#include <cmath>
-
+#include "core/element.hpp"
 #include "core/module_scope.hpp"
-#include "core/number_text.hpp"
 
 namespace fusetape::ops {
 
@@ -27,27 +25,24 @@ Tensor require_defined(std::string_view op, const Operand& x) {
   return x.take();
 }
 
-Tensor number_as(std::string_view op, double number, DType dtype, Location at) {
-  const bool fits = is_floating(dtype) || (dtype == DType::boolean && (number == 0 || number == 1)) ||
-                    (dtype == DType::u8 && number >= 0 && number <= 255 && number == std::trunc(number)) ||
-                    (dtype == DType::i64 && std::abs(number) < 0x1p63 && number == std::trunc(number));
-  if (!fits) {
+}  // namespace
+
+Tensor number_as(std::string_view op, Number number, DType dtype, Location at) {
+  if (!core::holds(dtype, number)) {
     fail(op, "a number that " + std::string(name_of(dtype)) + " holds (cast the tensor for another)",
-         core::number_text(number), at);
+         to_string(number), at);
   }
   return scalar(number, dtype, at);
 }
 
-}  // namespace
-
 Tensor require_tensor(std::string_view op, const Operand& x) {
-  if (x.is_number()) fail(op, "a tensor", "the number " + core::number_text(x.number()), x.at());
+  if (x.is_number()) fail(op, "a tensor", "the number " + to_string(x.number()), x.at());
   return require_defined(op, x);
 }
 
 std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, const Operand& b) {
   if (a.is_number() && b.is_number()) {
-    return {scalar(a.number(), DType::f32, a.at()), scalar(b.number(), DType::f32, b.at())};
+    return {number_as(op, a.number(), DType::f32, a.at()), number_as(op, b.number(), DType::f32, b.at())};
   }
   if (a.is_number()) {
     Tensor other = require_defined(op, b);

@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,8 +20,10 @@ namespace fusetape::ops {
 
 /// An operand that must be a defined tensor.
 Tensor require_tensor(std::string_view op, const Operand& x);
+/// A number as a scalar of this dtype; one that it cannot hold is an error.
+Tensor number_as(std::string_view op, Number number, DType dtype, Location at);
 /// Two operands as tensors. A number takes the other's dtype (f32 beside another number) and becomes a scalar
-/// input; one that an integer dtype cannot hold is an error.
+/// input.
 std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, const Operand& b);
 
 /// An option of a call as a run-time input (OpDef::numbers).
@@ -35,6 +38,9 @@ Tensor record_here(const core::OpDef& op, std::initializer_list<Tensor> inputs, 
 Tensor record_here(const core::OpDef& op, std::initializer_list<Tensor> inputs);
 
 // ---- shapes and dtypes ----
+
+/// The most that an option in pixels may be: libraries of kernels count them in 32 bits.
+constexpr std::int64_t most_pixels = std::numeric_limits<std::int32_t>::max();
 
 /// A negative axis counts from the end; throws when it is out of range.
 int normalize_axis(std::string_view op, int axis, int rank, Location at);
@@ -93,6 +99,23 @@ double element_of(const double* in, const core::Attrs&) {
 template <double (*formula)(double, double, double, double)>
 double element_of(const double* in, const core::Attrs&) {
   return formula(in[0], in[1], in[2], in[3]);
+}
+
+/// OpDef::whole_pointwise. Where a result may overflow, the formula is one of std::uint64_t, which wraps
+/// around.
+using Whole = std::int64_t;
+using Wrapping = std::uint64_t;
+template <class T, T (*formula)(T)>
+Whole whole_element_of(const Whole* in, const core::Attrs&) {
+  return static_cast<Whole>(formula(static_cast<T>(in[0])));
+}
+template <class T, T (*formula)(T, T)>
+Whole whole_element_of(const Whole* in, const core::Attrs&) {
+  return static_cast<Whole>(formula(static_cast<T>(in[0]), static_cast<T>(in[1])));
+}
+template <class T, T (*formula)(T, T, T)>
+Whole whole_element_of(const Whole* in, const core::Attrs&) {
+  return static_cast<Whole>(formula(static_cast<T>(in[0]), static_cast<T>(in[1]), static_cast<T>(in[2])));
 }
 
 }  // namespace fusetape::ops

@@ -1,6 +1,6 @@
 // Arithmetic, element by element, with NumPy broadcasting.
+#include "core/element.hpp"
 #include "core/formulas.hpp"
-#include "core/number_text.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
@@ -53,15 +53,20 @@ void gradient_pow(GradContext& ctx) {
   if (ctx.needs(1)) set_summed(ctx, 1, g * pow(a, b) * log(where(equal(a, 0), 1, a)));
 }
 
-/// Equal elements: the first operand's gradient.
-void gradient_of_chosen(GradContext& ctx, const Tensor& first_chosen) {
-  if (ctx.needs(0)) set_summed(ctx, 0, where(first_chosen, ctx.incoming(), 0));
-  if (ctx.needs(1)) set_summed(ctx, 1, where(first_chosen, 0, ctx.incoming()));
+/// Equal elements share the gradient; a NaN, which neither loses nor wins, passes it to both (as in PyTorch
+/// 2.15).
+void gradient_of_chosen(GradContext& ctx, const Tensor& first_lost, const Tensor& second_lost) {
+  const Tensor g = ctx.incoming();
+  const Tensor shared = where(equal(ctx.input(0), ctx.input(1)), g * 0.5, g);
+  if (ctx.needs(0)) set_summed(ctx, 0, where(first_lost, 0, shared));
+  if (ctx.needs(1)) set_summed(ctx, 1, where(second_lost, 0, shared));
 }
 
-void gradient_minimum(GradContext& ctx) { gradient_of_chosen(ctx, less_equal(ctx.input(0), ctx.input(1))); }
+void gradient_minimum(GradContext& ctx) {
+  gradient_of_chosen(ctx, greater(ctx.input(0), ctx.input(1)), less(ctx.input(0), ctx.input(1)));
+}
 void gradient_maximum(GradContext& ctx) {
-  gradient_of_chosen(ctx, greater_equal(ctx.input(0), ctx.input(1)));
+  gradient_of_chosen(ctx, less(ctx.input(0), ctx.input(1)), greater(ctx.input(0), ctx.input(1)));
 }
 
 void gradient_neg(GradContext& ctx) { ctx.set(0, -ctx.incoming()); }
@@ -83,6 +88,19 @@ void gradient_clamp_grad(GradContext& ctx) {
     ctx.set(0, record_here(clamp_grad_op, {ctx.incoming(), ctx.input(1), ctx.input(2), ctx.input(3)}));
 }
 
+/// A bound as elements of x can be: one that lies between two of them would not be met by any.
+double rounded_to(DType dtype, double bound) {
+  std::byte element[8];
+  core::convert(&bound, DType::f64, element, dtype, 1);
+  core::convert(element, dtype, &bound, DType::f64, 1);
+  return bound;
+}
+
+/// Of the smallest i64 it is the same number again: it wraps around.
+Whole whole_abs(const Whole* in, const Attrs&) {
+  return in[0] < 0 ? static_cast<Whole>(-static_cast<Wrapping>(in[0])) : in[0];
+}
+
 }  // namespace
 
 // ---- ops ----
@@ -90,17 +108,20 @@ void gradient_clamp_grad(GradContext& ctx) {
 constinit const OpDef add_op{.name = "add",
                              .infer = infer_arithmetic,
                              .gradient = gradient_add,
-                             .pointwise = element_of<formulas::add<double>>};
+                             .pointwise = element_of<formulas::add<double>>,
+                             .whole_pointwise = whole_element_of<Wrapping, formulas::add<Wrapping>>};
 constinit const OpDef sub_op{.name = "sub",
                              .infer = infer_arithmetic,
                              .gradient = gradient_sub,
-                             .pointwise = element_of<formulas::sub<double>>};
+                             .pointwise = element_of<formulas::sub<double>>,
+                             .whole_pointwise = whole_element_of<Wrapping, formulas::sub<Wrapping>>};
 constinit const OpDef mul_op{.name = "mul",
                              .infer = infer_arithmetic,
                              .gradient = gradient_mul,
                              .saves_inputs = bit(0) | bit(1),
                              .saves_for = saves_of_product,
-                             .pointwise = element_of<formulas::mul<double>>};
+                             .pointwise = element_of<formulas::mul<double>>,
+                             .whole_pointwise = whole_element_of<Wrapping, formulas::mul<Wrapping>>};
 constinit const OpDef div_op{.name = "div",
                              .infer = infer_floating,
                              .gradient = gradient_div,
@@ -117,17 +138,20 @@ constinit const OpDef minimum_op{.name = "minimum",
                                  .infer = infer_arithmetic,
                                  .gradient = gradient_minimum,
                                  .saves_inputs = bit(0) | bit(1),
-                                 .pointwise = element_of<formulas::minimum<double>>};
+                                 .pointwise = element_of<formulas::minimum<double>>,
+                                 .whole_pointwise = whole_element_of<Whole, formulas::minimum<Whole>>};
 constinit const OpDef maximum_op{.name = "maximum",
                                  .infer = infer_arithmetic,
                                  .gradient = gradient_maximum,
                                  .saves_inputs = bit(0) | bit(1),
-                                 .pointwise = element_of<formulas::maximum<double>>};
+                                 .pointwise = element_of<formulas::maximum<double>>,
+                                 .whole_pointwise = whole_element_of<Whole, formulas::maximum<Whole>>};
 
 constinit const OpDef neg_op{.name = "neg",
                              .infer = infer_arithmetic,
                              .gradient = gradient_neg,
-                             .pointwise = element_of<formulas::neg<double>>};
+                             .pointwise = element_of<formulas::neg<double>>,
+                             .whole_pointwise = whole_element_of<Wrapping, formulas::neg<Wrapping>>};
 constinit const OpDef exp_op{.name = "exp",
                              .infer = infer_floating,
                              .gradient = gradient_exp,
@@ -147,7 +171,8 @@ constinit const OpDef abs_op{.name = "abs",
                              .infer = infer_arithmetic,
                              .gradient = gradient_abs,
                              .saves_inputs = bit(0),
-                             .pointwise = element_of<formulas::abs<double>>};
+                             .pointwise = element_of<formulas::abs<double>>,
+                             .whole_pointwise = whole_abs};
 constinit const OpDef abs_grad_op{.name = "abs_grad",
                                   .infer = infer_like_first,
                                   .gradient = gradient_abs_grad,
@@ -192,7 +217,12 @@ Tensor sqrt(Operand x) { return ops::record_unary(ops::sqrt_op, x); }
 
 Tensor clamp(Operand x, double low, double high) {
   if (!(low <= high)) {
-    ops::fail("clamp", "low ≤ high", core::number_text(low) + " and " + core::number_text(high), x.at());
+    ops::fail("clamp", "low ≤ high", to_string(low) + " and " + to_string(high), x.at());
+  }
+  const Tensor& operand = x.tensor();
+  if (operand.defined()) {  // otherwise the op says what is wrong
+    low = ops::rounded_to(operand.dtype(), low);
+    high = ops::rounded_to(operand.dtype(), high);
   }
   return core::record_one(
       ops::clamp_op, {ops::require_tensor("clamp", x), ops::number(low, x.at()), ops::number(high, x.at())},

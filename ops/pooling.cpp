@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "core/checked.hpp"
 #include "core/op_attrs.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
@@ -13,6 +14,7 @@
 namespace fusetape::ops {
 
 using core::bit;
+using core::Checked;
 using core::GradContext;
 using core::InferContext;
 using core::Pool2dAttrs;
@@ -28,10 +30,15 @@ namespace {
 DType index_dtype(const Pool2dAttrs& a) { return a.window_h * a.window_w <= 256 ? DType::u8 : DType::i64; }
 
 Shape pooled_shape(const InferContext& ctx, const Shape& x, const Pool2dAttrs& a) {
-  ctx.require(a.window_h >= 1 && a.window_w >= 1, "window of at least 1", Shape{a.window_h, a.window_w});
-  ctx.require(a.stride_h >= 1 && a.stride_w >= 1, "stride of at least 1", Shape{a.stride_h, a.stride_w});
+  const auto in_pixels = [](std::int64_t h, std::int64_t w) {
+    return Checked(h).within(1, most_pixels) && Checked(w).within(1, most_pixels);
+  };
+  ctx.require(in_pixels(a.window_h, a.window_w), "window of at least 1 and below 2^31",
+              Shape{a.window_h, a.window_w});
+  ctx.require(in_pixels(a.stride_h, a.stride_w), "stride of at least 1 and below 2^31",
+              Shape{a.stride_h, a.stride_w});
   // More would put whole windows on padding, with no largest element and no average.
-  ctx.require(a.pad_h >= 0 && a.pad_w >= 0 && 2 * a.pad_h <= a.window_h && 2 * a.pad_w <= a.window_w,
+  ctx.require(a.pad_h >= 0 && a.pad_w >= 0 && a.pad_h <= a.window_h / 2 && a.pad_w <= a.window_w / 2,
               "padding of at least 0 and at most half the window", Shape{a.pad_h, a.pad_w});
   const std::int64_t space_h = x[1] + 2 * a.pad_h - a.window_h, space_w = x[2] + 2 * a.pad_w - a.window_w;
   if (x[1] < 1 || x[2] < 1 || space_h < 0 || space_w < 0) {
@@ -105,19 +112,31 @@ struct Window {
   const Shape& x;
   std::int64_t n = 0, top = 0, left = 0, channel = 0;
 
-  /// The offset in x of a place of the window; -1 on padding.
+  std::int64_t first_row() const { return std::max<std::int64_t>(top, 0); }
+  std::int64_t first_column() const { return std::max<std::int64_t>(left, 0); }
+  std::int64_t end_row() const { return std::min(top + a.window_h, x[1]); }
+  std::int64_t end_column() const { return std::min(left + a.window_w, x[2]); }
+
+  /// The offset in x of a place of the window that is not on padding.
   std::int64_t offset(std::int64_t place) const {
-    const std::int64_t h = top + place / a.window_w, w = left + place % a.window_w;
-    if (h < 0 || h >= x[1] || w < 0 || w >= x[2]) return -1;
+    return offset(top + place / a.window_w, left + place % a.window_w);
+  }
+  std::int64_t offset(std::int64_t h, std::int64_t w) const {
     return ((n * x[1] + h) * x[2] + w) * x[3] + channel;
   }
-  std::int64_t places() const { return a.window_h * a.window_w; }
+  /// Visits what the window has of the image: body(place, offset in x).
+  template <class Body>
+  void for_each_place(Body&& body) const {
+    for (std::int64_t h = first_row(); h < end_row(); ++h) {
+      for (std::int64_t w = first_column(); w < end_column(); ++w) {
+        body((h - top) * a.window_w + w - left, offset(h, w));
+      }
+    }
+  }
   /// What an average divides by.
   double divisor() const {
-    if (a.count_padding != 0) return static_cast<double>(places());
-    const std::int64_t rows = std::min(top + a.window_h, x[1]) - std::max<std::int64_t>(top, 0);
-    const std::int64_t columns = std::min(left + a.window_w, x[2]) - std::max<std::int64_t>(left, 0);
-    return static_cast<double>(rows * columns);
+    if (a.count_padding != 0) return static_cast<double>(a.window_h) * static_cast<double>(a.window_w);
+    return static_cast<double>((end_row() - first_row()) * (end_column() - first_column()));
   }
 };
 
@@ -137,15 +156,13 @@ void reference_max_pool(RefContext& ctx) {
   for_each_window(ctx.attrs, x.shape, y.shape, [&](const Window& window, std::int64_t yi) {
     std::int64_t best_place = -1;
     double best = 0;
-    for (std::int64_t place = 0; place < window.places(); ++place) {
-      const std::int64_t xi = window.offset(place);
-      if (xi < 0) continue;
+    window.for_each_place([&](std::int64_t place, std::int64_t xi) {
       const double value = x.data[xi];
       if (best_place < 0 || value > best || (std::isnan(value) && !std::isnan(best))) {
         best = value;
         best_place = place;
       }
-    }
+    });
     y.data[yi] = best;
     ctx.out[1].data[yi] = static_cast<double>(best_place);
   });
@@ -170,10 +187,7 @@ void reference_avg_pool(RefContext& ctx) {
   const RefTensor &x = ctx.in[0], &y = ctx.out[0];
   for_each_window(ctx.attrs, x.shape, y.shape, [&](const Window& window, std::int64_t yi) {
     double sum = 0;
-    for (std::int64_t place = 0; place < window.places(); ++place) {
-      const std::int64_t xi = window.offset(place);
-      if (xi >= 0) sum += x.data[xi];
-    }
+    window.for_each_place([&](std::int64_t, std::int64_t xi) { sum += x.data[xi]; });
     y.data[yi] = sum / window.divisor();
   });
 }
@@ -183,10 +197,7 @@ void reference_avg_pool_grad(RefContext& ctx) {
   fill_zero(dx);
   for_each_window(ctx.attrs, dx.shape, g.shape, [&](const Window& window, std::int64_t yi) {
     const double share = g.data[yi] / window.divisor();
-    for (std::int64_t place = 0; place < window.places(); ++place) {
-      const std::int64_t xi = window.offset(place);
-      if (xi >= 0) dx.data[xi] += share;
-    }
+    window.for_each_place([&](std::int64_t, std::int64_t xi) { dx.data[xi] += share; });
   });
 }
 
@@ -229,8 +240,7 @@ const core::OpDef avg_pool2d_grad_op{
 namespace {
 
 core::Attrs pool_attrs(const Tensor& x, const Pool2dOptions& options) {
-  const bool own_stride = options.stride != std::array<std::int64_t, 2>{0, 0};
-  const std::array<std::int64_t, 2>& stride = own_stride ? options.stride : options.window;
+  const Size2d stride = options.stride == Size2d(0) ? options.window : options.stride;
   const bool image = x.rank() == 4;  // otherwise the shape rule says what is wrong
   return core::Attrs::of(Pool2dAttrs{
       .window_h = options.window[0],
@@ -254,6 +264,14 @@ namespace fusetape {
 Tensor max_pool2d(Operand x, Pool2dOptions options) {
   const Tensor input = ops::require_tensor("max_pool2d", x);
   return core::record(ops::max_pool2d_op, {input}, ops::pool_attrs(input, options), x.at())[0];
+}
+
+Tensor max_pool2d(Operand x, Size2d window) {
+  return max_pool2d(std::move(x), Pool2dOptions{.window = window});
+}
+
+Tensor avg_pool2d(Operand x, Size2d window) {
+  return avg_pool2d(std::move(x), Pool2dOptions{.window = window});
 }
 
 Tensor avg_pool2d(Operand x, Pool2dOptions options) {

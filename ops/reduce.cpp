@@ -13,7 +13,9 @@ using core::GradContext;
 using core::InferContext;
 using core::ReduceAttrs;
 using core::RefContext;
+using core::RefContextOf;
 using core::RefTensor;
+using core::RefTensorOf;
 using core::Strides;
 
 namespace {
@@ -97,7 +99,7 @@ void gradient_max(GradContext& ctx) {
   ctx.set(0, record_here(max_grad_op, {ctx.incoming(), ctx.input(0), ctx.output(0)}, ctx.raw_attrs()));
 }
 
-/// Linear in g: it reads back the place that got it. Flat in x almost everywhere.
+/// Linear in g: it adds up what the chosen places got of it. Flat in x almost everywhere.
 void gradient_max_grad(GradContext& ctx) {
   if (!ctx.needs(0)) return;
   const auto attrs = ctx.attrs<ReduceAttrs>();
@@ -115,11 +117,18 @@ void for_each_reduced(const Shape& x, const ReduceAttrs& attrs, F&& f) {
   core::for_each_offset(x, core::broadcast_strides(reduced_shape(x, attrs, true), x), f);
 }
 
-void reference_sum(RefContext& ctx) {
-  const RefTensor& y = ctx.out[0];
-  std::fill_n(y.data, y.size(), 0.0);
-  for_each_reduced(ctx.in[0].shape, ctx.attrs.as<ReduceAttrs>(),
-                   [&](std::int64_t i, std::int64_t o) { y.data[o] += ctx.in[0].data[i]; });
+double added(double a, double b) { return a + b; }
+/// What overflows wraps around.
+Whole added(Whole a, Whole b) {
+  return static_cast<Whole>(static_cast<Wrapping>(a) + static_cast<Wrapping>(b));
+}
+
+template <class T>
+void reference_sum(RefContextOf<T>& ctx) {
+  const RefTensorOf<T>& y = ctx.out[0];
+  std::fill_n(y.data, y.size(), T{});
+  for_each_reduced(ctx.in[0].shape, ctx.attrs.template as<ReduceAttrs>(),
+                   [&](std::int64_t i, std::int64_t o) { y.data[o] = added(y.data[o], ctx.in[0].data[i]); });
 }
 
 void reference_mean(RefContext& ctx) {
@@ -129,7 +138,8 @@ void reference_mean(RefContext& ctx) {
 }
 
 /// The element of x that each result chooses: the first NaN, else the first of the largest.
-std::vector<std::int64_t> places_of_largest(const RefTensor& x, const ReduceAttrs& attrs,
+template <class T>
+std::vector<std::int64_t> places_of_largest(const RefTensorOf<T>& x, const ReduceAttrs& attrs,
                                             std::int64_t results) {
   std::vector<std::int64_t> places(static_cast<std::size_t>(results), -1);
   for_each_reduced(x.shape, attrs, [&](std::int64_t i, std::int64_t o) {
@@ -141,20 +151,33 @@ std::vector<std::int64_t> places_of_largest(const RefTensor& x, const ReduceAttr
   return places;
 }
 
-void reference_max(RefContext& ctx) {
-  const auto places = places_of_largest(ctx.in[0], ctx.attrs.as<ReduceAttrs>(), ctx.out[0].size());
+template <class T>
+void reference_max(RefContextOf<T>& ctx) {
+  const auto places = places_of_largest(ctx.in[0], ctx.attrs.template as<ReduceAttrs>(), ctx.out[0].size());
   for (std::size_t o = 0; o < places.size(); ++o) ctx.out[0].data[o] = ctx.in[0].data[places[o]];
 }
 
+/// Every element that is as large as the largest (every NaN, where there is one) has an equal share.
 void reference_max_grad(RefContext& ctx) {
   const RefTensor &g = ctx.in[0], &x = ctx.in[1], &dx = ctx.out[0];
-  std::fill_n(dx.data, dx.size(), 0.0);
-  const auto places = places_of_largest(x, ctx.attrs.as<ReduceAttrs>(), g.size());
-  for (std::size_t o = 0; o < places.size(); ++o) dx.data[places[o]] = g.data[o];
+  const auto attrs = ctx.attrs.as<ReduceAttrs>();
+  const auto places = places_of_largest(x, attrs, g.size());
+  std::vector<double> chosen(places.size(), 0);
+  const auto is_chosen = [&](std::int64_t i, std::int64_t o) {
+    const double largest = x.data[places[static_cast<std::size_t>(o)]];
+    return x.data[i] == largest || (std::isnan(x.data[i]) && std::isnan(largest));
+  };
+  for_each_reduced(x.shape, attrs, [&](std::int64_t i, std::int64_t o) {
+    if (is_chosen(i, o)) chosen[static_cast<std::size_t>(o)] += 1;
+  });
+  for_each_reduced(x.shape, attrs, [&](std::int64_t i, std::int64_t o) {
+    dx.data[i] = is_chosen(i, o) ? g.data[o] / chosen[static_cast<std::size_t>(o)] : 0;
+  });
 }
 
-void reference_argmax(RefContext& ctx) {
-  const auto attrs = ctx.attrs.as<ReduceAttrs>();
+template <class T>
+void reference_argmax(RefContextOf<T>& ctx) {
+  const auto attrs = ctx.attrs.template as<ReduceAttrs>();
   const Shape& x = ctx.in[0].shape;
   const auto places = places_of_largest(ctx.in[0], attrs, ctx.out[0].size());
   const Strides strides = core::dense_strides(x);
@@ -162,27 +185,38 @@ void reference_argmax(RefContext& ctx) {
   while (axis < x.rank() - 1 && !attrs.has(axis)) ++axis;
   for (std::size_t o = 0; o < places.size(); ++o) {
     ctx.out[0].data[o] =
-        x.rank() == 0 ? 0
-                      : static_cast<double>(places[o] / strides[static_cast<std::size_t>(axis)] % x[axis]);
+        x.rank() == 0 ? T{} : static_cast<T>(places[o] / strides[static_cast<std::size_t>(axis)] % x[axis]);
   }
 }
 
 // ---- calls ----
 
+std::string axes_text(const std::vector<int>& axes) {
+  std::string text;
+  for (int axis : axes) text += (text.empty() ? "{" : ", ") + std::to_string(axis);
+  return text + "}";
+}
+
 Tensor record_reduction(const OpDef& op, const Operand& operand, const std::vector<int>& axes,
                         ReduceOptions options) {
   Tensor x = require_tensor(op.name, operand);
   ReduceAttrs attrs{.keep_dims = options.keep_dims};
-  for (int axis : axes)
-    attrs.axes |= std::int64_t{1} << normalize_axis(op.name, axis, x.rank(), operand.at());
+  for (int axis : axes) {
+    const int counted = normalize_axis(op.name, axis, x.rank(), operand.at());
+    if (attrs.has(counted)) fail(op.name, "each axis once", axes_text(axes), operand.at());
+    attrs.axes |= std::int64_t{1} << counted;
+  }
   if (axes.empty()) attrs.axes = (std::int64_t{1} << x.rank()) - 1;
   return core::record_one(op, {std::move(x)}, Attrs::of(attrs), operand.at());
 }
 
 }  // namespace
 
-constinit const OpDef sum_op{
-    .name = "sum", .infer = infer_sum, .gradient = gradient_sum, .reference = reference_sum};
+constinit const OpDef sum_op{.name = "sum",
+                             .infer = infer_sum,
+                             .gradient = gradient_sum,
+                             .reference = reference_sum<double>,
+                             .whole_reference = reference_sum<Whole>};
 constinit const OpDef mean_op{
     .name = "mean", .infer = infer_mean, .gradient = gradient_mean, .reference = reference_mean};
 constinit const OpDef max_op{.name = "max",
@@ -190,14 +224,18 @@ constinit const OpDef max_op{.name = "max",
                              .gradient = gradient_max,
                              .saves_inputs = bit(0),
                              .saves_outputs = bit(0),
-                             .reference = reference_max};
+                             .reference = reference_max<double>,
+                             .whole_reference = reference_max<Whole>};
 constinit const OpDef max_grad_op{.name = "max_grad",
                                   .infer = infer_max_grad,
                                   .gradient = gradient_max_grad,
                                   .saves_inputs = bit(1) | bit(2),
                                   .reference = reference_max_grad};
-constinit const OpDef argmax_op{
-    .name = "argmax", .infer = infer_argmax, .reference = reference_argmax, .differentiable_outputs = 0};
+constinit const OpDef argmax_op{.name = "argmax",
+                                .infer = infer_argmax,
+                                .reference = reference_argmax<double>,
+                                .whole_reference = reference_argmax<Whole>,
+                                .differentiable_outputs = 0};
 
 }  // namespace fusetape::ops
 

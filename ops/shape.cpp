@@ -1,6 +1,7 @@
 // Other shapes, axes and parts of the same elements.
 #include <numeric>
 
+#include "core/checked.hpp"
 #include "core/formulas.hpp"
 #include "core/reference.hpp"
 #include "ops/helpers.hpp"
@@ -26,7 +27,7 @@ namespace {
 
 void infer_reshape(InferContext& ctx) {
   const Shape to = shape_of(ctx.attrs.as<ShapeAttrs>());
-  if (to.elements() != ctx.shape(0).elements()) {
+  if (!core::countable(to) || to.elements() != ctx.shape(0).elements()) {
     ctx.fail("a shape of " + std::to_string(ctx.shape(0).elements()) + " elements, as x " +
                  to_string(ctx.shape(0)),
              to_string(to));
@@ -68,8 +69,9 @@ void gradient_transpose(GradContext& ctx) {
   ctx.set(0, transpose(ctx.incoming(), inverse));
 }
 
-void reference_transpose(RefContext& ctx) {
-  const auto attrs = ctx.attrs.as<TransposeAttrs>();
+template <class T>
+void reference_transpose(core::RefContextOf<T>& ctx) {
+  const auto attrs = ctx.attrs.template as<TransposeAttrs>();
   const Strides dense = core::dense_strides(ctx.in[0].shape);
   Strides strides{};
   for (std::size_t axis = 0; axis < static_cast<std::size_t>(ctx.out[0].shape.rank()); ++axis) {
@@ -86,16 +88,19 @@ void infer_concat(InferContext& ctx) {
   const int axis = static_cast<int>(ctx.attrs.as<ConcatAttrs>().axis);
   const DType dtype = same_dtype(ctx);
   Shape y = ctx.shape(0);
+  core::Checked joined = 0;
   y[axis] = 0;
   for (const core::TensorInfo& input : ctx.inputs) {
     Shape part = input.shape;
-    if (part.rank() == y.rank()) part[axis] = y[axis];
+    if (part.rank() == y.rank()) part[axis] = 0;
     if (!(part == y)) {
       ctx.fail("parts that differ only on axis " + std::to_string(axis),
                to_string(ctx.shape(0)) + " and " + to_string(input.shape));
     }
-    y[axis] += input.shape[axis];
+    joined = joined + input.shape[axis];
   }
+  ctx.require(joined.fits(), "parts whose elements can be counted", ctx.shape(0));
+  y[axis] = joined.value();
   ctx.output(y, dtype);
 }
 
@@ -117,14 +122,15 @@ std::int64_t inner_elements(const Shape& shape, int axis) {
   return inner;
 }
 
-void reference_concat(RefContext& ctx) {
-  const int axis = static_cast<int>(ctx.attrs.as<ConcatAttrs>().axis);
+template <class T>
+void reference_concat(core::RefContextOf<T>& ctx) {
+  const int axis = static_cast<int>(ctx.attrs.template as<ConcatAttrs>().axis);
   const Shape& y = ctx.out[0].shape;
   const std::int64_t inner = inner_elements(y, axis), row = y[axis] * inner;
   if (row == 0) return;
   const std::int64_t rows = y.elements() / row;
   std::int64_t start = 0;
-  for (const core::RefTensor& part : ctx.in) {
+  for (const core::RefTensorOf<T>& part : ctx.in) {
     const std::int64_t length = part.shape[axis] * inner;
     for (std::int64_t i = 0; i < rows; ++i) {
       std::copy_n(part.data + i * length, length, ctx.out[0].data + i * row + start);
@@ -157,9 +163,9 @@ void gradient_slice_grad(GradContext& ctx) {
 }
 
 /// Calls f(part, whole) with the offset of every element of the slice in itself and in what it is a slice of.
-template <class F>
-void for_each_sliced(const Shape& part, const Shape& whole, const RefContext& ctx, F&& f) {
-  const auto a = ctx.attrs.as<SliceAttrs>();
+template <class T, class F>
+void for_each_sliced(const Shape& part, const Shape& whole, const core::RefContextOf<T>& ctx, F&& f) {
+  const auto a = ctx.attrs.template as<SliceAttrs>();
   const auto axis = static_cast<std::size_t>(a.axis);
   Strides strides = core::dense_strides(whole);
   const std::int64_t first = static_cast<std::int64_t>(ctx.in[1].data[0]) * strides[axis];
@@ -167,7 +173,8 @@ void for_each_sliced(const Shape& part, const Shape& whole, const RefContext& ct
   core::for_each_offset(part, strides, [&](std::int64_t i, std::int64_t offset) { f(i, first + offset); });
 }
 
-void reference_slice(RefContext& ctx) {
+template <class T>
+void reference_slice(core::RefContextOf<T>& ctx) {
   for_each_sliced(ctx.out[0].shape, ctx.in[0].shape, ctx, [&](std::int64_t part, std::int64_t whole) {
     ctx.out[0].data[part] = ctx.in[0].data[whole];
   });
@@ -202,8 +209,9 @@ void gradient_pad(GradContext& ctx) {
   ctx.set(0, g);
 }
 
-void reference_pad(RefContext& ctx) {
-  const auto a = ctx.attrs.as<PadAttrs>();
+template <class T>
+void reference_pad(core::RefContextOf<T>& ctx) {
+  const auto a = ctx.attrs.template as<PadAttrs>();
   const Strides strides = core::dense_strides(ctx.out[0].shape);
   const std::int64_t first =
       std::inner_product(a.before.begin(), a.before.end(), strides.begin(), std::int64_t{0});
@@ -219,29 +227,40 @@ void reference_pad(RefContext& ctx) {
 
 constinit const OpDef reshape_op{
     .name = "reshape", .infer = infer_reshape, .gradient = gradient_reshape, .view = true};
-constinit const OpDef broadcast_to_op{.name = "broadcast_to",
-                                      .infer = infer_broadcast_to,
-                                      .gradient = gradient_broadcast_to,
-                                      .pointwise = element_of<core::formulas::broadcast_to<double>>};
+constinit const OpDef broadcast_to_op{
+    .name = "broadcast_to",
+    .infer = infer_broadcast_to,
+    .gradient = gradient_broadcast_to,
+    .pointwise = element_of<core::formulas::broadcast_to<double>>,
+    .whole_pointwise = whole_element_of<Whole, core::formulas::broadcast_to<Whole>>};
 constinit const OpDef transpose_op{.name = "transpose",
                                    .infer = infer_transpose,
                                    .gradient = gradient_transpose,
-                                   .reference = reference_transpose};
-constinit const OpDef concat_op{
-    .name = "concat", .infer = infer_concat, .gradient = gradient_concat, .reference = reference_concat};
+                                   .reference = reference_transpose<double>,
+                                   .whole_reference = reference_transpose<Whole>};
+constinit const OpDef concat_op{.name = "concat",
+                                .infer = infer_concat,
+                                .gradient = gradient_concat,
+                                .reference = reference_concat<double>,
+                                .whole_reference = reference_concat<Whole>};
 constinit const OpDef slice_op{.name = "slice",
                                .infer = infer_slice,
                                .numbers = 1,
                                .gradient = gradient_slice,
                                .saves_inputs = bit(1),
-                               .reference = reference_slice};
+                               .reference = reference_slice<double>,
+                               .whole_reference = reference_slice<Whole>};
 constinit const OpDef slice_grad_op{.name = "slice_grad",
                                     .infer = infer_slice_grad,
                                     .numbers = 1,
                                     .gradient = gradient_slice_grad,
                                     .saves_inputs = bit(1),
                                     .reference = reference_slice_grad};
-constinit const OpDef pad_op{
-    .name = "pad", .infer = infer_pad, .numbers = 1, .gradient = gradient_pad, .reference = reference_pad};
+constinit const OpDef pad_op{.name = "pad",
+                             .infer = infer_pad,
+                             .numbers = 1,
+                             .gradient = gradient_pad,
+                             .reference = reference_pad<double>,
+                             .whole_reference = reference_pad<Whole>};
 
 }  // namespace fusetape::ops

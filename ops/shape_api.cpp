@@ -1,7 +1,10 @@
 // The calls of the ops in shape.cpp: negative axes, -1 extents and indices from the end become plain
 // attributes here.
+#include <algorithm>
 #include <numeric>
 
+#include "core/checked.hpp"
+#include "core/element.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
@@ -20,10 +23,12 @@ Attrs shape_attrs(const Shape& shape) {
   return Attrs::of(attrs);
 }
 
+constexpr std::int64_t most_elements = std::int64_t{1} << 56;
+
 /// Replaces the one extent of -1.
 Shape resolved(Shape to, const Shape& from, Location at) {
   int open = -1;
-  std::int64_t others = 1;
+  core::Checked others = 1;
   for (int axis = 0; axis < to.rank(); ++axis) {
     if (to[axis] < -1 || (to[axis] == -1 && open >= 0)) {
       fail("reshape", "extents of at least 0, at most one of them -1", to_string(to), at);
@@ -31,14 +36,14 @@ Shape resolved(Shape to, const Shape& from, Location at) {
     if (to[axis] == -1) {
       open = axis;
     } else {
-      others *= to[axis];
+      others = others * to[axis];
     }
   }
   if (open < 0) return to;
-  if (others == 0 || from.elements() % others != 0) {
+  if (!others.within(1, most_elements) || from.elements() % others.value() != 0) {
     fail("reshape", "a shape that " + std::to_string(from.elements()) + " elements fill", to_string(to), at);
   }
-  to[open] = from.elements() / others;
+  to[open] = from.elements() / others.value();
   return to;
 }
 
@@ -139,29 +144,35 @@ Tensor slice(Operand x, int axis, std::int64_t start, std::int64_t stop, std::in
          x.at());
   }
   if (first == 0 && end == extent && step == 1) return from;
-  const core::SliceAttrs attrs{along, (end - first + step - 1) / step, step, extent};
-  return core::record_one(ops::slice_op,
-                          {std::move(from), scalar(static_cast<double>(first), DType::i64, x.at())},
+  // A step past the end takes the first element only, however long it is.
+  const std::int64_t stride = std::clamp<std::int64_t>(step, 1, std::max<std::int64_t>(1, end - first));
+  const std::int64_t length = first == end ? 0 : (end - first - 1) / stride + 1;
+  const core::SliceAttrs attrs{along, length, stride, extent};
+  return core::record_one(ops::slice_op, {std::move(from), scalar(first, DType::i64, x.at())},
                           Attrs::of(attrs), x.at());
 }
 
-Tensor pad(Operand x, std::vector<std::array<std::int64_t, 2>> before_after, double value) {
+Tensor pad(Operand x, std::vector<PadWidth> widths, Number value) {
   Tensor from = require_tensor("pad", x);
-  if (static_cast<int>(before_after.size()) != from.rank()) {
+  if (widths.size() != static_cast<std::size_t>(from.rank())) {
     fail("pad", "{before, after} for each axis of x " + to_string(from.shape()),
-         std::to_string(before_after.size()) + " of them", x.at());
+         std::to_string(widths.size()) + " of them", x.at());
+  }
+  if (!core::holds(from.dtype(), value)) {
+    fail("pad", "a value that " + std::string(name_of(from.dtype())) + " holds", to_string(value), x.at());
   }
   core::PadAttrs attrs;
   bool grows = false;
-  for (std::size_t axis = 0; axis < before_after.size(); ++axis) {
-    const auto [before, after] = before_after[axis];
-    if (before < 0 || after < 0) {
-      fail("pad", "no negative padding (slice cuts)",
-           std::to_string(before) + " and " + std::to_string(after), x.at());
+  for (std::size_t axis = 0; axis < widths.size(); ++axis) {
+    const auto [before, after] = widths[axis];
+    const auto got = [&] { return std::to_string(before) + " and " + std::to_string(after); };
+    if (before < 0 || after < 0) fail("pad", "no negative padding (slice cuts)", got(), x.at());
+    if (!(core::Checked(from.shape()[static_cast<int>(axis)]) + before + after).fits()) {
+      fail("pad", "at most 2^56 elements", to_string(from.shape()) + " padded by " + got(), x.at());
     }
     attrs.before[axis] = before;
     attrs.after[axis] = after;
-    grows = grows || before + after > 0;
+    grows = grows || before > 0 || after > 0;
   }
   if (!grows) return from;
   Tensor filling = scalar(value, from.dtype(), x.at());

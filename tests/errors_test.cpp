@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -50,8 +51,9 @@ void check(const Mistake& mistake) {
   CHECK(ft::core::Tape::current().pending_nodes() == pending);
 }
 
-void check_all(const std::vector<Mistake>& mistakes) {
-  for (const char* name : {"cpu", "reference", "null"}) {
+void check_all(const std::vector<Mistake>& mistakes,
+               const std::vector<const char*>& backends = {"cpu", "reference", "null"}) {
+  for (const char* name : backends) {
     const OnBackend backend(name);
     for (const Mistake& mistake : mistakes) check(mistake);
   }
@@ -400,9 +402,161 @@ TEST_CASE("options") {
        [&] { return ft::cross_entropy(of(2, 3), whole(2), {.label_smoothing = 1}); },
        {"expected label_smoothing in [0, 1)", "got 1"}},
       {"rand", [&] { return ft::rand({-1}); }, {"expected extents of at least 0", "got {-1}"}},
-      {"full", [&] { return ft::zeros({-1}); }, {"expected extents of at least 0", "got {-1}"}},
+      {"zeros", [&] { return ft::zeros({-1}); }, {"expected extents of at least 0", "got {-1}"}},
       {"arange", [&] { return ft::arange(-1); }, {"expected n of at least 0", "got -1"}},
       {"set_backend", [&] { return ft::set_backend("gpu"); }, {"cpu", "reference", "got 'gpu'"}},
+  });
+}
+
+TEST_CASE("integers in options that overflow, or lead to sizes that do") {
+  constexpr std::int64_t huge = std::numeric_limits<std::int64_t>::max(), large = std::int64_t{1} << 62;
+  const Tensor image = of(1, 8, 8, 4), w = of(4, 3, 3, 4), x = of(2, 3);
+  check_all({
+      {"conv2d",
+       [&] { return ft::conv2d(image, w, {.padding = large}); },
+       {"expected padding", "below 2^31"}},
+      {"conv2d", [&] { return ft::conv2d(image, w, {.stride = huge}); }, {"expected stride", "below 2^31"}},
+      {"conv2d",
+       [&] {
+         return ft::conv2d(image, w, {.dilation = {1, huge}});
+       },
+       {"expected dilation", "below 2^31"}},
+      {"conv2d",
+       [&] { return ft::conv2d(image, w, {.dilation = 1 << 30}); },
+       {"expected a padded image of at least the kernel's reach {2147483649, 2147483649}"}},
+      {"conv2d", [&] { return ft::conv2d(image, w, {.groups = large}); }, {"expected groups", "got"}},
+      {"conv2d",
+       [&] { return ft::conv2d(image, w, {.padding = (std::int64_t{1} << 31) - 1}); },
+       {"expected extents of at least 0 and at most 2^56 elements"}},
+      {"conv_transpose2d",
+       [&] { return ft::conv_transpose2d(image, w, {.stride = large}); },
+       {"expected stride", "below 2^31"}},
+      {"conv_transpose2d",
+       [&] { return ft::conv_transpose2d(image, w, {.padding = huge}); },
+       {"expected padding", "below 2^31"}},
+      {"conv_transpose2d",
+       [&] { return ft::conv_transpose2d(image, w, {.dilation = huge}); },
+       {"expected dilation", "below 2^31"}},
+      {"max_pool2d", [&] { return ft::max_pool2d(image, huge); }, {"expected window", "below 2^31"}},
+      {"avg_pool2d",
+       [&] { return ft::avg_pool2d(image, {.window = huge, .padding = large}); },
+       {"expected window", "below 2^31"}},
+      {"max_pool2d", [&] { return ft::max_pool2d(image, {.stride = huge}); }, {"expected stride", "below"}},
+      {"max_pool2d", [&] { return ft::max_pool2d(image, {.padding = large}); }, {"expected padding", "got"}},
+      {"pad",
+       [&] {
+         return ft::pad(x, {{huge, 1}, 0});
+       },
+       {"expected at most 2^56 elements", "{2, 3} padded by 9223372036854775807 and 1"}},
+      {"pad",
+       [&] {
+         return ft::pad(x, {large, large});
+       },
+       {"expected at most 2^56 elements"}},
+      {"pad",
+       [&] {
+         return ft::pad(x, {std::int64_t{1} << 40, std::int64_t{1} << 40});
+       },
+       {"expected extents of at least 0 and at most 2^56 elements"}},
+      {"slice", [&] { return ft::slice(x, 1, -huge - 1, 2); }, {"expected 0 ≤ start ≤ stop ≤ 3"}},
+      {"reshape",
+       [&] {
+         return x.reshape({std::int64_t{1} << 32, std::int64_t{1} << 32, -1});
+       },
+       {"expected a shape that 6 elements fill"}},
+      {"reshape",
+       [&] {
+         return x.reshape({std::int64_t{1} << 32, std::int64_t{1} << 32});
+       },
+       {"expected a shape of 6 elements"}},
+      {"broadcast_to",
+       [&] {
+         return ft::broadcast_to(of(1, 1), {std::int64_t{1} << 40, std::int64_t{1} << 40});
+       },
+       {"at most 2^56 elements"}},
+  });
+}
+
+TEST_CASE("numbers that a dtype does not hold") {
+  const double nan = std::nan(""), infinity = HUGE_VAL;
+  const std::vector<double> mixed = {1, 300};
+  const std::vector<float> undefined = {NAN};
+  check_all(
+      {
+          {"full",
+           [] { return ft::full({2}, 300, DType::u8); },
+           {"expected a number that u8 holds", "got 300"}},
+          {"full",
+           [] { return ft::full({2}, -1, DType::u8); },
+           {"expected a number that u8 holds", "got -1"}},
+          {"full", [&] { return ft::full({2}, nan, DType::i64); }, {"a number that i64 holds", "got nan"}},
+          {"full",
+           [&] { return ft::full({2}, infinity, DType::i64); },
+           {"a number that i64 holds", "got inf"}},
+          {"full", [] { return ft::full({2}, 0x1p63, DType::i64); }, {"a number that i64 holds", "got 9"}},
+          {"full", [] { return ft::full({2}, 0.5, DType::i64); }, {"a number that i64 holds", "got 0.5"}},
+          {"full", [] { return ft::full({2}, 2, DType::boolean); }, {"a number that bool holds", "got 2"}},
+          {"full", [] { return ft::full({2}, 1e6, DType::f16); }, {"a number that f16 holds", "got 1e+06"}},
+          {"full", [] { return ft::full({2}, 1e39); }, {"a number that f32 holds", "got 1e+39"}},
+          {"full",
+           [] { return ft::full({2}, 3.4e38, DType::bf16); },
+           {"a number that bf16 holds", "3.4e+38"}},
+          {"scalar", [&] { return ft::scalar(nan, DType::u8); }, {"a number that u8 holds", "got nan"}},
+          {"arange", [] { return ft::arange(257, DType::u8); }, {"numbers that u8 holds", "got 0 to 256"}},
+          {"arange", [] { return ft::arange(3, DType::boolean); }, {"numbers that bool holds", "0 to 2"}},
+          {"arange", [] { return ft::arange(70000, DType::f16); }, {"numbers that f16 holds", "0 to 69999"}},
+          {"pad",
+           [&] { return ft::pad(whole(2), {1}, nan); },
+           {"expected a value that i64 holds", "got nan"}},
+          {"pad",
+           [] { return ft::pad(of(DType::u8, 2), {1}, 256); },
+           {"expected a value that u8 holds", "got 256"}},
+          {"add", [&] { return whole(2) + nan; }, {"expected a number that i64 holds", "got nan"}},
+          {"add", [] { return whole(2) + std::numeric_limits<std::uint64_t>::max(); }, {"that i64 holds"}},
+          {"mul", [] { return of(DType::f16, 2) * 1e6; }, {"expected a number that f16 holds", "got 1e+06"}},
+          {"where",
+           [] { return ft::where(of(DType::boolean, 2), of(DType::u8, 2), -1); },
+           {"expected a number that u8 holds", "got -1"}},
+          {"from_doubles",
+           [&] { return ft::from_doubles(mixed, {2}, DType::u8); },
+           {"expected numbers that u8 holds", "got 300 as element 1"}},
+          {"from_floats",
+           [&] { return ft::from_floats(undefined, {1}, DType::i64); },
+           {"expected numbers that i64 holds", "got nan as element 0"}},
+          {"from_vector",
+           [] {
+             return ft::from_vector(std::vector<std::uint64_t>{1, ~std::uint64_t{0}}, {2});
+           },
+           {"expected elements that i64 holds", "got 18446744073709551615"}},
+          {"item",
+           [] { return of(DType::f32, 1).item<bool>() ? ft::full({1}, 2).item<bool>() : false; },
+           {"[0, 1], got 2"}},
+          {"item",
+           [] { return ft::full({1}, 2.5).item<std::int64_t>(); },
+           {"expected a whole number", "got 2.5"}},
+          {"item", [&] { return ft::full({1}, nan).item<int>(); }, {"expected a whole number", "got nan"}},
+          {"item", [] { return ft::full({1}, 300).item<std::uint8_t>(); }, {"in [0, 255], got 300"}},
+      },
+      {"cpu", "reference"});
+}
+
+TEST_CASE("an axis is reduced once") {
+  check_all({
+      {"sum",
+       [] {
+         return ft::sum(of(2, 3), {0, 0});
+       },
+       {"expected each axis once", "got {0, 0}"}},
+      {"mean",
+       [] {
+         return ft::mean(of(2, 3), {1, -1});
+       },
+       {"expected each axis once", "got {1, -1}"}},
+      {"max",
+       [] {
+         return ft::max(of(2, 3), {-2, 0});
+       },
+       {"expected each axis once", "got {-2, 0}"}},
   });
 }
 
@@ -493,6 +647,88 @@ TEST_CASE("cells, gradients, optimizers, modules") {
        {"expected a depth of 6n + 2", "got 21"}},
   });
   CHECK(p.value().to_vector() == std::vector<float>(6, 1));
+}
+
+TEST_CASE("modules: numbers that overflow, and the caller's line from inside containers and models") {
+  constexpr std::int64_t large = std::int64_t{1} << 62;
+  ft::nn::Sequential net;
+  net.emplace<ft::nn::ReLU>();
+  check_all({
+      {"Sequential", [&] { return static_cast<void>(net[1]); }, {"expected the number of one of 1", "got 1"}},
+      {"Sequential",
+       [&] { return static_cast<void>(net[-1]); },
+       {"expected the number of one of 1", "got -1"}},
+      {"kaiming_normal", [] { return ft::nn::Conv2d({.in = large, .out = 4}); }, {"at most 2^56 elements"}},
+      {"kaiming_normal",
+       [] { return ft::nn::Conv2d({.in = 1, .out = 1, .kernel = large}); },
+       {"at most 2^56 elements"}},
+      {"kaiming_normal",
+       [] { return ft::nn::ConvTranspose2d({.in = large, .out = 1, .kernel = 3}); },
+       {"at most 2^56 elements"}},
+      {"uniform", [] { return ft::nn::Linear(large, 4); }, {"at most 2^56 elements"}},
+      {"uniform",
+       [] { return ft::nn::Linear(std::int64_t{1} << 28, std::int64_t{1} << 27); },
+       {"expected memory for {134217728, 268435456}", "got none"}},
+      {"ones", [] { return ft::nn::BatchNorm2d(large); }, {"at most 2^56 elements"}},
+      {"Conv2d",
+       [&] { static_cast<void>(net.emplace<ft::nn::Conv2d>({.in = 0, .out = 1})); },
+       {"expected in ≥ 1"}},
+      {"Linear", [&] { static_cast<void>(net.emplace<ft::nn::Linear>(0, 1)); }, {"expected in ≥ 1"}},
+      {"BatchNorm2d",
+       [&] { static_cast<void>(net.emplace<ft::nn::BatchNorm2d>(0)); },
+       {"expected channels ≥ 1"}},
+      {"Dropout", [&] { static_cast<void>(net.emplace<ft::nn::Dropout>(2.0)); }, {"expected p in [0, 1)"}},
+      {"Conv2d", [] { return ft::nn::BasicBlock({.in = 0, .out = 1}); }, {"expected in ≥ 1"}},
+      {"Conv2d", [] { return ft::nn::ConvNormReLU({.in = 0, .out = 1}); }, {"expected in ≥ 1"}},
+      {"ResNet", [] { return ft::nn::ResNet({.width = large}); }, {"expected width", "2^24"}},
+      {"ResNet",
+       [] { return ft::nn::ResNet({.blocks = std::vector<std::int64_t>(70, 1)}); },
+       {"expected at most 32 stages", "got 70"}},
+      {"ResNet", [] { return ft::nn::resnet_cifar({.depth = 6 * 100000 + 2}); }, {"1 to 10000 blocks"}},
+      {"ResNet9", [] { return ft::nn::ResNet9({.width = large}); }, {"expected width", "2^24"}},
+  });
+}
+
+TEST_CASE("what holds no tensor says so at the caller's line") {
+  const Tensor none;
+  ft::Cell cell;
+  Parameter parameter;
+  check_all({
+      {"shape", [&] { return none.shape(); }, {"undefined"}},
+      {"shape", [&] { return none.rank(); }, {"undefined"}},
+      {"shape", [&] { return none.elements(); }, {"undefined"}},
+      {"dtype", [&] { return none.dtype(); }, {"undefined"}},
+      {"Cell", [&] { return ft::Cell(none); }, {"undefined"}},
+      {"Cell", [&] { return Parameter(none); }, {"undefined"}},
+      {"value", [&] { return cell.value(); }, {"the cell is empty"}},
+      {"value", [&] { return ft::relu(parameter); }, {"the cell is empty"}},
+      {"name", [&] { return cell.name(); }, {"the cell is empty"}},
+      {"shape", [&] { return cell.shape(); }, {"the cell is empty"}},
+      {"grad", [&] { return parameter.grad(); }, {"the cell is empty"}},
+      {"zero_grad", [&] { return parameter.zero_grad(); }, {"the cell is empty"}},
+      {"set_requires_grad", [&] { return parameter.set_requires_grad(true); }, {"the cell is empty"}},
+      {"set_grad", [] { return Parameter(of(2)).set_grad(of(3)); }, {"expected f32 {2}", "got f32 {3}"}},
+      {"shape",
+       [] {
+         return ft::Shape({1, 2, 3, 4, 5, 6, 7, 8, 9});
+       },
+       {"expected at most 8 axes"}},
+  });
+}
+
+TEST_CASE("memory that there is not: an Error with the caller's line") {
+  constexpr std::int64_t n = std::int64_t{1} << 52;
+  for (const char* name : {"cpu", "reference"}) {
+    const OnBackend backend(name);
+    const auto refused = [](const char* op, const std::function<void()>& call) {
+      CHECK_THROWS_WITH_AS(call(), doctest::Contains(op), ft::Error);
+      CHECK_THROWS_WITH_AS(call(), doctest::Contains("(errors_test.cpp:"), ft::Error);
+    };
+    refused("[allocate]", [] { ft::zeros({n}); });
+    refused("[allocate]", [] { ft::arange(n, DType::i64); });
+    refused("[allocate]", [] { ft::materialize({ft::broadcast_to(of(1), {n})}); });
+    CHECK((of(2) + 1).to_vector() == std::vector<float>{2, 2});
+  }
 }
 
 TEST_CASE("the line is the caller's, and the place in the model is named") {

@@ -37,7 +37,7 @@ struct Probe {
 
 /// Ops that choose among their operands' elements, or move them, give the same ones in every dtype.
 constexpr std::string_view exact_ops =
-    " relu relu_grad neg abs abs_grad minimum maximum clamp clamp_grad max max_grad argmax where less "
+    " relu relu_grad neg abs abs_grad minimum maximum clamp clamp_grad max argmax where less "
     "less_equal greater greater_equal equal not_equal max_pool2d max_pool2d_grad max_pool2d_gather pad "
     "concat slice slice_grad transpose reshape broadcast_to cast copy_variable rand ";
 constexpr std::string_view convolutions = " conv2d conv2d_grad_input conv2d_grad_weight ";

@@ -102,7 +102,7 @@ struct AbsGrad {
 };
 struct ClampGrad {
   static HWY_INLINE V of(const BlockArgs& args, V g, V x) {
-    const auto inside = hn::And(hn::Ge(x, constant(args.numbers[0])), hn::Le(x, constant(args.numbers[1])));
+    const auto inside = hn::And(hn::Gt(x, constant(args.numbers[0])), hn::Lt(x, constant(args.numbers[1])));
     return hn::IfThenElseZero(inside, g);
   }
 };

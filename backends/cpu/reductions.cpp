@@ -100,7 +100,7 @@ std::int64_t place_of_largest(const float* x, std::int64_t count, std::int64_t s
   return place;
 }
 
-/// max, argmax and max_grad of f32: what is done with the place of each largest element.
+/// max, argmax and max_grad of f32: what is done with the largest element and its place.
 class LargestKernel final : public Kernel {
  public:
   LargestKernel(const GraphNode& node, Extents extents)
@@ -128,7 +128,8 @@ class LargestKernel final : public Kernel {
             args.out<std::int64_t>(y_)[result] = place;
             break;
           case Use::gradient:
-            spread(args.out<float>(y_) + first, place, args.in<float>(g_)[result]);
+            spread(x + first, x[first + place * inner], args.in<float>(g_)[result],
+                   args.out<float>(y_) + first);
             break;
         }
       }
@@ -138,8 +139,17 @@ class LargestKernel final : public Kernel {
  private:
   enum class Use : std::uint8_t { value, index, gradient };
 
-  void spread(float* dx, std::int64_t place, float g) const {
-    for (std::int64_t i = 0; i < extents_.reduce; ++i) dx[i * extents_.inner] = i == place ? g : 0.0f;
+  /// Equal shares to all that are as large as the largest; to every NaN, where it is one.
+  void spread(const float* x, float largest, float g, float* dx) const {
+    const bool undefined = std::isnan(largest);
+    const auto is_chosen = [&](std::int64_t i) {
+      const float value = x[i * extents_.inner];
+      return undefined ? std::isnan(value) : value == largest;
+    };
+    std::int64_t chosen = 0;
+    for (std::int64_t i = 0; i < extents_.reduce; ++i) chosen += is_chosen(i) ? 1 : 0;
+    const float share = g / static_cast<float>(chosen);
+    for (std::int64_t i = 0; i < extents_.reduce; ++i) dx[i * extents_.inner] = is_chosen(i) ? share : 0.0f;
   }
 
   Extents extents_;

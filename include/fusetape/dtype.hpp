@@ -77,4 +77,8 @@ struct dtype_for<bool> {
   static constexpr DType value = DType::boolean;
 };
 
+/// The C++ types that a tensor's elements have one to one.
+template <class T>
+concept Element = requires { dtype_for<T>::value; };
+
 }  // namespace fusetape

@@ -12,7 +12,7 @@ namespace fusetape::nn {
 /// The 1x1 convolution and batch norm of a block that changes the shape.
 class Shortcut : public Module {
  public:
-  Shortcut(std::int64_t in, std::int64_t out, std::int64_t stride);
+  Shortcut(std::int64_t in, std::int64_t out, std::int64_t stride, Location at = Location::current());
 
  protected:
   Tensor forward(const Tensor& x) override;
@@ -29,7 +29,7 @@ class BasicBlock : public Module {
     std::int64_t in = 0, out = 0;
     std::int64_t stride = 1;
   };
-  explicit BasicBlock(Options options);
+  explicit BasicBlock(Options options, Location at = Location::current());
 
  protected:
   Tensor forward(const Tensor& x) override;
@@ -93,7 +93,7 @@ class ConvNormReLU : public Module {
     std::int64_t in = 0, out = 0;
     bool pool = false;
   };
-  explicit ConvNormReLU(Options options);
+  explicit ConvNormReLU(Options options, Location at = Location::current());
 
  protected:
   Tensor forward(const Tensor& x) override;

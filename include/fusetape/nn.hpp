@@ -1,5 +1,4 @@
 #pragma once
-#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -13,15 +12,6 @@
 
 /// Modules: named parameters, buffers and children. Images are {N, H, W, C}.
 namespace fusetape::nn {
-
-/// Height and width; a single number is both.
-struct Size2d {
-  constexpr Size2d(std::int64_t both) : height(both), width(both) {}
-  constexpr Size2d(std::int64_t h, std::int64_t w) : height(h), width(w) {}
-  constexpr operator std::array<std::int64_t, 2>() const { return {height, width}; }
-
-  std::int64_t height, width;
-};
 
 class Conv2d;
 class BatchNorm2d;
@@ -150,7 +140,7 @@ class Conv2d : public Module {
     std::int64_t in = 0, out = 0;
     Size2d kernel = 1;
     Size2d stride = 1;
-    Size2d padding = 0;
+    Padding2d padding = 0;
     Size2d dilation = 1;
     std::int64_t groups = 1;
     bool bias = true;
@@ -177,7 +167,7 @@ class ConvTranspose2d : public Module {
     std::int64_t in = 0, out = 0;
     Size2d kernel = 1;
     Size2d stride = 1;
-    Size2d padding = 0;
+    Padding2d padding = 0;
     Size2d output_padding = 0;
     Size2d dilation = 1;
     std::int64_t groups = 1;
@@ -199,8 +189,9 @@ class ConvTranspose2d : public Module {
 /// it uses those. Folded into a convolution it is the identity, and refuses to train.
 class BatchNorm2d : public Module {
  public:
-  explicit BatchNorm2d(std::int64_t channels, BatchNormOptions options = {},
-                       Location at = Location::current());
+  explicit BatchNorm2d(std::int64_t channels, Location at = Location::current())
+      : BatchNorm2d(channels, BatchNormOptions{}, at) {}
+  BatchNorm2d(std::int64_t channels, BatchNormOptions options, Location at = Location::current());
   const Parameter& weight() const { return weight_; }
   const Parameter& bias() const { return bias_; }
   const Cell& running_mean() const { return running_mean_; }
@@ -275,7 +266,9 @@ class Dropout : public Module {
 
 class MaxPool2d : public Module {
  public:
-  explicit MaxPool2d(Pool2dOptions options = {}) : options_(options) {}
+  using Options = Pool2dOptions;
+  explicit MaxPool2d(Options options = {}) : options_(options) {}
+  explicit MaxPool2d(Size2d window) : options_{.window = window} {}
 
  protected:
   Tensor forward(const Tensor& x) override;
@@ -286,7 +279,9 @@ class MaxPool2d : public Module {
 
 class AvgPool2d : public Module {
  public:
-  explicit AvgPool2d(Pool2dOptions options = {}) : options_(options) {}
+  using Options = Pool2dOptions;
+  explicit AvgPool2d(Options options = {}) : options_(options) {}
+  explicit AvgPool2d(Size2d window) : options_{.window = window} {}
 
  protected:
   Tensor forward(const Tensor& x) override;
@@ -320,23 +315,54 @@ class Flatten : public Module {
 ///     net.emplace<ft::nn::ReLU>();
 class Sequential : public Module {
  public:
-  template <std::derived_from<Module> T, class... Arguments>
-  T& emplace(Arguments&&... arguments) {
-    return static_cast<T&>(append(std::make_unique<T>(std::forward<Arguments>(arguments)...)));
+  /// Constructs a T from up to three arguments and the caller's line, where T takes that.
+  template <std::derived_from<Module> T>
+  T& emplace(Location at = Location::current()) {
+    return make<T>(at);
+  }
+  template <std::derived_from<Module> T, class A>
+  T& emplace(A&& a, Location at = Location::current()) {
+    return make<T>(at, std::forward<A>(a));
+  }
+  template <std::derived_from<Module> T, class A, class B>
+  T& emplace(A&& a, B&& b, Location at = Location::current()) {
+    return make<T>(at, std::forward<A>(a), std::forward<B>(b));
+  }
+  template <std::derived_from<Module> T, class A, class B, class C>
+  T& emplace(A&& a, B&& b, C&& c, Location at = Location::current()) {
+    return make<T>(at, std::forward<A>(a), std::forward<B>(b), std::forward<C>(c));
   }
   template <std::derived_from<Module> T>
     requires requires { typename T::Options; }
-  T& emplace(typename T::Options options) {
-    return static_cast<T&>(append(std::make_unique<T>(std::move(options))));
+  T& emplace(typename T::Options options, Location at = Location::current()) {
+    return make<T>(at, std::move(options));
   }
   Module& append(std::unique_ptr<Module> module, Location at = Location::current());
   std::size_t size() const { return modules_.size(); }
-  Module& operator[](std::size_t i) { return *modules_[i]; }
+
+  /// Which child, and the caller's line, which an operator cannot take by itself.
+  struct Index {
+    template <WholeNumber T>
+    Index(T i, Location where = Location::current()) : number(static_cast<std::int64_t>(i)), at(where) {}
+    std::int64_t number;
+    Location at;
+  };
+  /// Throws where there is no such child.
+  Module& operator[](Index i);
 
  protected:
   Tensor forward(const Tensor& x) override;
 
  private:
+  template <class T, class... Arguments>
+  T& make(Location at, Arguments&&... arguments) {
+    if constexpr (std::constructible_from<T, Arguments..., Location>) {
+      return static_cast<T&>(append(std::make_unique<T>(std::forward<Arguments>(arguments)..., at), at));
+    } else {
+      return static_cast<T&>(append(std::make_unique<T>(std::forward<Arguments>(arguments)...), at));
+    }
+  }
+
   std::vector<std::unique_ptr<Module>> modules_;
 };
 

@@ -1,11 +1,12 @@
 #pragma once
-#include <array>
 #include <concepts>
 #include <cstdint>
 #include <initializer_list>
 #include <utility>
 #include <vector>
 
+#include "fusetape/number.hpp"
+#include "fusetape/size2d.hpp"
 #include "fusetape/tensor.hpp"
 
 /// Recorded, differentiable ops. Each checks shapes and dtypes at its call and throws an Error there that
@@ -14,7 +15,8 @@
 namespace fusetape {
 
 /// A tensor, parameter or number handed to an op, with the caller's source line. A number takes the other
-/// operand's dtype and is a run-time input: changing it makes no new plan.
+/// operand's dtype, which must hold it (an integer beside i64 stays exact), and is a run-time input: changing
+/// it makes no new plan.
 class Operand {
  public:
   Operand(const Tensor& tensor, Location at = Location::current()) : tensor_(tensor), at_(at) {}
@@ -23,14 +25,13 @@ class Operand {
   Operand(Tensor&& tensor, Location at = Location::current())
       : tensor_(std::move(tensor)), temporary_(true), at_(at) {}
   Operand(const Parameter& parameter, Location at = Location::current())
-      : tensor_(parameter.value()), at_(at) {}
-  template <class Number>
-    requires std::is_arithmetic_v<Number>
-  Operand(Number number, Location at = Location::current())
-      : number_(static_cast<double>(number)), is_number_(true), at_(at) {}
+      : tensor_(parameter.value(at)), at_(at) {}
+  template <class T>
+    requires std::is_arithmetic_v<T>
+  Operand(T number, Location at = Location::current()) : number_(number), is_number_(true), at_(at) {}
 
   bool is_number() const { return is_number_; }
-  double number() const { return number_; }
+  Number number() const { return number_; }
   const Tensor& tensor() const { return tensor_; }
   /// The tensor, for its one use by an op: a temporary's handle goes with it.
   Tensor take() const { return temporary_ ? std::move(tensor_) : tensor_; }
@@ -39,7 +40,7 @@ class Operand {
  private:
   mutable Tensor tensor_;
   bool temporary_ = false;
-  double number_ = 0;
+  Number number_ = 0;
   bool is_number_ = false;
   Location at_;
 };
@@ -51,6 +52,7 @@ Tensor sub(Operand a, Operand b);
 Tensor mul(Operand a, Operand b);
 Tensor div(Operand a, Operand b);
 Tensor pow(Operand base, Operand exponent);
+/// Of equal elements each gets half of the gradient; where one is a NaN, both get it (as in PyTorch 2.15).
 Tensor minimum(Operand a, Operand b);
 Tensor maximum(Operand a, Operand b);
 Tensor operator+(Operand a, Operand b);
@@ -64,9 +66,10 @@ Tensor abs(Operand x);
 Tensor exp(Operand x);
 Tensor log(Operand x);
 Tensor sqrt(Operand x);
-Tensor clamp(Operand x, double low,
-             double high);  ///< the gradient passes where low ≤ x ≤ high; NaN stays NaN
-Tensor relu(Operand x);     ///< NaN stays NaN; gradient from y: g where !(y ≤ 0)
+/// NaN stays NaN. The gradient passes where low < x < high: at the bounds, which are rounded to x's dtype, it
+/// is 0, as in PyTorch 2.15 (1 in versions before), so that clamp(x, 0, 6) is relu6 with its gradient.
+Tensor clamp(Operand x, double low, double high);
+Tensor relu(Operand x);  ///< NaN stays NaN; gradient from y: g where !(y ≤ 0)
 Tensor leaky_relu(Operand x, double slope = 0.01);
 Tensor sigmoid(Operand x);
 Tensor tanh(Operand x);
@@ -100,10 +103,11 @@ Tensor linear(Operand x, Operand w, Operand b);
 
 // ---- convolution
 // ------------------------------------------------------------------------------------------------------
+/// Each size is {height, width}; a single number is both: `{.padding = 1}`.
 struct Conv2dOptions {
-  std::array<std::int64_t, 2> stride{1, 1};
-  std::array<std::int64_t, 2> padding{0, 0};  ///< on both sides of height and width
-  std::array<std::int64_t, 2> dilation{1, 1};
+  Size2d stride = 1;
+  Padding2d padding = 0;  ///< on both sides of height and width
+  Size2d dilation = 1;
   std::int64_t groups = 1;
 };
 /// Cross-correlation. x {N, H, W, C}, w {O, kh, kw, C/groups} → {N, OH, OW, O}, OH = (H + 2p − d(kh−1) − 1)/s
@@ -112,10 +116,10 @@ Tensor conv2d(Operand x, Operand w, Conv2dOptions options = {});
 Tensor conv2d(Operand x, Operand w, Operand b, Conv2dOptions options = {});
 
 struct ConvTranspose2dOptions {
-  std::array<std::int64_t, 2> stride{1, 1};
-  std::array<std::int64_t, 2> padding{0, 0};
-  std::array<std::int64_t, 2> output_padding{0, 0};
-  std::array<std::int64_t, 2> dilation{1, 1};
+  Size2d stride = 1;
+  Padding2d padding = 0;
+  Size2d output_padding = 0;
+  Size2d dilation = 1;
   std::int64_t groups = 1;
 };
 /// The gradient of conv2d by its input, as a layer. x {N, H, W, C}, w {C, kh, kw, O/groups} →
@@ -149,13 +153,17 @@ Tensor batch_norm_inference(Operand x, Operand gamma, Operand beta, Operand runn
 // ---- pooling
 // ----------------------------------------------------------------------------------------------------------
 struct Pool2dOptions {
-  std::array<std::int64_t, 2> window{2, 2};
-  std::array<std::int64_t, 2> stride{0, 0};  ///< {0, 0}: the window
-  std::array<std::int64_t, 2> padding{0, 0};
+  Size2d window = 2;
+  Size2d stride = 0;  ///< 0: the window
+  Padding2d padding = 0;
   bool count_padding = true;  ///< average pooling divides by the whole window
 };
+/// The gradient goes to the first of a window's equal elements.
 Tensor max_pool2d(Operand x, Pool2dOptions options = {});
 Tensor avg_pool2d(Operand x, Pool2dOptions options = {});
+/// With the window alone: `max_pool2d(x, 2)`.
+Tensor max_pool2d(Operand x, Size2d window);
+Tensor avg_pool2d(Operand x, Size2d window);
 /// {N, H, W, C} → {N, C}.
 Tensor global_avg_pool(Operand x);
 
@@ -170,8 +178,8 @@ Tensor concat(const std::vector<Tensor>& parts, int axis, Location at = Location
 /// x[…, start:stop:step, …] on one axis; negative start and stop count from the end; stop is exclusive. step
 /// ≥ 1.
 Tensor slice(Operand x, int axis, std::int64_t start, std::int64_t stop, std::int64_t step = 1);
-/// before/after elements of `value` on each axis.
-Tensor pad(Operand x, std::vector<std::array<std::int64_t, 2>> before_after, double value = 0);
+/// {before, after} elements of `value` on each axis; a single number is both.
+Tensor pad(Operand x, std::vector<PadWidth> widths, Number value = 0);
 
 // ---- reductions; axes empty: all
 // ---------------------------------------------------------------------------------------
@@ -180,7 +188,8 @@ struct ReduceOptions {
 };
 Tensor sum(Operand x, std::vector<int> axes = {}, ReduceOptions options = {});
 Tensor mean(Operand x, std::vector<int> axes = {}, ReduceOptions options = {});
-/// The largest element; NaN wins. The gradient goes to the first of equal elements.
+/// The largest element; NaN wins. k equal ones get 1/k of the gradient each, as of PyTorch 2.15's amax and of
+/// its max over all axes.
 Tensor max(Operand x, std::vector<int> axes = {}, ReduceOptions options = {});
 /// The index (i64) of the first largest element along one axis.
 Tensor argmax(Operand x, int axis = -1, ReduceOptions options = {});

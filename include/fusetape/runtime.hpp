@@ -124,7 +124,7 @@ class DetectAnomaly {
 };
 
 /// One op at a time, each run at its call. Default: off; FUSETAPE_EAGER=1 turns it on.
-void set_eager(bool on);
+void set_eager(bool on, Location at = Location::current());
 bool eager_enabled();
 
 /// Whether, on a device, a plan that runs again with the same buffers is captured and replayed as one graph:

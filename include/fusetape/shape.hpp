@@ -5,6 +5,8 @@
 #include <span>
 #include <string>
 
+#include "fusetape/error.hpp"
+
 namespace fusetape {
 
 /// The extents of a dense, row-major tensor; images are {N, H, W, C}. At most 8 axes; {} is a scalar.
@@ -13,8 +15,8 @@ class Shape {
   static constexpr int max_rank = 8;
 
   Shape() = default;
-  Shape(std::initializer_list<std::int64_t> extents);
-  explicit Shape(std::span<const std::int64_t> extents);
+  Shape(std::initializer_list<std::int64_t> extents, Location at = Location::current());
+  explicit Shape(std::span<const std::int64_t> extents, Location at = Location::current());
 
   int rank() const { return rank_; }
   std::int64_t operator[](int axis) const { return extents_[static_cast<std::size_t>(axis)]; }
@@ -29,7 +31,7 @@ class Shape {
     for (std::int64_t extent : *this) n *= extent;
     return n;
   }
-  void push_back(std::int64_t extent);
+  void push_back(std::int64_t extent, Location at = Location::current());
 
   friend bool operator==(const Shape& a, const Shape& b) {
     if (a.rank_ != b.rank_) return false;

@@ -8,18 +8,19 @@
 /// max, argmax and the gradient of max: the first NaN of a line, else the first of its largest elements.
 namespace fusetape::backends::cuda {
 
-/// Of the same line, in any order; place −1: none yet.
+/// The first and the number of the largest elements of a part of a line; place −1: of none.
 template <class Value>
 struct Place {
   Value value;
-  std::int64_t place;
+  std::int64_t place, count;
 
+  FUSETAPE_HD bool equals(const Place& other) const {
+    return value == other.value || (value != value && other.value != other.value);
+  }
   FUSETAPE_HD bool beats(const Place& other) const {
     if (place < 0 || other.place < 0) return place >= 0;
     const bool undefined = value != value, other_undefined = other.value != other.value;
-    if (undefined != other_undefined) return undefined;
-    if (undefined || value == other.value) return place < other.place;
-    return value > other.value;
+    return undefined != other_undefined ? undefined : value > other.value;
   }
 };
 
@@ -33,7 +34,7 @@ struct Largest {
     // One of these results:
     T* largest;
     std::int64_t* place;  ///< in the line
-    T* dx;                ///< g at that place, else 0
+    T* dx;                ///< equal shares of g where an element is as large as the largest, else 0
     const T* g;
   };
   struct Shared {
@@ -50,7 +51,11 @@ struct Largest {
 
  private:
   struct Better {
-    FUSETAPE_HD Found operator()(const Found& a, const Found& b) const { return b.beats(a) ? b : a; }
+    FUSETAPE_HD Found operator()(const Found& a, const Found& b) const {
+      if (b.beats(a)) return b;
+      if (a.place < 0 || a.beats(b)) return a;
+      return {a.value, a.place < b.place ? a.place : b.place, a.count + b.count};
+    }
   };
 
   FUSETAPE_HD static Value value_of(T x) {
@@ -61,10 +66,18 @@ struct Largest {
     }
   }
 
+  FUSETAPE_HD static T share_of(T g, std::int64_t count) {
+    if constexpr (std::is_integral_v<T>) {
+      return g;  // integers have no gradient
+    } else {
+      return from_float<T>(to_float(g) / static_cast<float>(count));
+    }
+  }
+
   FUSETAPE_HD static void find(const Args& args, Shared& shared, const Thread& thread) {
-    Found found{Value(), -1};
+    Found found{Value(), -1, 0};
     args.lines.for_each(thread, [&](std::int64_t i, std::int64_t at) {
-      found = Better()(found, Found{value_of(args.x[at]), i});
+      found = Better()(found, Found{value_of(args.x[at]), i, 1});
     });
     shared.found[thread.index] = found;
   }
@@ -72,10 +85,13 @@ struct Largest {
   FUSETAPE_HD static void write(const Args& args, const Shared& shared, const Thread& thread) {
     const std::int64_t line = args.lines.line(thread);
     if (line >= args.lines.count) return;
-    const std::int64_t place = args.lines.joined(shared.found, thread.index, Better()).place;
+    const Found found = args.lines.joined(shared.found, thread.index, Better());
+    const std::int64_t place = found.place;
     if (args.dx != nullptr) {
-      args.lines.for_each(
-          thread, [&](std::int64_t i, std::int64_t at) { args.dx[at] = i == place ? args.g[line] : T{}; });
+      const T share = share_of(args.g[line], found.count);
+      args.lines.for_each(thread, [&](std::int64_t, std::int64_t at) {
+        args.dx[at] = found.equals({value_of(args.x[at]), 0, 1}) ? share : T{};
+      });
     } else if (args.lines.lane(thread.index) == 0) {
       if (args.place != nullptr) args.place[line] = place;
       if (args.largest != nullptr) {
