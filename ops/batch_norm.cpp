@@ -153,11 +153,13 @@ std::vector<Tensor> grad_meaning(const std::vector<Tensor>& in, double eps) {
   const DType x_dtype = in[1].dtype(), statistics = statistics_dtype(x_dtype);
   const Tensor g = cast_if(in[0], statistics), x = cast_if(in[1], statistics), &gamma = in[2];
   const std::vector<int> axes = all_but_last(x.rank());
-  const Tensor centred = x - mean(x, axes);
-  const Tensor inv_std = 1.0 / sqrt(mean(centred * centred, axes) + eps);
+  const double rows = static_cast<double>(std::max<std::int64_t>(Rows(x.shape()).count, 1));
+  const auto average = [&](const Tensor& of) { return sum(of, axes) / rows; };  // of no rows: 0
+  const Tensor centred = x - average(x);
+  const Tensor inv_std = 1.0 / sqrt(average(centred * centred) + eps);
   const Tensor normal = centred * inv_std;
   const Tensor dbeta = sum(g, axes), dgamma = sum(g * normal, axes);
-  const Tensor dx = (gamma * inv_std) * (g - (mean(g, axes) + normal * mean(g * normal, axes)));
+  const Tensor dx = (gamma * inv_std) * (g - (average(g) + normal * average(g * normal)));
   return {cast_if(dx, x_dtype), dgamma, dbeta};
 }
 
