@@ -13,8 +13,11 @@ namespace fusetape::core {
 struct Decay {
   float high, low;
 };
-/// `low` has the sign of `high`, so that an infinite moment stays infinite.
+/// `low` has the sign of `high` and is 0 for a factor of 0 only, so that an infinite moment stays infinite;
+/// that of a factor that a float holds is too small to change a sum that needs no rounding.
 FUSETAPE_HD inline Decay decay_of(double factor) {
+  const auto nearest = static_cast<float>(factor);
+  if (static_cast<double>(nearest) == factor) return {nearest, nearest * 0x1p-64f};
   const auto high = static_cast<float>(factor * (1 - 0x1p-23));
   return {high, static_cast<float>(factor - static_cast<double>(high))};
 }
