@@ -296,6 +296,8 @@ std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<T
   }
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (!outputs[i].defined()) throw Error("grad", "an output is undefined", at);
+    if (!grad_outputs.empty() && !grad_outputs[i].defined())
+      throw Error("grad", "the gradient of output " + std::to_string(i) + " is undefined", at);
     if (!outputs[i].requires_grad()) continue;
     pass.seed(outputs[i], grad_outputs.empty() ? core::seed_for(outputs[i], at) : grad_outputs[i]);
   }

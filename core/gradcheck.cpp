@@ -28,7 +28,11 @@ class OnReference {
 };
 
 /// A fixed, irregular weighting, so that every element of an output matters differently.
-Tensor weighted_sum(const Tensor& output) {
+Tensor weighted_sum(const Tensor& output, Location at) {
+  if (!output.defined()) throw Error("gradcheck", "fn returned an undefined tensor", at);
+  if (output.dtype() != DType::f64) {
+    throw Error("gradcheck", "expected fn to return f64, got " + std::string(name_of(output.dtype())), at);
+  }
   std::vector<double> weights(static_cast<std::size_t>(output.elements()));
   for (std::size_t i = 0; i < weights.size(); ++i)
     weights[i] = 0.5 + std::fmod(0.754877666 * static_cast<double>(i + 1), 1.0);
@@ -48,6 +52,10 @@ Tensor weighted_sum(const Tensor& output) {
 
 void gradcheck(const std::function<Tensor(const std::vector<Tensor>&)>& fn, const std::vector<Tensor>& inputs,
                GradcheckOptions options, Location at) {
+  if (!fn) throw Error("gradcheck", "fn is empty", at);
+  if (!(options.step > 0 && std::isfinite(options.step))) {
+    throw Error("gradcheck", "expected a finite step > 0, got " + core::number_text(options.step), at);
+  }
   const OnReference reference;
   std::vector<std::vector<double>> data;
   std::vector<Tensor> variables;
@@ -56,14 +64,14 @@ void gradcheck(const std::function<Tensor(const std::vector<Tensor>&)>& fn, cons
     data.push_back(input.to_vector<double>());
     variables.push_back(variable(input, at));
   }
-  const std::vector<Tensor> gradients = grad({weighted_sum(fn(variables))}, variables, {}, {}, at);
+  const std::vector<Tensor> gradients = grad({weighted_sum(fn(variables), at)}, variables, {}, {}, at);
 
   const auto evaluate = [&](std::size_t input, std::size_t element, double x) {
     std::vector<Tensor> shifted = variables;  // variables still: fn may itself ask for gradients
     std::vector<double> moved = data[input];
     moved[element] = x;
     shifted[input] = variable(from_doubles(moved, inputs[input].shape(), DType::f64, at), at);
-    return weighted_sum(fn(shifted)).item(at);
+    return weighted_sum(fn(shifted), at).item(at);
   };
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const std::vector<double> analytic = gradients[i].to_vector<double>(at);

@@ -128,10 +128,22 @@ void set_fusion_rules(const std::vector<std::string>& names, Location at) {
   Tape::current().settings.rules = set;
 }
 
-void set_retention(Retention retention) { Tape::current().settings.retention = retention; }
+void set_retention(Retention retention, Location at) {
+  if (retention > Retention::smallest) {
+    throw Error("set_retention", "expected a Retention, got " + std::to_string(static_cast<int>(retention)),
+                at);
+  }
+  Tape::current().settings.retention = retention;
+}
 Retention retention() { return Tape::current().settings.retention; }
 
-void set_conv_algorithm(ConvAlgorithm algorithm) { Tape::current().settings.conv_algorithm = algorithm; }
+void set_conv_algorithm(ConvAlgorithm algorithm, Location at) {
+  if (algorithm > ConvAlgorithm::winograd) {
+    throw Error("set_conv_algorithm",
+                "expected a ConvAlgorithm, got " + std::to_string(static_cast<int>(algorithm)), at);
+  }
+  Tape::current().settings.conv_algorithm = algorithm;
+}
 ConvAlgorithm conv_algorithm() { return Tape::current().settings.conv_algorithm; }
 
 void set_deterministic(bool on) { Tape::current().settings.deterministic = on; }

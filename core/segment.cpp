@@ -178,21 +178,31 @@ void check_checkpoint(bool callable, std::span<const Tensor> inputs, Location at
   }
 }
 
+Tensor checked(Tensor result, Location at) {
+  if (!result.defined()) throw Error("checkpoint", "fn returned an undefined tensor", at);
+  return result;
+}
+
+std::vector<Tensor> checked(std::vector<Tensor> results, Location at) {
+  for (const Tensor& result : results) checked(result, at);
+  return results;
+}
+
 }  // namespace
 
 std::vector<Tensor> checkpoint(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& fn,
                                const std::vector<Tensor>& inputs, Location at) {
   check_checkpoint(fn != nullptr, inputs, at);
-  if (!grad_enabled()) return fn(inputs);
+  if (!grad_enabled()) return checked(fn(inputs), at);
   const core::SegmentScope scope;
-  return fn(inputs);
+  return checked(fn(inputs), at);
 }
 
 Tensor checkpoint(const std::function<Tensor(const Tensor&)>& fn, const Tensor& input, Location at) {
   check_checkpoint(fn != nullptr, {&input, 1}, at);
-  if (!grad_enabled()) return fn(input);
+  if (!grad_enabled()) return checked(fn(input), at);
   const core::SegmentScope scope;
-  return fn(input);
+  return checked(fn(input), at);
 }
 
 }  // namespace fusetape

@@ -158,6 +158,7 @@ Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attr
   InferContext infer(op.name, {infos.begin(), tensors}, attrs, at);
   op.infer(infer);
   for (const TensorInfo& output : infer.outputs) {
+    if (output.dtype > DType::boolean) infer.fail("a DType", std::to_string(static_cast<int>(output.dtype)));
     if (!countable(output.shape))
       infer.fail("extents of at least 0 and at most 2^56 elements", to_string(output.shape));
   }

@@ -75,13 +75,16 @@ void require_one_element(const Tensor& tensor, Location at) {
     throw Error("item", "expected one element, got " + to_string(tensor.shape()), at);
 }
 
-void check_extents(const char* what, const Shape& shape, Location at) {
+/// Of a leaf to be made.
+void check_spec(const char* what, const Shape& shape, DType dtype, Location at) {
+  if (dtype > DType::boolean)
+    throw Error(what, "expected a DType, got " + std::to_string(static_cast<int>(dtype)), at);
   if (core::countable(shape)) return;
   throw Error(what, "expected extents of at least 0 and at most 2^56 elements, got " + to_string(shape), at);
 }
 
-void check_count(const char* what, const Shape& shape, std::size_t count, Location at) {
-  check_extents(what, shape, at);
+void check_count(const char* what, const Shape& shape, DType dtype, std::size_t count, Location at) {
+  check_spec(what, shape, dtype, at);
   if (static_cast<std::size_t>(shape.elements()) != count) {
     throw Error(what,
                 "expected " + std::to_string(shape.elements()) + " elements for " + to_string(shape) +
@@ -124,12 +127,13 @@ bool Tensor::requires_grad() const { return defined() && value_->requires_grad; 
 bool Tensor::pending() const { return defined() && value_->state == core::State::pending; }
 
 std::int64_t Tensor::size(int axis, Location at) const {
-  const int rank = shape().rank();
+  const Shape& extents = shape(at);
+  const int rank = extents.rank();
   const int wrapped = axis < 0 ? axis + rank : axis;
   if (wrapped < 0 || wrapped >= rank) {
-    throw Error("size", "axis " + std::to_string(axis) + " is outside " + to_string(shape()), at);
+    throw Error("size", "axis " + std::to_string(axis) + " is outside " + to_string(extents), at);
   }
-  return shape()[wrapped];
+  return extents[wrapped];
 }
 
 double Tensor::real_item(Location at) const {
@@ -243,7 +247,7 @@ Tensor make_leaf(const Shape& shape, DType dtype, void** data, Location at) {
 }  // namespace core
 
 Tensor from_elements(const void* data, std::size_t count, DType dtype, const Shape& shape, Location at) {
-  check_count("from_span", shape, count, at);
+  check_count("from_span", shape, dtype, count, at);
   void* to = nullptr;
   Tensor leaf = core::make_leaf(shape, dtype, &to, at);
   if (count > 0) std::memcpy(to, data, count * size_of(dtype));
@@ -255,7 +259,7 @@ namespace {
 /// A floating dtype rounds; an integer one has to hold each number.
 template <class T>
 Tensor from_numbers(const char* what, std::span<const T> data, const Shape& shape, DType dtype, Location at) {
-  check_count(what, shape, data.size(), at);
+  check_count(what, shape, dtype, data.size(), at);
   for (std::size_t i = 0; i < data.size() && !is_floating(dtype); ++i) {
     if (core::holds(dtype, data[i])) continue;
     throw Error(what,
@@ -282,7 +286,7 @@ Tensor from_doubles(std::span<const double> data, Shape shape, DType dtype, Loca
 namespace {
 
 Tensor filled(const char* what, const Shape& shape, Number value, DType dtype, Location at) {
-  check_extents(what, shape, at);
+  check_spec(what, shape, dtype, at);
   if (!core::holds(dtype, value)) {
     throw Error(what,
                 "expected a number that " + std::string(name_of(dtype)) + " holds, got " + to_string(value),
@@ -313,7 +317,7 @@ Tensor scalar(Number value, DType dtype, Location at) { return filled("scalar", 
 
 Tensor arange(std::int64_t n, DType dtype, Location at) {
   if (n < 0) throw Error("arange", "expected n of at least 0, got " + std::to_string(n), at);
-  check_extents("arange", {n}, at);
+  check_spec("arange", {n}, dtype, at);
   if (n > 0 && !core::holds(dtype, n - 1)) {
     throw Error(
         "arange",
@@ -390,6 +394,12 @@ void Cell::set_data(Tensor value, Location at) {
 
 Parameter::Parameter(Tensor value, std::string name, Location at)
     : Cell(std::move(value), std::move(name), at) {
+  if (!is_floating(dtype())) {
+    throw Error("Parameter",
+                "expected a value of a floating dtype, got " + std::string(name_of(dtype())) +
+                    "; a Cell holds what gets no gradient",
+                at);
+  }
   state_->is_parameter = true;
   state_->requires_grad = true;
   bind_version(*state_, state_->value, at);

@@ -1,5 +1,6 @@
 #include <cmath>
 #include <exception>
+#include <limits>
 #include <numbers>
 #include <vector>
 
@@ -59,9 +60,12 @@ Tensor kaiming_normal(const Shape& shape, std::int64_t fan_out, Location at) {
 
 Tensor uniform(const Shape& shape, double low, double high, Location at) {
   check_shape("uniform", shape, at);
-  if (!(low <= high)) {
+  constexpr double most = std::numeric_limits<float>::max();
+  if (!(-most <= low && low <= high && high <= most)) {
     throw Error("uniform",
-                "expected low ≤ high, got " + core::number_text(low) + " and " + core::number_text(high), at);
+                "expected low ≤ high, both of which f32 holds, got " + core::number_text(low) + " and " +
+                    core::number_text(high),
+                at);
   }
   const auto scale = [low, high](const core::PhiloxBlock& words, float* out) {
     for (std::size_t i = 0; i < 4; ++i) {

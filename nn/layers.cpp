@@ -94,7 +94,8 @@ Tensor ConvTranspose2d::forward(const Tensor& x) {
 
 BatchNorm2d::BatchNorm2d(std::int64_t channels, BatchNormOptions options, Location at) : options_(options) {
   require_positive("BatchNorm2d", "channels", channels, at);
-  if (!(options.eps > 0)) fail("BatchNorm2d", "eps > 0", core::number_text(options.eps), at);
+  if (!(options.eps > 0 && std::isfinite(options.eps)))
+    fail("BatchNorm2d", "eps > 0 and finite", core::number_text(options.eps), at);
   if (!(options.momentum >= 0 && options.momentum <= 1)) {
     fail("BatchNorm2d", "momentum in [0, 1]", core::number_text(options.momentum), at);
   }

@@ -1,5 +1,8 @@
 // Activations, and their gradients as ops of their own: from the stored output where it suffices.
+#include <cmath>
+
 #include "core/formulas.hpp"
+#include "core/number_text.hpp"
 #include "ops/helpers.hpp"
 #include "ops/ops.hpp"
 
@@ -131,6 +134,7 @@ namespace fusetape {
 
 Tensor relu(Operand x) { return ops::record_unary(ops::relu_op, x); }
 Tensor leaky_relu(Operand x, double slope) {
+  if (!std::isfinite(slope)) ops::fail("leaky_relu", "a finite slope", core::number_text(slope), x.at());
   return core::record_one(ops::leaky_relu_op,
                           {ops::require_tensor("leaky_relu", x), ops::number(slope, x.at())},
                           core::Attrs::of(core::NoAttrs{}), x.at());

@@ -54,7 +54,8 @@ void check_statistic(const InferContext& ctx, int i, const char* name, const Sha
 }
 
 void check_options(const InferContext& ctx, const BatchNormAttrs& a) {
-  if (!(a.eps >= 0)) ctx.fail("eps of at least 0", core::number_text(a.eps));
+  if (!(a.eps >= 0 && std::isfinite(a.eps)))
+    ctx.fail("eps of at least 0 and finite", core::number_text(a.eps));
   if (!(a.momentum >= 0 && a.momentum <= 1)) ctx.fail("momentum in [0, 1]", core::number_text(a.momentum));
 }
 

@@ -202,6 +202,7 @@ Tensor cross_entropy(Operand logits, Operand labels, CrossEntropyOptions options
   const double smoothing = options.label_smoothing;
   if (!(smoothing >= 0 && smoothing < 1))
     ops::fail("cross_entropy", "label_smoothing in [0, 1)", core::number_text(smoothing), logits.at());
+  ops::require_reduction("cross_entropy", options.reduction, logits.at());
   const core::CrossEntropyAttrs attrs{.reduction = static_cast<std::int64_t>(options.reduction)};
   ops::check_known_labels(x, t, logits.at());
   return core::record_one(ops::cross_entropy_op, {x, t, ops::number(smoothing, logits.at())},

@@ -56,6 +56,11 @@ std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, con
 
 Tensor number(double value, Location at) { return scalar(value, DType::f64, at); }
 
+void require_reduction(std::string_view op, Reduction reduction, Location at) {
+  if (reduction > Reduction::none)
+    fail(op, "a Reduction: mean, sum or none", std::to_string(static_cast<int>(reduction)), at);
+}
+
 Tensor record_unary(const OpDef& op, const Operand& x, const Attrs& attrs) {
   return core::record_one(op, {require_tensor(op.name, x)}, attrs, x.at());
 }

@@ -29,6 +29,9 @@ std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, con
 /// An option of a call as a run-time input (OpDef::numbers).
 Tensor number(double value, Location at);
 
+/// Any number may have been cast to the type.
+void require_reduction(std::string_view op, Reduction reduction, Location at);
+
 /// One call of an op without attributes, or with those given.
 Tensor record_unary(const core::OpDef& op, const Operand& x, const core::Attrs& attrs);
 Tensor record_unary(const core::OpDef& op, const Operand& x);

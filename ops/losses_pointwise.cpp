@@ -77,6 +77,7 @@ constinit const OpDef bce_logits_grad_op{.name = "bce_logits_grad",
 namespace fusetape {
 
 Tensor bce_with_logits(Operand logits, Operand targets, Reduction reduction) {
+  ops::require_reduction("bce_with_logits", reduction, logits.at());
   auto [x, t] = ops::require_alike("bce_with_logits", logits, targets);
   const Tensor losses = core::record_one(ops::bce_logits_op, {std::move(x), std::move(t)},
                                          core::Attrs::of(core::NoAttrs{}), logits.at());
@@ -85,6 +86,7 @@ Tensor bce_with_logits(Operand logits, Operand targets, Reduction reduction) {
 
 Tensor mse_loss(Operand prediction, Operand target, Reduction reduction) {
   const Location at = prediction.at();
+  ops::require_reduction("mse_loss", reduction, at);
   const auto [y, t] = ops::require_alike("mse_loss", prediction, target);
   const Operand difference(sub(Operand(y, at), Operand(t, at)), at);
   return ops::reduced(mul(difference, difference), reduction, at);

@@ -42,7 +42,7 @@ Tensor variable(const Tensor& x, Location at = Location::current());
 /// running statistics move once, dropout drops the same elements again, and parameters are read as they were.
 /// Gradients, also those of gradients, are those without the checkpoint, to the bit where kernels are; they
 /// reach tensors made inside, and hooks on them are called, as without it. Checkpoints may be nested. Throws
-/// for an empty fn or an undefined input.
+/// for an empty fn, and for an input or a result that is undefined.
 std::vector<Tensor> checkpoint(const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& fn,
                                const std::vector<Tensor>& inputs, Location at = Location::current());
 /// The same for one tensor in and one out: `checkpoint([&](const Tensor& x) { return block(x); }, x)`.
@@ -56,7 +56,7 @@ struct GradcheckOptions {
 
 /// Compares the gradient of `fn` with central differences, element by element, in f64 on the reference
 /// backend. Throws an Error naming the input, the element and both numbers at the first that differs.
-/// `inputs` must be f64.
+/// `inputs` and what fn returns must be f64.
 void gradcheck(const std::function<Tensor(const std::vector<Tensor>&)>& fn, const std::vector<Tensor>& inputs,
                GradcheckOptions options = {}, Location at = Location::current());
 

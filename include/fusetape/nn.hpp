@@ -371,7 +371,7 @@ class Sequential : public Module {
 
 /// Normal with standard deviation √(2 / fan_out), for weights {out, kh, kw, in/groups} before a ReLU.
 Tensor kaiming_normal(const Shape& shape, std::int64_t fan_out, Location at = Location::current());
-/// Uniform in [low, high).
+/// Uniform in [low, high), finite numbers of f32.
 Tensor uniform(const Shape& shape, double low, double high, Location at = Location::current());
 
 }  // namespace fusetape::nn

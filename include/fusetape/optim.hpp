@@ -218,7 +218,7 @@ class LossScaler {
   /// Throws unless 2^-126 ≤ minimum ≤ initial ≤ 2^126, growth > 1, 0 < backoff < 1 and growth_interval ≥ 1.
   explicit LossScaler(LossScalerOptions options = {}, Location at = Location::current());
 
-  /// loss · factor(), recorded.
+  /// loss · factor(), recorded. The loss is of a floating dtype.
   Tensor scale(const Tensor& loss, Location at = Location::current()) const;
   /// Divides the gradients of the optimizer's parameters by factor(), then optimizer.step() where all of them
   /// are finite; returns whether so. Where not, nothing is updated, and where factor() is at the minimum
@@ -265,7 +265,7 @@ class Schedule {
  protected:
   /// `kind` and `settings` go into checkpoints, and a load compares them.
   Schedule(Optimizer& optimizer, std::function<double(std::int64_t)> rate, std::string kind = "custom",
-           Settings settings = {});
+           Settings settings = {}, Location location = Location::current());
 
  private:
   Optimizer* optimizer_;

@@ -48,7 +48,7 @@ enum class Retention : std::uint8_t {
   smallest,  ///< keeps as little as possible
 };
 /// Default: fastest. FUSETAPE_RETENTION=fastest|balanced|smallest sets the default.
-void set_retention(Retention retention);
+void set_retention(Retention retention, Location at = Location::current());
 Retention retention();
 
 /// The same bits in every run of one build with one number of threads, on every machine of this kind: no
@@ -98,7 +98,7 @@ inline constexpr double winograd_error = 1e-5, winograd_gradient_error = 2e-5;
 /// padding 0 or 1, f32 and bf16), faster or not.
 enum class ConvAlgorithm : std::uint8_t { automatic, direct, winograd };
 /// For plans made from now on by this thread. Default: automatic; FUSETAPE_CONV=automatic|direct|winograd.
-void set_conv_algorithm(ConvAlgorithm algorithm);
+void set_conv_algorithm(ConvAlgorithm algorithm, Location at = Location::current());
 ConvAlgorithm conv_algorithm();
 
 /// A search for the first op that makes a NaN or an infinity. While it is on, plans are made without fusion,

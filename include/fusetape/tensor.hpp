@@ -230,7 +230,7 @@ class Cell {
   std::shared_ptr<core::Cell> state_;
 };
 
-/// A leaf that gradients are collected for.
+/// A leaf of a floating dtype that gradients are collected for.
 class Parameter : public Cell {
  public:
   Parameter() = default;

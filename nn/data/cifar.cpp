@@ -118,6 +118,12 @@ std::filesystem::path folder_with(const std::string& folder, const char* unpacke
   return !here && std::filesystem::is_directory(inside, error) ? inside : std::filesystem::path(folder);
 }
 
+void check_split(const char* name, Split split, Location at) {
+  if (split <= Split::test) return;
+  throw Error(name, "expected Split::train or Split::test, got " + std::to_string(static_cast<int>(split)),
+              at);
+}
+
 }  // namespace
 
 Dataset cifar10_file(const std::string& path, std::int64_t expected, Location at) {
@@ -133,6 +139,7 @@ Dataset cifar100_file(const std::string& path, std::int64_t expected, Location a
 }
 
 Dataset cifar10(const std::string& folder, Split split, Location at) {
+  check_split("cifar10", split, at);
   constexpr std::int64_t per_file = 10'000;
   std::vector<std::string> names{"test_batch.bin"};
   if (split == Split::train) {
@@ -147,6 +154,7 @@ Dataset cifar10(const std::string& folder, Split split, Location at) {
 }
 
 Dataset cifar100(const std::string& folder, Split split, Location at) {
+  check_split("cifar100", split, at);
   const std::string name = split == Split::train ? "train.bin" : "test.bin";
   const std::int64_t count = split == Split::train ? 50'000 : 10'000;
   const std::filesystem::path root = folder_with(folder, "cifar-100-binary", name);

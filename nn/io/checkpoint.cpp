@@ -404,6 +404,12 @@ void save_checkpoint(const std::string& path, const Training& training, const Me
 
 Metadata load_checkpoint(const std::string& path, const Training& training,
                          const LoadCheckpointOptions& options, Location at) {
+  if (options.settings > OnMismatch::take_theirs) {
+    throw Error("load",
+                "expected an OnMismatch: refuse, keep_ours or take_theirs, got " +
+                    std::to_string(static_cast<int>(options.settings)),
+                at);
+  }
   Loading loading(path, training, options, at);
   loading.check();
   loading.apply();

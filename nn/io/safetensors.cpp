@@ -359,6 +359,12 @@ void replacing(const std::string& path, Location at, Replace&& replace) {
 }  // namespace
 
 TensorFile load_tensors(const std::string& path, const LoadTensorsOptions& options, Location at) {
+  if (options.foreign > ForeignDType::convert) {
+    throw Error("load",
+                "expected a ForeignDType: refuse, skip or convert, got " +
+                    std::to_string(static_cast<int>(options.foreign)),
+                at);
+  }
   return within_memory("load", "what " + path + " holds", at,
                        [&] { return Reader(path, options, at).read(); });
 }

@@ -38,7 +38,14 @@ LossScalerOptions checked(LossScalerOptions options, Location at) {
 LossScaler::LossScaler(LossScalerOptions options, Location at)
     : options_(checked(options, at)), factor_(options.initial) {}
 
-Tensor LossScaler::scale(const Tensor& loss, Location at) const { return mul({loss, at}, {factor_, at}); }
+Tensor LossScaler::scale(const Tensor& loss, Location at) const {
+  if (!loss.defined()) throw Error("LossScaler", "the loss is undefined", at);
+  if (!is_floating(loss.dtype())) {
+    throw Error("LossScaler",
+                "expected a loss of a floating dtype, got " + std::string(name_of(loss.dtype())), at);
+  }
+  return mul({loss, at}, {factor_, at});
+}
 
 bool LossScaler::step(Optimizer& optimizer, Location at) {
   std::vector<Tensor> gradients;

@@ -15,8 +15,8 @@
 namespace fusetape::optim {
 namespace {
 
+/// Each is one of its own, and a norm of their gradients can be taken.
 void check_parameters(const std::string& name, const std::vector<Parameter>& parameters, Location at) {
-  if (parameters.empty()) throw Error(name, "expected at least one parameter, got none", at);
   std::set<const void*> seen;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const std::string which = "parameter " + std::to_string(i);
@@ -62,6 +62,7 @@ Optimizer::Optimizer(std::string name, std::vector<Parameter> parameters, double
       max_grad_norm_(max_grad_norm) {
   check_rate(name_, learning_rate_, at);
   check_max_grad_norm(name_, max_grad_norm_, at);
+  if (parameters_.empty()) throw Error(name_, "expected at least one parameter, got none", at);
   check_parameters(name_, parameters_, at);
   // Parameters that are still pending would make the first step another plan than the second.
   for (const Parameter& parameter : parameters_) {
@@ -188,6 +189,7 @@ Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm,
   if (!(max_norm > 0)) {
     throw Error("clip_grad_norm", "expected max_norm > 0, got " + core::number_text(max_norm), at);
   }
+  check_parameters("clip_grad_norm", parameters, at);
   const NoGrad no_history;
   const core::PhaseScope phase(plan::Phase::update, at);
   std::vector<Tensor> gradients;

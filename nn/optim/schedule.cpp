@@ -128,8 +128,9 @@ Rate rate_of(const std::string& kind, const Settings& settings, Location at) {
 }  // namespace
 
 Schedule::Schedule(Optimizer& optimizer, std::function<double(std::int64_t)> rate, std::string kind,
-                   Settings settings)
+                   Settings settings, Location location)
     : optimizer_(&optimizer), rate_(std::move(rate)), kind_(std::move(kind)), settings_(std::move(settings)) {
+  if (!rate_) throw Error("Schedule", "rate is empty", location);
   optimizer_->set_learning_rates(optimizer_->initial_learning_rate(), at(0));
 }
 
