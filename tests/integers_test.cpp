@@ -114,7 +114,7 @@ TEST_CASE("integer operands stay integers") {
          return ft::where(ft::less(whole({0, 1}), 1), big, whole({1, 1}));
        },
        {big, 1}},
-      {"pad", [] { return ft::pad(whole({7}), {1}, 9); }, {9, 7, 9}},
+      {"pad", [] { return ft::pad(whole({7}), {1}, big); }, {big, 7, big}},
       {"of other types", [] { return whole({0}) + static_cast<unsigned short>(7) + true; }, {8}},
   });
 }
