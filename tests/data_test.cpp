@@ -25,6 +25,7 @@ using ft::data::Dataset;
 
 using fusetape::tests::contains;
 using fusetape::tests::message_of;
+using fusetape::tests::new_throws;
 
 namespace {
 
@@ -438,6 +439,7 @@ TEST_CASE("numbers too large for what is counted with them are refused, by the c
   };
   for (const Row& row : rows) {
     CAPTURE(row.says);
+    if (!new_throws && contains(row.says, "no memory")) continue;
     const std::string message = message_of(row.call);
     CHECK(contains(message, row.says));
     CHECK(contains(message, "data_test.cpp"));

@@ -62,6 +62,13 @@ inline constexpr int most_threads = 1;
 inline constexpr int most_threads = 2;
 #endif
 
+/// Whether operator new throws where there is no memory: a sanitizer's ends the process.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool new_throws = false;
+#else
+inline constexpr bool new_throws = true;
+#endif
+
 /// What the Error that `body` throws says; empty where it throws none.
 template <class Body>
 std::string message_of(Body&& body) {
