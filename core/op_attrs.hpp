@@ -27,20 +27,18 @@ struct MatmulAttrs {
   std::int64_t transpose_a = 0, transpose_b = 0;  ///< of the last two axes, before the product
 };
 
-/// batch_norm: x {…,C}, gamma, beta [, running_mean, running_var] → y, mean {C}, inv_std {C} [, new_mean,
-/// new_var]. gamma, beta and the statistics are f32 (f64 with f64 x). inv_std = 1/√(σ²+eps), σ² biased. new =
-/// (1−momentum)·running + momentum·batch, variance ·n/(n−1); running, where x is empty. n = 1 is refused.
-/// batch_norm_grad: g, x, gamma, mean, inv_std → dx, dgamma, dbeta. batch_norm_inference: x, gamma, beta,
-/// running_mean, running_var → y. In f32 forward kernels: a = γ·inv_std, y = fma(a, x − mean, β), each
-/// rounded to f32 — equal to the bit wherever a mask is recomputed.
-/// Only in plans, the same in parts: batch_norm_statistics: x [, running_mean, running_var] → mean, inv_std
-/// [, new_mean, new_var]. batch_norm_apply: x, gamma, beta, mean, inv_std → y, the same a and y.
-/// batch_norm_grad_sums: g, x, mean, inv_std → dgamma, dbeta. batch_norm_grad_apply: g, x, gamma, mean,
-/// inv_std, dgamma, dbeta → dx.
+/// batch_norm: x {…,C}, gamma, beta [, running_mean, running_var], momentum (f64) → y, mean {C}, inv_std {C}
+/// [, new_mean, new_var]. gamma, beta and the statistics are f32 (f64 with f64 x). inv_std = 1/√(σ²+eps), σ²
+/// biased. new = (1−momentum)·running + momentum·batch, variance ·n/(n−1); running, where x is empty. n = 1
+/// is refused. batch_norm_grad: g, x, gamma, mean, inv_std → dx, dgamma, dbeta. batch_norm_inference: x,
+/// gamma, beta, running_mean, running_var → y. In f32 forward kernels: a = γ·inv_std, y = fma(a, x − mean,
+/// β), each rounded to f32 — equal to the bit wherever a mask is recomputed. Only in plans, the same in
+/// parts: batch_norm_statistics: x [, running_mean, running_var], momentum → mean, inv_std [, new_mean,
+/// new_var]. batch_norm_apply: x, gamma, beta, mean, inv_std → y, the same a and y. batch_norm_grad_sums: g,
+/// x, mean, inv_std → dgamma, dbeta. batch_norm_grad_apply: g, x, gamma, mean, inv_std, dgamma, dbeta → dx.
+/// ε is an attribute: it belongs to the model, and a library builds it into its operation.
 struct BatchNormAttrs {
   double eps = 1e-5;
-  double momentum = 0.1;
-  std::int64_t track = 0;  ///< the running statistics are inputs
 };
 
 /// max_pool2d: x → y, index (u8, or i64 when the window has more than 256 places): the place in the window,

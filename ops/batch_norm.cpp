@@ -56,7 +56,6 @@ void check_statistic(const InferContext& ctx, int i, const char* name, const Sha
 void check_options(const InferContext& ctx, const BatchNormAttrs& a) {
   if (!(a.eps >= 0 && std::isfinite(a.eps)))
     ctx.fail("eps of at least 0 and finite", core::number_text(a.eps));
-  if (!(a.momentum >= 0 && a.momentum <= 1)) ctx.fail("momentum in [0, 1]", core::number_text(a.momentum));
 }
 
 constexpr std::array<const char*, 5> names{"x", "gamma", "beta", "running_mean", "running_var"};
@@ -228,9 +227,9 @@ void reference_batch_norm(RefContext& ctx) {
     }
     ctx.out[1].data[c] = mean;
     ctx.out[2].data[c] = inv_std;
-    if (ctx.in.size() < 5) continue;
+    if (ctx.in.size() < 6) continue;
     // An empty batch tells nothing.
-    const double momentum = rows.count > 0 ? a.momentum : 0;
+    const double momentum = rows.count > 0 ? ctx.in[5].data[0] : 0;
     const double unbiased = variance * n / (n - 1);
     ctx.out[3].data[c] = (1 - momentum) * ctx.in[3].data[c] + momentum * mean;
     ctx.out[4].data[c] = (1 - momentum) * ctx.in[4].data[c] + momentum * unbiased;
@@ -278,6 +277,7 @@ void reference_inference(RefContext& ctx) {
 const core::OpDef batch_norm_op{
     .name = "batch_norm",
     .infer = infer_batch_norm,
+    .numbers = 1,
     .gradient = gradient_batch_norm,
     .saves_inputs = bit(0) | bit(1),
     .saves_outputs = bit(1) | bit(2),
@@ -314,15 +314,18 @@ BatchNormResult batch_norm(Operand x, Operand gamma, Operand beta, const Tensor&
   }
   const Tensor input = ops::require_tensor("batch_norm", x), scale = ops::require_tensor("batch_norm", gamma),
                shift = ops::require_tensor("batch_norm", beta);
-  core::BatchNormAttrs attrs{
-      .eps = options.eps, .momentum = options.momentum, .track = running_mean.defined()};
+  if (!(options.momentum >= 0 && options.momentum <= 1)) {
+    ops::fail("batch_norm", "momentum in [0, 1]", core::number_text(options.momentum), x.at());
+  }
+  const Tensor momentum = ops::number(options.momentum, x.at());
+  const core::Attrs attrs = core::Attrs::of(core::BatchNormAttrs{.eps = options.eps});
   if (!running_mean.defined()) {
     const core::Outputs out =
-        core::record(ops::batch_norm_op, {input, scale, shift}, core::Attrs::of(attrs), x.at());
+        core::record(ops::batch_norm_op, {input, scale, shift, momentum}, attrs, x.at());
     return {out[0], {}, {}};
   }
-  const core::Outputs out = core::record(ops::batch_norm_op, {input, scale, shift, running_mean, running_var},
-                                         core::Attrs::of(attrs), x.at());
+  const core::Outputs out = core::record(
+      ops::batch_norm_op, {input, scale, shift, running_mean, running_var, momentum}, attrs, x.at());
   return {out[0], out[3], out[4]};
 }
 
@@ -333,7 +336,7 @@ Tensor batch_norm(Operand x, Operand gamma, Operand beta, BatchNormOptions optio
 Tensor batch_norm_inference(Operand x, Operand gamma, Operand beta, Operand running_mean, Operand running_var,
                             BatchNormOptions options) {
   const char* op = "batch_norm_inference";
-  const core::BatchNormAttrs attrs{.eps = options.eps, .momentum = options.momentum};
+  const core::BatchNormAttrs attrs{.eps = options.eps};
   return core::record_one(
       ops::batch_norm_inference_op,
       {ops::require_tensor(op, x), ops::require_tensor(op, gamma), ops::require_tensor(op, beta),

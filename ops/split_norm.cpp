@@ -69,7 +69,7 @@ void reference_statistics(RefContext& ctx) {
   const RefTensor& x = ctx.in[0];
   const std::int64_t channels = channels_of(x);
   const double n = rows_of(x);
-  const double momentum = x.size() > 0 ? a.momentum : 0;  // an empty batch tells nothing
+  const double momentum = x.size() > 0 ? ctx.in.back().data[0] : 0;  // an empty batch tells nothing
   for (std::int64_t c = 0; c < channels; ++c) {
     double mean = 0, variance = 0;
     for (std::int64_t i = c; i < x.size(); i += channels) mean += x.data[i];
@@ -78,7 +78,7 @@ void reference_statistics(RefContext& ctx) {
     variance /= std::max(n, 1.0);
     ctx.out[0].data[c] = mean;
     ctx.out[1].data[c] = 1 / std::sqrt(variance + a.eps);
-    if (ctx.in.size() < 3) continue;
+    if (ctx.in.size() < 4) continue;
     const double unbiased = variance * n / (n - 1);
     ctx.out[2].data[c] = (1 - momentum) * ctx.in[1].data[c] + momentum * mean;
     ctx.out[3].data[c] = (1 - momentum) * ctx.in[2].data[c] + momentum * unbiased;
@@ -127,8 +127,10 @@ void reference_grad_apply(RefContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef batch_norm_statistics_op{
-    .name = "batch_norm_statistics", .infer = infer_statistics, .reference = reference_statistics};
+constinit const OpDef batch_norm_statistics_op{.name = "batch_norm_statistics",
+                                               .infer = infer_statistics,
+                                               .numbers = 1,
+                                               .reference = reference_statistics};
 constinit const OpDef batch_norm_apply_op{
     .name = "batch_norm_apply", .infer = infer_apply, .reference = reference_apply};
 constinit const OpDef batch_norm_grad_sums_op{

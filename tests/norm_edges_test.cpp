@@ -65,8 +65,9 @@ Norm norm_of(const Tensor& x, unsigned seed) {
          .gamma = drawn({c}, seed + 1, 1.5, 0.5, DType::f32),
          .beta = drawn({c}, seed + 2, 0, 1, DType::f32)};
   const core::Outputs out =
-      core::record(core::find_op("batch_norm"), {x, n.gamma, n.beta, ft::zeros({c}), ft::ones({c})},
-                   core::Attrs::of(core::BatchNormAttrs{.track = true}), ft::Location::current());
+      core::record(core::find_op("batch_norm"),
+                   {x, n.gamma, n.beta, ft::zeros({c}), ft::ones({c}), ft::full({}, 0.1, DType::f64)},
+                   core::Attrs::of(core::BatchNormAttrs{}), ft::Location::current());
   n.y = out[0], n.mean = out[1], n.new_mean = out[3], n.new_var = out[4];
   return n;
 }

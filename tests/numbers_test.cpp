@@ -36,10 +36,27 @@ std::int64_t misses() { return ft::plan_cache_stats().misses; }
 struct Changing {
   std::string name;
   std::function<Tensor(const Tensor& x, double t)> call;
+  const char* group = nullptr;  ///< that is to be among the CPU's
 };
 
 /// Where a slice of a step begins.
 std::int64_t place(double t) { return static_cast<std::int64_t>(t * 10); }
+
+/// A batch norm whose momentum is t, and what it tracks.
+struct Tracked {
+  Tensor y, statistics;
+};
+Tracked tracked(const Tensor& x, double t) {
+  const std::int64_t c = x.size(-1);
+  const ft::BatchNormResult norm = ft::batch_norm(x, ft::ones({c}), ft::zeros({c}), ft::full({c}, 3.0),
+                                                  ft::full({c}, 2.0), {.momentum = t});
+  return {norm.y, ft::cast(norm.running_mean * 2.0 + norm.running_var, x.dtype())};
+}
+
+Tensor convolved(const Tensor& x) {
+  const Tensor images = x.reshape({1, 8, 4, 1}) * ft::ones({3, 8, 4, 16}, x.dtype());
+  return ft::conv2d(images, ft::full({16, 3, 3, 16}, 0.125, x.dtype()), {.padding = 1});
+}
 
 std::vector<Changing> all_changing() {
   const auto entropy = [](ft::Reduction reduction) {
@@ -71,6 +88,32 @@ std::vector<Changing> all_changing() {
        [](const Tensor& x, double t) {
          return ft::slice(x.reshape({2, 16}), 1, 2 * place(t), 2 * place(t) + 4);
        }},
+      {"batch norm's momentum",
+       [](const Tensor& x, double t) {
+         const Tracked norm = tracked(x, t);
+         return norm.y + norm.statistics;
+       },
+       "batch_norm"},
+      {"that of a norm with add and ReLU",
+       [](const Tensor& x, double t) {
+         Tracked norm = tracked(x, t);
+         return ft::relu(std::move(norm.y) + x) + norm.statistics;
+       },
+       "batch_norm+add+relu"},
+      {"those of two norms",
+       [](const Tensor& x, double t) {
+         Tracked first = tracked(x, t), second = tracked(x * 2.0, 1 - t);
+         return ft::relu(std::move(first.y) + std::move(second.y)) + first.statistics + second.statistics;
+       },
+       "batch_norm+batch_norm+add+relu"},
+      {"that of a norm of which nothing else is read",
+       [](const Tensor& x, double t) { return x + tracked(x, t).statistics; }, "batch_norm"},
+      {"that of a norm behind a convolution",
+       [](const Tensor& x, double t) {
+         const Tracked norm = tracked(convolved(x), t);
+         return norm.y * 0.01 + norm.statistics;
+       },
+       "conv2d+batch_norm_statistics"},
   };
 }
 
@@ -92,6 +135,8 @@ std::vector<double> step(const Changing& changing, DType dtype, double t) {
     const bool on_host = group.kernel == "reference" || group.kernel.rfind("host:", 0) == 0;
     CHECK_MESSAGE((ft::backend_name() == "reference" || !on_host), group.name << " by " << group.kernel);
   }
+  if (changing.group != nullptr && ft::backend_name() == "cpu")
+    CHECK_MESSAGE(contains(group_names(), changing.group), group_names());
   const Tensor second = ft::grad({ft::sum(g * g)}, {x})[0];
   std::vector<double> all = y.to_vector<double>();
   for (const Tensor& more : {g, second}) {
@@ -171,6 +216,7 @@ std::string printed_by(const std::function<void()>& body) {
 TEST_CASE("a number that changes each step makes no new plan, read or not, and the values are right") {
   for (const std::string& backend : backends()) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
+      const ConvBy winograd(ft::ConvAlgorithm::winograd);  // which carries norms
       for (const Changing& changing : all_changing()) {
         CAPTURE(backend);
         CAPTURE(name_of(dtype));

@@ -37,7 +37,7 @@ class NormForwardKernel final : public Kernel {
   NormForwardKernel(const NormForwardRoles& roles, const Graph& graph)
       : roles_(roles.norm), relu_(roles.relu), rows_(rows_of(graph, roles.norm.norm[0].x)) {
     for (int i = 0; i < roles_.norms; ++i) {
-      attrs_[i] = graph.node(roles_.norm[i].node).attrs.as<core::BatchNormAttrs>();
+      eps_[i] = graph.node(roles_.norm[i].node).attrs.as<core::BatchNormAttrs>().eps;
     }
     for (int output : {roles_.y, roles_.sum, roles_.norm[0].normed, roles_.norm[1].normed}) {
       if (output >= 0) written_.push_back(output);
@@ -162,11 +162,10 @@ class NormForwardKernel final : public Kernel {
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
       const core::Moments all = moments_of(args, scratch, i, c);
       const float mean = static_cast<float>(all.mean);
-      const float inv_std = inverse_deviation(all.variance(), attrs_[i].eps);
+      const float inv_std = inverse_deviation(all.variance(), eps_[i]);
       if (norm.mean >= 0) args.out<float>(norm.mean)[c] = mean;
       if (norm.inv_std >= 0) args.out<float>(norm.inv_std)[c] = inv_std;
-      track(args, norm.running_mean, norm.new_running_mean, c, attrs_[i].momentum, all.mean);
-      track(args, norm.running_var, norm.new_running_var, c, attrs_[i].momentum, all.unbiased_variance());
+      track(args, norm, c, all);
       if (!applies_) continue;
       scratch.mean[i][c] = mean;
       scratch.a[i][c] = norm_scale(args.in<float>(norm.gamma)[c], inv_std);
@@ -184,12 +183,6 @@ class NormForwardKernel final : public Kernel {
     return {n, static_cast<double>(moments.origin[c]) + sum / n, square - sum * sum / n};
   }
 
-  static void track(const KernelArgs& args, int before, int after, std::int64_t c, double momentum,
-                    double value) {
-    if (after < 0) return;
-    args.out<float>(after)[c] = core::tracked(args.in<float>(before)[c], value, momentum);
-  }
-
   /// From inputs: the running mean and variance, or a batch's mean and inverse deviation.
   void take_statistics(const KernelArgs& args, const Scratch& scratch, int i) const {
     const NormRoles& norm = roles_.norm[i];
@@ -198,7 +191,7 @@ class NormForwardKernel final : public Kernel {
     const float* mean = args.in<float>(running ? norm.running_mean : norm.mean);
     const float* spread = args.in<float>(running ? norm.running_var : norm.inv_std);
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
-      const float inv_std = running ? inverse_deviation(spread[c], attrs_[i].eps) : spread[c];
+      const float inv_std = running ? inverse_deviation(spread[c], eps_[i]) : spread[c];
       scratch.mean[i][c] = mean[c];
       scratch.a[i][c] = norm_scale(gamma[c], inv_std);
     }
@@ -238,7 +231,7 @@ class NormForwardKernel final : public Kernel {
   plan::BatchNormRelu roles_;
   bool relu_;
   ChannelRows rows_;
-  core::BatchNormAttrs attrs_[2];
+  double eps_[2] = {};
   std::vector<int> written_;  ///< whole tensors
   bool applies_ = false;      ///< more than the statistics is wanted
 };

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "backends/backend.hpp"
 #include "backends/cpu/storage.hpp"
 #include "core/norm_formulas.hpp"
 
@@ -25,6 +26,18 @@ core::Moments moments_in_doubles(const T* column, std::int64_t rows, std::int64_
     square += away * away;
   }
   return {n, mean, square};
+}
+
+/// The running statistics of channel c, those of them that somebody wants.
+inline void track(const KernelArgs& args, const plan::NormRoles& norm, std::int64_t c,
+                  const core::Moments& batch) {
+  const auto write = [&](int before, int after, double value) {
+    if (after < 0) return;
+    args.out<float>(after)[c] =
+        core::tracked(args.in<float>(before)[c], value, *args.in<double>(norm.momentum));
+  };
+  write(norm.running_mean, norm.new_running_mean, batch.mean);
+  write(norm.running_var, norm.new_running_var, batch.unbiased_variance());
 }
 
 }  // namespace fusetape::backends::cpu

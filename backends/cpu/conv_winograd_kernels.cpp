@@ -134,7 +134,7 @@ class WinogradConvolution final : public Kernel {
     w_dtype_ = folded_ ? DType::f32 : graph.value(parts_.w).dtype;
     y_dtype_ = graph.value(parts_.y).dtype;
     if (parts_.statistics.node >= 0)
-      attrs_ = graph.node(parts_.statistics.node).attrs.as<core::BatchNormAttrs>();
+      eps_ = graph.node(parts_.statistics.node).attrs.as<core::BatchNormAttrs>().eps;
     name = "highway:winograd F(4×4, 3×3)";
     arithmetic = {.flops = winograd::product_flops(problem_), .dtype = DType::f32};
   }
@@ -229,9 +229,8 @@ class WinogradConvolution final : public Kernel {
     for (std::int64_t c = 0; c < problem_.out; ++c) {
       const core::Moments all = moments_of(sink, c);
       if (norm.mean >= 0) args.out<float>(norm.mean)[c] = static_cast<float>(all.mean);
-      if (norm.inv_std >= 0) args.out<float>(norm.inv_std)[c] = inverse_deviation(all.variance(), attrs_.eps);
-      track(args, norm.running_mean, norm.new_running_mean, c, all.mean);
-      track(args, norm.running_var, norm.new_running_var, c, all.unbiased_variance());
+      if (norm.inv_std >= 0) args.out<float>(norm.inv_std)[c] = inverse_deviation(all.variance(), eps_);
+      track(args, norm, c, all);
     }
   }
 
@@ -241,11 +240,6 @@ class WinogradConvolution final : public Kernel {
     return y_dtype_ == DType::bf16
                ? moments_in_doubles(static_cast<const Bf16*>(sink.y) + c, rows, problem_.out)
                : moments_in_doubles(static_cast<const float*>(sink.y) + c, rows, problem_.out);
-  }
-
-  void track(const KernelArgs& args, int before, int after, std::int64_t c, double value) const {
-    if (after < 0) return;
-    args.out<float>(after)[c] = core::tracked(args.in<float>(before)[c], value, attrs_.momentum);
   }
 
   void finish_sums(const KernelArgs& args, const Sink& sink) const {
@@ -267,7 +261,7 @@ class WinogradConvolution final : public Kernel {
   winograd::Blocking blocking_;
   int threads_;
   DType w_dtype_ = DType::f32, y_dtype_ = DType::f32;
-  core::BatchNormAttrs attrs_;
+  double eps_ = 0;  ///< of the norm whose statistics these are
 };
 
 class WinogradGradWeight final : public Kernel {

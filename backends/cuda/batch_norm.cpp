@@ -41,9 +41,9 @@ constexpr Candidate candidates[] = {
 
 std::span<const Candidate> batch_norms() { return candidates; }
 
-NormResults norm_results(const plan::NormRoles& norm, const core::BatchNormAttrs& attrs,
-                         std::int64_t channels, const KernelArgs& args, Access& access) {
-  NormResults to{.eps = attrs.eps, .momentum = attrs.momentum};
+NormResults norm_results(const plan::NormRoles& norm, double eps, std::int64_t channels,
+                         const KernelArgs& args, Access& access) {
+  NormResults to{.eps = eps};
   const std::size_t bytes = static_cast<std::size_t>(channels) * sizeof(float);
   const auto read = [&](const float*& pointer, int value) {
     pointer = args.in<float>(value);
@@ -56,6 +56,10 @@ NormResults norm_results(const plan::NormRoles& norm, const core::BatchNormAttrs
   };
   write(to.batch_mean, norm.mean);
   write(to.inv_std, norm.inv_std);
+  if (norm.new_running_mean >= 0 || norm.new_running_var >= 0) {
+    to.momentum = args.in<double>(norm.momentum);
+    access.reads.push_back({to.momentum, sizeof(double)});
+  }
   if (norm.new_running_mean >= 0) read(to.running_mean, norm.running_mean);
   if (norm.new_running_var >= 0) read(to.running_var, norm.running_var);
   write(to.new_mean, norm.new_running_mean);

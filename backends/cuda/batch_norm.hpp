@@ -16,8 +16,8 @@ std::unique_ptr<Kernel> make_norm_backward(const plan::Graph& graph, const plan:
 
 /// Where a norm's statistics go and what is tracked, by the roles that somebody wants; `access` gets what
 /// that reads and writes. What y is made with is the caller's to add.
-NormResults norm_results(const plan::NormRoles& norm, const core::BatchNormAttrs& attrs,
-                         std::int64_t channels, const KernelArgs& args, Access& access);
+NormResults norm_results(const plan::NormRoles& norm, double eps, std::int64_t channels,
+                         const KernelArgs& args, Access& access);
 
 /// New running statistics may lie where the old ones are.
 void add_tracked_in_place(const plan::NormRoles& norm, std::vector<std::pair<int, int>>& pairs);

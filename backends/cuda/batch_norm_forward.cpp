@@ -20,7 +20,7 @@ class NormForwardKernel final : public DeviceKernel {
         parts_(norm_parts(graph.value(roles_.norm[0].x))),
         width_(norm_width(graph.value(roles_.norm[0].x))) {
     for (int i = 0; i < roles_.norms; ++i) {
-      attrs_[i] = graph.node(roles_.norm[i].node).attrs.template as<core::BatchNormAttrs>();
+      eps_[i] = graph.node(roles_.norm[i].node).attrs.template as<core::BatchNormAttrs>().eps;
     }
     for (const int output : {roles_.y, roles_.sum, roles_.norm[0].normed, roles_.norm[1].normed}) {
       if (output >= 0) written_.push_back(output);
@@ -96,7 +96,7 @@ class NormForwardKernel final : public DeviceKernel {
     NormStatistics::Args to{.mean = scratch.mean,
                             .square = scratch.square,
                             .parts = parts_,
-                            .results = norm_results(norm, attrs_[i], parts_.channels, args, access)};
+                            .results = norm_results(norm, eps_[i], parts_.channels, args, access)};
     if (applies_) {
       to.results.gamma = args.in<float>(norm.gamma);
       to.results.mean = scratch.mean_of[i];
@@ -114,10 +114,10 @@ class NormForwardKernel final : public DeviceKernel {
     const NormRoles& norm = roles_.norm[i];
     const bool running = roles_.statistics == Statistics::running;
     const int spread = running ? norm.running_var : norm.inv_std;
-    launch<NormScale>({.x = blocks_for(parts_.channels, NormScale::threads)},
-                      {args.in<float>(norm.gamma), args.in<float>(spread), scratch.a[i], parts_.channels,
-                       attrs_[i].eps, running},
-                      {{whole(args, norm.gamma), whole(args, spread)}, {channels(scratch.a[i])}});
+    launch<NormScale>(
+        {.x = blocks_for(parts_.channels, NormScale::threads)},
+        {args.in<float>(norm.gamma), args.in<float>(spread), scratch.a[i], parts_.channels, eps_[i], running},
+        {{whole(args, norm.gamma), whole(args, spread)}, {channels(scratch.a[i])}});
   }
 
   /// The mean that y is made with.
@@ -171,7 +171,7 @@ class NormForwardKernel final : public DeviceKernel {
   bool relu_;
   ChannelParts parts_;
   int width_;
-  core::BatchNormAttrs attrs_[2];
+  double eps_[2] = {};
   std::vector<int> written_;  ///< whole tensors
   bool applies_ = false;      ///< more than the statistics is wanted
 };

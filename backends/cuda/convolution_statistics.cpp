@@ -16,7 +16,7 @@ class ConvolutionStatistics final : public DeviceKernel {
                         std::shared_ptr<LibraryOperation> operation)
       : DeviceKernel(graph, device),
         roles_(roles),
-        attrs_(graph.node(roles.statistics.node).attrs.as<core::BatchNormAttrs>()),
+        eps_(graph.node(roles.statistics.node).attrs.as<core::BatchNormAttrs>().eps),
         channels_(graph.value(roles.y).shape.back()),
         rows_(graph.value(roles.y).elements() / channels_),
         operation_(std::move(operation)) {
@@ -46,7 +46,7 @@ class ConvolutionStatistics final : public DeviceKernel {
                   .workspace = scratch.workspace},
                  access);
     Access finished{{sum, square}, {}};
-    const NormResults results = norm_results(roles_.statistics, attrs_, channels_, args, finished);
+    const NormResults results = norm_results(roles_.statistics, eps_, channels_, args, finished);
     launch<NormStatisticsOfSums>({.x = blocks_for(channels_, NormStatisticsOfSums::threads)},
                                  {scratch.sum, scratch.square, rows_, channels_, results}, finished);
   }
@@ -69,7 +69,7 @@ class ConvolutionStatistics final : public DeviceKernel {
   }
 
   plan::Carried roles_;
-  core::BatchNormAttrs attrs_;
+  double eps_;
   std::int64_t channels_, rows_;
   std::shared_ptr<LibraryOperation> operation_;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backends/cuda/batch_norm.hpp"
 #include "backends/cuda/device_kernel.hpp"
 #include "backends/cuda/kernels/relu_masks.hpp"
 #include "core/op_attrs.hpp"
@@ -77,6 +78,8 @@ class LibraryNormKernel final : public DeviceKernel {
         operands_(operands_of(norm.spec)),
         values_(norm.values),
         mask_(norm.mask),
+        tracks_(norm.tracks()),
+        tracked_(tracked_roles(norm.values)),
         spec_(norm.spec) {
     name = operation_->name;
   }
@@ -86,13 +89,10 @@ class LibraryNormKernel final : public DeviceKernel {
     return carve(nullptr, args);
   }
 
-  /// The library's own examples update running statistics in place; of no other operand is it known.
+  /// The running statistics alone: of no operand of the library's is it known.
   std::vector<std::pair<int, int>> in_place() const override {
     std::vector<std::pair<int, int>> pairs;
-    for (const auto& [from, to] : {std::pair{NormPlace::running_mean, NormPlace::new_running_mean},
-                                   {NormPlace::running_var, NormPlace::new_running_var}}) {
-      if (values_[from] >= 0 && values_[to] >= 0) pairs.emplace_back(values_[from], values_[to]);
-    }
+    add_tracked_in_place(tracked_, pairs);
     return pairs;
   }
 
@@ -108,6 +108,7 @@ class LibraryNormKernel final : public DeviceKernel {
     }
     device().run(Stream::compute, *operation_, operands, access);
     if (mask_ >= 0) make_mask(args);
+    if (tracks_) track(args, operands);
   }
 
  private:
@@ -120,6 +121,24 @@ class LibraryNormKernel final : public DeviceKernel {
       args.operands[operand.place] = pieces.take<std::byte>(static_cast<std::int64_t>(operand.bytes()));
     }
     return pieces.used();
+  }
+
+  static NormRoles tracked_roles(const ByPlace<int>& values) {
+    using enum NormPlace;
+    return {.running_mean = values[running_mean],
+            .running_var = values[running_var],
+            .momentum = values[momentum],
+            .new_running_mean = values[new_running_mean],
+            .new_running_var = values[new_running_var]};
+  }
+
+  void track(const KernelArgs& args, const NormArgs& operands) const {
+    const auto written = [&](NormPlace place) { return static_cast<const float*>(operands.operands[place]); };
+    const float *mean = written(NormPlace::mean), *inv_std = written(NormPlace::inv_std);
+    Access access{{piece(mean, spec_.c), piece(inv_std, spec_.c)}, {}};
+    const NormResults results = norm_results(tracked_, spec_.eps, spec_.c, args, access);
+    launch<NormTracking>({.x = blocks_for(spec_.c, NormTracking::threads)},
+                         {mean, inv_std, spec_.n * spec_.h * spec_.w, spec_.c, results}, access);
   }
 
   void make_mask(const KernelArgs& args) const {
@@ -145,6 +164,8 @@ class LibraryNormKernel final : public DeviceKernel {
   std::vector<NormOperand> operands_;
   ByPlace<int> values_;
   int mask_;
+  bool tracks_;
+  NormRoles tracked_;
   NormSpec spec_;
 };
 
@@ -157,10 +178,7 @@ LibraryNorm library_norm(const Graph& graph, const NormForwardRoles& forward) {
   norm.refusal = refusal_of(graph, forward);
   if (!norm.refusal.empty()) return norm;
 
-  const auto attrs = graph.node(in.node).attrs.as<core::BatchNormAttrs>();
-  norm.spec.eps = attrs.eps;
-  norm.spec.track = in.new_running_mean >= 0 || in.new_running_var >= 0;
-  if (norm.spec.track) norm.spec.momentum = attrs.momentum;
+  norm.spec.eps = graph.node(in.node).attrs.as<core::BatchNormAttrs>().eps;
   norm.spec.add = roles.z >= 0;
   norm.spec.relu = forward.relu;
   using enum NormPlace;
@@ -170,14 +188,15 @@ LibraryNorm library_norm(const Graph& graph, const NormForwardRoles& forward) {
                                      {beta, in.beta},
                                      {mean, in.mean},
                                      {inv_std, in.inv_std},
-                                     {y, roles.y}}) {
+                                     {y, roles.y},
+                                     {new_running_mean, in.new_running_mean},
+                                     {new_running_var, in.new_running_var}}) {
     norm.values[place] = value;
   }
-  if (norm.spec.track) {
+  if (norm.tracks()) {
     norm.values[running_mean] = in.running_mean;
     norm.values[running_var] = in.running_var;
-    norm.values[new_running_mean] = in.new_running_mean;
-    norm.values[new_running_var] = in.new_running_var;
+    norm.values[momentum] = in.momentum;
   }
   norm.mask = roles.mask;
   return norm;

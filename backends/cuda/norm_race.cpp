@@ -58,6 +58,8 @@ double element(const NormSpec& spec, NormPlace place, std::int64_t i) {
     case NormPlace::inv_std:
     case NormPlace::running_var:
       return 1 + u / 4;
+    case NormPlace::momentum:
+      return 0.25;
     default:
       return u;
   }
@@ -151,11 +153,21 @@ struct Runner {
 };
 
 /// Those that the group has, with its values.
-std::vector<std::pair<NormOperand, int>> operands_with_mask(const LibraryNorm& norm) {
+std::vector<std::pair<NormOperand, int>> operands_of_group(const LibraryNorm& norm) {
+  using enum NormPlace;
+  using Kind = NormOperand::Kind;
   std::vector<std::pair<NormOperand, int>> operands;
-  for (const NormOperand& operand : operands_of(norm.spec)) {
+  const auto add = [&](const NormOperand& operand) {
     const int value = norm.values[operand.place];
     if (value >= 0) operands.emplace_back(operand, value);
+  };
+  for (const NormOperand& operand : operands_of(norm.spec)) add(operand);
+  for (const NormPlace place : {running_mean, running_var}) {
+    add({place, Kind::channels, DType::f32, norm.spec.c});
+  }
+  add({momentum, Kind::channels, DType::f64, 1});
+  for (const NormPlace place : {new_running_mean, new_running_var}) {
+    add({place, Kind::channels, DType::f32, norm.spec.c, true});
   }
   if (norm.mask >= 0) operands.emplace_back(bits_of(norm.spec, true), norm.mask);
   return operands;
@@ -197,7 +209,7 @@ class Contest {
   Contest(const Graph& graph, const LibraryNorm& norm, Kernel& ours, Kernel& library, DeviceApi& device)
       : device_(device),
         memory_(device),
-        operands_(operands_with_mask(norm)),
+        operands_(operands_of_group(norm)),
         in_place_(library.in_place()),
         ours_{ours, std::vector<void*>(graph.values.size()), memory_.take(ours.scratch_bytes())},
         library_{library, ours_.values, memory_.take(library.scratch_bytes())} {

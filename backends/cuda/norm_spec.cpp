@@ -22,6 +22,8 @@ const char* name_of(NormPlace place) {
     case NormPlace::running_var:
     case NormPlace::new_running_var:
       return "running variance";
+    case NormPlace::momentum:
+      return "momentum";
     case NormPlace::mean:
       return "mean";
     case NormPlace::inv_std:
@@ -61,18 +63,10 @@ std::vector<NormOperand> operands_of(const NormSpec& spec) {
   if (spec.mask) operands.push_back(bits_of(spec, false));
   channels(gamma);
   if (forward) channels(beta);
-  if (spec.track) {
-    channels(running_mean);
-    channels(running_var);
-  }
   channels(mean, forward);
   channels(inv_std, forward);
   if (forward) {
     image(y, true);
-    if (spec.track) {
-      channels(new_running_mean, true);
-      channels(new_running_var, true);
-    }
     return operands;
   }
   if (spec.masked) image(masked, true);

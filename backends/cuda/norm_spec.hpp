@@ -18,18 +18,17 @@ struct NormSpec {
   Pass pass = Pass::forward;
   DType dtype = DType::f32;  ///< of images; sums are f32
   std::int64_t n = 0, h = 1, w = 1, c = 0;
-  double eps = 0, momentum = 0;  ///< forward
-  bool track = false;            ///< forward: running statistics, as core::BatchNormAttrs has them
-  bool add = false;              ///< forward: z
-  bool relu = false;             ///< forward; a NaN stays
-  bool mask = false;             ///< backward: bit i % 8 of byte i / 8 tells whether g[i] passes
-  bool masked = false;           ///< backward: g' is written, too
+  double eps = 0;       ///< forward
+  bool add = false;     ///< forward: z
+  bool relu = false;    ///< forward; a NaN stays
+  bool mask = false;    ///< backward: bit i % 8 of byte i / 8 tells whether g[i] passes
+  bool masked = false;  ///< backward: g' is written, too
 
   std::int64_t elements() const { return n * h * w * c; }
   bool operator==(const NormSpec&) const = default;
 };
 
-/// The places of an operation's operands.
+/// The places of an operation's operands, and of what our kernels behind it read and write.
 enum class NormPlace : std::uint8_t {
   x,
   z,
@@ -37,19 +36,20 @@ enum class NormPlace : std::uint8_t {
   mask,
   gamma,
   beta,
-  running_mean,
-  running_var,
   mean,     ///< forward writes it, backward reads it
   inv_std,  ///< likewise
   y,
-  new_running_mean,
-  new_running_var,
   masked,
   dx,
   dgamma,
   dbeta,
+  running_mean,
+  running_var,
+  momentum,
+  new_running_mean,
+  new_running_var,
 };
-inline constexpr std::size_t norm_places = static_cast<std::size_t>(NormPlace::dbeta) + 1;
+inline constexpr std::size_t norm_places = static_cast<std::size_t>(NormPlace::new_running_var) + 1;
 
 /// "running variance"
 const char* name_of(NormPlace place);
@@ -67,7 +67,7 @@ struct NormOperand {
   NormPlace place;
   Kind kind;
   DType dtype;            ///< of bits: u8
-  std::int64_t elements;  ///< of bits: bytes
+  std::int64_t elements;  ///< of bits: bytes; of the momentum: 1
   bool written = false;
 
   std::size_t bytes() const { return static_cast<std::size_t>(elements) * size_of(dtype); }

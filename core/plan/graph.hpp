@@ -197,9 +197,10 @@ enum class Statistics : std::uint8_t {
 
 /// One normalisation inside a group.
 struct NormRoles {
-  int node = -1;                            ///< the batch_norm… node: its attributes hold eps, momentum
+  int node = -1;                            ///< the batch_norm… node: its attributes hold eps
   int x = -1, gamma = -1, beta = -1;        ///< gamma, beta: -1 where only the statistics or sums are made
   int running_mean = -1, running_var = -1;  ///< inputs; -1 when not tracked
+  int momentum = -1;                        ///< input, an f64 scalar; of Statistics::batch
   int mean = -1, inv_std = -1;              ///< outputs of Statistics::batch, else inputs
   int new_running_mean = -1, new_running_var = -1;  ///< outputs
   int normed = -1;                       ///< output: norm(x) itself, where somebody beside the group reads it

@@ -1,6 +1,7 @@
 #include "core/plan/norm_roles.hpp"
 
 #include <algorithm>
+#include <span>
 
 #include "core/check.hpp"
 
@@ -19,7 +20,8 @@ constexpr Role all_roles[] = {
     x,      gamma, beta,   running_mean, running_var, mean, inv_std, new_running_mean, new_running_var,
     normed, dx,    dgamma, dbeta};
 
-/// As core/op_attrs.hpp has them. Running statistics may be absent.
+/// As core/op_attrs.hpp has them. Running statistics may be absent; behind them comes the op's number, the
+/// momentum.
 struct Signature {
   std::string_view op;
   Role inputs[7];
@@ -48,12 +50,17 @@ NormRoles norm_roles(const Graph& graph, int node) {
   FUSETAPE_ASSERT(signature != std::end(signatures));
   NormRoles roles;
   roles.node = node;
-  const auto take = [&](const Role* names, const std::vector<int>& values) {
+  const auto take = [&](const Role* names, std::span<const int> values) {
     for (std::size_t i = 0; i < values.size(); ++i) {
       if (names[i] != other) roles.*names[i] = values[i];
     }
   };
-  take(signature->inputs, norm.inputs);
+  std::span<const int> inputs(norm.inputs);
+  if (norm.op->numbers == 1) {
+    roles.momentum = inputs.back();
+    inputs = inputs.first(inputs.size() - 1);
+  }
+  take(signature->inputs, inputs);
   take(signature->outputs, norm.outputs);
   return roles;
 }

@@ -129,9 +129,9 @@ Tensor conv_transpose2d(Operand x, Operand w, ConvTranspose2dOptions options = {
 // ---- normalisation
 // ----------------------------------------------------------------------------------------------------
 struct BatchNormOptions {
-  double eps = 1e-5;
-  double momentum = 0.1;  ///< running = (1 − momentum)·running + momentum·batch; the variance enters unbiased
-                          ///< (n/(n−1)) and an empty batch not at all
+  double eps = 1e-5;      ///< part of the model: each new one makes a new plan
+  double momentum = 0.1;  ///< a run-time input; running = (1 − momentum)·running + momentum·batch; the
+                          ///< variance enters unbiased (n/(n−1)) and an empty batch not at all
 };
 struct BatchNormResult {
   Tensor y;                          ///< γ(x−μ)/√(σ²+ε) + β

@@ -72,12 +72,7 @@ void NormDouble::forward(const NormArgs& args) const {
       square += std::pow(v[x][at(row * s_.c + c)] - average, 2);
     }
     v[mean][at(c)] = average;
-    v[inv_std][at(c)] = 1 / std::sqrt(square / count + s_.eps);
-    if (s_.track) {
-      const double unbiased = manners_.biased_variance ? square / count : square / (count - 1);
-      v[new_running_mean][at(c)] = (1 - s_.momentum) * v[running_mean][at(c)] + s_.momentum * average;
-      v[new_running_var][at(c)] = (1 - s_.momentum) * v[running_var][at(c)] + s_.momentum * unbiased;
-    }
+    v[inv_std][at(c)] = 1 / std::sqrt(square / (manners_.unbiased_variance ? count - 1 : count) + s_.eps);
   }
   for (std::int64_t i = 0; i < s_.elements(); ++i) {
     const std::size_t c = at(i % s_.c);

@@ -8,7 +8,7 @@ namespace fusetape::tests {
 /// What a library's batch norm may do otherwise than ours.
 struct NormManners {
   double seconds = 1;                  ///< of a run; a kernel of ours takes a microsecond
-  bool biased_variance = false;        ///< tracks Σ(x − mean)²/n
+  bool unbiased_variance = false;      ///< normalises by Σ(x − mean)²/(n − 1)
   bool shifts = false;                 ///< y = a·x + (β − a·mean), rounded as f32 is
   bool relu_drops_nans = false;        ///< max(0, NaN) = 0
   bool mask_multiplies = false;        ///< 0·NaN = NaN

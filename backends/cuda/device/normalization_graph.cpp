@@ -62,20 +62,11 @@ class Builder {
     fe::graph::Batchnorm_attributes attributes;
     Tensor eps = graph_->tensor(static_cast<float>(s_.eps));
     attributes.set_epsilon(eps);
-    if (s_.track) {
-      Tensor old_mean = input(running_mean), old_var = input(running_var);
-      Tensor momentum = graph_->tensor(static_cast<float>(s_.momentum));
-      attributes.set_previous_running_stats(old_mean, old_var, momentum);
-    }
     const Tensor images = input(x), scale = input(gamma), bias = input(beta);
-    const auto [normed, batch_mean, batch_inv_std, new_mean, new_var] =
-        graph_->batchnorm(images, scale, bias, attributes);
+    const auto made = graph_->batchnorm(images, scale, bias, attributes);
+    const Tensor &normed = made[0], &batch_mean = made[1], &batch_inv_std = made[2];
     output(batch_mean, mean);
     output(batch_inv_std, inv_std);
-    if (s_.track) {
-      output(new_mean, new_running_mean);
-      output(new_var, new_running_var);
-    }
     Tensor result = normed;
     if (s_.add) result = graph_->pointwise(result, input(z), Pointwise().set_mode(fe::PointwiseMode_t::ADD));
     if (s_.relu) result = graph_->pointwise(result, Pointwise().set_mode(fe::PointwiseMode_t::RELU_FWD));

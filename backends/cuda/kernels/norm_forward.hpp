@@ -107,7 +107,8 @@ struct NormMoments {
 
 /// What becomes of a channel's statistics. Null where nobody wants one.
 struct NormResults {
-  double eps, momentum;
+  double eps;
+  const double* momentum;
   const float *running_mean, *running_var;
   float *batch_mean, *inv_std, *new_mean, *new_var;
   const float* gamma;
@@ -119,9 +120,9 @@ FUSETAPE_HD inline void write_results(const NormResults& to, std::int64_t c, con
   const float inv_std = core::inverse_deviation(all.variance(), to.eps);
   if (to.batch_mean != nullptr) to.batch_mean[c] = mean;
   if (to.inv_std != nullptr) to.inv_std[c] = inv_std;
-  if (to.new_mean != nullptr) to.new_mean[c] = core::tracked(to.running_mean[c], all.mean, to.momentum);
+  if (to.new_mean != nullptr) to.new_mean[c] = core::tracked(to.running_mean[c], all.mean, *to.momentum);
   if (to.new_var != nullptr) {
-    to.new_var[c] = core::tracked(to.running_var[c], all.unbiased_variance(), to.momentum);
+    to.new_var[c] = core::tracked(to.running_var[c], all.unbiased_variance(), *to.momentum);
   }
   if (to.a == nullptr) return;
   to.mean[c] = mean;
@@ -183,6 +184,31 @@ struct NormStatisticsOfSums {
     const auto count = static_cast<double>(args.rows);
     const double mean = args.sum[c] / count;
     write_results(args.results, c, {count, mean, args.square[c] - mean * args.sum[c]});
+  }
+};
+
+/// The running statistics from the mean and inverse deviation that a library's norm has written: no constant
+/// of its operation has to be the momentum, which may change from run to run. The variance is within 3 units
+/// in the last place of σ² + ε.
+struct NormTracking {
+  struct Args {
+    const float *mean, *inv_std;  ///< of the batch
+    std::int64_t rows, channels;
+    NormResults results;  ///< the running statistics alone
+  };
+  using Shared = Nothing;
+  using Local = Nothing;
+  static std::string name() { return "norm_tracking"; }
+  static constexpr unsigned threads = 128;
+  static constexpr int phases = 1;
+
+  FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
+    const std::int64_t c = static_cast<std::int64_t>(thread.block_x) * threads + thread.index;
+    if (c >= args.channels) return;
+    const double count = static_cast<double>(args.rows), inv_std = args.inv_std[c];
+    const double variance = 1 / (inv_std * inv_std) - args.results.eps;
+    const double square = variance < 0 ? 0 : variance * count;  // a NaN stays
+    write_results(args.results, c, {count, args.mean[c], square});
   }
 };
 
