@@ -113,8 +113,15 @@ HWY_INLINE Vec normalised(Vec x, Vec mean, Vec a, Vec beta) { return hn::MulAdd(
 
 // ---- ReLU ----
 
-/// v where !(v ≤ 0), else 0: a NaN stays.
-HWY_INLINE Vec relu(Vec v) { return hn::IfThenZeroElse(hn::Le(v, hn::Zero(Floats())), v); }
+/// v where !(v ≤ 0), else 0: a NaN stays. The maximum of x86 is its second operand where one is a NaN, and is
+/// one instruction for two; that of other processors is not so certain.
+HWY_INLINE Vec relu(Vec v) {
+#if HWY_ARCH_X86
+  return hn::Max(hn::Zero(Floats()), v);
+#else
+  return hn::IfThenZeroElse(hn::Le(v, hn::Zero(Floats())), v);
+#endif
+}
 /// Where the ReLU of v, stored as T, lets no gradient pass.
 template <class T>
 HWY_INLINE Bits blocked(Vec v) {
