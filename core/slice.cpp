@@ -20,6 +20,11 @@ std::uint64_t next_epoch() {
 
 constexpr std::size_t scalar_stride = 16;
 
+std::string reason_of(const std::exception& error) {
+  const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+  return memory ? "expected memory for the plan, got none" : error.what();
+}
+
 }  // namespace
 
 Slice::Slice(Tape& tape, std::span<Node* const> nodes)
@@ -50,8 +55,9 @@ void Slice::run(Location at) {
     tape_.lose_pending(error.what());
     throw;
   } catch (const std::exception& error) {
-    tape_.lose_pending(error.what());
-    throw Error("run", error.what(), at);
+    const std::string reason = reason_of(error);
+    tape_.lose_pending(reason);
+    throw Error("run", reason, at);
   }
 }
 
@@ -64,7 +70,7 @@ plan::Plan& Slice::prepare(Location at) {
   } catch (const Error& error) {
     throw Error(error.op(), error.message(), at);  // the line that asked for the run, not ours
   } catch (const std::exception& error) {
-    throw Error("plan", error.what(), at);
+    throw Error("plan", reason_of(error), at);
   }
 }
 

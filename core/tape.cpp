@@ -243,15 +243,7 @@ void Tape::flush(Location at) {
     bool& flag;
     ~Reset() { flag = false; }
   } reset{running_};
-  Slice slice(*this, pending_);
-  try {
-    slice.run(at);
-  } catch (const std::bad_alloc&) {
-    throw Error("run", "expected memory for the plan, got none", at);
-  } catch (const Error& error) {
-    if (error.op() != "allocate") throw;
-    throw Error(error.op(), error.message(), at);  // backends know nothing of the caller
-  }
+  Slice(*this, pending_).run(at);
 }
 
 /// A leaf's holds are those of its pending readers and nobody else's. Counted anew each time: users drop

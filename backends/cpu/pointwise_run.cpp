@@ -1,7 +1,5 @@
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "backends/cpu/pointwise.hpp"
@@ -69,21 +67,14 @@ void gather(const BroadcastView& view, DType dtype, const void* from, std::int64
   }
 }
 
-/// The bounds of clamp's gradient as floats: no float lies between them and the doubles.
-float float_at_least(double x) {
-  const float y = static_cast<float>(x);
-  return static_cast<double>(y) < x ? std::nextafter(y, std::numeric_limits<float>::infinity()) : y;
-}
-float float_at_most(double x) { return -float_at_least(-x); }
-
 /// An instruction's numbers, rounded as its loop reads them.
 std::array<float, 2> numbers_of(const KernelArgs& args, const Instruction& instruction) {
-  std::array<double, 2> numbers{};
+  std::array<float, 2> numbers{};
   for (std::size_t i = 0; i < 2; ++i) {
-    if (instruction.numbers[i] >= 0) numbers[i] = *args.in<double>(instruction.numbers[i]);
+    if (instruction.numbers[i] >= 0)
+      numbers[i] = static_cast<float>(*args.in<double>(instruction.numbers[i]));
   }
-  if (instruction.code == Code::clamp_grad) return {float_at_least(numbers[0]), float_at_most(numbers[1])};
-  return {static_cast<float>(numbers[0]), static_cast<float>(numbers[1])};
+  return numbers;
 }
 
 }  // namespace

@@ -218,13 +218,7 @@ class Text {
   void compute(std::size_t i) {
     const Step& step = program_.steps[i];
     std::string operands;
-    const bool bounds = step.op->is("clamp_grad");  // they are compared with, not rounded to
-    for (std::size_t k = 0; k < step.operands.size(); ++k) {
-      const std::string x = "x" + number(std::int64_t{step.operands[k]});
-      operands += ", " + (bounds && k == 2   ? "float_at_least(" + x + ")"
-                          : bounds && k == 3 ? "float_at_most(" + x + ")"
-                                             : x);
-    }
+    for (const int operand : step.operands) operands += ", x" + number(std::int64_t{operand});
     const std::string slot = number(slot_of(static_cast<int>(i)));
     const std::string type = type_of(step.dtype);
     line("    const " + type + " y" + slot + " = from_float<" + type +

@@ -95,22 +95,4 @@ FUSETAPE_HD void store(void* to, Index at, const Neighbours<T, count>& elements)
   *reinterpret_cast<Neighbours<T, count>*>(static_cast<T*>(to) + at) = elements;
 }
 
-/// The nearest float that is not below x, and the one that is not above it: bounds that floats compare with
-/// as with x.
-FUSETAPE_HD inline float float_at_least(double x) {
-#ifdef __CUDA_ARCH__
-  return __double2float_ru(x);
-#else
-  const auto y = static_cast<float>(x);
-  return static_cast<double>(y) < x ? std::nextafter(y, HUGE_VALF) : y;
-#endif
-}
-FUSETAPE_HD inline float float_at_most(double x) {
-#ifdef __CUDA_ARCH__
-  return __double2float_rd(x);
-#else
-  return -float_at_least(-x);
-#endif
-}
-
 }  // namespace fusetape::backends::cuda::program
