@@ -72,7 +72,7 @@ double step_to_first_kernel_us(std::int64_t depth) {
   ft::set_backend("cpu");
   ft::nn::ResNet model = ft::nn::resnet_cifar({.depth = depth, .classes = 10});
   ft::optim::SGD sgd(model.parameters(), {.lr = 0.1, .momentum = 0.9, .weight_decay = 5e-4});
-  const ft::Tensor images = ft::zeros({1, 4, 4, 3}), labels = ft::zeros({1}, ft::DType::i64);
+  const ft::Tensor images = ft::zeros({2, 4, 4, 3}), labels = ft::zeros({2}, ft::DType::i64);
   std::vector<double> spent;
   for (int i = 0; i < 100; ++i) {
     {

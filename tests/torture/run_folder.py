@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What resnet_cifar does in a folder that is in use, broken or full."""
+"""What resnet_cifar does in a folder that is in use, broken or full, and when it is run again."""
 import argparse
 import os
 import re
@@ -97,6 +97,17 @@ def what_kills_left(programs):
     check(not left, f"a start left {left}")
 
 
+def one_command_twice(programs):
+    cache, log, ended = programs.out.parent / "cache", programs.out.parent / "losses", []
+    tuned = {**os.environ, "XDG_CACHE_HOME": str(cache), "FUSETAPE_TUNE": "on"}
+    for _ in range(3):  # the first one tunes
+        check(programs.run("--log-steps", log, env=tuned).returncode == 0, "a run that tunes did not end well")
+        (tuning,) = cache.glob("fusetape/tuning-*.json")
+        ended.append((tuning.read_bytes(), log.read_bytes(), (programs.out / "last.safetensors").read_bytes()))
+    for what, second, third in zip(("a tuning file", "losses", "a checkpoint"), ended[1], ended[2]):
+        check(second == third, f"the same command twice, with one complete tuning file, made another of {what}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=Path, required=True)
@@ -104,7 +115,7 @@ def main():
     build = parser.parse_args().build.resolve()
     with tempfile.TemporaryDirectory(prefix="fusetape_run_folder.") as folder:
         programs = Programs(build, Path(folder).resolve())
-        for each in (two_runs, full_disk, steps_that_go_on, broken_metrics, what_kills_left):
+        for each in (two_runs, full_disk, steps_that_go_on, broken_metrics, what_kills_left, one_command_twice):
             each(programs)
     print("run folder: all is well")
 
