@@ -1,7 +1,6 @@
 #include "backends/cuda/batch_norm.hpp"
 
 #include "backends/cuda/candidates.hpp"
-#include "backends/cuda/norm_choice.hpp"
 
 /// Which groups the batch norm kernels take, and what they share.
 namespace fusetape::backends::cuda {
@@ -22,19 +21,9 @@ Support supports_backward(const Graph& graph, const Group& group, Device&) {
   return norm_operands(graph, norm_backward_roles(graph, group), dtypes);
 }
 
-std::unique_ptr<Kernel> make_forward(const Graph& graph, const Group& group, Device& device) {
-  return faster_norm(graph, library_norm(graph, norm_forward_roles(graph, group)),
-                     make_norm_forward(graph, group, device), device);
-}
-
-std::unique_ptr<Kernel> make_backward(const Graph& graph, const Group& group, Device& device) {
-  return faster_norm(graph, library_norm(graph, norm_backward_roles(graph, group)),
-                     make_norm_backward(graph, group, device), device);
-}
-
 constexpr Candidate candidates[] = {
-    {"cuda:batch_norm", supports_forward, make_forward},
-    {"cuda:batch_norm_grad", supports_backward, make_backward},
+    {"cuda:batch_norm", supports_forward, make_norm_forward},
+    {"cuda:batch_norm_grad", supports_backward, make_norm_backward},
 };
 
 }  // namespace

@@ -9,13 +9,10 @@
 /// where none does, the group runs on the host.
 namespace fusetape::backends::cuda {
 
-class NormChoices;
-
 /// What kernels are made on.
 struct Device {
   DeviceApi& api;
   LibraryCache& libraries;
-  NormChoices& norms;
 };
 
 /// `supports` answers with an empty reason where the group is simply not its kind: such refusals are not

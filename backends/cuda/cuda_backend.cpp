@@ -9,7 +9,6 @@
 #include "backends/cuda/faults.hpp"
 #include "backends/cuda/graph_replay.hpp"
 #include "backends/cuda/host_kernel.hpp"
-#include "backends/cuda/norm_choice.hpp"
 #include "backends/cuda/staging.hpp"
 #include "backends/custom_kernel.hpp"
 #include "backends/tensor_passes.hpp"
@@ -40,8 +39,7 @@ class DeviceBackend final : public Backend {
         facts_(device_->facts()),
         staging_(*device_),
         faults_(std::make_shared<cuda::Faults>(*device_)),
-        libraries_(*device_),
-        norms_(*device_) {}
+        libraries_(*device_) {}
 
   std::string_view name() const override { return name_; }
   bool on_host() const override { return false; }
@@ -114,7 +112,7 @@ class DeviceBackend final : public Backend {
   }
 
  private:
-  Device made_on() const { return {*device_, libraries_, norms_}; }
+  Device made_on() const { return {*device_, libraries_}; }
 
   std::shared_ptr<DeviceApi> device_;
   std::recursive_mutex mutex_;  ///< a graph that is captured takes in whatever is queued
@@ -123,7 +121,6 @@ class DeviceBackend final : public Backend {
   cuda::Staging staging_;
   std::shared_ptr<cuda::Faults> faults_;
   mutable cuda::LibraryCache libraries_;  ///< `supports` builds, too
-  mutable cuda::NormChoices norms_;
 };
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "backends/cuda/convolution_spec.hpp"
-#include "backends/cuda/norm_spec.hpp"
 #include "backends/cuda/phases.hpp"
 #include "backends/cuda/product_spec.hpp"
 #include "fusetape/error.hpp"
@@ -58,7 +57,7 @@ struct DeviceFacts {
   double flops = 0, half_flops = 0, bytes_per_second = 0;  ///< roughly, for estimates
 };
 
-/// A convolution, matrix product or batch norm of a library, built once. Owns what the library made for it.
+/// A convolution or matrix product of a library, built once. Owns what the library made for it.
 class LibraryOperation {
  public:
   virtual ~LibraryOperation() = default;
@@ -98,8 +97,6 @@ class DeviceApi {
   virtual void launch(Stream stream, const Launch& launch, const Access& access) = 0;
   virtual void run(Stream stream, LibraryOperation& operation, const OperationArgs& args,
                    const Access& access) = 0;
-  virtual void run(Stream stream, LibraryOperation& normalization, const NormArgs& args,
-                   const Access& access) = 0;
 
   // ---- order
   virtual Event make_event() = 0;
@@ -107,8 +104,6 @@ class DeviceApi {
   virtual void wait(Stream stream, Event event) = 0;  ///< what is queued from now on, for what was before it
   virtual void synchronize(Event event) = 0;
   virtual void synchronize() = 0;
-  /// Of a clock, to time what is queued between two calls of synchronize().
-  virtual double seconds() const = 0;
 
   // ---- graphs
   /// What is queued on `stream` until end_capture becomes a graph and does not run. Nothing may be allocated,
@@ -121,7 +116,6 @@ class DeviceApi {
   // ---- building
   virtual std::unique_ptr<LibraryOperation> make_convolution(const ConvolutionSpec& spec) = 0;
   virtual std::unique_ptr<LibraryOperation> make_product(const ProductSpec& spec) = 0;
-  virtual std::unique_ptr<LibraryOperation> make_normalization(const NormSpec& spec) = 0;
   /// Compiled and loaded, until it is let go: not before what is queued has run and the graphs with it are
   /// freed.
   virtual std::shared_ptr<const KernelEntry> make_program(const ProgramSource& source) = 0;

@@ -240,8 +240,7 @@ void HostDouble::launch(Stream stream, const Launch& launch, const Access& acces
       .what = launch.kernel->name,
       .work = [this, kernel = launch.kernel, grid = launch.grid, args] { run_blocks(*kernel, grid, args); },
       .access = access,
-      .isolated = true,
-      .seconds = 1e-6};
+      .isolated = true};
   if (const auto made = programs_.find(launch.kernel); made != programs_.end()) task.needs = made->second;
   queue(stream, std::move(task));
 }
@@ -305,18 +304,6 @@ void HostDouble::run(Stream stream, LibraryOperation& operation, const Operation
                  .needs = library.life()});
 }
 
-void HostDouble::run(Stream stream, LibraryOperation& normalization, const NormArgs& args,
-                     const Access& access) {
-  const std::lock_guard lock(mutex_);
-  const auto& library = dynamic_cast<NormDouble&>(normalization);
-  queue(stream, {.what = normalization.name,
-                 .work = [&library, args] { library.run(args); },
-                 .access = access,
-                 .isolated = true,
-                 .needs = library.life(),
-                 .seconds = library.seconds_of_run()});
-}
-
 // ---- order ----
 
 bool HostDouble::can_start(const Task& task) const {
@@ -330,7 +317,6 @@ void HostDouble::run_one(std::deque<Task>& stream) {
   if (!task.work) return;
   check_ranges(task);
   if (task.needs && task.needs->expired()) fail(task.what + " was let go before it ran");
-  seconds_ += task.seconds;
   task.isolated ? run_isolated(task) : task.work();
 }
 
@@ -378,11 +364,6 @@ void HostDouble::synchronize() {
   refuse_in_capture("the host waits");
   ++waits_;
   run_until([&] { return streams_[0].empty() && streams_[1].empty(); });
-}
-
-double HostDouble::seconds() const {
-  const std::lock_guard lock(mutex_);
-  return seconds_;
 }
 
 // ---- graphs ----
@@ -446,17 +427,6 @@ std::unique_ptr<LibraryOperation> HostDouble::make_convolution(const backends::c
 std::unique_ptr<LibraryOperation> HostDouble::make_product(const backends::cuda::ProductSpec& spec) {
   begin_building();
   return make_product_double(spec);
-}
-
-std::unique_ptr<LibraryOperation> HostDouble::make_normalization(const backends::cuda::NormSpec& spec) {
-  const std::lock_guard lock(mutex_);
-  begin_building();
-  return std::make_unique<NormDouble>(spec, norm_manners_);
-}
-
-void HostDouble::normalize(const NormManners& manners) {
-  const std::lock_guard lock(mutex_);
-  norm_manners_ = manners;
 }
 
 std::shared_ptr<const KernelEntry> HostDouble::make_program(const backends::cuda::ProgramSource& source) {

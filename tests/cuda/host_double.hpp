@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "backends/cuda/device_api.hpp"
-#include "library_norm_double.hpp"
 
 /// A CUDA device played by the host, for machines without one. Queued work runs late, in any order that
 /// streams and events allow, a kernel's blocks and threads in any order, too. What a device would do wrong in
@@ -32,7 +31,6 @@ using backends::cuda::GraphId;
 using backends::cuda::KernelEntry;
 using backends::cuda::Launch;
 using backends::cuda::LibraryOperation;
-using backends::cuda::NormArgs;
 using backends::cuda::OperationArgs;
 using backends::cuda::Range;
 using backends::cuda::Stream;
@@ -56,17 +54,12 @@ class HostDouble final : public backends::cuda::DeviceApi {
   void launch(Stream stream, const Launch& launch, const Access& access) override;
   void run(Stream stream, LibraryOperation& operation, const OperationArgs& args,
            const Access& access) override;
-  void run(Stream stream, LibraryOperation& normalization, const NormArgs& args,
-           const Access& access) override;
 
   Event make_event() override;
   void record(Event event, Stream stream) override;
   void wait(Stream stream, Event event) override;
   void synchronize(Event event) override;
   void synchronize() override;
-  /// What has run took so long, if a kernel takes a microsecond, and a batch norm of the library what its
-  /// manners say.
-  double seconds() const override;
 
   void begin_capture(Stream stream) override;
   GraphId end_capture(Stream stream) override;
@@ -75,7 +68,6 @@ class HostDouble final : public backends::cuda::DeviceApi {
 
   std::unique_ptr<LibraryOperation> make_convolution(const backends::cuda::ConvolutionSpec& spec) override;
   std::unique_ptr<LibraryOperation> make_product(const backends::cuda::ProductSpec& spec) override;
-  std::unique_ptr<LibraryOperation> make_normalization(const backends::cuda::NormSpec& spec) override;
   std::shared_ptr<const KernelEntry> make_program(const backends::cuda::ProgramSource& source) override;
 
   enum class Refusal : std::uint8_t { none, verdict, shortage };
@@ -83,8 +75,6 @@ class HostDouble final : public backends::cuda::DeviceApi {
   void refuse_operations(Refusal refusal, std::string why = {});
   /// From now on allocations fail, with these words; empty: there is memory again.
   void refuse_memory(std::string why);
-  /// How the library computes the batch norms that it builds from now on.
-  void normalize(const NormManners& manners);
   /// Every capture fails at its end, with this reason, until it is empty.
   void refuse_captures(std::string why);
   /// Operations of the libraries that were built.
@@ -106,7 +96,6 @@ class HostDouble final : public backends::cuda::DeviceApi {
     std::optional<std::weak_ptr<const void>> needs;  ///< the program or operation that it runs
     Event recorded = -1, awaited = -1;
     std::uint64_t version = 0;  ///< of the event
-    double seconds = 0;
   };
   using Memory = std::map<std::uintptr_t, std::size_t>;  ///< allocations: address, bytes
 
@@ -137,8 +126,6 @@ class HostDouble final : public backends::cuda::DeviceApi {
   std::int64_t waits_ = 0, operations_built_ = 0;
   Refusal refusal_ = Refusal::none;
   std::string refusal_words_, memory_refusal_, capture_refusal_;
-  double seconds_ = 0;
-  NormManners norm_manners_;
 };
 
 }  // namespace fusetape::tests

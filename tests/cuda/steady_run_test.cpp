@@ -59,14 +59,12 @@ class QuietDevice final : public DeviceApi {
   void clear(Stream, void*, std::size_t) override {}
   void launch(Stream, const Launch&, const Access&) override {}
   void run(Stream, LibraryOperation&, const OperationArgs&, const Access&) override {}
-  void run(Stream, LibraryOperation&, const NormArgs&, const Access&) override {}
 
   Event make_event() override { return 0; }
   void record(Event, Stream) override {}
   void wait(Stream, Event) override {}
   void synchronize(Event) override {}
   void synchronize() override {}
-  double seconds() const override { return 0; }
 
   void begin_capture(Stream) override {}
   GraphId end_capture(Stream) override { return 0; }
@@ -78,9 +76,6 @@ class QuietDevice final : public DeviceApi {
   }
   std::unique_ptr<LibraryOperation> make_product(const ProductSpec&) override {
     return std::make_unique<QuietOperation>();
-  }
-  std::unique_ptr<LibraryOperation> make_normalization(const NormSpec&) override {
-    throw ft::Error("quiet device", "no batch norm, which would be raced");
   }
   std::shared_ptr<const KernelEntry> make_program(const ProgramSource& source) override {
     return std::make_shared<const KernelEntry>(KernelEntry{.name = source.name, .run_block = {}});

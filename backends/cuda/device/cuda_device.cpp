@@ -1,7 +1,6 @@
 #include "backends/cuda/device/cuda_device.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 
 #include "backends/cuda/device/device_facts.hpp"
@@ -115,11 +114,6 @@ void CudaDevice::run(Stream stream, LibraryOperation& operation, const Operation
   static_cast<QueuedOperation&>(operation).queue(handle_of(stream), args);
 }
 
-void CudaDevice::run(Stream stream, LibraryOperation& normalization, const NormArgs& args, const Access&) {
-  const std::lock_guard lock(library_mutex_);
-  static_cast<QueuedNorm&>(normalization).queue(handle_of(stream), args);
-}
-
 // ---- order
 
 cudaEvent_t CudaDevice::handle_of(Event event) {
@@ -151,10 +145,6 @@ void CudaDevice::synchronize() {
   for (const StreamHandle& stream : streams_) {
     check(cudaStreamSynchronize(stream.get()), "waiting for queued work");
   }
-}
-
-double CudaDevice::seconds() const {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 // ---- graphs
@@ -204,14 +194,6 @@ std::unique_ptr<LibraryOperation> CudaDevice::make_product(const ProductSpec& sp
   const std::lock_guard lock(library_mutex_);
   if (products_ == nullptr) products_ = std::make_unique<ProductLibrary>();
   return products_->make(spec);
-}
-
-std::unique_ptr<LibraryOperation> CudaDevice::make_normalization(const NormSpec& spec) {
-  const std::lock_guard lock(library_mutex_);
-  if (normalizations_ == nullptr) {
-    normalizations_ = std::make_unique<NormalizationLibrary>(handle_of(Stream::compute), facts_);
-  }
-  return normalizations_->make(spec);
 }
 
 std::shared_ptr<const KernelEntry> CudaDevice::make_program(const ProgramSource& source) {

@@ -10,7 +10,6 @@
 
 #include "backends/cuda/device/cublaslt_product.hpp"
 #include "backends/cuda/device/cudnn_convolution.hpp"
-#include "backends/cuda/device/cudnn_normalization.hpp"
 #include "backends/cuda/device/errors.hpp"
 #include "backends/cuda/device/nvrtc_program.hpp"
 #include "backends/cuda/device_api.hpp"
@@ -37,15 +36,12 @@ class CudaDevice final : public DeviceApi {
   void launch(Stream stream, const Launch& launch, const Access& access) override;
   void run(Stream stream, LibraryOperation& operation, const OperationArgs& args,
            const Access& access) override;
-  void run(Stream stream, LibraryOperation& normalization, const NormArgs& args,
-           const Access& access) override;
 
   Event make_event() override;
   void record(Event event, Stream stream) override;
   void wait(Stream stream, Event event) override;
   void synchronize(Event event) override;
   void synchronize() override;
-  double seconds() const override;
 
   void begin_capture(Stream stream) override;
   GraphId end_capture(Stream stream) override;
@@ -54,7 +50,6 @@ class CudaDevice final : public DeviceApi {
 
   std::unique_ptr<LibraryOperation> make_convolution(const ConvolutionSpec& spec) override;
   std::unique_ptr<LibraryOperation> make_product(const ProductSpec& spec) override;
-  std::unique_ptr<LibraryOperation> make_normalization(const NormSpec& spec) override;
   std::shared_ptr<const KernelEntry> make_program(const ProgramSource& source) override;
 
  private:
@@ -78,7 +73,6 @@ class CudaDevice final : public DeviceApi {
   std::mutex library_mutex_;  ///< a library's handle serves one thread at a time
   std::unique_ptr<ConvolutionLibrary> convolutions_;
   std::unique_ptr<ProductLibrary> products_;
-  std::unique_ptr<NormalizationLibrary> normalizations_;
   std::mutex program_mutex_;
   std::unique_ptr<Programs> programs_;
 };

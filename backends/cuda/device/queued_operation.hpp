@@ -8,11 +8,10 @@
 namespace fusetape::backends::cuda {
 
 /// A library's operation on the device itself, queued with such pointers.
-template <class Args>
-class Queued : public LibraryOperation {
+class QueuedOperation : public LibraryOperation {
  public:
   std::size_t workspace_bytes() const final { return workspace_ == 0 ? 0 : workspace_ + alignment - 1; }
-  virtual void queue(cudaStream_t stream, const Args& args) = 0;
+  virtual void queue(cudaStream_t stream, const OperationArgs& args) = 0;
 
  protected:
   void need_workspace(std::size_t bytes) { workspace_ = bytes; }
@@ -27,8 +26,5 @@ class Queued : public LibraryOperation {
   static constexpr std::size_t alignment = 256;
   std::size_t workspace_ = 0;
 };
-
-using QueuedOperation = Queued<OperationArgs>;
-using QueuedNorm = Queued<NormArgs>;
 
 }  // namespace fusetape::backends::cuda

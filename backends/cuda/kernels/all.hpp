@@ -64,13 +64,11 @@ template <class T>
 using ElementKernels = typename Joined<KernelsOf<T>, LossAndSumKernelsOf<T>>::type;
 
 /// Those that know no element, or none of these.
-using OtherKernels =
-    Joined<MovementOf<std::uint8_t>, MovementOf<std::uint16_t>, MovementOf<std::uint32_t>,
-           MovementOf<std::uint64_t>,
-           KernelList<NormStatistics, NormStatisticsOfSums, NormTracking, NormScale, NormGradTotals,
-                      NormGradCoefficients, LineSums<std::int64_t>, LineSums<std::uint8_t>,
-                      Largest<std::int64_t>, Largest<std::uint8_t>, RootOfSum, StridedCopy<SixteenBytes>,
-                      Commit<std::uint32_t>, Commit<std::uint8_t>>>::type;
+using OtherKernels = Joined<
+    MovementOf<std::uint8_t>, MovementOf<std::uint16_t>, MovementOf<std::uint32_t>, MovementOf<std::uint64_t>,
+    KernelList<NormStatistics, NormStatisticsOfSums, NormScale, NormGradTotals, NormGradCoefficients,
+               LineSums<std::int64_t>, LineSums<std::uint8_t>, Largest<std::int64_t>, Largest<std::uint8_t>,
+               RootOfSum, StridedCopy<SixteenBytes>, Commit<std::uint32_t>, Commit<std::uint8_t>>>::type;
 
 /// Every kernel that the backend launches: what a device's build compiles, a file for each of these lists.
 using AllKernels =

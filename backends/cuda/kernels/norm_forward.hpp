@@ -187,31 +187,6 @@ struct NormStatisticsOfSums {
   }
 };
 
-/// The running statistics from the mean and inverse deviation that a library's norm has written: no constant
-/// of its operation has to be the momentum, which may change from run to run. The variance is within 3 units
-/// in the last place of σ² + ε.
-struct NormTracking {
-  struct Args {
-    const float *mean, *inv_std;  ///< of the batch
-    std::int64_t rows, channels;
-    NormResults results;  ///< the running statistics alone
-  };
-  using Shared = Nothing;
-  using Local = Nothing;
-  static std::string name() { return "norm_tracking"; }
-  static constexpr unsigned threads = 128;
-  static constexpr int phases = 1;
-
-  FUSETAPE_HD static void run(int, const Args& args, Shared&, Local&, const Thread& thread) {
-    const std::int64_t c = static_cast<std::int64_t>(thread.block_x) * threads + thread.index;
-    if (c >= args.channels) return;
-    const double count = static_cast<double>(args.rows), inv_std = args.inv_std[c];
-    const double variance = 1 / (inv_std * inv_std) - args.results.eps;
-    const double square = variance < 0 ? 0 : variance * count;  // a NaN stays
-    write_results(args.results, c, {count, args.mean[c], square});
-  }
-};
-
 /// The scale of y from a spread that is given: 1/√(σ² + ε) or, with `running`, σ².
 struct NormScale {
   struct Args {
