@@ -1,6 +1,7 @@
 # Each target does what it needs before it: `make test` and `make train` work on a bare machine.
 #   make deps     packages and oneDNN (the only target that touches the system)
-#   make build    library and examples        make test      everything, then every test
+#   make build    library and examples        make test      everything, then every test (FUSETAPE_CUDA_DOUBLE=ON: and
+#                 the CUDA backend's, on a double of the device; `test` and `fuzz` take it, and OFF again)
 #   make cuda     the same for CUDA, and its tests (deps-cuda: what it needs, in .deps; `test` does it where nvcc is)
 #   make fuzz     random programs (SEEDS=3000) in every mode
 #   make fuzz-readers   hostile files for every reader, with libFuzzer (SECONDS=60 for each)
@@ -44,10 +45,14 @@ deps-fuzz:
 build/%/build.ninja: | deps
 	CXX="$(CXX)" cmake --preset $*
 
+# A build folder goes on as it is, with the double of a CUDA device or without, until it is told.
+set_double = $(if $(FUSETAPE_CUDA_DOUBLE),cmake -DFUSETAPE_CUDA_DOUBLE=$(FUSETAPE_CUDA_DOUBLE) $(RELEASE))
+
 build: deps $(RELEASE)/build.ninja
 	cmake --build --preset release -j $(JOBS) --target fusetape fusetape_examples
 
 test: deps $(RELEASE)/build.ninja
+	$(set_double)
 	cmake --build --preset release -j $(JOBS)
 	ctest --preset release -j $(JOBS)
 	if command -v nvcc >/dev/null; then $(MAKE) --no-print-directory cuda; fi
@@ -58,6 +63,7 @@ cuda: deps deps-cuda build/cuda/build.ninja
 
 # N random programs (default 3,000) in every mode, from seed FIRST on, a process a core.
 fuzz: deps $(RELEASE)/build.ninja
+	$(set_double)
 	cmake --build --preset release -j $(JOBS) --target fusetape_tests
 	each=$$(( ($(SEEDS) + $(JOBS) - 1) / $(JOBS) )); seq $(FIRST) $$each $$(( $(FIRST) + $(SEEDS) - 1 )) | \
 	  OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 FUSETAPE_SEEDS=$$each xargs -P $(JOBS) -I '{}' \

@@ -1,5 +1,5 @@
-# The CUDA device (backends/cuda/device/): its compiler, its libraries, and how it is compiled. Without a toolkit
-# FUSETAPE_CUDA goes off again, and the build is for the CPU.
+# The CUDA backend: whether it is compiled at all, and its device (backends/cuda/device/) with compiler and libraries.
+# Without a toolkit FUSETAPE_CUDA goes off again, and the build is for the CPU.
 if(FUSETAPE_CUDA)
   find_program(FUSETAPE_NVCC nvcc HINTS ENV CUDACXX PATHS "${PROJECT_SOURCE_DIR}/.deps/cuda/bin")
   if(CMAKE_CUDA_COMPILER OR FUSETAPE_NVCC)
@@ -24,6 +24,26 @@ if(FUSETAPE_CUDA)
     set(FUSETAPE_CUDA OFF)
   endif()
 endif()
+
+# A build for the device has its double, too.
+if(FUSETAPE_CUDA)
+  set(FUSETAPE_CUDA_DOUBLE ON)
+endif()
+
+# fusetape_cuda_backend_sources(variable): what the library has of backends/cuda/, but for the device.
+function(fusetape_cuda_backend_sources variable)
+  set(sources "")
+  if(FUSETAPE_CUDA_DOUBLE)
+    include(cmake/FusetapeProgramHeaders.cmake)
+    file(GLOB sources CONFIGURE_DEPENDS backends/cuda/*.cpp)
+    list(APPEND sources ${FUSETAPE_PROGRAM_SOURCE})
+    list(FILTER sources EXCLUDE REGEX "backends/cuda/unavailable.cpp$")
+  endif()
+  if(NOT FUSETAPE_CUDA)
+    list(APPEND sources backends/cuda/unavailable.cpp)
+  endif()
+  set(${variable} ${sources} PARENT_SCOPE)
+endfunction()
 
 # fusetape_add_cuda_device(target): compiles the device's sources into the target.
 function(fusetape_add_cuda_device target)

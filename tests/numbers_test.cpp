@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "backends.hpp"
 #include "compare.hpp"
-#include "cuda/on_double.hpp"
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
 
@@ -24,10 +24,9 @@ using ft::Tensor;
 
 namespace {
 
-const std::vector<std::string>& backends() {
-  static const std::vector<std::string> names =
-      (host_double(), std::vector<std::string>{"cpu", "cuda double"});
-  return names;
+std::vector<std::string> backends() {
+  if (has_cuda_double()) return {"cpu", "cuda double"};
+  return {"cpu"};
 }
 
 std::int64_t misses() { return ft::plan_cache_stats().misses; }

@@ -13,8 +13,7 @@
 #include <string>
 #include <utility>
 
-#include "cuda/on_device.hpp"
-#include "cuda/on_double.hpp"
+#include "backends.hpp"
 #include "helpers.hpp"
 #include "random_numerics.hpp"
 
@@ -198,10 +197,7 @@ std::vector<Comparison> comparisons(std::uint64_t seed, bool exact) {
                    winograd_rounding});
   }
   // A device that a host plays takes its time.
-  if (seed % 5 == 1) {
-    host_double();
-    add_device(all, "cuda double", seed, far);
-  }
+  if (seed % 5 == 1 && has_cuda_double()) add_device(all, "cuda double", seed, far);
   if (no_device().empty()) add_device(all, "cuda", seed, far);
   // Two threads wait for each other where other programs run: seldom.
   if (seed % 5 == 0) all.push_back({{.name = "two threads", .threads = most_threads}, unfused, near});

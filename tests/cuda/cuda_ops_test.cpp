@@ -2,7 +2,7 @@
 // one.
 #include <doctest/doctest.h>
 
-#include "on_device.hpp"
+#include "backends.hpp"
 #include "on_double.hpp"
 #include "op_runs.hpp"
 
