@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "core/op_list.hpp"
 #include "core/plan/norm_roles.hpp"
 
 namespace fusetape::backends {
@@ -20,8 +21,8 @@ int if_written(const Group& group, int value) {
   return std::find(outputs.begin(), outputs.end(), value) != outputs.end() ? value : -1;
 }
 
-bool single_op(const Graph& graph, const Group& group, std::string_view name) {
-  return group.pattern == Pattern::single && graph.node(group.nodes[0]).op->is(name);
+bool single_op(const Graph& graph, const Group& group, const core::OpDef& op) {
+  return group.pattern == Pattern::single && graph.node(group.nodes[0]).is(op);
 }
 
 Support refuse(std::string reason) { return {.ok = false, .reason = std::move(reason)}; }
@@ -66,14 +67,16 @@ Support check_norms(const Graph& graph, const NormRoles* norms, int count, std::
 }  // namespace
 
 bool is_norm_forward(const Graph& graph, const Group& group) {
-  return group.pattern == Pattern::batch_norm_relu || single_op(graph, group, "batch_norm") ||
-         single_op(graph, group, "batch_norm_inference") || single_op(graph, group, "batch_norm_apply") ||
-         single_op(graph, group, "batch_norm_statistics");
+  return group.pattern == Pattern::batch_norm_relu || single_op(graph, group, ops::batch_norm_op) ||
+         single_op(graph, group, ops::batch_norm_inference_op) ||
+         single_op(graph, group, ops::batch_norm_apply_op) ||
+         single_op(graph, group, ops::batch_norm_statistics_op);
 }
 
 bool is_norm_backward(const Graph& graph, const Group& group) {
-  return group.pattern == Pattern::batch_norm_relu_grad || single_op(graph, group, "batch_norm_grad") ||
-         single_op(graph, group, "batch_norm_grad_sums") || single_op(graph, group, "batch_norm_grad_apply");
+  return group.pattern == Pattern::batch_norm_relu_grad || single_op(graph, group, ops::batch_norm_grad_op) ||
+         single_op(graph, group, ops::batch_norm_grad_sums_op) ||
+         single_op(graph, group, ops::batch_norm_grad_apply_op);
 }
 
 NormForwardRoles norm_forward_roles(const Graph& graph, const Group& group) {
@@ -82,7 +85,7 @@ NormForwardRoles norm_forward_roles(const Graph& graph, const Group& group) {
     const plan::GraphNode& node = graph.node(group.nodes[0]);
     roles = {.norm = {.statistics = plan::statistics_of(node)}, .relu = false};
     roles.norm.norm[0] = plan::norm_roles(graph, group.nodes[0]);
-    if (!node.op->is("batch_norm_statistics")) roles.norm.y = if_written(group, node.outputs[0]);
+    if (!node.is(ops::batch_norm_statistics_op)) roles.norm.y = if_written(group, node.outputs[0]);
   }
   for (NormRoles& norm : roles.norm.norm) plan::drop_unwritten(graph, group, norm);
   return roles;
@@ -92,7 +95,7 @@ plan::BatchNormReluGrad norm_backward_roles(const Graph& graph, const Group& gro
   plan::BatchNormReluGrad roles = group.norm_grad;
   if (group.pattern == Pattern::single) {
     const plan::GraphNode& node = graph.node(group.nodes[0]);
-    roles = {.g = node.inputs[0], .sums_given = node.op->is("batch_norm_grad_apply")};
+    roles = {.g = node.inputs[0], .sums_given = node.is(ops::batch_norm_grad_apply_op)};
     roles.norm[0] = plan::norm_roles(graph, group.nodes[0]);
   }
   for (NormRoles& norm : roles.norm) plan::drop_unwritten(graph, group, norm);

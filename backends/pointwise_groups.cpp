@@ -2,6 +2,7 @@
 
 namespace fusetape::backends {
 
+using core::Elements;
 using plan::Graph;
 using plan::GraphNode;
 using plan::GraphValue;
@@ -34,20 +35,37 @@ bool result_fits(Elements elements, DType from, DType to) {
   return false;
 }
 
+std::string refusal_of_dtypes(const Graph& graph, const GraphNode& node) {
+  const std::string name(node.op->name);
+  for (std::size_t i = 0; i < tensors_of(node); ++i) {
+    const DType dtype = graph.value(node.inputs[i]).dtype;
+    if (!operand_fits(node.op->elements, dtype)) return name + " of " + std::string(name_of(dtype));
+  }
+  const DType from = graph.value(node.inputs[0]).dtype, to = graph.value(node.outputs[0]).dtype;
+  return result_fits(node.op->elements, from, to) ? "" : name + " to " + std::string(name_of(to));
+}
+
 }  // namespace
 
 std::size_t tensors_of(const GraphNode& node) {
   return node.inputs.size() - static_cast<std::size_t>(node.op->numbers);
 }
 
-std::string refusal_of_dtypes(const Graph& graph, const GraphNode& node, Elements elements) {
-  const std::string name(node.op->name);
-  for (std::size_t i = 0; i < tensors_of(node); ++i) {
-    const DType dtype = graph.value(node.inputs[i]).dtype;
-    if (!operand_fits(elements, dtype)) return name + " of " + std::string(name_of(dtype));
+std::string refusal_of_nodes(const Graph& graph, const Group& group, bool& foreign) {
+  const Shape& shape = chain_shape(graph, group);
+  foreign = false;
+  for (const int id : group.nodes) {
+    if (id == group.chain.reduction_node) continue;
+    const GraphNode& node = graph.node(id);
+    const std::string name(node.op->name);
+    foreign = node.op->pointwise == nullptr;
+    if (foreign) return name + " is not pointwise";
+    const Shape& result = graph.value(node.outputs[0]).shape;
+    if (!(result == shape)) return name + " has shape " + to_string(result) + ", not " + to_string(shape);
+    std::string reason = refusal_of_dtypes(graph, node);
+    if (!reason.empty()) return reason;
   }
-  const DType from = graph.value(node.inputs[0]).dtype, to = graph.value(node.outputs[0]).dtype;
-  return result_fits(elements, from, to) ? "" : name + " to " + std::string(name_of(to));
+  return {};
 }
 
 const Shape& chain_shape(const Graph& graph, const Group& group) {

@@ -10,19 +10,12 @@
 /// Groups of pointwise nodes, as every device sees them.
 namespace fusetape::backends {
 
-/// Which dtypes an op may meet beside f32, bf16 and f16.
-enum class Elements : std::uint8_t {
-  floats,   ///< none
-  compare,  ///< bool and u8 operands too; gives bool
-  select,   ///< moves values: bool and u8 in and out
-  convert,  ///< cast
-};
-
 /// How many of the node's inputs are elements; those behind them are numbers, f64 scalars.
 std::size_t tensors_of(const plan::GraphNode& node);
 
-/// Why such a node cannot be computed in f32; empty: it can.
-std::string refusal_of_dtypes(const plan::Graph& graph, const plan::GraphNode& node, Elements elements);
+/// Why these nodes cannot be computed as one, element by element in f32; empty: they can. `foreign` is set
+/// when a node is not pointwise at all. The reduction at the end of a chain is not looked at.
+std::string refusal_of_nodes(const plan::Graph& graph, const plan::Group& group, bool& foreign);
 
 /// The shape of every pointwise node of the group.
 const Shape& chain_shape(const plan::Graph& graph, const plan::Group& group);

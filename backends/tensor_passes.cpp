@@ -1,4 +1,5 @@
 #include "backends/tensor_passes.hpp"
+#include "core/op_list.hpp"
 
 #include <algorithm>
 #include <iterator>
@@ -10,19 +11,6 @@ using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
 using plan::Pattern;
-
-/// What the operands alone do not show.
-struct Correction {
-  std::string_view op;
-  double passes;
-};
-constexpr Correction corrections[] = {
-    {"batch_norm", 1},           // x, for the statistics first
-    {"batch_norm_grad", 2},      // g and x, for the sums first
-    {"conv2d", -1},              // the weights
-    {"conv2d_grad_input", -1},   // the weights
-    {"conv2d_grad_weight", -1},  // their gradient
-};
 
 double count_whole(const Graph& graph, const std::vector<int>& inputs, const std::vector<int>& outputs) {
   std::int64_t largest = 0;
@@ -55,12 +43,8 @@ double passes_of(const plan::BatchNormReluGrad& roles) {
 }  // namespace
 
 double tensor_passes(const Graph& graph, const GraphNode& node) {
-  if (node.op->is("grad_norm")) return 1;  // over all gradients, as an update's are over all parameters
-  double passes = count_whole(graph, node.inputs, node.outputs);
-  for (const Correction& correction : corrections) {
-    if (node.op->is(correction.op)) passes += correction.passes;
-  }
-  return passes;
+  if (node.is(ops::grad_norm_op)) return 1;  // over all gradients, as an update's are over all parameters
+  return count_whole(graph, node.inputs, node.outputs) + node.op->extra_passes;
 }
 
 double tensor_passes(const Graph& graph, const Group& group) {

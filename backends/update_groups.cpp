@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends {
 namespace {
@@ -40,8 +41,8 @@ Support supports_updates(const Graph& graph, const Group& group) {
   }
   for (const int id : group.nodes) {
     const GraphNode& node = graph.node(id);
-    const bool update = node.op->is("sgd_update") || node.op->is("adam_update");
-    const bool clip = group.updates.scale >= 0 && node.op->is("mul");
+    const bool update = node.is(ops::sgd_update_op) || node.is(ops::adam_update_op);
+    const bool clip = group.updates.scale >= 0 && node.is(ops::mul_op);
     if (!update && !clip) return {.ok = false, .reason = ""};
     const DType dtype = graph.value(node.inputs[0]).dtype;
     if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) {
@@ -55,8 +56,8 @@ std::vector<Update> updates_of(const Graph& graph, const Group& group) {
   std::vector<Update> updates;
   for (const int id : group.nodes) {
     const GraphNode& node = graph.node(id);
-    if (node.op->is("mul")) continue;
-    Update update{.adam = node.op->is("adam_update"), .inputs = node.inputs};
+    if (node.is(ops::mul_op)) continue;
+    Update update{.adam = node.is(ops::adam_update_op), .inputs = node.inputs};
     update.variant =
         update.adam ? node.attrs.as<core::AdamAttrs>().decoupled : node.attrs.as<core::SgdAttrs>().nesterov;
     update.dtype = graph.value(node.inputs[0]).dtype;

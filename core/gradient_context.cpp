@@ -3,10 +3,10 @@
 #include "core/check.hpp"
 #include "core/module_scope.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "core/segment.hpp"
 #include "core/tape.hpp"
 #include "fusetape/autograd.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::core {
 

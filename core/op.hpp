@@ -11,7 +11,7 @@
 #include "fusetape/tensor.hpp"
 
 /// What an op is. An op is added in one place: a file in ops/ defines its OpDef (checks and shape rule,
-/// gradient, declared saves, reference loop) and its public function; ops/registry.cpp lists it.
+/// gradient, declared saves, reference loop) and its public function; core/op_list.hpp lists it.
 namespace fusetape::core {
 
 struct Node;
@@ -153,6 +153,44 @@ struct Saves {
   std::uint32_t inputs = 0, outputs = 0;
 };
 
+/// In which dtype Autocast lets an op take its f32 and 16-bit inputs.
+enum class Takes : std::uint8_t {
+  as_given,  ///< as they are
+  low,       ///< as Autocast's dtype: products, which are added up in f32
+  wide,      ///< as f32: sums of many terms, exponentials and logarithms of them
+  common,    ///< as f32 where both kinds come in: several inputs that must be of one dtype
+};
+
+/// Which dtypes a pointwise op may meet beside f32, bf16 and f16.
+enum class Elements : std::uint8_t {
+  floats,   ///< none
+  compare,  ///< bool and u8 operands too; gives bool
+  select,   ///< moves values: bool and u8 in and out
+  convert,  ///< cast
+};
+
+/// What a batch norm's op reads or makes.
+enum class NormRole : std::uint8_t {
+  none,
+  x,
+  gamma,
+  beta,
+  running_mean,
+  running_var,
+  mean,
+  inv_std,
+  new_running_mean,
+  new_running_var,
+  dx,
+  dgamma,
+  dbeta
+};
+/// Of its inputs, without numbers, and outputs in order. The last ones may be absent from a call.
+struct NormSignature {
+  NormRole inputs[7] = {};
+  NormRole outputs[5] = {};
+};
+
 struct OpDef {
   std::string_view name;
   void (*infer)(InferContext&) = nullptr;
@@ -184,15 +222,24 @@ struct OpDef {
   /// Multiply-adds of a call times two; 0 where it does not matter.
   double (*flops)(std::span<const TensorInfo> in, std::span<const TensorInfo> out,
                   const Attrs& attrs) = nullptr;
+  Takes takes = Takes::as_given;
+  Elements elements = Elements::floats;  ///< pointwise ops
+  /// Pointwise ops: the result is one of the operands, or one with another sign, or 0: of 16-bit operands it
+  /// is a 16-bit number without rounding.
+  bool chooses = false;
+  /// How often whole tensors are read or written beside what the operands tell; negative for operands that
+  /// are no whole tensors: a convolution's weights.
+  double extra_passes = 0;
+  const NormSignature* norm = nullptr;  ///< batch norms
 
-  bool is(std::string_view other) const { return name == other; }
   Saves saves_of(std::uint32_t wanted) const {
     return saves_for != nullptr ? saves_for(wanted) : Saves{saves_inputs, saves_outputs};
   }
 };
 
-/// Every op, in the order of ops/registry.cpp (explicit: no static initialisers).
+/// Every op, in the order of core/op_list.hpp (explicit: no static initialisers).
 std::span<const OpDef* const> all_ops();
+/// By name, for what comes as text; asserts that there is one.
 const OpDef& find_op(std::string_view name);
 
 using Outputs = InlineVector<Tensor, 6>;

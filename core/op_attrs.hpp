@@ -36,7 +36,7 @@ struct MatmulAttrs {
 /// parts: batch_norm_statistics: x [, running_mean, running_var], momentum → mean, inv_std [, new_mean,
 /// new_var]. batch_norm_apply: x, gamma, beta, mean, inv_std → y, the same a and y. batch_norm_grad_sums: g,
 /// x, mean, inv_std → dgamma, dbeta. batch_norm_grad_apply: g, x, gamma, mean, inv_std, dgamma, dbeta → dx.
-/// ε is an attribute: it belongs to the model, and a library builds it into its operation.
+/// ε is an attribute: it belongs to the model.
 struct BatchNormAttrs {
   double eps = 1e-5;
 };

@@ -7,6 +7,7 @@
 
 #include "core/element.hpp"
 #include "core/half.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::core {
 namespace {
@@ -196,7 +197,7 @@ void run_reference(const plan::Graph& graph, const plan::GraphNode& node, void* 
     if (to != from && bytes != 0) std::memcpy(to, from, bytes);
     return;
   }
-  if (op.is("cast")) {
+  if (node.is(ops::cast_op)) {
     const plan::GraphValue &from = graph.value(node.inputs[0]), &to = graph.value(node.outputs[0]);
     return convert(values[node.inputs[0]], from.dtype, values[node.outputs[0]], to.dtype, to.elements());
   }

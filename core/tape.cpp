@@ -1,4 +1,5 @@
 #include "core/tape.hpp"
+#include "core/op_list.hpp"
 
 #include <omp.h>
 
@@ -58,9 +59,8 @@ bool environment_says(const char* name, const char* value) {
 }
 
 Tensor cast_to(DType dtype, const Tensor& x, Location at) {
-  static const OpDef& cast = find_op("cast");
   if (x.dtype() == dtype) return x;
-  return record_one(cast, {x}, Attrs::of(CastAttrs{static_cast<std::int64_t>(dtype)}), at);
+  return record_one(ops::cast_op, {x}, Attrs::of(CastAttrs{static_cast<std::int64_t>(dtype)}), at);
 }
 
 }  // namespace
@@ -153,7 +153,7 @@ Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attr
     infos.push_back({inputs[i].shape(), inputs[i].dtype()});
     if (inputs[i].requires_grad()) wanted |= bit(static_cast<int>(i));
   }
-  autocast_inputs(op.name, {infos.begin(), infos.size()});
+  autocast_inputs(op, {infos.begin(), infos.size()});
   const std::size_t tensors = inputs.size() - static_cast<std::size_t>(op.numbers);
   InferContext infer(op.name, {infos.begin(), tensors}, attrs, at);
   op.infer(infer);

@@ -9,10 +9,10 @@
 #include "core/check.hpp"
 #include "core/element.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "core/tape.hpp"
 #include "fusetape/ops.hpp"
 #include "fusetape/runtime.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape {
 namespace {

@@ -122,11 +122,8 @@ Tensor BatchNorm2d::forward(const Tensor& x) {
   return result.y;
 }
 
-Tensor ReLU::forward(const Tensor& x) { return relu({x, here()}); }
 Tensor LeakyReLU::forward(const Tensor& x) { return leaky_relu({x, here()}, slope_); }
-Tensor Sigmoid::forward(const Tensor& x) { return sigmoid({x, here()}); }
-Tensor Tanh::forward(const Tensor& x) { return tanh({x, here()}); }
-Tensor GELU::forward(const Tensor& x) { return gelu({x, here()}); }
+Tensor ELU::forward(const Tensor& x) { return elu({x, here()}, alpha_); }
 
 Dropout::Dropout(double p, Location at) : p_(p) {
   if (!(p >= 0 && p < 1)) fail("Dropout", "p in [0, 1)", core::number_text(p), at);

@@ -3,8 +3,8 @@
 
 #include "core/formulas.hpp"
 #include "core/number_text.hpp"
+#include "core/op_list.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
@@ -71,6 +71,72 @@ void gradient_gelu_grad(GradContext& ctx) {
   ctx.set(1, h * g * (formulas::inverse_sqrt_two_pi<double>() * exp(-0.5 * square) * (2 - square)));
 }
 
+// ---- relu6 ----
+
+void gradient_relu6(GradContext& ctx) {
+  ctx.set(0, record_here(relu6_grad_op, {ctx.incoming(), ctx.output(0)}));
+}
+void gradient_relu6_grad(GradContext& ctx) {
+  if (ctx.needs(0)) ctx.set(0, record_here(relu6_grad_op, {ctx.incoming(), ctx.input(1)}));
+}
+
+// ---- elu ----
+
+void gradient_elu(GradContext& ctx) {
+  ctx.set(0, record_here(elu_grad_op, {ctx.incoming(), ctx.input(0), ctx.input(1)}));
+}
+/// By x: h·g·α·eˣ where x ≤ 0.
+void gradient_elu_grad(GradContext& ctx) {
+  const Tensor h = ctx.incoming(), g = ctx.input(0), x = ctx.input(1);
+  if (ctx.needs(0)) ctx.set(0, record_here(elu_grad_op, {h, x, ctx.input(2)}));
+  if (ctx.needs(1)) ctx.set(1, where(less_equal(x, 0), h * g * ctx.number(2) * exp(minimum(x, 0)), 0));
+}
+
+// ---- silu, softplus, mish ----
+
+void gradient_silu(GradContext& ctx) {
+  ctx.set(0, record_here(silu_grad_op, {ctx.incoming(), ctx.input(0)}));
+}
+/// g·(s + x·s·(1 − s)), s = σ(x)
+void gradient_silu_grad(GradContext& ctx) {
+  ctx.through([](const std::vector<Tensor>& in) {
+    const Tensor s = sigmoid(in[1]);
+    return std::vector<Tensor>{in[0] * (s + in[1] * s * (1 - s))};
+  });
+}
+
+void gradient_softplus(GradContext& ctx) { ctx.set(0, ctx.incoming() * sigmoid(ctx.input(0))); }
+
+void gradient_mish(GradContext& ctx) {
+  ctx.set(0, record_here(mish_grad_op, {ctx.incoming(), ctx.input(0)}));
+}
+/// g·(t + x·σ(x)·(1 − t²)), t = tanh(softplus(x))
+void gradient_mish_grad(GradContext& ctx) {
+  ctx.through([](const std::vector<Tensor>& in) {
+    const Tensor t = tanh(softplus(in[1]));
+    return std::vector<Tensor>{in[0] * (t + in[1] * sigmoid(in[1]) * (1 - t * t))};
+  });
+}
+
+// ---- hardsigmoid, hardswish ----
+
+void gradient_hardsigmoid(GradContext& ctx) {
+  ctx.set(0, record_here(hardsigmoid_grad_op, {ctx.incoming(), ctx.input(0)}));
+}
+void gradient_hardsigmoid_grad(GradContext& ctx) {
+  if (ctx.needs(0)) ctx.set(0, record_here(hardsigmoid_grad_op, {ctx.incoming(), ctx.input(1)}));
+}
+
+void gradient_hardswish(GradContext& ctx) {
+  ctx.set(0, record_here(hardswish_grad_op, {ctx.incoming(), ctx.input(0)}));
+}
+/// By x: g/3 between the kinks.
+void gradient_hardswish_grad(GradContext& ctx) {
+  const Tensor h = ctx.incoming(), g = ctx.input(0), x = ctx.input(1);
+  if (ctx.needs(0)) ctx.set(0, record_here(hardswish_grad_op, {h, x}));
+  if (ctx.needs(1)) ctx.set(1, record_here(hardsigmoid_grad_op, {2 * h * g, x}));
+}
+
 }  // namespace
 
 // ---- ops ----
@@ -79,12 +145,14 @@ constinit const OpDef relu_op{.name = "relu",
                               .infer = infer_like_first,
                               .gradient = gradient_relu,
                               .saves_outputs = bit(0),
-                              .pointwise = element_of<formulas::relu<double>>};
+                              .pointwise = element_of<formulas::relu<double>>,
+                              .chooses = true};
 constinit const OpDef relu_grad_op{.name = "relu_grad",
                                    .infer = infer_like_first,
                                    .gradient = gradient_relu_grad,
                                    .saves_inputs = bit(1),
-                                   .pointwise = element_of<formulas::relu_grad<double>>};
+                                   .pointwise = element_of<formulas::relu_grad<double>>,
+                                   .chooses = true};
 constinit const OpDef leaky_relu_op{.name = "leaky_relu",
                                     .infer = infer_like_first,
                                     .numbers = 1,
@@ -128,6 +196,76 @@ constinit const OpDef gelu_grad_op{.name = "gelu_grad",
                                    .saves_inputs = bit(0) | bit(1),
                                    .pointwise = element_of<formulas::gelu_grad<double>>};
 
+constinit const OpDef relu6_op{.name = "relu6",
+                               .infer = infer_like_first,
+                               .gradient = gradient_relu6,
+                               .saves_outputs = bit(0),
+                               .pointwise = element_of<formulas::relu6<double>>,
+                               .chooses = true};
+constinit const OpDef relu6_grad_op{.name = "relu6_grad",
+                                    .infer = infer_like_first,
+                                    .gradient = gradient_relu6_grad,
+                                    .saves_inputs = bit(1),
+                                    .pointwise = element_of<formulas::relu6_grad<double>>,
+                                    .chooses = true};
+constinit const OpDef elu_op{.name = "elu",
+                             .infer = infer_like_first,
+                             .numbers = 1,
+                             .gradient = gradient_elu,
+                             .saves_inputs = bit(0) | bit(1),
+                             .pointwise = element_of<formulas::elu<double>>};
+constinit const OpDef elu_grad_op{.name = "elu_grad",
+                                  .infer = infer_like_first,
+                                  .numbers = 1,
+                                  .gradient = gradient_elu_grad,
+                                  .saves_inputs = bit(0) | bit(1) | bit(2),
+                                  .pointwise = element_of<formulas::elu_grad<double>>};
+constinit const OpDef silu_op{.name = "silu",
+                              .infer = infer_like_first,
+                              .gradient = gradient_silu,
+                              .saves_inputs = bit(0),
+                              .pointwise = element_of<formulas::silu<double>>};
+constinit const OpDef silu_grad_op{.name = "silu_grad",
+                                   .infer = infer_like_first,
+                                   .gradient = gradient_silu_grad,
+                                   .saves_inputs = bit(0) | bit(1),
+                                   .pointwise = element_of<formulas::silu_grad<double>>};
+constinit const OpDef softplus_op{.name = "softplus",
+                                  .infer = infer_like_first,
+                                  .gradient = gradient_softplus,
+                                  .saves_inputs = bit(0),
+                                  .pointwise = element_of<formulas::softplus<double>>};
+constinit const OpDef mish_op{.name = "mish",
+                              .infer = infer_like_first,
+                              .gradient = gradient_mish,
+                              .saves_inputs = bit(0),
+                              .pointwise = element_of<formulas::mish<double>>};
+constinit const OpDef mish_grad_op{.name = "mish_grad",
+                                   .infer = infer_like_first,
+                                   .gradient = gradient_mish_grad,
+                                   .saves_inputs = bit(0) | bit(1),
+                                   .pointwise = element_of<formulas::mish_grad<double>>};
+constinit const OpDef hardsigmoid_op{.name = "hardsigmoid",
+                                     .infer = infer_like_first,
+                                     .gradient = gradient_hardsigmoid,
+                                     .saves_inputs = bit(0),
+                                     .pointwise = element_of<formulas::hardsigmoid<double>>};
+constinit const OpDef hardsigmoid_grad_op{.name = "hardsigmoid_grad",
+                                          .infer = infer_like_first,
+                                          .gradient = gradient_hardsigmoid_grad,
+                                          .saves_inputs = bit(1),
+                                          .pointwise = element_of<formulas::hardsigmoid_grad<double>>};
+constinit const OpDef hardswish_op{.name = "hardswish",
+                                   .infer = infer_like_first,
+                                   .gradient = gradient_hardswish,
+                                   .saves_inputs = bit(0),
+                                   .pointwise = element_of<formulas::hardswish<double>>};
+constinit const OpDef hardswish_grad_op{.name = "hardswish_grad",
+                                        .infer = infer_like_first,
+                                        .gradient = gradient_hardswish_grad,
+                                        .saves_inputs = bit(0) | bit(1),
+                                        .pointwise = element_of<formulas::hardswish_grad<double>>};
+
 }  // namespace fusetape::ops
 
 namespace fusetape {
@@ -142,5 +280,16 @@ Tensor leaky_relu(Operand x, double slope) {
 Tensor sigmoid(Operand x) { return ops::record_unary(ops::sigmoid_op, x); }
 Tensor tanh(Operand x) { return ops::record_unary(ops::tanh_op, x); }
 Tensor gelu(Operand x) { return ops::record_unary(ops::gelu_op, x); }
+Tensor relu6(Operand x) { return ops::record_unary(ops::relu6_op, x); }
+Tensor elu(Operand x, double alpha) {
+  if (!std::isfinite(alpha)) ops::fail("elu", "a finite alpha", core::number_text(alpha), x.at());
+  return core::record_one(ops::elu_op, {ops::require_tensor("elu", x), ops::number(alpha, x.at())},
+                          core::Attrs::of(core::NoAttrs{}), x.at());
+}
+Tensor silu(Operand x) { return ops::record_unary(ops::silu_op, x); }
+Tensor softplus(Operand x) { return ops::record_unary(ops::softplus_op, x); }
+Tensor mish(Operand x) { return ops::record_unary(ops::mish_op, x); }
+Tensor hardsigmoid(Operand x) { return ops::record_unary(ops::hardsigmoid_op, x); }
+Tensor hardswish(Operand x) { return ops::record_unary(ops::hardswish_op, x); }
 
 }  // namespace fusetape

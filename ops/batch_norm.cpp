@@ -8,9 +8,9 @@
 
 #include "core/number_text.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
@@ -272,36 +272,41 @@ void reference_inference(RefContext& ctx) {
   }
 }
 
+using enum core::NormRole;
+constexpr core::NormSignature batch_norm_roles{{x, gamma, beta, running_mean, running_var},
+                                               {none, mean, inv_std, new_running_mean, new_running_var}};
+constexpr core::NormSignature batch_norm_grad_roles{{none, x, gamma, mean, inv_std}, {dx, dgamma, dbeta}};
+constexpr core::NormSignature batch_norm_inference_roles{{x, gamma, beta, running_mean, running_var}, {}};
+
 }  // namespace
 
-const core::OpDef batch_norm_op{
-    .name = "batch_norm",
-    .infer = infer_batch_norm,
-    .numbers = 1,
-    .gradient = gradient_batch_norm,
-    .saves_inputs = bit(0) | bit(1),
-    .saves_outputs = bit(1) | bit(2),
-    .saves_for = saves_of_batch_norm,
-    .reference = reference_batch_norm,
-};
+const core::OpDef batch_norm_op{.name = "batch_norm",
+                                .infer = infer_batch_norm,
+                                .numbers = 1,
+                                .gradient = gradient_batch_norm,
+                                .saves_inputs = bit(0) | bit(1),
+                                .saves_outputs = bit(1) | bit(2),
+                                .saves_for = saves_of_batch_norm,
+                                .reference = reference_batch_norm,
+                                .extra_passes = 1,
+                                .norm = &batch_norm_roles};
 
-const core::OpDef batch_norm_grad_op{
-    .name = "batch_norm_grad",
-    .infer = infer_grad,
-    .gradient = gradient_grad,
-    .saves_inputs = core::all_inputs,
-    .reference = reference_grad,
-    .differentiable_outputs = bit(0) | bit(1) | bit(2),
-};
+const core::OpDef batch_norm_grad_op{.name = "batch_norm_grad",
+                                     .infer = infer_grad,
+                                     .gradient = gradient_grad,
+                                     .saves_inputs = core::all_inputs,
+                                     .reference = reference_grad,
+                                     .differentiable_outputs = bit(0) | bit(1) | bit(2),
+                                     .extra_passes = 2,
+                                     .norm = &batch_norm_grad_roles};
 
-const core::OpDef batch_norm_inference_op{
-    .name = "batch_norm_inference",
-    .infer = infer_inference,
-    .gradient = gradient_inference,
-    .saves_inputs = bit(0) | bit(1) | bit(3) | bit(4),
-    .saves_for = saves_of_inference,
-    .reference = reference_inference,
-};
+const core::OpDef batch_norm_inference_op{.name = "batch_norm_inference",
+                                          .infer = infer_inference,
+                                          .gradient = gradient_inference,
+                                          .saves_inputs = bit(0) | bit(1) | bit(3) | bit(4),
+                                          .saves_for = saves_of_inference,
+                                          .reference = reference_inference,
+                                          .norm = &batch_norm_inference_roles};
 
 }  // namespace fusetape::ops
 

@@ -1,7 +1,7 @@
 // Conversions that keep the shape: cast, the bias along the last axis, and the start of a new history.
 #include "core/formulas.hpp"
+#include "core/op_list.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
@@ -52,11 +52,13 @@ void gradient_copy(GradContext& ctx) { ctx.set(0, ctx.incoming()); }
 constinit const OpDef cast_op{.name = "cast",
                               .infer = infer_cast,
                               .gradient = gradient_cast,
-                              .pointwise = element_of<formulas::cast<double>>};
+                              .pointwise = element_of<formulas::cast<double>>,
+                              .elements = core::Elements::convert};
 constinit const OpDef bias_add_op{.name = "bias_add",
                                   .infer = infer_bias_add,
                                   .gradient = gradient_bias_add,
-                                  .pointwise = element_of<formulas::bias_add<double>>};
+                                  .pointwise = element_of<formulas::bias_add<double>>,
+                                  .takes = core::Takes::low};
 constinit const OpDef copy_variable_op{
     .name = "copy_variable", .infer = infer_copy, .gradient = gradient_copy, .view = true};
 

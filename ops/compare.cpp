@@ -1,7 +1,7 @@
 // Comparisons (bool, without gradients) and the choice between two tensors.
 #include "core/formulas.hpp"
+#include "core/op_list.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
@@ -23,7 +23,9 @@ constexpr OpDef comparison(std::string_view name) {
           .infer = infer_comparison,
           .pointwise = element_of<formula>,
           .whole_pointwise = whole_element_of<Whole, whole>,
-          .differentiable_outputs = 0};
+          .differentiable_outputs = 0,
+          .takes = core::Takes::common,
+          .elements = core::Elements::compare};
 }
 
 void infer_where(InferContext& ctx) {
@@ -56,7 +58,9 @@ constinit const OpDef where_op{.name = "where",
                                .gradient = gradient_where,
                                .saves_inputs = bit(0),
                                .pointwise = element_of<formulas::where<double>>,
-                               .whole_pointwise = whole_element_of<Whole, formulas::where<Whole>>};
+                               .whole_pointwise = whole_element_of<Whole, formulas::where<Whole>>,
+                               .takes = core::Takes::common,
+                               .elements = core::Elements::select};
 
 }  // namespace fusetape::ops
 

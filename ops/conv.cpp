@@ -7,9 +7,9 @@
 #include "core/autocast.hpp"
 #include "core/checked.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 #include "ops/reference.hpp"
 
 namespace fusetape::ops {
@@ -234,42 +234,42 @@ double flops_grad_weight(std::span<const TensorInfo> in, std::span<const TensorI
 
 }  // namespace
 
-const core::OpDef conv2d_op{
-    .name = "conv2d",
-    .infer = infer_conv2d,
-    .gradient = gradient_conv2d,
-    .saves_inputs = core::bit(0) | core::bit(1),
-    .saves_for = saves_of_product,
-    .reference = reference_conv2d,
-    .flops = flops_conv2d,
-};
+const core::OpDef conv2d_op{.name = "conv2d",
+                            .infer = infer_conv2d,
+                            .gradient = gradient_conv2d,
+                            .saves_inputs = core::bit(0) | core::bit(1),
+                            .saves_for = saves_of_product,
+                            .reference = reference_conv2d,
+                            .flops = flops_conv2d,
+                            .takes = core::Takes::low,
+                            .extra_passes = -1};
 
-const core::OpDef conv2d_grad_input_op{
-    .name = "conv2d_grad_input",
-    .infer = infer_grad_input,
-    .gradient = gradient_grad_input,
-    .saves_inputs = core::bit(0) | core::bit(1),
-    .saves_for = saves_of_product,
-    .reference = reference_grad_input,
-    .flops = flops_grad_input,
-};
+const core::OpDef conv2d_grad_input_op{.name = "conv2d_grad_input",
+                                       .infer = infer_grad_input,
+                                       .gradient = gradient_grad_input,
+                                       .saves_inputs = core::bit(0) | core::bit(1),
+                                       .saves_for = saves_of_product,
+                                       .reference = reference_grad_input,
+                                       .flops = flops_grad_input,
+                                       .takes = core::Takes::low,
+                                       .extra_passes = -1};
 
-const core::OpDef conv2d_grad_weight_op{
-    .name = "conv2d_grad_weight",
-    .infer = infer_grad_weight,
-    .gradient = gradient_grad_weight,
-    .saves_inputs = core::bit(0) | core::bit(1),
-    .saves_for = saves_of_product,
-    .reference = reference_grad_weight,
-    .flops = flops_grad_weight,
-};
+const core::OpDef conv2d_grad_weight_op{.name = "conv2d_grad_weight",
+                                        .infer = infer_grad_weight,
+                                        .gradient = gradient_grad_weight,
+                                        .saves_inputs = core::bit(0) | core::bit(1),
+                                        .saves_for = saves_of_product,
+                                        .reference = reference_grad_weight,
+                                        .flops = flops_grad_weight,
+                                        .extra_passes = -1};
 
 namespace {
 
 /// The recorded op would speak of a gradient; these are what a user of the layer gets wrong.
 void check_dtypes(const char* op, const Tensor& x, const Tensor& other, Location at) {
-  const DType dtype = core::autocast_input(op, x.dtype());
-  const std::string first(name_of(dtype)), second(name_of(core::autocast_input(op, other.dtype())));
+  const DType dtype = core::autocast_input(core::Takes::low, x.dtype());
+  const std::string first(name_of(dtype)),
+      second(name_of(core::autocast_input(core::Takes::low, other.dtype())));
   if (!is_floating(dtype)) fail(op, "a floating dtype", first + "; use cast", at);
   if (first != second) fail(op, "equal dtypes", first + " and " + second + "; use cast", at);
 }

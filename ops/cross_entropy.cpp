@@ -7,9 +7,9 @@
 #include "core/loss_formulas.hpp"
 #include "core/number_text.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 #include "ops/reference.hpp"
 
 namespace fusetape::ops {
@@ -174,14 +174,13 @@ void reference_cross_entropy_grad(RefContext& ctx) {
 
 }  // namespace
 
-const core::OpDef cross_entropy_op{
-    .name = "cross_entropy",
-    .infer = infer_cross_entropy,
-    .numbers = 1,
-    .gradient = gradient_cross_entropy,
-    .saves_inputs = bit(0) | bit(1) | bit(2),
-    .reference = reference_cross_entropy,
-};
+const core::OpDef cross_entropy_op{.name = "cross_entropy",
+                                   .infer = infer_cross_entropy,
+                                   .numbers = 1,
+                                   .gradient = gradient_cross_entropy,
+                                   .saves_inputs = bit(0) | bit(1) | bit(2),
+                                   .reference = reference_cross_entropy,
+                                   .takes = core::Takes::wide};
 
 const core::OpDef cross_entropy_grad_op{
     .name = "cross_entropy_grad",

@@ -172,7 +172,7 @@ void check_name(const std::string& name, Location at) {
     throw Error("CustomOp", "expected a name of letters, digits and _ . : -, got \"" + name + "\"", at);
   }
   for (const OpDef* op : all_ops()) {
-    if (op->is(name))
+    if (op->name == name)
       throw Error("CustomOp", "expected a name of its own, got the built-in op \"" + name + "\"", at);
   }
 }

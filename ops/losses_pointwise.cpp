@@ -3,8 +3,8 @@
 
 #include "core/autocast.hpp"
 #include "core/formulas.hpp"
+#include "core/op_list.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
@@ -39,7 +39,8 @@ Compared require_alike(std::string_view op, const Operand& prediction, const Ope
   if (!(left.shape() == right.shape())) {
     fail(op, "a target of shape " + to_string(left.shape()), to_string(right.shape()), prediction.at());
   }
-  const DType dtype = core::autocast_input(op, left.dtype()), other = core::autocast_input(op, right.dtype());
+  const DType dtype = core::autocast_input(core::Takes::wide, left.dtype()),
+              other = core::autocast_input(core::Takes::wide, right.dtype());
   const std::string first(name_of(dtype)), second(name_of(other));
   if (!is_floating(dtype)) fail(op, "a floating dtype", first + "; use cast", prediction.at());
   if (dtype != other) fail(op, "equal dtypes", first + " and " + second + "; use cast", prediction.at());

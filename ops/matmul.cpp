@@ -1,7 +1,7 @@
 // Matrix products and the linear layer.
 #include "core/autocast.hpp"
+#include "core/op_list.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
@@ -129,7 +129,8 @@ constinit const OpDef matmul_op{.name = "matmul",
                                 .saves_inputs = bit(0) | bit(1),
                                 .saves_for = saves_of_product,
                                 .reference = reference_matmul,
-                                .flops = matmul_flops};
+                                .flops = matmul_flops,
+                                .takes = core::Takes::low};
 
 }  // namespace fusetape::ops
 
@@ -169,7 +170,8 @@ Tensor linear(Operand x, Operand w, Operand b) {
               to_string(bias.shape()) + " for " + to_string(weight.shape()), x.at());
   }
   // Before the product is recorded.
-  if (core::autocast_input("linear", bias.dtype()) != core::autocast_input("linear", weight.dtype())) {
+  if (core::autocast_input(core::Takes::low, bias.dtype()) !=
+      core::autocast_input(core::Takes::low, weight.dtype())) {
     ops::fail("linear", "a bias of the weights' dtype " + std::string(name_of(weight.dtype())),
               std::string(name_of(bias.dtype())) + "; use cast", x.at());
   }

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "core/op_attrs.hpp"
-#include "ops/ops.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::ops {
 

@@ -1,8 +1,8 @@
 // Arithmetic, element by element, with NumPy broadcasting.
 #include "core/element.hpp"
 #include "core/formulas.hpp"
+#include "core/op_list.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
@@ -109,49 +109,59 @@ constinit const OpDef add_op{.name = "add",
                              .infer = infer_arithmetic,
                              .gradient = gradient_add,
                              .pointwise = element_of<formulas::add<double>>,
-                             .whole_pointwise = whole_element_of<Wrapping, formulas::add<Wrapping>>};
+                             .whole_pointwise = whole_element_of<Wrapping, formulas::add<Wrapping>>,
+                             .takes = core::Takes::common};
 constinit const OpDef sub_op{.name = "sub",
                              .infer = infer_arithmetic,
                              .gradient = gradient_sub,
                              .pointwise = element_of<formulas::sub<double>>,
-                             .whole_pointwise = whole_element_of<Wrapping, formulas::sub<Wrapping>>};
+                             .whole_pointwise = whole_element_of<Wrapping, formulas::sub<Wrapping>>,
+                             .takes = core::Takes::common};
 constinit const OpDef mul_op{.name = "mul",
                              .infer = infer_arithmetic,
                              .gradient = gradient_mul,
                              .saves_inputs = bit(0) | bit(1),
                              .saves_for = saves_of_product,
                              .pointwise = element_of<formulas::mul<double>>,
-                             .whole_pointwise = whole_element_of<Wrapping, formulas::mul<Wrapping>>};
+                             .whole_pointwise = whole_element_of<Wrapping, formulas::mul<Wrapping>>,
+                             .takes = core::Takes::common};
 constinit const OpDef div_op{.name = "div",
                              .infer = infer_floating,
                              .gradient = gradient_div,
                              .saves_inputs = bit(1),
                              .saves_outputs = bit(0),
                              .saves_for = saves_of_quotient,
-                             .pointwise = element_of<formulas::div<double>>};
+                             .pointwise = element_of<formulas::div<double>>,
+                             .takes = core::Takes::common};
 constinit const OpDef pow_op{.name = "pow",
                              .infer = infer_floating,
                              .gradient = gradient_pow,
                              .saves_inputs = bit(0) | bit(1),
-                             .pointwise = element_of<formulas::pow<double>>};
+                             .pointwise = element_of<formulas::pow<double>>,
+                             .takes = core::Takes::common};
 constinit const OpDef minimum_op{.name = "minimum",
                                  .infer = infer_arithmetic,
                                  .gradient = gradient_minimum,
                                  .saves_inputs = bit(0) | bit(1),
                                  .pointwise = element_of<formulas::minimum<double>>,
-                                 .whole_pointwise = whole_element_of<Whole, formulas::minimum<Whole>>};
+                                 .whole_pointwise = whole_element_of<Whole, formulas::minimum<Whole>>,
+                                 .takes = core::Takes::common,
+                                 .chooses = true};
 constinit const OpDef maximum_op{.name = "maximum",
                                  .infer = infer_arithmetic,
                                  .gradient = gradient_maximum,
                                  .saves_inputs = bit(0) | bit(1),
                                  .pointwise = element_of<formulas::maximum<double>>,
-                                 .whole_pointwise = whole_element_of<Whole, formulas::maximum<Whole>>};
+                                 .whole_pointwise = whole_element_of<Whole, formulas::maximum<Whole>>,
+                                 .takes = core::Takes::common,
+                                 .chooses = true};
 
 constinit const OpDef neg_op{.name = "neg",
                              .infer = infer_arithmetic,
                              .gradient = gradient_neg,
                              .pointwise = element_of<formulas::neg<double>>,
-                             .whole_pointwise = whole_element_of<Wrapping, formulas::neg<Wrapping>>};
+                             .whole_pointwise = whole_element_of<Wrapping, formulas::neg<Wrapping>>,
+                             .chooses = true};
 constinit const OpDef exp_op{.name = "exp",
                              .infer = infer_floating,
                              .gradient = gradient_exp,
@@ -172,12 +182,14 @@ constinit const OpDef abs_op{.name = "abs",
                              .gradient = gradient_abs,
                              .saves_inputs = bit(0),
                              .pointwise = element_of<formulas::abs<double>>,
-                             .whole_pointwise = whole_abs};
+                             .whole_pointwise = whole_abs,
+                             .chooses = true};
 constinit const OpDef abs_grad_op{.name = "abs_grad",
                                   .infer = infer_like_first,
                                   .gradient = gradient_abs_grad,
                                   .saves_inputs = bit(1),
-                                  .pointwise = element_of<formulas::abs_grad<double>>};
+                                  .pointwise = element_of<formulas::abs_grad<double>>,
+                                  .chooses = true};
 constinit const OpDef clamp_op{.name = "clamp",
                                .infer = infer_like_first,
                                .numbers = 2,
@@ -189,7 +201,8 @@ constinit const OpDef clamp_grad_op{.name = "clamp_grad",
                                     .numbers = 2,
                                     .gradient = gradient_clamp_grad,
                                     .saves_inputs = bit(1) | bit(2) | bit(3),
-                                    .pointwise = element_of<formulas::clamp_grad<double>>};
+                                    .pointwise = element_of<formulas::clamp_grad<double>>,
+                                    .chooses = true};
 
 }  // namespace fusetape::ops
 

@@ -6,9 +6,9 @@
 
 #include "core/checked.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 #include "ops/reference.hpp"
 
 namespace fusetape::ops {

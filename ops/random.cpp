@@ -2,9 +2,9 @@
 // is recorded.
 #include "core/generator.hpp"
 #include "core/number_text.hpp"
+#include "core/op_list.hpp"
 #include "core/philox.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::ops {
 

@@ -1,9 +1,9 @@
 // Reductions over any set of axes; argmax over one.
 #include <cmath>
 
+#include "core/op_list.hpp"
 #include "core/reference.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
@@ -216,9 +216,13 @@ constinit const OpDef sum_op{.name = "sum",
                              .infer = infer_sum,
                              .gradient = gradient_sum,
                              .reference = reference_sum<double>,
-                             .whole_reference = reference_sum<Whole>};
-constinit const OpDef mean_op{
-    .name = "mean", .infer = infer_mean, .gradient = gradient_mean, .reference = reference_mean};
+                             .whole_reference = reference_sum<Whole>,
+                             .takes = core::Takes::wide};
+constinit const OpDef mean_op{.name = "mean",
+                              .infer = infer_mean,
+                              .gradient = gradient_mean,
+                              .reference = reference_mean,
+                              .takes = core::Takes::wide};
 constinit const OpDef max_op{.name = "max",
                              .infer = infer_max,
                              .gradient = gradient_max,

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <string>
 
+#include "core/op_list.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 #include "ops/reference.hpp"
 
 namespace fusetape::ops {

@@ -3,9 +3,9 @@
 
 #include "core/checked.hpp"
 #include "core/formulas.hpp"
+#include "core/op_list.hpp"
 #include "core/reference.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape::ops {
 
@@ -232,7 +232,8 @@ constinit const OpDef broadcast_to_op{
     .infer = infer_broadcast_to,
     .gradient = gradient_broadcast_to,
     .pointwise = element_of<core::formulas::broadcast_to<double>>,
-    .whole_pointwise = whole_element_of<Whole, core::formulas::broadcast_to<Whole>>};
+    .whole_pointwise = whole_element_of<Whole, core::formulas::broadcast_to<Whole>>,
+    .elements = core::Elements::select};
 constinit const OpDef transpose_op{.name = "transpose",
                                    .infer = infer_transpose,
                                    .gradient = gradient_transpose,
@@ -242,7 +243,8 @@ constinit const OpDef concat_op{.name = "concat",
                                 .infer = infer_concat,
                                 .gradient = gradient_concat,
                                 .reference = reference_concat<double>,
-                                .whole_reference = reference_concat<Whole>};
+                                .whole_reference = reference_concat<Whole>,
+                                .takes = core::Takes::common};
 constinit const OpDef slice_op{.name = "slice",
                                .infer = infer_slice,
                                .numbers = 1,

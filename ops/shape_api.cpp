@@ -5,8 +5,8 @@
 
 #include "core/checked.hpp"
 #include "core/element.hpp"
+#include "core/op_list.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 
 namespace fusetape {
 

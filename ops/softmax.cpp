@@ -4,9 +4,9 @@
 #include <string>
 
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
-#include "ops/ops.hpp"
 #include "ops/reference.hpp"
 
 namespace fusetape::ops {
@@ -114,13 +114,12 @@ void reference_log_softmax_grad(RefContext& ctx) {
 
 }  // namespace
 
-const core::OpDef softmax_op{
-    .name = "softmax",
-    .infer = infer_along_axis,
-    .gradient = gradient_softmax,
-    .saves_outputs = bit(0),
-    .reference = reference_softmax,
-};
+const core::OpDef softmax_op{.name = "softmax",
+                             .infer = infer_along_axis,
+                             .gradient = gradient_softmax,
+                             .saves_outputs = bit(0),
+                             .reference = reference_softmax,
+                             .takes = core::Takes::wide};
 const core::OpDef softmax_grad_op{
     .name = "softmax_grad",
     .infer = infer_along_axis,
@@ -128,13 +127,12 @@ const core::OpDef softmax_grad_op{
     .saves_inputs = bit(0) | bit(1),
     .reference = reference_softmax_grad,
 };
-const core::OpDef log_softmax_op{
-    .name = "log_softmax",
-    .infer = infer_along_axis,
-    .gradient = gradient_log_softmax,
-    .saves_outputs = bit(0),
-    .reference = reference_log_softmax,
-};
+const core::OpDef log_softmax_op{.name = "log_softmax",
+                                 .infer = infer_along_axis,
+                                 .gradient = gradient_log_softmax,
+                                 .saves_outputs = bit(0),
+                                 .reference = reference_log_softmax,
+                                 .takes = core::Takes::wide};
 const core::OpDef log_softmax_grad_op{
     .name = "log_softmax_grad",
     .infer = infer_along_axis,

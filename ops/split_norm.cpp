@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/op_attrs.hpp"
-#include "ops/ops.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::ops {
 
@@ -125,17 +125,32 @@ void reference_grad_apply(RefContext& ctx) {
   }
 }
 
+using enum core::NormRole;
+constexpr core::NormSignature batch_norm_statistics_roles{{x, running_mean, running_var},
+                                                          {mean, inv_std, new_running_mean, new_running_var}};
+constexpr core::NormSignature batch_norm_apply_roles{{x, gamma, beta, mean, inv_std}, {}};
+constexpr core::NormSignature batch_norm_grad_sums_roles{{none, x, mean, inv_std}, {dgamma, dbeta}};
+constexpr core::NormSignature batch_norm_grad_apply_roles{{none, x, gamma, mean, inv_std, dgamma, dbeta},
+                                                          {dx}};
+
 }  // namespace
 
 constinit const OpDef batch_norm_statistics_op{.name = "batch_norm_statistics",
                                                .infer = infer_statistics,
                                                .numbers = 1,
-                                               .reference = reference_statistics};
-constinit const OpDef batch_norm_apply_op{
-    .name = "batch_norm_apply", .infer = infer_apply, .reference = reference_apply};
-constinit const OpDef batch_norm_grad_sums_op{
-    .name = "batch_norm_grad_sums", .infer = infer_grad_sums, .reference = reference_grad_sums};
-constinit const OpDef batch_norm_grad_apply_op{
-    .name = "batch_norm_grad_apply", .infer = infer_grad_apply, .reference = reference_grad_apply};
+                                               .reference = reference_statistics,
+                                               .norm = &batch_norm_statistics_roles};
+constinit const OpDef batch_norm_apply_op{.name = "batch_norm_apply",
+                                          .infer = infer_apply,
+                                          .reference = reference_apply,
+                                          .norm = &batch_norm_apply_roles};
+constinit const OpDef batch_norm_grad_sums_op{.name = "batch_norm_grad_sums",
+                                              .infer = infer_grad_sums,
+                                              .reference = reference_grad_sums,
+                                              .norm = &batch_norm_grad_sums_roles};
+constinit const OpDef batch_norm_grad_apply_op{.name = "batch_norm_grad_apply",
+                                               .infer = infer_grad_apply,
+                                               .reference = reference_grad_apply,
+                                               .norm = &batch_norm_grad_apply_roles};
 
 }  // namespace fusetape::ops

@@ -135,6 +135,18 @@ TEST_CASE("pointwise ops of one real number at every edge") {
       {"sigmoid", ft::sigmoid, [](double x) { return 1 / (1 + std::exp(-x)); }, false},
       {"tanh", ft::tanh, [](double x) { return std::tanh(x); }, false},
       {"gelu", ft::gelu, [](double x) { return x * 0.5 * std::erfc(-x / std::sqrt(2.0)); }, false},
+      {"relu6", ft::relu6, [](double x) { return x <= 0   ? 0
+                                                 : x >= 6 ? 6
+                                                          : x; }},
+      {"elu", [](ft::Operand x) { return ft::elu(x, 0.5); },
+       [](double x) { return x <= 0 ? 0.5 * std::expm1(x) : x; }, false},
+      {"silu", ft::silu, [](double x) { return x / (1 + std::exp(-x)); }, false},
+      {"softplus", ft::softplus,
+       [](double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }, false},
+      {"mish", ft::mish, [](double x) { return x * std::tanh(std::log1p(std::exp(std::min(x, 50.0)))); },
+       false},
+      {"hardsigmoid", ft::hardsigmoid, [](double x) { return std::clamp(x + 3, 0.0, 6.0) / 6; }, false},
+      {"hardswish", ft::hardswish, [](double x) { return x * (std::clamp(x + 3, 0.0, 6.0) / 6); }, false},
   };
   everywhere([&] {
     for (const Format& format : formats) {

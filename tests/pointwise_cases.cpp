@@ -38,10 +38,21 @@ void add_unary(Cases& cases) {
     Tensor (*op)(Operand);
     Kind kind;
   };
-  const Unary ops[] = {
-      {"neg", neg, Kind::real},         {"abs", abs, Kind::real},       {"exp", exp, Kind::real},
-      {"log", log, Kind::positive},     {"sqrt", sqrt, Kind::positive}, {"relu", relu, Kind::real},
-      {"sigmoid", sigmoid, Kind::real}, {"tanh", tanh, Kind::real},     {"gelu", gelu, Kind::real}};
+  const Unary ops[] = {{"neg", neg, Kind::real},
+                       {"abs", abs, Kind::real},
+                       {"exp", exp, Kind::real},
+                       {"log", log, Kind::positive},
+                       {"sqrt", sqrt, Kind::positive},
+                       {"relu", relu, Kind::real},
+                       {"sigmoid", sigmoid, Kind::real},
+                       {"tanh", tanh, Kind::real},
+                       {"gelu", gelu, Kind::real},
+                       {"relu6", relu6, Kind::real},
+                       {"silu", silu, Kind::real},
+                       {"softplus", softplus, Kind::real},
+                       {"mish", mish, Kind::real},
+                       {"hardsigmoid", hardsigmoid, Kind::real},
+                       {"hardswish", hardswish, Kind::real}};
   const Shape shapes[] = {{}, {1}, {17}, {2, 3, 1, 5}, {0, 4}, {9, 31}};
   for (const Unary& u : ops) {
     for (const Shape& shape : shapes) {
@@ -51,9 +62,18 @@ void add_unary(Cases& cases) {
   }
   for (const Shape& shape : shapes) {
     cases.push_back({named("clamp", shape), {real(shape)}, [](In x) { return clamp(x[0], -0.505, 0.755); }});
+    cases.push_back({named("elu", shape), {real(shape)}, [](In x) { return elu(x[0], 0.7); }});
     cases.push_back({named("leaky_relu", shape), {real(shape)}, [](In x) { return leaky_relu(x[0], 0.2); }});
   }
   cases.push_back({"leaky_relu, default slope", {real({5})}, [](In x) { return leaky_relu(x[0]); }});
+  cases.push_back({"both sides of every kink",
+                   {real({64})},
+                   [](In x) {
+                     return Results{relu6(x[0] * 9), hardsigmoid(x[0] * 5), hardswish(x[0] * 5),
+                                    elu(x[0] * 9),   silu(x[0] * 30),       softplus(x[0] * 30),
+                                    mish(x[0] * 30)};
+                   },
+                   {.smooth = false}});
   cases.push_back({"wide exp, tanh, sigmoid, gelu",
                    {real({64})},
                    [](In x) {

@@ -133,6 +133,13 @@ TEST_CASE("clamp, ReLU and their like: 0 at the bounds") {
   check_all({
       {"relu6",
        {{{-1, 0, 3, 6, 7, not_a_number}, {6}}},
+       [](auto& x) { return ft::relu6(x[0]); },
+       {{0, 0, 18, 0, 0, 36}}},
+      {"hardsigmoid", {{{-3, 3, 0}, {3}}}, [](auto& x) { return ft::hardsigmoid(x[0]); }, {{0, 0, 3}}},
+      {"hardswish", {{{-3, 3, 0}, {3}}}, [](auto& x) { return ft::hardswish(x[0]); }, {{0, 12, 9}}},
+      {"elu", {{{0, 1}, {2}}}, [](auto& x) { return ft::elu(x[0], 0.5); }, {{3, 12}}},
+      {"clamp to 0 and 6",
+       {{{-1, 0, 3, 6, 7, not_a_number}, {6}}},
        [](auto& x) { return ft::clamp(x[0], 0, 6); },
        {{0, 0, 18, 0, 0, 0}}},
       {"bounds that are no binary fractions",

@@ -6,6 +6,7 @@
 
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/pointwise_blocks.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -44,7 +45,7 @@ void write_sums(const double* sums, std::int64_t count, double divisor, DType dt
 
 AxisSum::AxisSum(const plan::Graph& graph, const plan::GraphNode& node, const Extents& extents)
     : dtype_(graph.value(node.outputs[0]).dtype), extents_(extents) {
-  if (node.op->is("mean")) divisor_ = static_cast<double>(extents.reduce);
+  if (node.is(ops::mean_op)) divisor_ = static_cast<double>(extents.reduce);
   parts_ = parts_for(extents.elements());
   if (parts_ > 1 && extents.outer < 4 * parts_) {
     split_ = extents.reduce >= extents.inner ? Split::rows : Split::columns;

@@ -4,6 +4,7 @@
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/conv_onednn.hpp"
+#include "core/op_list.hpp"
 
 /// Convolution with what stands behind it, and its two gradients, through oneDNN in f32 and bf16. Activations
 /// stay plain NHWC; the weights, small beside them, are reordered into the layout that oneDNN wants, inside
@@ -35,17 +36,17 @@ std::optional<ConvRoles> roles_of(const Graph& graph, const Group& group) {
   if (group.pattern != Pattern::single) return std::nullopt;
   const int id = group.nodes[0];
   const plan::GraphNode& node = graph.node(id);
-  if (node.op->is("conv2d")) {
+  if (node.is(ops::conv2d_op)) {
     return ConvRoles{.node = id, .x = node.inputs[0], .w = node.inputs[1], .y = node.outputs[0]};
   }
-  if (node.op->is("conv2d_grad_input")) {
+  if (node.is(ops::conv2d_grad_input_op)) {
     return ConvRoles{.pass = ConvPass::grad_input,
                      .node = id,
                      .x = node.outputs[0],
                      .w = node.inputs[1],
                      .y = node.inputs[0]};
   }
-  if (node.op->is("conv2d_grad_weight")) {
+  if (node.is(ops::conv2d_grad_weight_op)) {
     return ConvRoles{.pass = ConvPass::grad_weight,
                      .node = id,
                      .x = node.inputs[0],

@@ -9,6 +9,7 @@
 #include "backends/cpu/winograd/accuracy.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
 #include "core/number_text.hpp"
+#include "core/op_list.hpp"
 #include "core/plan/norm_roles.hpp"
 
 namespace fusetape::backends::cpu {
@@ -26,10 +27,10 @@ Support refuse(std::string reason) { return {.ok = false, .reason = std::move(re
 Carried plain_roles(const Graph& graph, int conv) {
   const GraphNode& node = graph.node(conv);
   Carried parts{.conv_node = conv};
-  if (node.op->is("conv2d")) {
+  if (node.is(ops::conv2d_op)) {
     parts.x.value = node.inputs[0];
     parts.w = node.inputs[1];
-  } else if (node.op->is("conv2d_grad_input")) {
+  } else if (node.is(ops::conv2d_grad_input_op)) {
     parts.g.value = node.inputs[0];
     parts.w = node.inputs[1];
   } else {
@@ -82,8 +83,8 @@ Support supports(const Graph& graph, const Group& group) {
 /// and 0.4 to 1.3 in bf16, where the norms that it carries pay for the rest; beyond, mostly more than 1.
 Support pays_by_shape(const GraphNode& conv, const winograd::Problem& problem, DType dtype) {
   const bool f32 = dtype == DType::f32;
-  const bool is_grad_input = conv.op->is("conv2d_grad_input");
-  const bool is_grad_weight = conv.op->is("conv2d_grad_weight");
+  const bool is_grad_input = conv.is(ops::conv2d_grad_input_op);
+  const bool is_grad_weight = conv.is(ops::conv2d_grad_weight_op);
   const std::int64_t channels = transformed_channels(conv, problem);
   const std::int64_t least_channels = !f32 ? 16 : is_grad_weight ? 12 : least_winograd_channels;
   if (channels < least_channels) return refuse("fewer than " + std::to_string(least_channels) + " channels");
@@ -169,8 +170,8 @@ std::optional<winograd::Problem> winograd_problem(const Graph& graph, const Grap
   const bool plain = a.kernel_h == 3 && a.kernel_w == 3 && a.stride_h == 1 && a.stride_w == 1 &&
                      a.dilation_h == 1 && a.dilation_w == 1 && a.groups == 1;
   if (!plain || a.pad_h != a.pad_w || a.pad_h > 1) return std::nullopt;
-  const bool is_grad_input = conv.op->is("conv2d_grad_input");
-  const bool is_grad_weight = conv.op->is("conv2d_grad_weight");
+  const bool is_grad_input = conv.is(ops::conv2d_grad_input_op);
+  const bool is_grad_weight = conv.is(ops::conv2d_grad_weight_op);
   const Shape& x = graph.value(is_grad_input ? conv.outputs[0] : conv.inputs[0]).shape;
   const Shape& w = graph.value(is_grad_weight ? conv.outputs[0] : conv.inputs[1]).shape;
   return winograd::Problem{.batch = x[0],
@@ -182,12 +183,12 @@ std::optional<winograd::Problem> winograd_problem(const Graph& graph, const Grap
 }
 
 std::int64_t transformed_channels(const GraphNode& conv, const winograd::Problem& problem) {
-  if (conv.op->is("conv2d_grad_weight")) return std::min(problem.in, problem.out);
-  return conv.op->is("conv2d_grad_input") ? problem.out : problem.in;
+  if (conv.is(ops::conv2d_grad_weight_op)) return std::min(problem.in, problem.out);
+  return conv.is(ops::conv2d_grad_input_op) ? problem.out : problem.in;
 }
 
 bool is_convolution(const GraphNode& node) {
-  return node.op->is("conv2d") || node.op->is("conv2d_grad_input") || node.op->is("conv2d_grad_weight");
+  return node.is(ops::conv2d_op) || node.is(ops::conv2d_grad_input_op) || node.is(ops::conv2d_grad_weight_op);
 }
 
 Support winograd_computes(const Graph& graph, const GraphNode& conv) {
@@ -206,7 +207,7 @@ Support winograd_computes(const Graph& graph, const GraphNode& conv) {
 
 Support winograd_is_accurate(const Graph& graph, const GraphNode& conv) {
   const winograd::Problem problem = *winograd_problem(graph, conv);
-  if (conv.op->is("conv2d_grad_weight")) {
+  if (conv.is(ops::conv2d_grad_weight_op)) {
     // Of every way to cut it: the verdict does not depend on which one was timed to be the fastest.
     const int threads = omp_get_max_threads();
     double error = 0;
@@ -216,7 +217,7 @@ Support winograd_is_accurate(const Graph& graph, const GraphNode& conv) {
     return within(error, winograd_gradient_error,
                   "over " + std::to_string(winograd::Tiles(problem).count()) + " tiles");
   }
-  const bool is_grad_input = conv.op->is("conv2d_grad_input");
+  const bool is_grad_input = conv.is(ops::conv2d_grad_input_op);
   const std::int64_t channels = is_grad_input ? problem.out : problem.in;
   return within(winograd::convolution_error(channels),
                 is_grad_input ? winograd_gradient_error : winograd_error,

@@ -8,6 +8,7 @@
 #include "backends/cpu/folded_weights.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
 #include "core/check.hpp"
+#include "core/op_list.hpp"
 
 /// From a group's roles to what the Winograd kernels read and write: per-channel factors before a
 /// convolution, what becomes of its sums after it.
@@ -127,7 +128,7 @@ class WinogradConvolution final : public Kernel {
     if (roles.folded != nullptr) folded_.emplace(graph, *roles.folded);
     const plan::GraphNode& conv = graph.node(parts_.conv_node);
     weights_of_ = *winograd_problem(graph, conv);
-    is_grad_input_ = conv.op->is("conv2d_grad_input");
+    is_grad_input_ = conv.is(ops::conv2d_grad_input_op);
     problem_ = is_grad_input_ ? weights_of_.mirrored() : weights_of_;
     operand_ = Operand(graph, group, is_grad_input_ ? parts_.g : parts_.x);
     blocking_ = tuned_blocking(conv, winograd_blockings(problem_, threads_));

@@ -6,6 +6,7 @@
 #include "backends/label_error.hpp"
 #include "core/loss_formulas.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -22,7 +23,7 @@ class CrossEntropyKernel final : public Kernel {
  public:
   CrossEntropyKernel(const Graph& graph, const GraphNode& node)
       : reduction_(static_cast<Reduction>(node.attrs.as<core::CrossEntropyAttrs>().reduction)),
-        gradient_(node.op->is("cross_entropy_grad")),
+        gradient_(node.is(ops::cross_entropy_grad_op)),
         logits_(node.inputs[gradient_ ? 1 : 0]),
         labels_(node.inputs[gradient_ ? 2 : 1]),
         smoothing_(node.inputs[gradient_ ? 3 : 2]),
@@ -178,7 +179,7 @@ class CrossEntropyKernel final : public Kernel {
 };
 
 bool is_cross_entropy(const GraphNode& node) {
-  return node.op->is("cross_entropy") || node.op->is("cross_entropy_grad");
+  return node.is(ops::cross_entropy_op) || node.is(ops::cross_entropy_grad_op);
 }
 
 Support supports_cross_entropy(const Graph& graph, const Group& group) {

@@ -7,6 +7,7 @@
 
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/element_blocks.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -91,7 +92,8 @@ class GradNormKernel final : public Kernel {
 
 Support supports_grad_norm(const Graph& graph, const Group& group) {
   const plan::GraphNode& node = graph.node(group.nodes[0]);
-  if (group.pattern != plan::Pattern::single || !node.op->is("grad_norm")) return {.ok = false, .reason = ""};
+  if (group.pattern != plan::Pattern::single || !node.is(ops::grad_norm_op))
+    return {.ok = false, .reason = ""};
   if (graph.value(node.outputs[0]).dtype == DType::f64)
     return {.ok = false, .reason = "f32 and 16 bits only, not f64"};
   return {};

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -26,7 +27,7 @@ std::optional<Product> product_of(const Graph& graph, const Group& group) {
   const bool fused = group.pattern == plan::Pattern::matrix_product;
   if (!fused && group.pattern != plan::Pattern::single) return std::nullopt;
   const plan::GraphNode& node = graph.node(fused ? group.product.matmul_node : group.nodes[0]);
-  if (!node.op->is("matmul")) return std::nullopt;
+  if (!node.is(ops::matmul_op)) return std::nullopt;
   const auto attrs = node.attrs.as<core::MatmulAttrs>();
   Product p;
   p.a = matrix_of(graph, node.inputs[0], attrs.transpose_a != 0);

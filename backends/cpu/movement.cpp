@@ -8,6 +8,7 @@
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/channel_rows.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "core/reference.hpp"
 
 namespace fusetape::backends::cpu {
@@ -109,7 +110,7 @@ class ConcatKernel final : public Kernel {
 class SliceKernel final : public Kernel {
  public:
   SliceKernel(const Graph& graph, const GraphNode& node)
-      : gradient_(node.op->is("slice_grad")),
+      : gradient_(node.is(ops::slice_grad_op)),
         x_(node.inputs[0]),
         start_(node.inputs[1]),
         y_(node.outputs[0]) {
@@ -196,7 +197,7 @@ class PadKernel final : public Kernel {
   std::int64_t size_ = 0, written_ = 0, first_ = 0, row_ = 0, rows_ = 0;
 };
 
-bool is_slice(const GraphNode& node) { return node.op->is("slice") || node.op->is("slice_grad"); }
+bool is_slice(const GraphNode& node) { return node.is(ops::slice_op) || node.is(ops::slice_grad_op); }
 
 template <class Made>
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
@@ -210,11 +211,11 @@ Support supports_if(const Graph& graph, const Group& group, Is is) {
 }
 
 Support supports_concat(const Graph& graph, const Group& group) {
-  return supports_if(graph, group, [](const GraphNode& node) { return node.op->is("concat"); });
+  return supports_if(graph, group, [](const GraphNode& node) { return node.is(ops::concat_op); });
 }
 Support supports_slice(const Graph& graph, const Group& group) { return supports_if(graph, group, is_slice); }
 Support supports_pad(const Graph& graph, const Group& group) {
-  return supports_if(graph, group, [](const GraphNode& node) { return node.op->is("pad"); });
+  return supports_if(graph, group, [](const GraphNode& node) { return node.is(ops::pad_op); });
 }
 
 constexpr Candidate candidates[] = {{"cpu:concat", supports_concat, make<ConcatKernel>},

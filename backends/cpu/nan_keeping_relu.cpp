@@ -4,6 +4,7 @@
 #include <cfenv>
 
 #include "backends/cpu/pointwise_blocks.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -17,7 +18,7 @@ bool invalid_on_any_thread() {
 
 void relu_in_place(std::byte* y, DType dtype, std::int64_t elements) {
   constexpr std::int64_t block = 1024;
-  const BlockFunction relu = block_functions()[static_cast<std::size_t>(Code::relu)];
+  const BlockFunction relu = block_function(ops::relu_op);
 #pragma omp parallel for schedule(static)
   for (std::int64_t first = 0; first < elements; first += block) {
     float numbers[block];

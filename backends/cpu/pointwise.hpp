@@ -46,13 +46,13 @@ struct Instruction {
     store,   ///< in[0] to a value of another dtype
   };
   Kind kind = Kind::compute;
-  Code code = Code::copy;
-  DType dtype = DType::f32;  ///< of `value`
-  int value = -1;            ///< load, gather, store
-  int view = -1;             ///< gather: into Program::views
+  BlockFunction function = nullptr;  ///< compute
+  DType dtype = DType::f32;          ///< of `value`
+  int value = -1;                    ///< load, gather, store
+  int view = -1;                     ///< gather: into Program::views
   std::array<Operand, 3> in{};
   Operand out;
-  std::array<int, 2> numbers{-1, -1};  ///< values: clamp's bounds, leaky_relu's slope
+  std::array<int, 2> numbers{-1, -1};  ///< values: the op's (OpDef::numbers)
   std::uint8_t scalars = 0;            ///< bits of the operands that are one repeated vector
 };
 
@@ -98,7 +98,6 @@ class ProgramRun {
                 float* result) const;
 
   Program program_;
-  const BlockFunction* functions_;
 };
 
 }  // namespace fusetape::backends::cpu

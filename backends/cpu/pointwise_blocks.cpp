@@ -6,163 +6,133 @@
 #include "hwy/highway.h"
 #include "backends/cpu/pointwise_math-inl.hpp"
 #include "backends/cpu/pointwise_blocks.hpp"
+#include "core/op_list.hpp"
 // clang-format on
-#include <array>
 #include <cstring>
 
 HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
 
-// clang-format off
-// One operand.
-struct Copy { static HWY_INLINE V of(const BlockArgs&, V x) { return x; } };
-struct ToBool {
-  static HWY_INLINE V of(const BlockArgs&, V x) {
-    return hn::IfThenZeroElse(hn::Eq(x, hn::Zero(D())), constant(1.0f));
-  }
-};
-struct RoundBf16 { static HWY_INLINE V of(const BlockArgs&, V x) { return round_bf16_of(x); } };
-struct RoundF16 { static HWY_INLINE V of(const BlockArgs&, V x) { return round_f16_of(x); } };
-struct Neg { static HWY_INLINE V of(const BlockArgs&, V x) { return hn::Neg(x); } };
-struct Abs { static HWY_INLINE V of(const BlockArgs&, V x) { return hn::Abs(x); } };
-struct Exp { static HWY_INLINE V of(const BlockArgs&, V x) { return exp_of(x); } };
-struct Log { static HWY_INLINE V of(const BlockArgs&, V x) { return log_of(x); } };
-struct Sqrt { static HWY_INLINE V of(const BlockArgs&, V x) { return hn::Sqrt(x); } };
-struct Sigmoid { static HWY_INLINE V of(const BlockArgs&, V x) { return sigmoid_of(x); } };
-struct Tanh { static HWY_INLINE V of(const BlockArgs&, V x) { return tanh_of(x); } };
-// clang-format on
-struct Relu {
-  static HWY_INLINE V of(const BlockArgs&, V x) { return hn::IfThenZeroElse(hn::Le(x, hn::Zero(D())), x); }
-};
-struct Gelu {
-  static HWY_INLINE V of(const BlockArgs&, V x) {
-    V gaussian;
-    return hn::Mul(x, normal_cdf(x, gaussian));
-  }
-};
-struct Clamp {
-  static HWY_INLINE V of(const BlockArgs& args, V x) {
-    const V low = constant(args.numbers[0]);
-    const V high = constant(args.numbers[1]);
-    return hn::IfThenElse(hn::Lt(x, low), low, hn::IfThenElse(hn::Gt(x, high), high, x));
-  }
-};
-struct LeakyRelu {
-  static HWY_INLINE V of(const BlockArgs& args, V x) {
-    return hn::IfThenElse(hn::Le(x, hn::Zero(D())), hn::Mul(constant(args.numbers[0]), x), x);
-  }
+// ---- formulas on vectors
+
+struct Truths {
+  hn::Mask<D> mask;
+  friend HWY_INLINE Truths operator&&(Truths a, Truths b) { return {hn::And(a.mask, b.mask)}; }
+  friend HWY_INLINE Truths operator||(Truths a, Truths b) { return {hn::Or(a.mask, b.mask)}; }
 };
 
-// clang-format off
-// Two operands.
-struct AddOf { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return hn::Add(a, b); } };
-struct SubOf { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return hn::Sub(a, b); } };
-struct MulOf { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return hn::Mul(a, b); } };
-struct DivOf { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return hn::Div(a, b); } };
-struct PowOf { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return pow_of(a, b); } };
-// clang-format on
-struct Minimum {
-  static HWY_INLINE V of(const BlockArgs&, V a, V b) {
-    return hn::IfThenElse(hn::Or(hn::Lt(b, a), hn::IsNaN(b)), b, a);
-  }
+struct Lanes {
+  V v;
+  HWY_INLINE explicit Lanes(V vector) : v(vector) {}
+  HWY_INLINE explicit Lanes(double number) : v(constant(static_cast<float>(number))) {}
+
+  friend HWY_INLINE Lanes operator+(Lanes a, Lanes b) { return Lanes(hn::Add(a.v, b.v)); }
+  friend HWY_INLINE Lanes operator-(Lanes a, Lanes b) { return Lanes(hn::Sub(a.v, b.v)); }
+  friend HWY_INLINE Lanes operator*(Lanes a, Lanes b) { return Lanes(hn::Mul(a.v, b.v)); }
+  friend HWY_INLINE Lanes operator/(Lanes a, Lanes b) { return Lanes(hn::Div(a.v, b.v)); }
+  friend HWY_INLINE Lanes operator-(Lanes a) { return Lanes(hn::Neg(a.v)); }
+
+  friend HWY_INLINE Truths operator==(Lanes a, Lanes b) { return {hn::Eq(a.v, b.v)}; }
+  friend HWY_INLINE Truths operator!=(Lanes a, Lanes b) { return {hn::Not(hn::Eq(a.v, b.v))}; }
+  friend HWY_INLINE Truths operator<(Lanes a, Lanes b) { return {hn::Lt(a.v, b.v)}; }
+  friend HWY_INLINE Truths operator<=(Lanes a, Lanes b) { return {hn::Le(a.v, b.v)}; }
+  friend HWY_INLINE Truths operator>(Lanes a, Lanes b) { return {hn::Gt(a.v, b.v)}; }
+  friend HWY_INLINE Truths operator>=(Lanes a, Lanes b) { return {hn::Ge(a.v, b.v)}; }
 };
-struct Maximum {
-  static HWY_INLINE V of(const BlockArgs&, V a, V b) {
-    return hn::IfThenElse(hn::Or(hn::Gt(b, a), hn::IsNaN(b)), b, a);
-  }
-};
-struct ReluGrad {
-  static HWY_INLINE V of(const BlockArgs&, V g, V y) {
-    return hn::IfThenZeroElse(hn::Le(y, hn::Zero(D())), g);
-  }
-};
-struct SigmoidGrad {
-  static HWY_INLINE V of(const BlockArgs&, V g, V y) {
-    return hn::Mul(hn::Mul(g, y), hn::Sub(constant(1.0f), y));
-  }
-};
-struct TanhGrad {
-  static HWY_INLINE V of(const BlockArgs&, V g, V y) {
-    return hn::Mul(g, hn::Sub(constant(1.0f), hn::Mul(y, y)));
-  }
-};
-struct GeluGrad {
-  static HWY_INLINE V of(const BlockArgs&, V g, V x) {
-    V gaussian;
-    const V cdf = normal_cdf(x, gaussian);
-    return hn::Mul(g, hn::Add(cdf, hn::Mul(hn::Mul(x, gaussian), constant(0.39894228f))));
-  }
-};
-struct AbsGrad {
-  static HWY_INLINE V of(const BlockArgs&, V g, V x) {
-    const V zero = hn::Zero(D());
-    return hn::IfThenZeroElse(hn::Eq(x, zero), hn::IfThenElse(hn::Lt(x, zero), hn::Neg(g), g));
-  }
-};
-struct ClampGrad {
-  static HWY_INLINE V of(const BlockArgs& args, V g, V x) {
-    const auto inside = hn::And(hn::Gt(x, constant(args.numbers[0])), hn::Lt(x, constant(args.numbers[1])));
-    return hn::IfThenElseZero(inside, g);
-  }
-};
-struct LeakyReluGrad {
-  static HWY_INLINE V of(const BlockArgs& args, V g, V x) {
-    return hn::IfThenElse(hn::Le(x, hn::Zero(D())), hn::Mul(constant(args.numbers[0]), g), g);
-  }
-};
-template <class M>
-HWY_INLINE V truth(M mask) {
-  return hn::IfThenElseZero(mask, constant(1.0f));
+
+namespace formulas {
+
+HWY_INLINE Lanes select(Truths condition, Lanes a, Lanes b) {
+  return Lanes(hn::IfThenElse(condition.mask, a.v, b.v));
 }
-// clang-format off
-struct Equal { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return truth(hn::Eq(a, b)); } };
-struct NotEqual { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return truth(hn::Not(hn::Eq(a, b))); } };
-struct Less { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return truth(hn::Lt(a, b)); } };
-struct LessEqual { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return truth(hn::Le(a, b)); } };
-struct Greater { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return truth(hn::Gt(a, b)); } };
-struct GreaterEqual { static HWY_INLINE V of(const BlockArgs&, V a, V b) { return truth(hn::Ge(a, b)); } };
-// clang-format on
-struct BceLogits {
-  static HWY_INLINE V of(const BlockArgs& args, V x, V t) {
-    const V softplus = hn::Log1p(D(), exp_of(hn::Neg(hn::Abs(x))));
-    return hn::Add(hn::Sub(Relu::of(args, x), hn::Mul(x, t)), softplus);
+HWY_INLINE Truths is_nan(Lanes x) { return {hn::IsNaN(x.v)}; }
+HWY_INLINE Lanes abs_of(Lanes x) { return Lanes(hn::Abs(x.v)); }
+HWY_INLINE Lanes exp_of(Lanes x) { return Lanes(vector_exp(x.v)); }
+HWY_INLINE Lanes expm1_of(Lanes x) { return Lanes(vector_expm1(x.v)); }
+HWY_INLINE Lanes log_of(Lanes x) { return Lanes(vector_log(x.v)); }
+HWY_INLINE Lanes log1p_of(Lanes x) { return Lanes(hn::Log1p(D(), x.v)); }
+HWY_INLINE Lanes sqrt_of(Lanes x) { return Lanes(hn::Sqrt(x.v)); }
+HWY_INLINE Lanes tanh_of(Lanes x) { return Lanes(vector_tanh(x.v)); }
+HWY_INLINE Lanes pow_of(Lanes base, Lanes exponent) { return Lanes(vector_pow(base.v, exponent.v)); }
+HWY_INLINE Lanes normal_distribution_of(Lanes x) { return Lanes(normal_distribution(x.v)); }
+HWY_INLINE Lanes normal_density_of(Lanes x) { return Lanes(hn::Mul(gaussian(x.v), constant(0.39894228f))); }
+
+// Here and not in a header: what is inlined has to be compiled for the same instruction set.
+#define FUSETAPE_FORMULA \
+  template <class T>     \
+  HWY_INLINE T
+#include "core/formulas.inc"
+#undef FUSETAPE_FORMULA
+
+}  // namespace formulas
+
+#define FUSETAPE_BLOCK_OP(name, tensors, numbers)    \
+  struct name##_of {                                 \
+    template <class... T>                            \
+    static HWY_INLINE Lanes element(T... operands) { \
+      return formulas::name(operands...);            \
+    }                                                \
+  };
+FUSETAPE_POINTWISE_OPS(FUSETAPE_BLOCK_OP)
+#undef FUSETAPE_BLOCK_OP
+
+// ---- conversions from float to float
+
+struct Copy {
+  static HWY_INLINE Lanes element(Lanes x) { return x; }
+};
+struct ToBool {
+  static HWY_INLINE Lanes element(Lanes x) {
+    return Lanes(hn::IfThenZeroElse(hn::Eq(x.v, hn::Zero(D())), constant(1.0f)));
   }
+};
+struct RoundBf16 {
+  static HWY_INLINE Lanes element(Lanes x) { return Lanes(round_bf16_of(x.v)); }
+};
+struct RoundF16 {
+  static HWY_INLINE Lanes element(Lanes x) { return Lanes(round_f16_of(x.v)); }
 };
 
-// Three operands.
-struct Where {
-  static HWY_INLINE V of(const BlockArgs&, V condition, V a, V b) {
-    return hn::IfThenElse(hn::Eq(condition, hn::Zero(D())), b, a);
-  }
-};
-struct BceLogitsGrad {
-  static HWY_INLINE V of(const BlockArgs&, V g, V x, V t) { return hn::Mul(g, hn::Sub(sigmoid_of(x), t)); }
-};
+// ---- blocks
 
 constexpr std::size_t max_lanes = HWY_MAX_BYTES / sizeof(float);
 static_assert(max_lanes <= scalar_room);
 
-template <class Op, int operands>
-HWY_INLINE V apply(const BlockArgs& args, const float* a, const float* b, const float* c) {
-  if constexpr (operands == 1) {
-    return Op::of(args, hn::LoadU(D(), a));
-  } else if constexpr (operands == 2) {
-    return Op::of(args, hn::LoadU(D(), a), hn::LoadU(D(), b));
+template <class Op, int numbers, class... T>
+HWY_INLINE V with_numbers(const BlockArgs& args, T... operands) {
+  if constexpr (numbers == 0) {
+    return Op::element(operands...).v;
+  } else if constexpr (numbers == 1) {
+    return Op::element(operands..., Lanes(args.numbers[0])).v;
   } else {
-    return Op::of(args, hn::LoadU(D(), a), hn::LoadU(D(), b), hn::LoadU(D(), c));
+    return Op::element(operands..., Lanes(args.numbers[0]), Lanes(args.numbers[1])).v;
   }
 }
 
-template <class Op, int operands, bool repeats>
+HWY_INLINE Lanes load_lanes(const float* from) { return Lanes(hn::LoadU(D(), from)); }
+
+template <class Op, int tensors, int numbers>
+HWY_INLINE V apply(const BlockArgs& args, const float* a, const float* b, const float* c) {
+  if constexpr (tensors == 1) {
+    return with_numbers<Op, numbers>(args, load_lanes(a));
+  } else if constexpr (tensors == 2) {
+    return with_numbers<Op, numbers>(args, load_lanes(a), load_lanes(b));
+  } else {
+    return with_numbers<Op, numbers>(args, load_lanes(a), load_lanes(b), load_lanes(c));
+  }
+}
+
+template <class Op, int tensors, int numbers, bool repeats>
 HWY_INLINE void over_elements(const BlockArgs& block) {
   const BlockArgs args = block;  // a copy that no store can change
   const auto operand = [&](int i, std::size_t at) { return args.in[i] + (repeats ? at & args.mask[i] : at); };
-  constexpr int b = operands > 1 ? 1 : 0, c = operands > 2 ? 2 : 0;
+  constexpr int b = tensors > 1 ? 1 : 0, c = tensors > 2 ? 2 : 0;
   const std::size_t lanes = hn::Lanes(D());
   std::size_t i = 0;
   for (; i + lanes <= args.count; i += lanes) {
-    hn::StoreU(apply<Op, operands>(args, operand(0, i), operand(b, i), operand(c, i)), D(), args.out + i);
+    hn::StoreU(apply<Op, tensors, numbers>(args, operand(0, i), operand(b, i), operand(c, i)), D(),
+               args.out + i);
   }
   if (i == args.count) return;
   // The rest goes through the same vector code, so that an element's value does not depend on its place.
@@ -171,35 +141,41 @@ HWY_INLINE void over_elements(const BlockArgs& block) {
   std::memcpy(rest[0], operand(0, i), bytes);
   std::memcpy(rest[1], operand(b, i), bytes);
   std::memcpy(rest[2], operand(c, i), bytes);
-  hn::Store(apply<Op, operands>(args, rest[0], rest[1], rest[2]), D(), rest[0]);
+  hn::Store(apply<Op, tensors, numbers>(args, rest[0], rest[1], rest[2]), D(), rest[0]);
   std::memcpy(args.out + i, rest[0], bytes);
 }
 
-template <class Op, int operands>
+template <class Op, int tensors, int numbers>
 void over_block(const BlockArgs& args) {
-  if (args.repeats) return over_elements<Op, operands, true>(args);
-  over_elements<Op, operands, false>(args);
+  if (args.repeats) return over_elements<Op, tensors, numbers, true>(args);
+  over_elements<Op, tensors, numbers, false>(args);
 }
 
-const BlockFunction* table() {
-  static constexpr std::array<BlockFunction, static_cast<std::size_t>(Code::count_)> functions = {
-      over_block<Copy, 1>,      over_block<ToBool, 1>,        over_block<RoundBf16, 1>,
-      over_block<RoundF16, 1>,  over_block<Neg, 1>,           over_block<Abs, 1>,
-      over_block<Exp, 1>,       over_block<Log, 1>,           over_block<Sqrt, 1>,
-      over_block<Relu, 1>,      over_block<Sigmoid, 1>,       over_block<Tanh, 1>,
-      over_block<Gelu, 1>,      over_block<Clamp, 1>,         over_block<LeakyRelu, 1>,
-      over_block<AddOf, 2>,     over_block<SubOf, 2>,         over_block<MulOf, 2>,
-      over_block<DivOf, 2>,     over_block<PowOf, 2>,         over_block<Minimum, 2>,
-      over_block<Maximum, 2>,   over_block<ReluGrad, 2>,      over_block<SigmoidGrad, 2>,
-      over_block<TanhGrad, 2>,  over_block<GeluGrad, 2>,      over_block<AbsGrad, 2>,
-      over_block<ClampGrad, 2>, over_block<LeakyReluGrad, 2>, over_block<Equal, 2>,
-      over_block<NotEqual, 2>,  over_block<Less, 2>,          over_block<LessEqual, 2>,
-      over_block<Greater, 2>,   over_block<GreaterEqual, 2>,  over_block<BceLogits, 2>,
-      over_block<Where, 3>,     over_block<BceLogitsGrad, 3>};
-  return functions.data();
+BlockFunction function_of(const core::OpDef& op) {
+#define FUSETAPE_BLOCK_ROW(name, tensors, numbers) \
+  if (&op == &ops::name##_op) return over_block<name##_of, tensors, numbers>;
+  FUSETAPE_POINTWISE_OPS(FUSETAPE_BLOCK_ROW)
+#undef FUSETAPE_BLOCK_ROW
+  return nullptr;
 }
 
-// Conversions, one vector of elements at a time; `Load` and `Store` know the type.
+BlockFunction conversion(Conversion code) {
+  switch (code) {
+    case Conversion::copy:
+      return over_block<Copy, 1, 0>;
+    case Conversion::to_bool:
+      return over_block<ToBool, 1, 0>;
+    case Conversion::round_bf16:
+      return over_block<RoundBf16, 1, 0>;
+    case Conversion::round_f16:
+      return over_block<RoundF16, 1, 0>;
+  }
+  return nullptr;
+}
+
+// ---- conversions of elements
+
+// One vector of elements at a time; `Load` and `Store` know the type.
 struct ByteType {
   using T = std::uint8_t;
   static HWY_INLINE V load(const T* from) {
@@ -318,11 +294,13 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace fusetape::backends::cpu {
 
-HWY_EXPORT(table);
+HWY_EXPORT(function_of);
+HWY_EXPORT(conversion);
 HWY_EXPORT(load);
 HWY_EXPORT(store);
 
-const BlockFunction* block_functions() { return HWY_DYNAMIC_DISPATCH(table)(); }
+BlockFunction block_function(const core::OpDef& op) { return HWY_DYNAMIC_DISPATCH(function_of)(op); }
+BlockFunction block_function(Conversion code) { return HWY_DYNAMIC_DISPATCH(conversion)(code); }
 
 void load_block(DType dtype, const void* from, float* to, std::size_t count) {
   HWY_DYNAMIC_DISPATCH(load)(dtype, from, to, count);

@@ -3,56 +3,15 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/op.hpp"
 #include "fusetape/dtype.hpp"
 
 /// The instructions of pointwise programs: vector loops over one block of floats. Bools and u8 are floats
 /// there; bf16 and f16 values are floats that those types can hold.
 namespace fusetape::backends::cpu {
 
-enum class Code : std::uint8_t {
-  // one operand
-  copy,
-  to_bool,
-  round_bf16,
-  round_f16,
-  neg,
-  abs,
-  exp,
-  log,
-  sqrt,
-  relu,
-  sigmoid,
-  tanh,
-  gelu,
-  clamp,
-  leaky_relu,
-  // two operands
-  add,
-  sub,
-  mul,
-  div,
-  pow,
-  minimum,
-  maximum,
-  relu_grad,
-  sigmoid_grad,
-  tanh_grad,
-  gelu_grad,
-  abs_grad,
-  clamp_grad,
-  leaky_relu_grad,
-  equal,
-  not_equal,
-  less,
-  less_equal,
-  greater,
-  greater_equal,
-  bce_logits,
-  // three operands
-  where,
-  bce_logits_grad,
-  count_
-};
+/// What a cast does to floats.
+enum class Conversion : std::uint8_t { copy, to_bool, round_bf16, round_f16 };
 
 struct BlockArgs {
   const float* in[3] = {nullptr, nullptr, nullptr};
@@ -61,7 +20,7 @@ struct BlockArgs {
   bool repeats = false;  ///< any mask is 0
   float* out = nullptr;  ///< may be one of the operands
   std::size_t count = 0;
-  std::array<float, 2> numbers{};  ///< clamp's bounds, as they have to be compared; leaky_relu's slope
+  std::array<float, 2> numbers{};  ///< the op's, rounded
 };
 
 /// The floats of a repeated operand: enough for the widest vector.
@@ -69,8 +28,9 @@ constexpr std::size_t scalar_room = 16;
 
 using BlockFunction = void (*)(const BlockArgs& args);
 
-/// The functions by Code, for the best instruction set of this processor.
-const BlockFunction* block_functions();
+/// For the best instruction set of this processor; of an op that is not pointwise nullptr.
+BlockFunction block_function(const core::OpDef& op);
+BlockFunction block_function(Conversion code);
 
 /// Elements of another type to floats, and back with rounding to nearest even.
 void load_block(DType dtype, const void* from, float* to, std::size_t count);

@@ -3,7 +3,7 @@
 #include <unordered_set>
 
 #include "backends/cpu/pointwise.hpp"
-#include "backends/cpu/pointwise_ops.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -24,24 +24,6 @@ constexpr std::size_t released = static_cast<std::size_t>(-1);
 
 bool is_byte(DType dtype) { return dtype == DType::boolean || dtype == DType::u8; }
 bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
-
-/// Whether the result is one of the operands, or one with another sign, or 0: of 16-bit operands it is a
-/// 16-bit number without rounding.
-bool chooses(Code code) {
-  switch (code) {
-    case Code::neg:
-    case Code::abs:
-    case Code::relu:
-    case Code::minimum:
-    case Code::maximum:
-    case Code::relu_grad:
-    case Code::abs_grad:
-    case Code::clamp_grad:
-      return true;
-    default:
-      return false;
-  }
-}
 
 class Builder {
  public:
@@ -79,41 +61,54 @@ class Builder {
   }
 
   void add_node(const GraphNode& node) {
-    const PointwiseOp& op = *find_pointwise_op(node.op->name);
     const int result = node.outputs[0];
     const DType to = graph_.value(result).dtype;
-    const Code code =
-        op.elements == Elements::convert ? conversion(graph_.value(node.inputs[0]).dtype, to) : op.code;
-    const bool direct = is_output(result) && to == DType::f32;
-
-    Instruction instruction{.code = code};
+    Instruction instruction{.function = block_function(*node.op)};
     const std::size_t tensors = tensors_of(node);
     for (std::size_t i = 0; i < tensors; ++i) instruction.in[i] = operand_of(node.inputs[i]);
     std::copy(node.inputs.begin() + static_cast<std::ptrdiff_t>(tensors), node.inputs.end(),
               instruction.numbers.begin());
-    if (code == Code::copy && !direct) {
-      found_[result] = instruction.in[0];
-    } else if (code == Code::copy && brought_last(instruction.in[0])) {
-      bring_to(result);
+    if (node.is(ops::cast_op) || node.is(ops::broadcast_to_op)) {
+      add_moved(instruction.in[0], result, conversion(graph_.value(node.inputs[0]).dtype, to));
     } else {
-      add_computed(node, instruction, op.elements, to);
+      add_computed(node, instruction);
     }
-    if (is_output(result) && !direct) store(result, found_[result]);
+    if (is_output(result) && !direct(result)) store(result, found_[result]);
   }
 
-  void add_computed(const GraphNode& node, Instruction instruction, Elements elements, DType to) {
-    const int result = node.outputs[0];
-    const bool direct = is_output(result) && to == DType::f32;
-    // A store rounds by itself, so only what is read here has to be rounded first.
-    const bool rounds = is_half(to) && read_inside(result);
-    if (elements == Elements::convert && is_half(to) && !rounds) {
-      found_[result] = as_block(instruction.in[0]);
-      return;
+  /// Whether the last instruction itself writes what is wanted outside.
+  bool direct(int result) const { return is_output(result) && graph_.value(result).dtype == DType::f32; }
+  Operand place_for(int result) {
+    return direct(result) ? Operand{Operand::Kind::memory, result} : new_block();
+  }
+  /// A store rounds by itself, so only what is read here has to be rounded first.
+  bool rounds(int result) const { return is_half(graph_.value(result).dtype) && read_inside(result); }
+
+  void add_moved(Operand from, int result, Conversion how) {
+    if (how == Conversion::copy && !direct(result)) {
+      found_[result] = from;
+    } else if (how == Conversion::copy && brought_last(from)) {
+      bring_to(result);
+    } else if (is_half(graph_.value(result).dtype) && !rounds(result)) {
+      found_[result] = as_block(from);
+    } else {
+      found_[result] = converted(from, how, place_for(result));
     }
-    instruction.out = direct ? Operand{Operand::Kind::memory, result} : new_block();
+  }
+
+  void add_computed(const GraphNode& node, Instruction instruction) {
+    const int result = node.outputs[0];
+    instruction.out = place_for(result);
     found_[result] = emit(instruction).out;
-    if (elements == Elements::floats && rounds && !chooses(instruction.code))
-      found_[result] = rounded(instruction.out, to);
+    if (node.op->elements == core::Elements::floats && rounds(result) && !node.op->chooses) {
+      const bool bf16 = graph_.value(result).dtype == DType::bf16;
+      found_[result] =
+          converted(instruction.out, bf16 ? Conversion::round_bf16 : Conversion::round_f16, new_block());
+    }
+  }
+
+  Operand converted(Operand from, Conversion how, Operand to) {
+    return emit({.function = block_function(how), .in = {from}, .out = to}).out;
   }
 
   void store(int value, Operand from) {
@@ -126,7 +121,7 @@ class Builder {
   /// Scalars as a whole block, for what reads one element after the other.
   Operand as_block(Operand operand) {
     if (!is_scalar(operand)) return operand;
-    return emit({.code = Code::copy, .in = {operand}, .out = new_block()}).out;
+    return converted(operand, Conversion::copy, new_block());
   }
   bool is_scalar(const Operand& operand) const {
     return operand.kind == Operand::Kind::constant &&
@@ -137,7 +132,7 @@ class Builder {
   void add_reduced(int value) {
     Operand reduced = operand_of(value);
     if (reduced.kind == Operand::Kind::constant) {
-      reduced = emit({.code = Code::copy, .in = {reduced}, .out = new_block()}).out;
+      reduced = converted(reduced, Conversion::copy, new_block());
     }
     if (reduced.kind == Operand::Kind::block) {
       const auto redirect = [&](Operand& operand) {
@@ -174,18 +169,12 @@ class Builder {
   }
 
   /// What a cast does to a block of floats; copy: nothing.
-  static Code conversion(DType from, DType to) {
-    if (from == to || to == DType::f32 || to == DType::u8) return Code::copy;
-    if (is_byte(from)) return to == DType::boolean && from == DType::u8 ? Code::to_bool : Code::copy;
-    if (to == DType::boolean) return Code::to_bool;
-    return to == DType::bf16 ? Code::round_bf16 : Code::round_f16;
-  }
-
-  Operand rounded(Operand block, DType to) {
-    return emit({.code = to == DType::bf16 ? Code::round_bf16 : Code::round_f16,
-                 .in = {block},
-                 .out = new_block()})
-        .out;
+  static Conversion conversion(DType from, DType to) {
+    if (from == to || to == DType::f32 || to == DType::u8) return Conversion::copy;
+    if (is_byte(from))
+      return to == DType::boolean && from == DType::u8 ? Conversion::to_bool : Conversion::copy;
+    if (to == DType::boolean) return Conversion::to_bool;
+    return to == DType::bf16 ? Conversion::round_bf16 : Conversion::round_f16;
   }
 
   Operand operand_of(int value) {

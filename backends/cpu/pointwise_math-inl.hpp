@@ -24,13 +24,13 @@ using V = hn::Vec<D>;
 
 HWY_INLINE V constant(float value) { return hn::Set(D(), value); }
 
-HWY_INLINE V exp_of(V x) {
+HWY_INLINE V vector_exp(V x) {
   // Highway's Exp is made for [-FLT_MAX, 104]; it gives 0 and infinity for what is far out on either side.
   const V y = hn::Exp(D(), hn::Min(hn::Max(x, constant(-200.0f)), constant(100.0f)));
   return hn::IfThenElse(hn::IsNaN(x), x, y);
 }
 
-HWY_INLINE V log_of(V x) {
+HWY_INLINE V vector_log(V x) {
   const V zero = hn::Zero(D());
   const V infinity = constant(HUGE_VALF);
   V y = hn::Log(D(), x);
@@ -39,14 +39,14 @@ HWY_INLINE V log_of(V x) {
   return hn::IfThenElse(hn::Or(hn::IsNaN(x), hn::Eq(x, infinity)), x, y);
 }
 
-HWY_INLINE V tanh_of(V x) {
+HWY_INLINE V vector_tanh(V x) {
   const V y = hn::Tanh(D(), hn::Min(hn::Max(x, constant(-20.0f)), constant(20.0f)));
   return hn::IfThenElse(hn::IsNaN(x), x, y);
 }
 
-HWY_INLINE V sigmoid_of(V x) {
-  const V one = constant(1.0f);
-  return hn::Div(one, hn::Add(one, exp_of(hn::Neg(x))));
+HWY_INLINE V vector_expm1(V x) {
+  const V y = hn::Expm1(D(), hn::Min(hn::Max(x, constant(-200.0f)), constant(100.0f)));
+  return hn::IfThenElse(hn::IsNaN(x), x, y);
 }
 
 /// e^(−u²)·t·P(t) with t = 1/(1 + u/2) is erfc(u) for u ≥ 0 within 2.3e-7 relative; P was fitted by least
@@ -66,11 +66,13 @@ HWY_INLINE V erfc_polynomial(V u) {
   return hn::Mul(p, t);
 }
 
-/// The normal distribution function Φ(x); `gaussian` becomes e^(−x²/2).
-HWY_INLINE V normal_cdf(V x, V& gaussian) {
-  gaussian = exp_of(hn::Mul(hn::Mul(x, x), constant(-0.5f)));
+/// e^(−x²/2)
+HWY_INLINE V gaussian(V x) { return vector_exp(hn::Mul(hn::Mul(x, x), constant(-0.5f))); }
+
+/// Φ(x)
+HWY_INLINE V normal_distribution(V x) {
   const V u = hn::Min(hn::Mul(hn::Abs(x), constant(0.70710678f)), constant(20.0f));
-  const V tail = hn::Mul(hn::Mul(constant(0.5f), erfc_polynomial(u)), gaussian);
+  const V tail = hn::Mul(hn::Mul(constant(0.5f), erfc_polynomial(u)), gaussian(x));
   return hn::IfThenElse(hn::Lt(x, hn::Zero(D())), tail, hn::Sub(constant(1.0f), tail));
 }
 
@@ -85,7 +87,7 @@ HWY_INLINE V by_lane(V a, V b, Function f) {
   return hn::Load(D(), x);
 }
 
-HWY_INLINE V pow_of(V base, V exponent) {
+HWY_INLINE V vector_pow(V base, V exponent) {
   // Squares are common; a lane's value must not depend on its neighbours, so they are exact in mixed vectors
   // too.
   const V square = hn::Mul(base, base);

@@ -79,7 +79,7 @@ std::array<float, 2> numbers_of(const KernelArgs& args, const Instruction& instr
 
 }  // namespace
 
-ProgramRun::ProgramRun(Program program) : program_(std::move(program)), functions_(block_functions()) {}
+ProgramRun::ProgramRun(Program program) : program_(std::move(program)) {}
 
 void ProgramRun::begin(const KernelArgs& args, float* storage) const {
   for (const Constant& constant : program_.constants) {
@@ -127,7 +127,7 @@ void ProgramRun::compute(const KernelArgs& args, float* storage, const Instructi
     if ((instruction.scalars >> i & 1) != 0) block.mask[i] = 0;
   }
   block.out = locate(args, storage, instruction.out, start, result);
-  functions_[static_cast<std::size_t>(instruction.code)](block);
+  instruction.function(block);
 }
 
 float* ProgramRun::locate(const KernelArgs& args, float* storage, Operand operand, std::int64_t start,

@@ -5,6 +5,7 @@
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/element_blocks.hpp"
+#include "core/op_list.hpp"
 #include "core/pool_geometry.hpp"
 
 /// Max and average pooling, forward and backward, in f32 and 16 bits: plain loops over NHWC that vectorise
@@ -192,11 +193,11 @@ std::optional<Pooling> pooling_of(const Graph& graph, const Group& group) {
   if (!masked && group.pattern != Pattern::single) return std::nullopt;
   const int id = masked ? group.pool_grad.pool_node : group.nodes[0];
   const plan::GraphNode& node = graph.node(id);
-  if (node.op->is("max_pool2d")) {
+  if (node.is(ops::max_pool2d_op)) {
     return Pooling{
         .max = true, .node = id, .x = node.inputs[0], .y = node.outputs[0], .index = node.outputs[1]};
   }
-  if (node.op->is("max_pool2d_grad")) {
+  if (node.is(ops::max_pool2d_grad_op)) {
     return Pooling{.max = true,
                    .backward = true,
                    .node = id,
@@ -205,8 +206,8 @@ std::optional<Pooling> pooling_of(const Graph& graph, const Group& group) {
                    .index = node.inputs[1],
                    .mask = masked ? group.pool_grad.y : -1};
   }
-  if (node.op->is("avg_pool2d")) return Pooling{.node = id, .x = node.inputs[0], .y = node.outputs[0]};
-  if (node.op->is("avg_pool2d_grad")) {
+  if (node.is(ops::avg_pool2d_op)) return Pooling{.node = id, .x = node.inputs[0], .y = node.outputs[0]};
+  if (node.is(ops::avg_pool2d_grad_op)) {
     return Pooling{.backward = true, .node = id, .x = node.outputs[0], .y = node.inputs[0]};
   }
   return std::nullopt;

@@ -7,6 +7,7 @@
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/element_blocks.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "core/philox.hpp"
 
 namespace fusetape::backends::cpu {
@@ -36,8 +37,8 @@ class RandomKernel final : public Kernel {
  public:
   RandomKernel(const Graph& graph, const GraphNode& node)
       : y_(node.outputs[0]), dtype_(graph.value(y_).dtype), count_(graph.value(y_).elements()) {
-    const bool dropout = node.op->is("dropout");
-    draw_ = dropout ? Draw::dropout : node.op->is("rand") ? Draw::uniform : Draw::normal;
+    const bool dropout = node.is(ops::dropout_op);
+    draw_ = dropout ? Draw::dropout : node.is(ops::rand_op) ? Draw::uniform : Draw::normal;
     x_ = dropout ? node.inputs[0] : -1;
     seed_ = node.inputs[dropout ? 1 : 0];
     counter_ = node.inputs[dropout ? 2 : 1];
@@ -108,7 +109,7 @@ class RandomKernel final : public Kernel {
 
 Support supports_random(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  const bool known = node.op->is("rand") || node.op->is("randn") || node.op->is("dropout");
+  const bool known = node.is(ops::rand_op) || node.is(ops::randn_op) || node.is(ops::dropout_op);
   if (group.pattern != Pattern::single || !known) return {.ok = false, .reason = {}};
   const DType dtype = graph.value(node.outputs[0]).dtype;
   if (!is_f32_or_half(dtype))

@@ -6,6 +6,7 @@
 #include "backends/cpu/axis_sums.hpp"
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/channel_rows.hpp"
+#include "core/op_list.hpp"
 #include "core/reference.hpp"
 
 namespace fusetape::backends::cpu {
@@ -59,7 +60,7 @@ class IndexedSumKernel final : public Kernel {
     for (; leading > 0 && attrs.has(leading - 1); --leading) reduce_ *= shape[leading - 1];
     for (int axis = 0; axis < leading; ++axis) leading_.push_back(shape[axis]);
     strides_ = core::broadcast_strides(kept_shape(shape, attrs), shape);
-    if (node.op->is("mean")) {
+    if (node.is(ops::mean_op)) {
       divisor_ = static_cast<double>(shape.elements()) / static_cast<double>(results_);
     }
   }
@@ -105,8 +106,8 @@ class LargestKernel final : public Kernel {
  public:
   LargestKernel(const GraphNode& node, Extents extents)
       : extents_(extents), parts_(parts_for(extents.elements())) {
-    const bool gradient = node.op->is("max_grad");
-    use_ = gradient ? Use::gradient : node.op->is("max") ? Use::value : Use::index;
+    const bool gradient = node.is(ops::max_grad_op);
+    use_ = gradient ? Use::gradient : node.is(ops::max_op) ? Use::value : Use::index;
     x_ = node.inputs[gradient ? 1 : 0];
     g_ = gradient ? node.inputs[0] : -1;
     y_ = node.outputs[0];
@@ -158,12 +159,12 @@ class LargestKernel final : public Kernel {
   int x_ = -1, g_ = -1, y_ = -1;
 };
 
-bool is_sum(const GraphNode& node) { return node.op->is("sum") || node.op->is("mean"); }
+bool is_sum(const GraphNode& node) { return node.is(ops::sum_op) || node.is(ops::mean_op); }
 bool is_largest(const GraphNode& node) {
-  return node.op->is("max") || node.op->is("argmax") || node.op->is("max_grad");
+  return node.is(ops::max_op) || node.is(ops::argmax_op) || node.is(ops::max_grad_op);
 }
 const Shape& reduced_input(const Graph& graph, const GraphNode& node) {
-  return graph.value(node.inputs[node.op->is("max_grad") ? 1 : 0]).shape;
+  return graph.value(node.inputs[node.is(ops::max_grad_op) ? 1 : 0]).shape;
 }
 
 Support supports_sum(const Graph& graph, const Group& group) {

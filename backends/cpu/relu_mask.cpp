@@ -5,6 +5,7 @@
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/relu_mask_simd.hpp"
+#include "core/op_list.hpp"
 
 /// relu_mask and relu_grad_mask, each alone.
 namespace fusetape::backends::cpu {
@@ -17,7 +18,7 @@ using plan::Group;
 class MaskKernel final : public Kernel {
  public:
   MaskKernel(const Graph& graph, const GraphNode& node)
-      : writes_mask_(node.op->is("relu_mask")),
+      : writes_mask_(node.is(ops::relu_mask_op)),
         tensor_(node.inputs[0]),
         mask_(writes_mask_ ? node.outputs[0] : node.inputs[1]),
         dx_(writes_mask_ ? -1 : node.outputs[0]),
@@ -74,8 +75,8 @@ class MaskKernel final : public Kernel {
 
 Support supports(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  const bool ours =
-      group.pattern == plan::Pattern::single && (node.op->is("relu_mask") || node.op->is("relu_grad_mask"));
+  const bool ours = group.pattern == plan::Pattern::single &&
+                    (node.is(ops::relu_mask_op) || node.is(ops::relu_grad_mask_op));
   if (!ours) return {.ok = false, .reason = ""};
   const DType dtype = graph.value(node.inputs[0]).dtype;
   if (dtype == DType::f64) return {.ok = false, .reason = "expected f32, bf16 or f16, got f64"};

@@ -5,6 +5,7 @@
 #include "backends/cpu/element_blocks.hpp"
 #include "backends/cpu/softmax_rows.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -123,17 +124,17 @@ class SoftmaxKernel final : public Kernel {
 };
 
 struct SoftmaxOp {
-  std::string_view name;
-  Op op;
+  const core::OpDef* op;
+  Op code;
 };
-constexpr SoftmaxOp softmax_ops[] = {{"softmax", Op::softmax},
-                                     {"log_softmax", Op::log_softmax},
-                                     {"softmax_grad", Op::softmax_grad},
-                                     {"log_softmax_grad", Op::log_softmax_grad}};
+constexpr SoftmaxOp softmax_ops[] = {{&ops::softmax_op, Op::softmax},
+                                     {&ops::log_softmax_op, Op::log_softmax},
+                                     {&ops::softmax_grad_op, Op::softmax_grad},
+                                     {&ops::log_softmax_grad_op, Op::log_softmax_grad}};
 
 const SoftmaxOp* find_softmax(const GraphNode& node) {
   for (const SoftmaxOp& row : softmax_ops) {
-    if (node.op->is(row.name)) return &row;
+    if (node.op == row.op) return &row;
   }
   return nullptr;
 }
@@ -150,7 +151,7 @@ Support supports_softmax(const Graph& graph, const Group& group) {
 
 std::unique_ptr<Kernel> make_softmax(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  return std::make_unique<SoftmaxKernel>(graph, node, find_softmax(node)->op);
+  return std::make_unique<SoftmaxKernel>(graph, node, find_softmax(node)->code);
 }
 
 constexpr Candidate candidates[] = {{"highway:softmax", supports_softmax, make_softmax}};

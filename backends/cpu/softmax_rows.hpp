@@ -8,6 +8,7 @@
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/element_blocks.hpp"
 #include "backends/cpu/pointwise_blocks.hpp"
+#include "core/op_list.hpp"
 
 /// What softmax and cross entropy share: rows along the last axis, in blocks, so that exp runs over many at
 /// once.
@@ -48,7 +49,7 @@ struct Rows {
 };
 
 inline void exp_block(const float* x, float* y, std::int64_t count) {
-  static const BlockFunction exp = block_functions()[static_cast<std::size_t>(Code::exp)];
+  static const BlockFunction exp = block_function(ops::exp_op);
   exp({.in = {x}, .out = y, .count = static_cast<std::size_t>(count)});
 }
 

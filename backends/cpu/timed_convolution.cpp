@@ -7,6 +7,7 @@
 
 #include "backends/cpu/conv_onednn.hpp"
 #include "backends/cpu/conv_winograd.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -29,18 +30,19 @@ std::vector<int> values_of(const GraphNode& conv) {
 }
 
 bool is_weights(const GraphNode& conv, std::size_t operand) {
-  return operand == (conv.op->is("conv2d_grad_weight") ? 2u : 1u);
+  return operand == (conv.is(ops::conv2d_grad_weight_op) ? 2u : 1u);
 }
 
 const Shape& result_of_forward(const Graph& graph, const GraphNode& conv) {
-  const bool input_gradient = conv.op->is("conv2d_grad_input"), weights = conv.op->is("conv2d_grad_weight");
+  const bool input_gradient = conv.is(ops::conv2d_grad_input_op),
+             weights = conv.is(ops::conv2d_grad_weight_op);
   const int y = input_gradient ? conv.inputs[0] : weights ? conv.inputs[1] : conv.outputs[0];
   return graph.value(y).shape;
 }
 
 double flops_of_image(const Graph& graph, const GraphNode& conv) {
   const Shape& y = result_of_forward(graph, conv);
-  const Shape& w = graph.value(conv.op->is("conv2d_grad_weight") ? conv.outputs[0] : conv.inputs[1]).shape;
+  const Shape& w = graph.value(conv.is(ops::conv2d_grad_weight_op) ? conv.outputs[0] : conv.inputs[1]).shape;
   return 2.0 * static_cast<double>(y[1] * y[2]) * static_cast<double>(w.elements());
 }
 
@@ -84,8 +86,8 @@ std::string key_of(const Graph& graph) {
 }
 
 ConvPass pass_of(const GraphNode& conv) {
-  if (conv.op->is("conv2d_grad_input")) return ConvPass::grad_input;
-  return conv.op->is("conv2d_grad_weight") ? ConvPass::grad_weight : ConvPass::forward;
+  if (conv.is(ops::conv2d_grad_input_op)) return ConvPass::grad_input;
+  return conv.is(ops::conv2d_grad_weight_op) ? ConvPass::grad_weight : ConvPass::forward;
 }
 
 /// What oneDNN would be asked for.
@@ -181,9 +183,9 @@ std::vector<Contender> TimedConvolution::variants(const Contender& winner) {
   if (winner.kernel.kernel != "winograd") return other_implementations(graph_, winner.kernel.kernel);
   const winograd::Problem problem = *winograd_problem(graph_, node());
   const int threads = omp_get_max_threads();
-  if (node().op->is("conv2d_grad_weight"))
+  if (node().is(ops::conv2d_grad_weight_op))
     return other_blockings(winograd_gradient_blockings(problem, threads));
-  const bool turned = node().op->is("conv2d_grad_input");
+  const bool turned = node().is(ops::conv2d_grad_input_op);
   return other_blockings(winograd_blockings(turned ? problem.mirrored() : problem, threads));
 }
 

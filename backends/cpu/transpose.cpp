@@ -7,6 +7,7 @@
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/channel_rows.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "core/reference.hpp"
 
 namespace fusetape::backends::cpu {
@@ -131,7 +132,7 @@ class TransposeKernel final : public Kernel {
 };
 
 Support supports_transpose(const Graph& graph, const Group& group) {
-  const bool ok = group.pattern == Pattern::single && graph.node(group.nodes[0]).op->is("transpose");
+  const bool ok = group.pattern == Pattern::single && graph.node(group.nodes[0]).is(ops::transpose_op);
   return {.ok = ok, .reason = {}};
 }
 

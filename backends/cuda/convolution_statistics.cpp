@@ -1,5 +1,6 @@
 #include "backends/cuda/batch_norm.hpp"
 #include "backends/cuda/convolutions.hpp"
+#include "core/op_list.hpp"
 
 /// y = conv(x, w) and the statistics of the batch norm that reads y, from the sums that cuDNN's
 /// epilogue ("genstats") leaves: y need not be read for them. Σy² − mean·Σy loses digits where the mean is
@@ -91,7 +92,7 @@ bool pays_with_statistics(double seconds_with, double seconds_without, double pa
 }
 
 Support carries_statistics(const Graph& graph, const plan::GraphNode& conv, Device& device) try {
-  if (!conv.op->is("conv2d")) return refuse("only a forward convolution has statistics behind it");
+  if (!conv.is(ops::conv2d_op)) return refuse("only a forward convolution has statistics behind it");
   ConvolutionSpec spec = with_statistics(graph, conv);
   if (Support fits = supports_dtype(spec.dtype); !fits.ok) return fits;
   if (spec.n == 0) return refuse("no images");

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 
 /// Convolutions with what stands behind them, and their gradients, through the library (cuDNN).
 namespace fusetape::backends::cuda {
@@ -75,9 +76,9 @@ OperationRoles roles_of(const GraphNode& node) {
 }
 
 std::optional<LibraryConvolution> single(const Graph& graph, const GraphNode& node) {
-  if (node.op->is("conv2d")) return forward_convolution(graph, node);
-  if (node.op->is("conv2d_grad_input")) return grad_input(graph, node, roles_of(node));
-  if (node.op->is("conv2d_grad_weight")) return grad_weight(graph, node, roles_of(node));
+  if (node.is(ops::conv2d_op)) return forward_convolution(graph, node);
+  if (node.is(ops::conv2d_grad_input_op)) return grad_input(graph, node, roles_of(node));
+  if (node.is(ops::conv2d_grad_weight_op)) return grad_weight(graph, node, roles_of(node));
   return std::nullopt;
 }
 
@@ -158,10 +159,10 @@ Support supports(const Graph& graph, const Group& group, Device& device) {
 /// Why the statistics of a batch norm that reads the result are not made with it; empty: none reads it.
 std::string without_statistics(const Graph& graph, const Group& group, Device& device) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  if (group.pattern != Pattern::single || !node.op->is("conv2d")) return {};
+  if (group.pattern != Pattern::single || !node.is(ops::conv2d_op)) return {};
   const std::vector<int>& readers = graph.value(node.outputs[0]).consumers;
   const bool normed = std::any_of(readers.begin(), readers.end(), [&](int reader) {
-    return graph.node(reader).op->is("batch_norm") || graph.node(reader).op->is("batch_norm_statistics");
+    return graph.node(reader).is(ops::batch_norm_op) || graph.node(reader).is(ops::batch_norm_statistics_op);
   });
   if (!normed) return {};
   const Support support = carries_statistics(graph, node, device);

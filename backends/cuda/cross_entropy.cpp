@@ -9,6 +9,7 @@
 #include "backends/cuda/lines.hpp"
 #include "backends/label_error.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cuda {
 namespace {
@@ -24,7 +25,7 @@ class CrossEntropyKernel final : public DeviceKernel, public NotesFaults {
  public:
   CrossEntropyKernel(const Graph& graph, const GraphNode& node, DeviceApi& device)
       : DeviceKernel(graph, device),
-        gradient_(node.op->is("cross_entropy_grad")),
+        gradient_(node.is(ops::cross_entropy_grad_op)),
         g_(gradient_ ? node.inputs[0] : -1),
         logits_(node.inputs[gradient_ ? 1 : 0]),
         labels_(node.inputs[gradient_ ? 2 : 1]),
@@ -108,7 +109,7 @@ class CrossEntropyKernel final : public DeviceKernel, public NotesFaults {
 
 Support supports(const Graph& graph, const Group& group, Device&) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  const bool ours = node.op->is("cross_entropy") || node.op->is("cross_entropy_grad");
+  const bool ours = node.is(ops::cross_entropy_op) || node.is(ops::cross_entropy_grad_op);
   if (group.pattern != plan::Pattern::single || !ours) return {.ok = false, .reason = {}};
   return f32_or_half_only(graph, node);
 }

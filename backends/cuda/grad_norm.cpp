@@ -4,6 +4,7 @@
 #include "backends/cuda/element_types.hpp"
 #include "backends/cuda/kernels/grad_norm.hpp"
 #include "backends/cuda/tensor_list.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cuda {
 namespace {
@@ -71,7 +72,8 @@ class GradNormKernel final : public DeviceKernel {
 
 Support supports_grad_norm(const Graph& graph, const Group& group, Device&) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  if (group.pattern != plan::Pattern::single || !node.op->is("grad_norm")) return {.ok = false, .reason = ""};
+  if (group.pattern != plan::Pattern::single || !node.is(ops::grad_norm_op))
+    return {.ok = false, .reason = ""};
   if (graph.value(node.outputs[0]).dtype == DType::f64) {
     return {.ok = false, .reason = "f32 and 16 bits only, not f64"};
   }

@@ -5,6 +5,7 @@
 #include "backends/cuda/device_kernel.hpp"
 #include "backends/cuda/kernels/movement.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "core/reference.hpp"
 
 namespace fusetape::backends::cuda {
@@ -190,7 +191,7 @@ class EmbedKernel final : public DeviceKernel {
  public:
   EmbedKernel(const Graph& graph, const GraphNode& node, DeviceApi& device)
       : DeviceKernel(graph, device),
-        pads_(node.op->is("pad")),
+        pads_(node.is(ops::pad_op)),
         x_(node.inputs[0]),
         number_(node.inputs[1]),
         y_(node.outputs[0]),
@@ -254,7 +255,7 @@ class EmbedKernel final : public DeviceKernel {
 };
 
 struct Movement {
-  std::string_view op;
+  const core::OpDef* op;
   std::unique_ptr<Kernel> (*make)(const Graph& graph, const GraphNode& node, DeviceApi& device);
 };
 
@@ -263,15 +264,15 @@ std::unique_ptr<Kernel> make_kernel(const Graph& graph, const GraphNode& node, D
   return std::make_unique<K>(graph, node, device);
 }
 
-constexpr Movement movement_ops[] = {{"concat", make_kernel<ConcatKernel>},
-                                     {"slice", make_kernel<SliceKernel>},
-                                     {"slice_grad", make_kernel<EmbedKernel>},
-                                     {"pad", make_kernel<EmbedKernel>},
-                                     {"transpose", make_kernel<TransposeKernel>}};
+constexpr Movement movement_ops[] = {{&ops::concat_op, make_kernel<ConcatKernel>},
+                                     {&ops::slice_op, make_kernel<SliceKernel>},
+                                     {&ops::slice_grad_op, make_kernel<EmbedKernel>},
+                                     {&ops::pad_op, make_kernel<EmbedKernel>},
+                                     {&ops::transpose_op, make_kernel<TransposeKernel>}};
 
 const Movement* find_movement(const GraphNode& node) {
   for (const Movement& movement : movement_ops) {
-    if (node.op->is(movement.op)) return &movement;
+    if (node.op == movement.op) return &movement;
   }
   return nullptr;
 }

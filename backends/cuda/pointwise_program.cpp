@@ -7,6 +7,7 @@
 #include <span>
 
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cuda {
 
@@ -21,58 +22,6 @@ namespace {
 constexpr std::size_t most_tensors = 64;
 constexpr std::size_t most_nodes = 128;
 constexpr int most_registers = 128;  // 32-bit, for operands and results
-
-struct Formula {
-  std::string_view name;
-  Elements elements = Elements::floats;
-};
-
-/// Every op of core/formulas.hpp.
-constexpr Formula formulas[] = {
-    {"add"},
-    {"sub"},
-    {"mul"},
-    {"div"},
-    {"pow"},
-    {"minimum"},
-    {"maximum"},
-    {"bias_add"},
-    {"neg"},
-    {"abs"},
-    {"abs_grad"},
-    {"exp"},
-    {"log"},
-    {"sqrt"},
-    {"clamp"},
-    {"clamp_grad"},
-    {"relu"},
-    {"relu_grad"},
-    {"leaky_relu"},
-    {"leaky_relu_grad"},
-    {"sigmoid"},
-    {"sigmoid_grad"},
-    {"tanh"},
-    {"tanh_grad"},
-    {"gelu"},
-    {"gelu_grad"},
-    {"bce_logits"},
-    {"bce_logits_grad"},
-    {"equal", Elements::compare},
-    {"not_equal", Elements::compare},
-    {"less", Elements::compare},
-    {"less_equal", Elements::compare},
-    {"greater", Elements::compare},
-    {"greater_equal", Elements::compare},
-    {"where", Elements::select},
-    {"broadcast_to", Elements::select},
-    {"cast", Elements::convert},
-};
-
-const Formula* find_formula(std::string_view op) {
-  const auto* found = std::find_if(std::begin(formulas), std::end(formulas),
-                                   [&](const Formula& formula) { return formula.name == op; });
-  return found == std::end(formulas) ? nullptr : found;
-}
 
 /// A name for the kernel from those of its ops.
 std::string kernel_name(const Group& group) {
@@ -145,20 +94,8 @@ void share_out(PointwiseProgram& program) {
 }  // namespace
 
 std::string pointwise_refusal(const Graph& graph, const Group& group, bool& foreign) {
-  const Shape& shape = chain_shape(graph, group);
-  foreign = false;
-  for (const int id : group.nodes) {
-    if (id == group.chain.reduction_node) continue;
-    const GraphNode& node = graph.node(id);
-    const std::string name(node.op->name);
-    const Formula* formula = find_formula(name);
-    foreign = formula == nullptr;
-    if (foreign) return name + " is not pointwise";
-    const Shape& result = graph.value(node.outputs[0]).shape;
-    if (!(result == shape)) return name + " has shape " + to_string(result) + ", not " + to_string(shape);
-    std::string reason = refusal_of_dtypes(graph, node, formula->elements);
-    if (!reason.empty()) return reason;
-  }
+  std::string reason = refusal_of_nodes(graph, group, foreign);
+  if (!reason.empty()) return reason;
   if (group.nodes.size() > most_nodes)
     return std::to_string(group.nodes.size()) + " ops, one kernel takes " + std::to_string(most_nodes);
   const std::size_t tensors = group.inputs.size() + group.outputs.size();
@@ -215,7 +152,7 @@ PointwiseProgram make_pointwise_program(const Graph& graph, const Group& group) 
   program.sum = sum_over(shape, node.attrs.as<core::ReduceAttrs>());
   program.sum->value = node.outputs[0];
   program.sum->operand = found.at(node.inputs[0]);
-  if (node.op->is("mean")) program.sum->divisor = static_cast<double>(program.sum->rows);
+  if (node.is(ops::mean_op)) program.sum->divisor = static_cast<double>(program.sum->rows);
   share_out(program);
   return program;
 }

@@ -22,7 +22,7 @@ __host__ __device__ constexpr To bit_cast(const From& from) {
 using ::abs;
 using ::erfc;
 using ::exp;
-using ::isnan;
+using ::expm1;
 using ::log;
 using ::log1p;
 using ::pow;

@@ -3,6 +3,7 @@
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/device_kernel.hpp"
 #include "backends/cuda/kernels/pooling.hpp"
+#include "core/op_list.hpp"
 
 /// Max and average pooling, forward and backward.
 namespace fusetape::backends::cuda {
@@ -33,11 +34,11 @@ std::optional<Pooling> pooling_of(const Graph& graph, const Group& group) {
   const int id = group.nodes[0];
   const plan::GraphNode& node = graph.node(id);
   const auto &in = node.inputs, &out = node.outputs;
-  if (node.op->is("max_pool2d")) return Pooling{PoolOp::max, id, in[0], out[0], out[1]};
-  if (node.op->is("max_pool2d_grad")) return Pooling{PoolOp::max_grad, id, out[0], in[0], in[1]};
-  if (node.op->is("max_pool2d_gather")) return Pooling{PoolOp::max_gather, id, in[0], out[0], in[1]};
-  if (node.op->is("avg_pool2d")) return Pooling{PoolOp::avg, id, in[0], out[0]};
-  if (node.op->is("avg_pool2d_grad")) return Pooling{PoolOp::avg_grad, id, out[0], in[0]};
+  if (node.is(ops::max_pool2d_op)) return Pooling{PoolOp::max, id, in[0], out[0], out[1]};
+  if (node.is(ops::max_pool2d_grad_op)) return Pooling{PoolOp::max_grad, id, out[0], in[0], in[1]};
+  if (node.is(ops::max_pool2d_gather_op)) return Pooling{PoolOp::max_gather, id, in[0], out[0], in[1]};
+  if (node.is(ops::avg_pool2d_op)) return Pooling{PoolOp::avg, id, in[0], out[0]};
+  if (node.is(ops::avg_pool2d_grad_op)) return Pooling{PoolOp::avg_grad, id, out[0], in[0]};
   return std::nullopt;
 }
 

@@ -4,6 +4,7 @@
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/library_kernel.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 
 /// matmul, alone and with bias, activation or a cast, through the library (cuBLASLt).
 namespace fusetape::backends::cuda {
@@ -52,7 +53,7 @@ std::optional<LibraryProduct> product_of(const Graph& graph, const Group& group)
   const bool fused = group.pattern == Pattern::matrix_product;
   if (!fused && group.pattern != Pattern::single) return std::nullopt;
   const plan::GraphNode& node = graph.node(fused ? group.product.matmul_node : group.nodes[0]);
-  if (!node.op->is("matmul")) return std::nullopt;
+  if (!node.is(ops::matmul_op)) return std::nullopt;
   const auto attrs = node.attrs.as<core::MatmulAttrs>();
   LibraryProduct product{.roles = {.a = node.inputs[0],
                                    .b = node.inputs[1],

@@ -4,6 +4,7 @@
 #include "backends/cuda/device_kernel.hpp"
 #include "backends/cuda/element_types.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cuda {
 namespace {
@@ -19,8 +20,8 @@ class RandomKernel final : public DeviceKernel {
         y_(node.outputs[0]),
         dtype_(graph.value(y_).dtype),
         count_(graph.value(y_).elements()) {
-    const bool dropout = node.op->is("dropout");
-    draw_ = dropout ? Draw::dropout : node.op->is("rand") ? Draw::uniform : Draw::normal;
+    const bool dropout = node.is(ops::dropout_op);
+    draw_ = dropout ? Draw::dropout : node.is(ops::rand_op) ? Draw::uniform : Draw::normal;
     x_ = dropout ? node.inputs[0] : -1;
     seed_ = node.inputs[dropout ? 1 : 0];
     counter_ = node.inputs[dropout ? 2 : 1];
@@ -55,7 +56,7 @@ class RandomKernel final : public DeviceKernel {
 
 Support supports(const Graph& graph, const Group& group, Device&) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  const bool ours = node.op->is("rand") || node.op->is("randn") || node.op->is("dropout");
+  const bool ours = node.is(ops::rand_op) || node.is(ops::randn_op) || node.is(ops::dropout_op);
   if (group.pattern != plan::Pattern::single || !ours) return {.ok = false, .reason = {}};
   return f32_or_half_only(graph, node);
 }

@@ -8,6 +8,7 @@
 #include "backends/cuda/kernels/largest.hpp"
 #include "backends/cuda/kernels/sums.hpp"
 #include "backends/cuda/lines.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cuda {
 namespace {
@@ -43,7 +44,7 @@ class JoinedSumKernel final : public DeviceKernel {
         x_(node.inputs[0]),
         y_(node.outputs[0]),
         extents_(extents),
-        divisor_(node.op->is("mean") ? static_cast<double>(extents.reduce) : 1),
+        divisor_(node.is(ops::mean_op) ? static_cast<double>(extents.reduce) : 1),
         width_(extents.inner % 8 == 0 ? 8 : 1),
         rows_(extents.outer, extents.reduce, RowSums<T>::threads),
         columns_(ChannelParts::of(extents.reduce, extents.inner, width_)) {}
@@ -104,7 +105,7 @@ class LineSumKernel final : public DeviceKernel {
       : DeviceKernel(graph, device), x_(node.inputs[0]), y_(node.outputs[0]) {
     const auto attrs = node.attrs.as<ReduceAttrs>();
     lines_ = lines_of(graph.value(x_).shape, [&](int axis) { return attrs.has(axis); });
-    if (node.op->is("mean")) divisor_ = static_cast<double>(lines_.length);
+    if (node.is(ops::mean_op)) divisor_ = static_cast<double>(lines_.length);
   }
 
   void run(const KernelArgs& args) override {
@@ -126,8 +127,8 @@ class LargestKernel final : public DeviceKernel {
  public:
   LargestKernel(const Graph& graph, const GraphNode& node, DeviceApi& device)
       : DeviceKernel(graph, device),
-        gradient_(node.op->is("max_grad")),
-        index_(node.op->is("argmax")),
+        gradient_(node.is(ops::max_grad_op)),
+        index_(node.is(ops::argmax_op)),
         x_(node.inputs[gradient_ ? 1 : 0]),
         g_(gradient_ ? node.inputs[0] : -1),
         y_(node.outputs[0]) {
@@ -157,9 +158,9 @@ class LargestKernel final : public DeviceKernel {
   Lines lines_;
 };
 
-bool is_sum(const GraphNode& node) { return node.op->is("sum") || node.op->is("mean"); }
+bool is_sum(const GraphNode& node) { return node.is(ops::sum_op) || node.is(ops::mean_op); }
 bool is_largest(const GraphNode& node) {
-  return node.op->is("max") || node.op->is("argmax") || node.op->is("max_grad");
+  return node.is(ops::max_op) || node.is(ops::argmax_op) || node.is(ops::max_grad_op);
 }
 
 Support supports(const Graph& graph, const Group& group, Device&) {

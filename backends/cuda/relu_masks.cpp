@@ -2,6 +2,7 @@
 
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/device_kernel.hpp"
+#include "core/op_list.hpp"
 
 /// relu_mask and relu_grad_mask, each alone.
 namespace fusetape::backends::cuda {
@@ -61,15 +62,15 @@ class MaskedKernel final : public DeviceKernel {
 
 Support supports(const Graph& graph, const Group& group, Device&) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  const bool ours =
-      group.pattern == plan::Pattern::single && (node.op->is("relu_mask") || node.op->is("relu_grad_mask"));
+  const bool ours = group.pattern == plan::Pattern::single &&
+                    (node.is(ops::relu_mask_op) || node.is(ops::relu_grad_mask_op));
   if (!ours) return {.ok = false, .reason = ""};
   return supports_dtype(graph.value(node.inputs[0]).dtype);
 }
 
 template <class T>
 std::unique_ptr<Kernel> make_of(const Graph& graph, const GraphNode& node, DeviceApi& device) {
-  if (node.op->is("relu_grad_mask")) return std::make_unique<MaskedKernel<T>>(graph, node, device);
+  if (node.is(ops::relu_grad_mask_op)) return std::make_unique<MaskedKernel<T>>(graph, node, device);
   return std::make_unique<MaskKernel<T>>(graph, node.inputs[0], node.outputs[0], device);
 }
 

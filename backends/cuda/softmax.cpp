@@ -5,6 +5,7 @@
 #include "backends/cuda/element_types.hpp"
 #include "backends/cuda/lines.hpp"
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::backends::cuda {
 namespace {
@@ -20,7 +21,7 @@ class SoftmaxKernel final : public DeviceKernel {
         inputs_(node.inputs),
         y_(node.outputs[0]),
         dtype_(graph.value(y_).dtype),
-        log_(node.op->is("log_softmax") || node.op->is("log_softmax_grad")) {
+        log_(node.is(ops::log_softmax_op) || node.is(ops::log_softmax_grad_op)) {
     const auto axis = static_cast<int>(node.attrs.as<core::AxisAttrs>().axis);
     lines_ = lines_of(graph.value(y_).shape, [&](int other) { return other == axis; });
   }
@@ -58,8 +59,8 @@ class SoftmaxKernel final : public DeviceKernel {
 
 Support supports(const Graph& graph, const Group& group, Device&) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  const bool ours = node.op->is("softmax") || node.op->is("log_softmax") || node.op->is("softmax_grad") ||
-                    node.op->is("log_softmax_grad");
+  const bool ours = node.is(ops::softmax_op) || node.is(ops::log_softmax_op) ||
+                    node.is(ops::softmax_grad_op) || node.is(ops::log_softmax_grad_op);
   if (group.pattern != plan::Pattern::single || !ours) return {.ok = false, .reason = {}};
   return f32_or_half_only(graph, node);
 }

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/op_list.hpp"
 #include "core/plan/match.hpp"
 #include "core/plan/norm_roles.hpp"
 #include "core/plan/passes.hpp"
@@ -32,14 +33,14 @@ class CarriedMatch {
   // ---- behind it ----
 
   void bias() {
-    const GraphNode* add = only_reader("bias_add");
+    const GraphNode* add = only_reader(ops::bias_add_op);
     if (add == nullptr || add->inputs[0] != roles_.y) return;
     roles_.bias = add->inputs[1];
     go_on(*add, "bias");
   }
 
   void other_branch() {
-    const GraphNode* add = only_reader("add");
+    const GraphNode* add = only_reader(ops::add_op);
     if (add == nullptr || add->inputs[0] == add->inputs[1]) return;
     const int other = add->inputs[add->inputs[0] == roles_.y ? 1 : 0];
     if (!same_shape(graph_, other, roles_.y) || made_here(other)) return;
@@ -48,7 +49,7 @@ class CarriedMatch {
   }
 
   void mask() {
-    const GraphNode* mask = only_reader("relu_grad");
+    const GraphNode* mask = only_reader(ops::relu_grad_op);
     if (mask == nullptr || mask->inputs[0] != roles_.y || mask->inputs[1] == roles_.y) return;
     if (!same_shape(graph_, mask->inputs[1], roles_.y) || made_here(mask->inputs[1])) return;
     roles_.mask = mask->inputs[1];
@@ -56,14 +57,14 @@ class CarriedMatch {
   }
 
   void statistics() {
-    const GraphNode* node = first_reader("batch_norm_statistics");
+    const GraphNode* node = first_reader(ops::batch_norm_statistics_op);
     if (node == nullptr) return;
     roles_.statistics = norm_roles(graph_, id_of(cover_, *node));
     join(*node, "batch_norm_statistics");
   }
 
   void gradient_sums() {
-    const GraphNode* node = first_reader("batch_norm_grad_sums");
+    const GraphNode* node = first_reader(ops::batch_norm_grad_sums_op);
     if (node == nullptr || node->inputs[1] == roles_.y || made_here(node->inputs[1])) return;
     roles_.sums = norm_roles(graph_, id_of(cover_, *node));
     join(*node, "batch_norm_grad_sums");
@@ -71,7 +72,7 @@ class CarriedMatch {
   }
 
   void wider() {
-    const GraphNode* cast = only_reader("cast");
+    const GraphNode* cast = only_reader(ops::cast_op);
     if (cast == nullptr || graph_.value(cast->outputs[0]).dtype != DType::f32) return;
     go_on(*cast, "cast");
   }
@@ -98,15 +99,15 @@ class CarriedMatch {
   }
 
   /// The free node `op` if it is the only one to read what the group makes so far, and nobody else can.
-  const GraphNode* only_reader(std::string_view op) const {
+  const GraphNode* only_reader(const core::OpDef& op) const {
     const GraphValue& value = graph_.value(roles_.y);
     return !value.keep && value.consumers.size() == 1 ? first_reader(op) : nullptr;
   }
-  const GraphNode* first_reader(std::string_view op) const {
+  const GraphNode* first_reader(const core::OpDef& op) const {
     for (int reader : graph_.value(roles_.y).consumers) {
       const GraphNode& node = graph_.node(reader);
-      const bool as_operand = node.inputs[0] == roles_.y || op == "add";
-      if (node.op->is(op) && as_operand && cover_.free(reader)) return &node;
+      const bool as_operand = node.inputs[0] == roles_.y || &op == &ops::add_op;
+      if (node.is(op) && as_operand && cover_.free(reader)) return &node;
     }
     return nullptr;
   }
@@ -132,7 +133,7 @@ class CarriedMatch {
 
   /// A normalisation with given statistics that only this group would read.
   const GraphNode* inner_norm(int value) const {
-    return inner(value) ? free_producer(cover_, value, "batch_norm_apply") : nullptr;
+    return inner(value) ? free_producer(cover_, value, ops::batch_norm_apply_op) : nullptr;
   }
 
   void add_norm(Prologue& prologue, const GraphNode& norm) {
@@ -143,16 +144,16 @@ class CarriedMatch {
 
   /// [relu](norm(x) [+ norm(x2)] [+ z])
   bool norm_prologue(int operand, Prologue& prologue) {
-    const GraphNode* relu = free_producer(cover_, operand, "relu");
+    const GraphNode* relu = free_producer(cover_, operand, ops::relu_op);
     if (relu == nullptr) {
-      const GraphNode* norm = free_producer(cover_, operand, "batch_norm_apply");
+      const GraphNode* norm = free_producer(cover_, operand, ops::batch_norm_apply_op);
       if (norm != nullptr) add_norm(prologue, *norm);
       return norm != nullptr;
     }
     const int sum = relu->inputs[0];
     if (const GraphNode* norm = inner_norm(sum)) {
       add_norm(prologue, *norm);
-    } else if (const GraphNode* add = inner(sum) ? free_producer(cover_, sum, "add") : nullptr) {
+    } else if (const GraphNode* add = inner(sum) ? free_producer(cover_, sum, ops::add_op) : nullptr) {
       const int a = add->inputs[0], b = add->inputs[1];
       if (a == b || !same_shape(graph_, a, b)) return false;
       const GraphNode *first = inner_norm(a), *second = inner_norm(b);
@@ -172,7 +173,7 @@ class CarriedMatch {
   }
 
   void gradient_prologue(int operand, Prologue& prologue) {
-    const GraphNode* apply = free_producer(cover_, operand, "batch_norm_grad_apply");
+    const GraphNode* apply = free_producer(cover_, operand, ops::batch_norm_grad_apply_op);
     if (apply == nullptr) return;
     prologue.g = apply->inputs[0];
     prologue.norm[0] = norm_roles(graph_, id_of(cover_, *apply));

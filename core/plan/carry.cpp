@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/op_list.hpp"
 #include "core/plan/passes.hpp"
 #include "core/plan/rewrite.hpp"
 
@@ -21,8 +22,9 @@ class Carry {
     for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
       const GraphNode& node = graph_.nodes[n];
       if (node.dead || graph_.value(node.outputs[0]).dtype == DType::f64) continue;
-      if (node.op->is("batch_norm") && pays_forward(node)) split_norm(static_cast<int>(n), rewrite);
-      if (node.op->is("batch_norm_grad") && pays_backward(node)) split_gradient(static_cast<int>(n), rewrite);
+      if (node.is(ops::batch_norm_op) && pays_forward(node)) split_norm(static_cast<int>(n), rewrite);
+      if (node.is(ops::batch_norm_grad_op) && pays_backward(node))
+        split_gradient(static_cast<int>(n), rewrite);
     }
     rewrite.apply();
   }
@@ -33,50 +35,53 @@ class Carry {
     for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
       const GraphNode& node = graph_.nodes[n];
       if (node.dead) continue;
-      if (node.op->is("batch_norm_grad_apply")) repeat_gradient(node, rewrite);
-      if (node.op->is("relu")) repeat_activation(node, rewrite);
+      if (node.is(ops::batch_norm_grad_apply_op)) repeat_gradient(node, rewrite);
+      if (node.is(ops::relu_op)) repeat_activation(node, rewrite);
     }
     rewrite.apply();
   }
 
  private:
-  const GraphNode* producer(int value, std::string_view op) const { return graph_.producer_if(value, op); }
+  const GraphNode* producer(int value, const core::OpDef& op) const { return graph_.producer_if(value, op); }
 
   bool carries(int node, NormPart part) const {
     const GraphNode& conv = graph_.node(node);
-    return conv.op->name.starts_with("conv2d") && backend_.carries(graph_, conv, part);
+    const bool convolution =
+        conv.is(ops::conv2d_op) || conv.is(ops::conv2d_grad_input_op) || conv.is(ops::conv2d_grad_weight_op);
+    return convolution && backend_.carries(graph_, conv, part);
   }
 
   /// As an operand that it transforms: a forward's x, a weight gradient's x or g, an input gradient's g.
   bool carries_operand(int reader, int value) const {
     if (!carries(reader, NormPart::applied)) return false;
     const GraphNode& conv = graph_.node(reader);
-    const bool weights = conv.op->is("conv2d_grad_weight");
+    const bool weights = conv.is(ops::conv2d_grad_weight_op);
     return (conv.inputs[0] == value) != (weights && conv.inputs[1] == value);
   }
 
   /// The value that stands for relu(norm(x) [+ z]) or norm(x): what a convolution would make in its prologue.
   int result_of(int normed) const {
-    const auto only_reader = [&](int value, std::string_view op) -> const GraphNode* {
+    const auto only_reader = [&](int value, const core::OpDef& op) -> const GraphNode* {
       const GraphValue& info = graph_.value(value);
       if (info.keep || info.consumers.size() != 1) return nullptr;
       const GraphNode& reader = graph_.node(info.consumers[0]);
-      return reader.op->is(op) ? &reader : nullptr;
+      return reader.is(op) ? &reader : nullptr;
     };
-    if (const GraphNode* relu = only_reader(normed, "relu")) return relu->outputs[0];
-    if (const GraphNode* add = only_reader(normed, "add")) {
-      if (const GraphNode* relu = only_reader(add->outputs[0], "relu")) return relu->outputs[0];
+    if (const GraphNode* relu = only_reader(normed, ops::relu_op)) return relu->outputs[0];
+    if (const GraphNode* add = only_reader(normed, ops::add_op)) {
+      if (const GraphNode* relu = only_reader(add->outputs[0], ops::relu_op)) return relu->outputs[0];
     }
     return normed;
   }
 
   bool pays_forward(const GraphNode& norm) const {
     const GraphValue& x = graph_.value(norm.inputs[0]);
-    if (producer(norm.inputs[0], "conv2d") != nullptr && carries(x.producer, NormPart::sums)) return true;
+    if (producer(norm.inputs[0], ops::conv2d_op) != nullptr && carries(x.producer, NormPart::sums))
+      return true;
     const int result = result_of(norm.outputs[0]);
     const std::vector<int>& readers = graph_.value(result).consumers;
     return std::any_of(readers.begin(), readers.end(), [&](int reader) {
-      return graph_.node(reader).op->is("conv2d") && carries_operand(reader, result);
+      return graph_.node(reader).is(ops::conv2d_op) && carries_operand(reader, result);
     });
   }
 
@@ -85,11 +90,11 @@ class Carry {
     if (std::any_of(readers.begin(), readers.end(),
                     [&](int reader) { return carries_operand(reader, gradient.outputs[0]); }))
       return true;
-    const GraphNode* mask = producer(gradient.inputs[0], "relu_grad");
+    const GraphNode* mask = producer(gradient.inputs[0], ops::relu_grad_op);
     if (mask == nullptr) return false;
-    const GraphNode* fork = producer(mask->inputs[0], "add");
+    const GraphNode* fork = producer(mask->inputs[0], ops::add_op);
     const auto made_by_carrier = [&](int value) {
-      return producer(value, "conv2d_grad_input") != nullptr &&
+      return producer(value, ops::conv2d_grad_input_op) != nullptr &&
              carries(graph_.value(value).producer, NormPart::sums);
     };
     return fork == nullptr ? made_by_carrier(mask->inputs[0])
@@ -100,10 +105,10 @@ class Carry {
   void split_norm(int node, Rewrite& rewrite) {
     GraphNode& norm = graph_.nodes[static_cast<std::size_t>(node)];
     GraphNode apply = norm;
-    apply.op = &core::find_op("batch_norm_apply");
+    apply.op = &ops::batch_norm_apply_op;
     apply.inputs = {norm.inputs[0], norm.inputs[1], norm.inputs[2], norm.outputs[1], norm.outputs[2]};
     apply.outputs = {norm.outputs[0]};
-    norm.op = &core::find_op("batch_norm_statistics");
+    norm.op = &ops::batch_norm_statistics_op;
     norm.inputs.erase(norm.inputs.begin() + 1, norm.inputs.begin() + 3);
     norm.outputs.erase(norm.outputs.begin());
     rewrite.insert(node + 1, std::move(apply));
@@ -113,10 +118,10 @@ class Carry {
   void split_gradient(int node, Rewrite& rewrite) {
     GraphNode& gradient = graph_.nodes[static_cast<std::size_t>(node)];
     GraphNode apply = gradient;
-    apply.op = &core::find_op("batch_norm_grad_apply");
+    apply.op = &ops::batch_norm_grad_apply_op;
     apply.inputs.insert(apply.inputs.end(), {gradient.outputs[1], gradient.outputs[2]});
     apply.outputs = {gradient.outputs[0]};
-    gradient.op = &core::find_op("batch_norm_grad_sums");
+    gradient.op = &ops::batch_norm_grad_sums_op;
     gradient.inputs.erase(gradient.inputs.begin() + 2);
     gradient.outputs.erase(gradient.outputs.begin());
     if (graph_.value(apply.outputs[0]).keep || !graph_.value(apply.outputs[0]).consumers.empty())
@@ -136,16 +141,16 @@ class Carry {
   /// relu(norm(x)): its own gradient takes the mask from x.
   void repeat_activation(const GraphNode& relu, Rewrite& rewrite) {
     const int y = relu.outputs[0];
-    const GraphNode* norm = producer(relu.inputs[0], "batch_norm_apply");
+    const GraphNode* norm = producer(relu.inputs[0], ops::batch_norm_apply_op);
     if (norm == nullptr || graph_.value(relu.inputs[0]).keep || graph_.value(y).keep) return;
     if (graph_.value(relu.inputs[0]).consumers.size() != 1) return;
     std::vector<int> again;
     bool forward = false;
     for (int reader : graph_.value(y).consumers) {
       const GraphNode& node = graph_.node(reader);
-      if (node.op->is("relu_grad") && node.inputs[0] != y && same_norm_follows(node, *norm)) continue;
+      if (node.is(ops::relu_grad_op) && node.inputs[0] != y && same_norm_follows(node, *norm)) continue;
       if (!carries_operand(reader, y)) return;
-      if (node.op->is("conv2d") && !forward) {
+      if (node.is(ops::conv2d_op) && !forward) {
         forward = true;
       } else {
         again.push_back(reader);
@@ -160,7 +165,7 @@ class Carry {
     const std::vector<int>& readers = graph_.value(mask.outputs[0]).consumers;
     return std::any_of(readers.begin(), readers.end(), [&](int reader) {
       const GraphNode& sums = graph_.node(reader);
-      return sums.op->is("batch_norm_grad_sums") && sums.inputs[1] == norm.inputs[0] &&
+      return sums.is(ops::batch_norm_grad_sums_op) && sums.inputs[1] == norm.inputs[0] &&
              sums.inputs[2] == norm.inputs[3] && sums.inputs[3] == norm.inputs[4];
     });
   }

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "core/op_list.hpp"
 #include "core/plan/passes.hpp"
 #include "core/plan/refusals.hpp"
 
@@ -253,7 +254,7 @@ class Chains {
       if (found >= 0 && !alone) continue;
       for (int reader : value.consumers) {
         const GraphNode& node = graph_.node(reader);
-        const bool fits = (node.op->is("sum") || node.op->is("mean")) && group_of_[index(reader)] < 0 &&
+        const bool fits = (node.is(ops::sum_op) || node.is(ops::mean_op)) && group_of_[index(reader)] < 0 &&
                           node.phase == graph_.node(*member).phase;
         if (!fits) continue;
         found = reader;

@@ -2,6 +2,7 @@
 #include <array>
 
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "core/plan/match.hpp"
 
 /// A convolution's epilogue, and the first pass of its backward.
@@ -26,19 +27,19 @@ struct Epilogue {
 /// norm(conv2d(x, w) + bias) that makes `value`; the bias is optional. Only the group may read what is
 /// inside; with `shared`, the value itself may have other readers.
 bool match_body(const Cover& cover, int value, bool with_norm, bool shared, Epilogue& found, NearMiss& miss) {
-  const auto step_back = [&](std::string_view op) {
+  const auto step_back = [&](const core::OpDef& op) {
     const GraphNode* node = cover.graph.producer_if(value, op);
     if (node != nullptr) value = node->inputs[0];
     return node;
   };
-  found.norm = step_back("batch_norm_inference");
-  found.bias = step_back("bias_add");
-  found.conv = step_back("conv2d");
+  found.norm = step_back(ops::batch_norm_inference_op);
+  found.bias = step_back(ops::bias_add_op);
+  found.conv = step_back(ops::conv2d_op);
   if (found.conv == nullptr || with_norm != (found.norm != nullptr)) return false;
   for (const GraphNode* node : {found.norm, found.bias, found.conv}) {
     if (node == nullptr) continue;
     const bool fits = shared ? cover.free(id_of(cover, *node))
-                             : private_producer(cover, node->outputs[0], node->op->name, miss) != nullptr;
+                             : private_producer(cover, node->outputs[0], *node->op, miss) != nullptr;
     if (!fits) return false;
     shared = false;
   }
@@ -101,7 +102,7 @@ std::optional<Group> match_to_relu(const Cover& cover, int node, bool with_add, 
   const Graph& graph = cover.graph;
   Epilogue found{.relu = &graph.node(node)};
   const int before = found.relu->inputs[0];
-  const GraphNode* add = with_add ? free_producer(cover, before, "add") : nullptr;
+  const GraphNode* add = with_add ? free_producer(cover, before, ops::add_op) : nullptr;
   if (with_add && add == nullptr) return std::nullopt;
   const bool matched = with_add ? match_sum(cover, *add, with_norm, found, miss)
                                 : match_body(cover, before, with_norm, true, found, miss);
@@ -158,13 +159,13 @@ std::optional<Group> match_conv_bias(const Cover& cover, int node, NearMiss& mis
 std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, NearMiss&) {
   const Graph& graph = cover.graph;
   const GraphNode& relu_grad = graph.node(node);
-  const bool bits = relu_grad.op->is("relu_grad_mask");
+  const bool bits = relu_grad.is(ops::relu_grad_mask_op);
   const int g = relu_grad.inputs[0], mask = relu_grad.inputs[1], masked = relu_grad.outputs[0];
   const int rank = graph.value(masked).shape.rank();
   if (rank == 0 || (!bits && !same_shape(graph, g, mask))) return std::nullopt;
   for (int consumer : graph.value(masked).consumers) {
     const GraphNode& sum = graph.node(consumer);
-    if (!sum.op->is("sum") || !cover.free(consumer)) continue;
+    if (!sum.is(ops::sum_op) || !cover.free(consumer)) continue;
     const auto attrs = sum.attrs.as<core::ReduceAttrs>();
     if (attrs.keep_dims != 0 || attrs.axes != (std::int64_t{1} << (rank - 1)) - 1) continue;
     Group group;
@@ -185,7 +186,7 @@ std::optional<Group> match_conv_grad_input_add(const Cover& cover, int node, Nea
   if (a == b || !same_shape(cover.graph, a, b)) return std::nullopt;
   const bool b_is_later = cover.graph.value(b).producer > cover.graph.value(a).producer;
   for (const int own : b_is_later ? std::array{b, a} : std::array{a, b}) {
-    const GraphNode* conv = private_producer(cover, own, "conv2d_grad_input", miss);
+    const GraphNode* conv = private_producer(cover, own, ops::conv2d_grad_input_op, miss);
     if (conv == nullptr) continue;
     Group group;
     group.pattern = Pattern::conv_grad_input_add;
@@ -208,7 +209,7 @@ std::optional<Group> match_conv_grad_weight_cast(const Cover& cover, int node, N
   const DType narrow = cover.graph.value(cast.inputs[0]).dtype,
               wide = cover.graph.value(cast.outputs[0]).dtype;
   if (narrow != DType::bf16 || wide != DType::f32) return std::nullopt;
-  const GraphNode* conv = private_producer(cover, cast.inputs[0], "conv2d_grad_weight", miss);
+  const GraphNode* conv = private_producer(cover, cast.inputs[0], ops::conv2d_grad_weight_op, miss);
   if (conv == nullptr) return std::nullopt;
   Group group;
   group.pattern = Pattern::conv_grad_weight_cast;

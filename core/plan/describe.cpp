@@ -3,6 +3,7 @@
 
 #include "backends/tensor_passes.hpp"
 #include "core/check.hpp"
+#include "core/op_list.hpp"
 #include "core/plan/cost.hpp"
 #include "core/plan/passes.hpp"
 
@@ -83,8 +84,8 @@ struct Cost {
 /// Of a node run by itself in a plan that keeps every value: there is nothing to recompute, and a ReLU's
 /// gradient reads y, not a mask.
 Cost unfused_cost(const Graph& graph, const GraphNode& node) {
-  if (node.op->view || node.recomputed || node.op->is("relu_mask")) return {};
-  if (node.op->is("relu_grad_mask")) return {3, 3 * graph.value(node.outputs[0]).bytes()};
+  if (node.op->view || node.recomputed || node.is(ops::relu_mask_op)) return {};
+  if (node.is(ops::relu_grad_mask_op)) return {3, 3 * graph.value(node.outputs[0]).bytes()};
   const double passes = backends::tensor_passes(graph, node);
   return {passes, backends::bytes_moved(graph, node.inputs, node.outputs, passes)};
 }

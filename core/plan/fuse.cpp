@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "core/check.hpp"
+#include "core/op_list.hpp"
 #include "core/plan/passes.hpp"
 #include "core/plan/refusals.hpp"
 
@@ -22,7 +23,7 @@ class Fuser {
       if (rule.match == nullptr || (rules >> r & 1) == 0) continue;
       for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
         const GraphNode& node = graph_.nodes[n];
-        if (node.dead || !node.op->is(rule.anchor) || group_of_[n] >= 0) continue;
+        if (node.dead || !node.is(*rule.anchor) || group_of_[n] >= 0) continue;
         NearMiss miss;
         std::optional<Group> group = rule.match({graph_, group_of_}, static_cast<int>(n), miss);
         if (!group.has_value()) {
@@ -149,7 +150,7 @@ void find_boundary(const Graph& graph, Group& group) {
   for (int id : group.nodes) {
     const GraphNode& node = graph.node(id);
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-      if (again != nullptr && node.op->is("relu_grad") && i == 1) continue;
+      if (again != nullptr && node.is(ops::relu_grad_op) && i == 1) continue;
       const int producer = graph.value(node.inputs[i]).producer;
       if (producer < 0 || !member(producer)) add_once(group.inputs, node.inputs[i]);
     }

@@ -59,6 +59,8 @@ struct GraphNode {
   bool recomputed = false;  ///< computes again what an earlier node did, to save memory: never merged with it
   bool dead = false;
   std::shared_ptr<const TunedKernel> tuned;  ///< null: nobody timed it
+
+  bool is(const core::OpDef& other) const { return op == &other; }
 };
 
 struct Graph {
@@ -71,10 +73,10 @@ struct Graph {
 
   const GraphValue& value(int id) const { return values[static_cast<std::size_t>(id)]; }
   const GraphNode& node(int id) const { return nodes[static_cast<std::size_t>(id)]; }
-  /// The node that makes value `id` if its op is `name`, else nullptr.
-  const GraphNode* producer_if(int id, std::string_view name) const {
+  /// The node that makes value `id` if it is of this op, else nullptr.
+  const GraphNode* producer_if(int id, const core::OpDef& op) const {
     const int p = value(id).producer;
-    return p >= 0 && node(p).op->is(name) ? &node(p) : nullptr;
+    return p >= 0 && node(p).is(op) ? &node(p) : nullptr;
   }
 };
 

@@ -1,4 +1,5 @@
 #include "core/op_attrs.hpp"
+#include "core/op_list.hpp"
 #include "core/plan/match.hpp"
 
 /// A matrix product with what follows it: bias, activation, a cast to f32; and max pooling's gradient.
@@ -8,10 +9,10 @@ namespace {
 /// A group of the product that makes `value` for one reader only, with the bias in between where there is
 /// one.
 std::optional<Group> product_behind(const Cover& cover, int value, NearMiss& miss) {
-  const GraphNode* bias = cover.graph.producer_if(value, "bias_add");
+  const GraphNode* bias = cover.graph.producer_if(value, ops::bias_add_op);
   if (bias != nullptr && !cover.free(id_of(cover, *bias))) return std::nullopt;
-  const GraphNode* product = bias != nullptr ? private_producer(cover, bias->inputs[0], "matmul", miss)
-                                             : cover.graph.producer_if(value, "matmul");
+  const GraphNode* product = bias != nullptr ? private_producer(cover, bias->inputs[0], ops::matmul_op, miss)
+                                             : cover.graph.producer_if(value, ops::matmul_op);
   if (product == nullptr || !cover.free(id_of(cover, *product))) return std::nullopt;
   Group group;
   group.pattern = Pattern::matrix_product;
@@ -63,7 +64,7 @@ std::optional<Group> match_matmul_cast(const Cover& cover, int node, NearMiss& m
   const int y = cast.outputs[0];
   if (cover.graph.value(y).dtype != DType::f32) return std::nullopt;
   if (size_of(cover.graph.value(cast.inputs[0]).dtype) != 2) return std::nullopt;
-  const GraphNode* product = private_producer(cover, cast.inputs[0], "matmul", miss);
+  const GraphNode* product = private_producer(cover, cast.inputs[0], ops::matmul_op, miss);
   if (product == nullptr) return std::nullopt;
   Group group;
   group.pattern = Pattern::matrix_product;
@@ -76,7 +77,7 @@ std::optional<Group> match_matmul_cast(const Cover& cover, int node, NearMiss& m
 /// dx = max_pool2d_grad(g, index)·[!(y ≤ 0)]: max pooling behind a ReLU.
 std::optional<Group> match_max_pool_relu_gradient(const Cover& cover, int node, NearMiss& miss) {
   const GraphNode& mask = cover.graph.node(node);
-  const GraphNode* pool = private_producer(cover, mask.inputs[0], "max_pool2d_grad", miss);
+  const GraphNode* pool = private_producer(cover, mask.inputs[0], ops::max_pool2d_grad_op, miss);
   if (pool == nullptr) return std::nullopt;
   Group group;
   group.pattern = Pattern::max_pool_relu_grad;

@@ -15,16 +15,16 @@ std::string readers_of(const Graph& graph, int value) {
 
 /// The free node that makes `value` for this one reader only; nullptr otherwise. A value that somebody can
 /// name is a near miss.
-const GraphNode* private_producer(const Cover& cover, int value, std::string_view op, NearMiss& miss) {
+const GraphNode* private_producer(const Cover& cover, int value, const core::OpDef& op, NearMiss& miss) {
   const GraphNode* node = cover.graph.producer_if(value, op);
   if (node == nullptr || !cover.free(cover.graph.value(value).producer)) return nullptr;
   if (cover.graph.value(value).keep) {
-    miss = {"the output of " + std::string(op) + " is kept by a live handle", value};
+    miss = {"the output of " + std::string(op.name) + " is kept by a live handle", value};
     return nullptr;
   }
   if (cover.graph.value(value).consumers.size() != 1) {
-    miss = {"the output of " + std::string(op) + " has another reader: " + readers_of(cover.graph, value) +
-                " read it",
+    miss = {"the output of " + std::string(op.name) +
+                " has another reader: " + readers_of(cover.graph, value) + " read it",
             value};
     return nullptr;
   }
@@ -35,7 +35,7 @@ NearMiss broadcast_operand(const Graph& graph, int operand, int outside) {
   return {"an operand of shape " + to_string(graph.value(operand).shape) + " is broadcast", operand, outside};
 }
 
-const GraphNode* free_producer(const Cover& cover, int value, std::string_view op) {
+const GraphNode* free_producer(const Cover& cover, int value, const core::OpDef& op) {
   const GraphNode* node = cover.graph.producer_if(value, op);
   return node != nullptr && cover.free(cover.graph.value(value).producer) ? node : nullptr;
 }

@@ -9,11 +9,11 @@ namespace fusetape::plan {
 
 /// The free node that makes `value` for this one reader only; nullptr otherwise. A value that somebody can
 /// name, or with other readers, is a near miss.
-const GraphNode* private_producer(const Cover& cover, int value, std::string_view op, NearMiss& miss);
+const GraphNode* private_producer(const Cover& cover, int value, const core::OpDef& op, NearMiss& miss);
 /// `operand` has to be repeated to fit, and so `outside` cannot join.
 NearMiss broadcast_operand(const Graph& graph, int operand, int outside);
 /// The free node that makes `value`, whoever else reads it.
-const GraphNode* free_producer(const Cover& cover, int value, std::string_view op);
+const GraphNode* free_producer(const Cover& cover, int value, const core::OpDef& op);
 int id_of(const Cover& cover, const GraphNode& node);
 bool same_shape(const Graph& graph, int a, int b);
 int only_if_used(const Graph& graph, int value);

@@ -4,55 +4,56 @@
 #include <span>
 
 #include "core/check.hpp"
+#include "core/op_list.hpp"
 
 namespace fusetape::plan {
 namespace {
 
-using Role = int NormRoles::*;
+using core::NormRole;
 
-constexpr Role x = &NormRoles::x, gamma = &NormRoles::gamma, beta = &NormRoles::beta,
-               running_mean = &NormRoles::running_mean, running_var = &NormRoles::running_var,
-               mean = &NormRoles::mean, inv_std = &NormRoles::inv_std,
-               new_running_mean = &NormRoles::new_running_mean, new_running_var = &NormRoles::new_running_var,
-               normed = &NormRoles::normed, dx = &NormRoles::dx, dgamma = &NormRoles::dgamma,
-               dbeta = &NormRoles::dbeta, other = nullptr;
-constexpr Role all_roles[] = {
-    x,      gamma, beta,   running_mean, running_var, mean, inv_std, new_running_mean, new_running_var,
-    normed, dx,    dgamma, dbeta};
-
-/// As core/op_attrs.hpp has them. Running statistics may be absent; behind them comes the op's number, the
-/// momentum.
-struct Signature {
-  std::string_view op;
-  Role inputs[7];
-  Role outputs[5];
-};
-constexpr Signature signatures[] = {
-    {"batch_norm",
-     {x, gamma, beta, running_mean, running_var},
-     {other, mean, inv_std, new_running_mean, new_running_var}},
-    {"batch_norm_inference", {x, gamma, beta, running_mean, running_var}, {}},
-    {"batch_norm_apply", {x, gamma, beta, mean, inv_std}, {}},
-    {"batch_norm_statistics",
-     {x, running_mean, running_var},
-     {mean, inv_std, new_running_mean, new_running_var}},
-    {"batch_norm_grad", {other, x, gamma, mean, inv_std}, {dx, dgamma, dbeta}},
-    {"batch_norm_grad_sums", {other, x, mean, inv_std}, {dgamma, dbeta}},
-    {"batch_norm_grad_apply", {other, x, gamma, mean, inv_std, dgamma, dbeta}, {dx}},
-};
+/// The role's place.
+int* value_of(NormRoles& roles, NormRole role) {
+  switch (role) {
+    case NormRole::none:
+      return nullptr;
+    case NormRole::x:
+      return &roles.x;
+    case NormRole::gamma:
+      return &roles.gamma;
+    case NormRole::beta:
+      return &roles.beta;
+    case NormRole::running_mean:
+      return &roles.running_mean;
+    case NormRole::running_var:
+      return &roles.running_var;
+    case NormRole::mean:
+      return &roles.mean;
+    case NormRole::inv_std:
+      return &roles.inv_std;
+    case NormRole::new_running_mean:
+      return &roles.new_running_mean;
+    case NormRole::new_running_var:
+      return &roles.new_running_var;
+    case NormRole::dx:
+      return &roles.dx;
+    case NormRole::dgamma:
+      return &roles.dgamma;
+    case NormRole::dbeta:
+      return &roles.dbeta;
+  }
+  return nullptr;
+}
 
 }  // namespace
 
 NormRoles norm_roles(const Graph& graph, int node) {
   const GraphNode& norm = graph.node(node);
-  const auto* signature = std::find_if(std::begin(signatures), std::end(signatures),
-                                       [&](const Signature& s) { return norm.op->is(s.op); });
-  FUSETAPE_ASSERT(signature != std::end(signatures));
+  FUSETAPE_ASSERT(norm.op->norm != nullptr);
   NormRoles roles;
   roles.node = node;
-  const auto take = [&](const Role* names, std::span<const int> values) {
+  const auto take = [&](const NormRole* names, std::span<const int> values) {
     for (std::size_t i = 0; i < values.size(); ++i) {
-      if (names[i] != other) roles.*names[i] = values[i];
+      if (int* const value = value_of(roles, names[i])) *value = values[i];
     }
   };
   std::span<const int> inputs(norm.inputs);
@@ -60,19 +61,21 @@ NormRoles norm_roles(const Graph& graph, int node) {
     roles.momentum = inputs.back();
     inputs = inputs.first(inputs.size() - 1);
   }
-  take(signature->inputs, inputs);
-  take(signature->outputs, norm.outputs);
+  take(norm.op->norm->inputs, inputs);
+  take(norm.op->norm->outputs, norm.outputs);
   return roles;
 }
 
 Statistics statistics_of(const GraphNode& norm) {
-  if (norm.op->is("batch_norm_inference")) return Statistics::running;
-  return norm.op->is("batch_norm_apply") ? Statistics::given : Statistics::batch;
+  if (norm.is(ops::batch_norm_inference_op)) return Statistics::running;
+  return norm.is(ops::batch_norm_apply_op) ? Statistics::given : Statistics::batch;
 }
 
 void drop_unwritten(const Graph& graph, const Group& group, NormRoles& roles) {
-  for (const Role role : all_roles) {
-    int& value = roles.*role;
+  for (int* const role : {&roles.x, &roles.gamma, &roles.beta, &roles.running_mean, &roles.running_var,
+                          &roles.mean, &roles.inv_std, &roles.new_running_mean, &roles.new_running_var,
+                          &roles.normed, &roles.dx, &roles.dgamma, &roles.dbeta}) {
+    int& value = *role;
     if (value < 0) continue;
     const int producer = graph.value(value).producer;
     const bool made_here = std::binary_search(group.nodes.begin(), group.nodes.end(), producer);
@@ -82,10 +85,10 @@ void drop_unwritten(const Graph& graph, const Group& group, NormRoles& roles) {
 }
 
 const GraphNode* forward_norm_of_mask(const Graph& graph, int y, const NormRoles& roles) {
-  const GraphNode* relu = graph.producer_if(y, "relu");
+  const GraphNode* relu = graph.producer_if(y, ops::relu_op);
   if (relu == nullptr) return nullptr;
-  const GraphNode* norm = graph.producer_if(relu->inputs[0], "batch_norm");
-  if (norm == nullptr) norm = graph.producer_if(relu->inputs[0], "batch_norm_apply");
+  const GraphNode* norm = graph.producer_if(relu->inputs[0], ops::batch_norm_op);
+  if (norm == nullptr) norm = graph.producer_if(relu->inputs[0], ops::batch_norm_apply_op);
   if (norm == nullptr || norm->outputs[0] != relu->inputs[0]) return nullptr;
   const NormRoles made = norm_roles(graph, graph.value(relu->inputs[0]).producer);
   const bool same = made.x == roles.x && (roles.gamma < 0 || made.gamma == roles.gamma) &&

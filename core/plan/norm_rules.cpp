@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/op_list.hpp"
 #include "core/plan/match.hpp"
 #include "core/plan/norm_roles.hpp"
 
@@ -9,8 +10,9 @@ namespace {
 
 /// The free normalisation that makes `value`, else nullptr. Others may read it, too.
 const GraphNode* free_norm(const Cover& cover, int value) {
-  for (const char* op : {"batch_norm", "batch_norm_inference", "batch_norm_apply"}) {
-    const GraphNode* norm = cover.graph.producer_if(value, op);
+  for (const core::OpDef* op :
+       {&ops::batch_norm_op, &ops::batch_norm_inference_op, &ops::batch_norm_apply_op}) {
+    const GraphNode* norm = cover.graph.producer_if(value, *op);
     if (norm != nullptr && norm->outputs[0] == value && cover.free(id_of(cover, *norm))) return norm;
   }
   return nullptr;
@@ -64,8 +66,8 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
   bool read_elsewhere = graph.value(masked).keep;
   for (int consumer : graph.value(masked).consumers) {
     const GraphNode& reader = graph.node(consumer);
-    const bool sums = reader.op->is("batch_norm_grad_sums");  // g' is then read again, to apply them
-    const bool norm = (sums || reader.op->is("batch_norm_grad")) && reader.inputs[0] == masked &&
+    const bool sums = reader.is(ops::batch_norm_grad_sums_op);  // g' is then read again, to apply them
+    const bool norm = (sums || reader.is(ops::batch_norm_grad_op)) && reader.inputs[0] == masked &&
                       cover.free(consumer) && reader.inputs[1] != masked && roles.norms < 2;
     if (norm) {
       roles.norm[roles.norms++] = backward_roles(cover, consumer);
@@ -92,7 +94,7 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
   }
   group.name = "relu_grad";
   miss = {};
-  if (const GraphNode* fork = private_producer(cover, roles.g, "add", miss)) {
+  if (const GraphNode* fork = private_producer(cover, roles.g, ops::add_op, miss)) {
     if (same_shape(graph, fork->inputs[0], fork->inputs[1]) && fork->inputs[0] != fork->inputs[1]) {
       roles.g = fork->inputs[0];
       roles.g2 = fork->inputs[1];
@@ -128,7 +130,7 @@ std::optional<Group> match_batch_norm_relu(const Cover& cover, int node, NearMis
 std::optional<Group> match_batch_norm_add_relu(const Cover& cover, int node, NearMiss& miss) {
   const Graph& graph = cover.graph;
   const GraphNode& relu = graph.node(node);
-  const GraphNode* sum = graph.producer_if(relu.inputs[0], "add");
+  const GraphNode* sum = graph.producer_if(relu.inputs[0], ops::add_op);
   if (sum == nullptr) return std::nullopt;
   const int add = id_of(cover, *sum), a = sum->inputs[0], b = sum->inputs[1];
   const GraphNode* first = free_norm(cover, a);
@@ -170,7 +172,8 @@ std::optional<Group> match_batch_norm_relu_mask(const Cover& cover, int node, Ne
   const Graph& graph = cover.graph;
   const GraphNode& mask = graph.node(node);
   const int y = mask.inputs[0], relu = graph.value(y).producer;
-  if (graph.producer_if(y, "relu") == nullptr || !cover.free(relu) || graph.node(relu).phase != mask.phase) {
+  if (graph.producer_if(y, ops::relu_op) == nullptr || !cover.free(relu) ||
+      graph.node(relu).phase != mask.phase) {
     return std::nullopt;
   }
   std::optional<Group> group = match_batch_norm_add_relu(cover, relu, miss);

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/check.hpp"
+#include "core/op_list.hpp"
 #include "core/plan/passes.hpp"
 
 namespace fusetape::plan {
@@ -91,7 +92,7 @@ class Placer {
     }
     // Updates write all that they have; a clipped gradient only for somebody who wants it.
     const bool update =
-        group.pattern == Pattern::optimizer && !graph_.node(graph_.value(value).producer).op->is("mul");
+        group.pattern == Pattern::optimizer && !graph_.node(graph_.value(value).producer).is(ops::mul_op);
     return update || (group.pattern == Pattern::bias_relu_grad && value == group.bias_grad.masked);
   }
 

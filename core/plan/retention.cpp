@@ -4,6 +4,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "core/op_list.hpp"
 #include "core/plan/cost.hpp"
 #include "core/plan/passes.hpp"
 #include "core/plan/rewrite.hpp"
@@ -26,8 +27,8 @@ bool in_forward(const GraphNode& node) { return node.phase == Phase::forward && 
 
 /// Whether a batch norm, whole or taken apart, makes the value.
 bool makes_norm(const Graph& graph, int value) {
-  return graph.producer_if(value, "batch_norm") != nullptr ||
-         graph.producer_if(value, "batch_norm_apply") != nullptr;
+  return graph.producer_if(value, ops::batch_norm_op) != nullptr ||
+         graph.producer_if(value, ops::batch_norm_apply_op) != nullptr;
 }
 
 // ---- masks ----
@@ -35,15 +36,15 @@ bool makes_norm(const Graph& graph, int value) {
 /// The norm gradients that read the mask's result will read bits instead of y; elsewhere a mask needs a pass
 /// of its own.
 bool free_of_charge(const Graph& graph, const GraphNode& relu, const GraphNode& gradient) {
-  const GraphNode* sum = graph.producer_if(relu.inputs[0], "add");
+  const GraphNode* sum = graph.producer_if(relu.inputs[0], ops::add_op);
   if (sum == nullptr) return false;
   const bool norm = std::any_of(sum->inputs.begin(), sum->inputs.end(), [&](int summand) {
-    return graph.producer_if(summand, "batch_norm") != nullptr;
+    return graph.producer_if(summand, ops::batch_norm_op) != nullptr;
   });
   const std::vector<int>& readers = graph.value(gradient.outputs[0]).consumers;
   return norm && graph.value(relu.outputs[0]).shape.back() % 8 == 0 &&
          std::any_of(readers.begin(), readers.end(),
-                     [&](int reader) { return graph.node(reader).op->is("batch_norm_grad"); });
+                     [&](int reader) { return graph.node(reader).is(ops::batch_norm_grad_op); });
 }
 
 /// Whether the mask is all that backward reads of y.
@@ -51,7 +52,7 @@ bool only_for_masks(const Graph& graph, int y) {
   const std::vector<int>& readers = graph.value(y).consumers;
   return !graph.value(y).keep && std::all_of(readers.begin(), readers.end(), [&](int reader) {
     const GraphNode& node = graph.node(reader);
-    return (in_forward(node) && !node.op->view) || (node.op->is("relu_grad") && node.inputs[0] != y);
+    return (in_forward(node) && !node.op->view) || (node.is(ops::relu_grad_op) && node.inputs[0] != y);
   });
 }
 
@@ -66,15 +67,15 @@ void replace_by_mask(Graph& graph, Rewrite& rewrite, int relu_node) {
   const std::int64_t bytes = (graph.value(y).elements() + 7) / 8;
   const int mask = rewrite.new_value(Shape{bytes}, DType::u8);
   GraphNode pack = relu;
-  pack.op = &core::find_op("relu_mask");
+  pack.op = &ops::relu_mask_op;
   pack.attrs = {};
   pack.inputs = {y};
   pack.outputs = {mask};
   rewrite.insert(relu_node + 1, std::move(pack));
   for (int reader : graph.value(y).consumers) {
     GraphNode& node = graph.nodes[static_cast<std::size_t>(reader)];
-    if (!node.op->is("relu_grad") || node.inputs[1] != y) continue;
-    node.op = &core::find_op("relu_grad_mask");
+    if (!node.is(ops::relu_grad_op) || node.inputs[1] != y) continue;
+    node.op = &ops::relu_grad_mask_op;
     node.inputs[1] = mask;
   }
 }
@@ -83,12 +84,12 @@ void keep_masks(Graph& graph, Retention retention) {
   Rewrite rewrite(graph);
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const GraphNode& relu = graph.nodes[n];
-    if (relu.dead || !relu.op->is("relu") || !in_forward(relu) || recomputed_by_rule(graph, relu)) continue;
+    if (relu.dead || !relu.is(ops::relu_op) || !in_forward(relu) || recomputed_by_rule(graph, relu)) continue;
     const int y = relu.outputs[0];
     bool masks = false, broadcast = false, free = true;
     for (int reader : graph.value(y).consumers) {
       const GraphNode& gradient = graph.node(reader);
-      if (!gradient.op->is("relu_grad") || gradient.inputs[1] != y) continue;
+      if (!gradient.is(ops::relu_grad_op) || gradient.inputs[1] != y) continue;
       const bool whole = graph.value(gradient.inputs[0]).shape == graph.value(y).shape;
       masks = masks || whole;
       broadcast = broadcast || !whole;
@@ -153,8 +154,8 @@ class Recomputation {
 
   /// relu_grad(g, relu(batch_norm(x))): a fusion rule takes the mask from x.
   bool reads_only_a_mask(const GraphNode& node, int input) const {
-    if (!node.op->is("relu_grad") || node.inputs[1] != input) return false;
-    const GraphNode* relu = graph_.producer_if(input, "relu");
+    if (!node.is(ops::relu_grad_op) || node.inputs[1] != input) return false;
+    const GraphNode* relu = graph_.producer_if(input, ops::relu_op);
     return relu != nullptr && makes_norm(graph_, relu->inputs[0]);
   }
 
@@ -188,8 +189,8 @@ class Recomputation {
   bool repeatable(int value) const {
     const GraphValue& info = graph_.value(value);
     const GraphNode& producer = graph_.node(info.producer);
-    return producer.op->pointwise != nullptr || producer.op->is("batch_norm_apply") ||
-           (producer.op->is("batch_norm") && info.output == 0);
+    return producer.op->pointwise != nullptr || producer.is(ops::batch_norm_apply_op) ||
+           (producer.is(ops::batch_norm_op) && info.output == 0);
   }
 
   /// Adds what makes `value` again; false: something on the way is too dear.
@@ -212,7 +213,7 @@ class Recomputation {
   }
 
   static std::vector<int> operands_again(const GraphNode& node) {
-    if (!node.op->is("batch_norm")) return node.inputs;
+    if (!node.is(ops::batch_norm_op)) return node.inputs;
     return {node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[1], node.outputs[2]};
   }
 
@@ -231,7 +232,7 @@ class Recomputation {
       node.recomputed = true;
       node.phase = graph_.node(before).phase;
       node.inputs = operands_again(original);
-      if (original.op->is("batch_norm")) node.op = &core::find_op("batch_norm_apply");
+      if (original.is(ops::batch_norm_op)) node.op = &ops::batch_norm_apply_op;
       for (int& input : node.inputs) {
         const auto found = again.find(input);
         if (found != again.end()) input = found->second;

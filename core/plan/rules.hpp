@@ -39,7 +39,7 @@ struct Rule {
   std::string_view name;
   Family family = Family::pointwise;
   /// The op at which the rule is tried.
-  std::string_view anchor;
+  const core::OpDef* anchor = nullptr;
   /// Fills pattern, name, nodes and roles. nullopt with a near miss, or with an empty one: no match at all.
   std::optional<Group> (*match)(const Cover& cover, int node, NearMiss& miss) = nullptr;
 };

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/op_list.hpp"
 #include "core/plan/match.hpp"
 
 /// Convolutions of one image, side by side, and the same of their gradients.
@@ -15,11 +16,11 @@ struct Member {
 
 /// The free `op` that alone reads `value`, as its first input; nullptr where there is none, or a handle keeps
 /// the value.
-const GraphNode* only_reader(const Cover& cover, int value, std::string_view op) {
+const GraphNode* only_reader(const Cover& cover, int value, const core::OpDef& op) {
   const GraphValue& read = cover.graph.value(value);
   if (read.keep || read.consumers.size() != 1 || !cover.free(read.consumers[0])) return nullptr;
   const GraphNode& reader = cover.graph.node(read.consumers[0]);
-  return reader.op->is(op) && reader.inputs[0] == value ? &reader : nullptr;
+  return reader.is(op) && reader.inputs[0] == value ? &reader : nullptr;
 }
 
 void append(const Cover& cover, Member& member, const GraphNode& node, const char* name) {
@@ -33,12 +34,12 @@ Member forward_member(const Cover& cover, int conv) {
   Member member{.nodes = {conv},
                 .name = "conv2d",
                 .roles = {.w = node.inputs[1], .y = node.outputs[0], .conv_node = conv}};
-  if (const GraphNode* bias = only_reader(cover, member.roles.y, "bias_add")) {
+  if (const GraphNode* bias = only_reader(cover, member.roles.y, ops::bias_add_op)) {
     append(cover, member, *bias, "bias");
     member.roles.bias = bias->inputs[1];
     member.roles.y = bias->outputs[0];
   }
-  if (const GraphNode* relu = only_reader(cover, member.roles.y, "relu")) {
+  if (const GraphNode* relu = only_reader(cover, member.roles.y, ops::relu_op)) {
     append(cover, member, *relu, "relu");
     member.roles.relu = true;
     member.roles.y = relu->outputs[0];
@@ -52,7 +53,7 @@ Member grad_weight_member(const Cover& cover, int conv) {
   Member member{.nodes = {conv},
                 .name = "conv2d_grad_weight",
                 .roles = {.w = node.outputs[0], .y = node.inputs[1], .conv_node = conv}};
-  const GraphNode* cast = only_reader(cover, member.roles.w, "cast");
+  const GraphNode* cast = only_reader(cover, member.roles.w, ops::cast_op);
   const auto dtype = [&](int value) { return cover.graph.value(value).dtype; };
   if (cast != nullptr && dtype(member.roles.w) == DType::bf16 && dtype(cast->outputs[0]) == DType::f32) {
     append(cover, member, *cast, "cast");
@@ -134,7 +135,7 @@ const GraphNode* only_addition(const Cover& cover, int value) {
   const GraphValue& read = cover.graph.value(value);
   if (read.keep || read.consumers.size() != 1 || !cover.free(read.consumers[0])) return nullptr;
   const GraphNode& add = cover.graph.node(read.consumers[0]);
-  if (!add.op->is("add") || !same_shape(cover.graph, add.inputs[0], add.inputs[1])) return nullptr;
+  if (!add.is(ops::add_op) || !same_shape(cover.graph, add.inputs[0], add.inputs[1])) return nullptr;
   return &add;
 }
 

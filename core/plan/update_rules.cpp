@@ -2,6 +2,7 @@
 #include <set>
 #include <span>
 
+#include "core/op_list.hpp"
 #include "core/plan/match.hpp"
 
 /// All updates of a step in one kernel, with or without the clipping of their gradients.
@@ -19,7 +20,7 @@ struct ClippedGradient {
 
 ClippedGradient clipped_gradient(const Cover& cover, const GraphNode& update) {
   const int value = update.inputs[gradient_input];
-  const GraphNode* mul = cover.graph.producer_if(value, "mul");
+  const GraphNode* mul = cover.graph.producer_if(value, ops::mul_op);
   if (mul == nullptr || !cover.free(id_of(cover, *mul))) return {};
   const auto scales = [&](int g, int scale) {
     return cover.graph.value(scale).shape.rank() == 0 && same_shape(cover.graph, g, value);

@@ -221,10 +221,23 @@ int fold_batch_norm(Module& model, Location at = Location::current());
 // ---- layers without parameters
 // ------------------------------------------------------------------------------------------
 
-class ReLU : public Module {
+/// A function of one tensor as a layer: `Activation<relu>`.
+template <Tensor (*function)(Operand)>
+class Activation : public Module {
  protected:
-  Tensor forward(const Tensor& x) override;
+  Tensor forward(const Tensor& x) override { return function({x, here()}); }
 };
+
+using ReLU = Activation<relu>;
+using ReLU6 = Activation<relu6>;
+using Sigmoid = Activation<sigmoid>;
+using Tanh = Activation<tanh>;
+using GELU = Activation<gelu>;
+using SiLU = Activation<silu>;
+using Softplus = Activation<softplus>;
+using Mish = Activation<mish>;
+using Hardsigmoid = Activation<hardsigmoid>;
+using Hardswish = Activation<hardswish>;
 
 class LeakyReLU : public Module {
  public:
@@ -237,19 +250,15 @@ class LeakyReLU : public Module {
   double slope_;
 };
 
-class Sigmoid : public Module {
- protected:
-  Tensor forward(const Tensor& x) override;
-};
+class ELU : public Module {
+ public:
+  explicit ELU(double alpha = 1) : alpha_(alpha) {}
 
-class Tanh : public Module {
  protected:
   Tensor forward(const Tensor& x) override;
-};
 
-class GELU : public Module {
- protected:
-  Tensor forward(const Tensor& x) override;
+ private:
+  double alpha_;
 };
 
 /// In training, zeroes with probability p and scales the rest by 1/(1−p); in evaluation, the identity.

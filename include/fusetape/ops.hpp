@@ -67,13 +67,24 @@ Tensor exp(Operand x);
 Tensor log(Operand x);
 Tensor sqrt(Operand x);
 /// NaN stays NaN. The gradient passes where low < x < high: at the bounds, which are rounded to x's dtype, it
-/// is 0, as in PyTorch 2.15 (1 in versions before), so that clamp(x, 0, 6) is relu6 with its gradient.
+/// is 0, as in PyTorch 2.15 (1 in versions before).
 Tensor clamp(Operand x, double low, double high);
-Tensor relu(Operand x);  ///< NaN stays NaN; gradient from y: g where !(y ≤ 0)
+Tensor relu(Operand x);   ///< NaN stays NaN; gradient from y: g where !(y ≤ 0)
+Tensor relu6(Operand x);  ///< min(max(x, 0), 6); the gradient is 0 at both ends
 Tensor leaky_relu(Operand x, double slope = 0.01);
+/// x where x > 0, else α(eˣ − 1); the gradient at 0 is α. (Clevert, Unterthiner, Hochreiter 2015.)
+Tensor elu(Operand x, double alpha = 1);
 Tensor sigmoid(Operand x);
 Tensor tanh(Operand x);
 Tensor gelu(Operand x);  ///< exact: x·Φ(x), with erf
+Tensor silu(Operand x);  ///< x·σ(x), swish
+/// log(1 + eˣ), at every x (PyTorch's is x from its threshold of 20 on: 2e-9 less).
+Tensor softplus(Operand x);
+Tensor mish(Operand x);  ///< x·tanh(softplus(x)) (Misra 2019)
+/// relu6(x + 3)/6, and x times that (Howard et al. 2019). At −3 and 3 the gradients are 0 and 0, and 0 and 1,
+/// as in PyTorch 2.15.
+Tensor hardsigmoid(Operand x);
+Tensor hardswish(Operand x);
 
 // Comparisons give dtype bool and carry no gradient.
 Tensor equal(Operand a, Operand b);
