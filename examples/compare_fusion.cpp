@@ -310,7 +310,7 @@ int main(int argc, char** argv) {
   CLI::App app("Times training steps with fusion against the same steps without.", "compare_fusion");
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.add_option("--model", options.model, "What to train")
-      ->check(CLI::IsMember({"resnet20", "resnet56", "resnet18", "conv_bias_relu", "bn_add_relu"}))
+      ->check(CLI::IsMember(examples::subject_names))
       ->capture_default_str();
   app.add_option("--batch", options.batch, "Images in a batch")
       ->check(CLI::Range(1, 65'536))

@@ -8,6 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "gan_training.hpp"
+#include "mlp_network.hpp"
+#include "networks.hpp"
+
 /// What compare_fusion times: whole training steps of a network, or of one block alone.
 namespace examples {
 
@@ -28,6 +32,12 @@ class Subject {
   virtual std::vector<ft::Tensor> gradients() const = 0;
 };
 
+inline std::vector<ft::Tensor> gradients_of(const std::vector<ft::Parameter>& parameters) {
+  std::vector<ft::Tensor> out;
+  for (const ft::Parameter& parameter : parameters) out.push_back(parameter.grad());
+  return out;
+}
+
 // ---- a network, on generated images
 // -------------------------------------------------------------------------------------
 
@@ -40,38 +50,27 @@ inline Batches generated_batches(std::int64_t batch, std::int64_t count) {
   return batches;
 }
 
-inline ft::nn::ResNet network(const std::string& name) {
-  if (name == "resnet20") return ft::nn::resnet20();
-  if (name == "resnet56") return ft::nn::resnet56();
-  if (name == "resnet18") return ft::nn::resnet18();
-  throw std::runtime_error("there is no model " + name);
-}
-
 class Training : public Subject {
  public:
   Training(const std::string& model, ft::DType precision, std::shared_ptr<const Batches> batches)
       : model_(network(model)),
-        sgd_(model_.parameters(), sgd_options),
+        sgd_(model_->parameters(), sgd_options),
         precision_(precision),
         batches_(std::move(batches)) {}
 
   void step(std::size_t index) override {
     const ft::Autocast cast(precision_);
     const auto& [images, labels] = (*batches_)[index % batches_->size()];
-    const ft::Tensor loss = ft::cross_entropy(model_(images), labels);
+    const ft::Tensor loss = ft::cross_entropy((*model_)(images), labels);
     sgd_.zero_grad();
     loss.backward();
     sgd_.step();
   }
 
-  std::vector<ft::Tensor> gradients() const override {
-    std::vector<ft::Tensor> out;
-    for (const ft::Parameter& parameter : sgd_.parameters()) out.push_back(parameter.grad());
-    return out;
-  }
+  std::vector<ft::Tensor> gradients() const override { return gradients_of(sgd_.parameters()); }
 
  private:
-  ft::nn::ResNet model_;
+  std::unique_ptr<ft::nn::Module> model_;
   ft::optim::SGD sgd_;
   ft::DType precision_;
   std::shared_ptr<const Batches> batches_;
@@ -82,13 +81,13 @@ class Evaluation : public Subject {
  public:
   Evaluation(const std::string& model, ft::DType precision, std::shared_ptr<const Batches> batches)
       : model_(network(model)), precision_(precision), batches_(std::move(batches)) {
-    model_.eval();
+    model_->eval();
   }
 
   void step(std::size_t index) override {
     const ft::NoGrad no_history;
     const ft::Autocast cast(precision_);
-    logits_ = model_((*batches_)[index % batches_->size()].images);
+    logits_ = (*model_)((*batches_)[index % batches_->size()].images);
     ft::materialize({logits_});
   }
 
@@ -96,10 +95,61 @@ class Evaluation : public Subject {
   std::vector<ft::Tensor> gradients() const override { return {logits_}; }
 
  private:
-  ft::nn::ResNet model_;
+  std::unique_ptr<ft::nn::Module> model_;
   ft::DType precision_;
   std::shared_ptr<const Batches> batches_;
   ft::Tensor logits_;
+};
+
+// ---- small training steps with Adam
+// --------------------------------------------------------------------------------------------
+
+inline ft::Tensor random_points(std::int64_t batch) {
+  const ft::Tensor points = ft::randn({batch, 2});
+  ft::materialize({points});
+  return points;
+}
+
+class MlpTraining : public Subject {
+ public:
+  MlpTraining(ft::DType precision, std::int64_t batch)
+      : precision_(precision), points_(random_points(batch)), arms_(ft::zeros({batch}, ft::DType::i64)) {}
+
+  void step(std::size_t) override {
+    const ft::Autocast cast(precision_);
+    const ft::Tensor loss = ft::cross_entropy(model_(points_), arms_);
+    adam_.zero_grad();
+    loss.backward();
+    adam_.step();
+  }
+  std::vector<ft::Tensor> gradients() const override { return gradients_of(model_.parameters()); }
+
+ private:
+  Mlp model_;
+  ft::optim::Adam adam_{model_.parameters()};
+  ft::DType precision_;
+  ft::Tensor points_, arms_;
+};
+
+/// One of the two turns.
+class GanTraining : public Subject {
+ public:
+  GanTraining(bool discriminator, ft::DType precision, std::int64_t batch)
+      : gan_(batch), discriminator_(discriminator), precision_(precision), points_(random_points(batch)) {}
+
+  void step(std::size_t) override {
+    const ft::Autocast cast(precision_);
+    discriminator_ ? gan_.train_discriminator(points_) : gan_.train_generator();
+  }
+  std::vector<ft::Tensor> gradients() const override {
+    return gradients_of(discriminator_ ? gan_.discriminator_parameters() : gan_.generator_parameters());
+  }
+
+ private:
+  Gan gan_;
+  bool discriminator_;
+  ft::DType precision_;
+  ft::Tensor points_;
 };
 
 // ---- one block of ResNet-20's first stage
@@ -183,6 +233,10 @@ class Block : public Subject {
   ft::Tensor seed_;
 };
 
+inline const std::vector<std::string> subject_names{
+    "resnet20",       "resnet56",    "resnet18", "bottleneck",        "mobilenet_v2",
+    "conv_bias_relu", "bn_add_relu", "mlp",      "gan_discriminator", "gan_generator"};
+
 /// Makes subjects that start from the same state, whenever they are made.
 class SubjectFactory {
  public:
@@ -192,10 +246,10 @@ class SubjectFactory {
 
   std::unique_ptr<Subject> make() {
     ft::manual_seed(seed_);
-    const bool block = model_ == "conv_bias_relu" || model_ == "bn_add_relu";
-    if (block && evaluate_) throw std::runtime_error("--evaluate takes a network, not a block");
-    if (model_ == "conv_bias_relu") return std::make_unique<Block<ConvBiasRelu>>(precision_, batch_);
-    if (model_ == "bn_add_relu") return std::make_unique<Block<BnAddRelu>>(precision_, batch_);
+    if (std::unique_ptr<Subject> subject = make_small()) {
+      if (evaluate_) throw std::runtime_error("--evaluate takes a network for images, not " + model_);
+      return subject;
+    }
     // On a device each of them keeps a place of its own, and so takes a graph of its own: one, there.
     const std::int64_t count = ft::backend_name() == "cuda" ? 1 : 4;
     if (batches_ == nullptr) batches_ = std::make_shared<const Batches>(generated_batches(batch_, count));
@@ -204,6 +258,16 @@ class SubjectFactory {
   }
 
  private:
+  /// What takes no images; nullptr: a network for images.
+  std::unique_ptr<Subject> make_small() const {
+    if (model_ == "conv_bias_relu") return std::make_unique<Block<ConvBiasRelu>>(precision_, batch_);
+    if (model_ == "bn_add_relu") return std::make_unique<Block<BnAddRelu>>(precision_, batch_);
+    if (model_ == "mlp") return std::make_unique<MlpTraining>(precision_, batch_);
+    if (model_ == "gan_discriminator") return std::make_unique<GanTraining>(true, precision_, batch_);
+    if (model_ == "gan_generator") return std::make_unique<GanTraining>(false, precision_, batch_);
+    return nullptr;
+  }
+
   std::string model_;
   ft::DType precision_;
   std::int64_t batch_;

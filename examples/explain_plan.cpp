@@ -1,5 +1,5 @@
-// Plans and runs one training step and tells what became of it: kernels with their passes and bytes, what is
-// kept for backward, the arena, and what nearly fused.
+// Plans and runs one training step, or an evaluation, and tells what became of it: kernels with their passes
+// and bytes, what is kept for backward, the arena, and what nearly fused.
 #include <cstdint>
 #include <fusetape/fusetape.hpp>
 #include <iostream>
@@ -21,6 +21,7 @@ struct Options {
   ft::Retention retention = ft::Retention::fastest;
   std::string backend = "cpu";
   int threads = 0;  // 0: all cores
+  bool evaluate = false;
   std::string json, dot, html;
 };
 
@@ -31,7 +32,8 @@ void explain(const Options& options) {
   ft::set_backend(options.backend);
   ft::set_retention(options.retention);
   if (options.threads > 0) ft::set_threads(options.threads);
-  examples::SubjectFactory(options.model, examples::dtype_of(options.precision), options.batch, 1)
+  examples::SubjectFactory(options.model, examples::dtype_of(options.precision), options.batch, 1,
+                           options.evaluate)
       .make()
       ->step(0);
 
@@ -52,7 +54,7 @@ int main(int argc, char** argv) {
   CLI::App app("Shows the plan of one training step.", "explain_plan");
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.add_option("--model", options.model, "What to train")
-      ->check(CLI::IsMember({"resnet20", "resnet56", "resnet18", "conv_bias_relu", "bn_add_relu"}))
+      ->check(CLI::IsMember(examples::subject_names))
       ->capture_default_str();
   app.add_option("--batch", options.batch, "Images in a batch")
       ->check(CLI::Range(1, 65'536))
@@ -66,6 +68,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--threads", options.threads, "Threads; all cores if not given")
       ->check(CLI::Range(1, 1'024));
+  app.add_flag("--evaluate", options.evaluate, "Forward only, in evaluation mode (batch norms fold)");
   app.add_option("--json", options.json, "Write the report to this file as JSON");
   app.add_option("--dot", options.dot, "Write the graph of kernels to this file for Graphviz");
   app.add_option("--html", options.html, "Write the report to this file as a page");

@@ -12,12 +12,13 @@
 #include <vector>
 
 #include "command_line.hpp"
+#include "gan_training.hpp"
 
 namespace ft = fusetape;
 
 namespace {
 
-constexpr std::int64_t batch = 128, latent = 8, width = 64;
+constexpr std::int64_t batch = 128;
 constexpr int spots = 8;
 
 ft::Tensor real_points(std::mt19937& random) {
@@ -31,20 +32,6 @@ ft::Tensor real_points(std::mt19937& random) {
   }
   return ft::from_vector(points, {batch, 2});
 }
-
-/// Two hidden layers, leaky ReLU between.
-struct Net : ft::nn::Module {
-  ft::nn::Linear first, second, third;
-
-  Net(std::int64_t in, std::int64_t out) : first(in, width), second(width, width), third(width, out) {
-    register_child("first", first);
-    register_child("second", second);
-    register_child("third", third);
-  }
-  ft::Tensor forward(const ft::Tensor& x) override {
-    return third(ft::leaky_relu(second(ft::leaky_relu(first(x), 0.2)), 0.2));
-  }
-};
 
 /// How far the points are from the nearest spot, on average: about 0.06 for real ones.
 double mean_distance(const std::vector<float>& points) {
@@ -61,35 +48,19 @@ void train(ft::DType precision) {
   const ft::Autocast cast(precision);
   ft::manual_seed(1);
   std::mt19937 random(1);
-  Net generator(latent, 2), discriminator(2, 1);
-  ft::optim::Adam generator_steps(generator.parameters(), {.lr = 2e-3, .beta1 = 0.5});
-  ft::optim::Adam discriminator_steps(discriminator.parameters(), {.lr = 2e-3, .beta1 = 0.5});
-  const ft::Tensor real_label = ft::ones({batch, 1}), fake_label = ft::zeros({batch, 1});
+  examples::Gan gan(batch);
 
   std::cout << std::fixed << std::setprecision(4);
   for (int step = 1; step <= 3'000; ++step) {
-    // Detached: the discriminator's loss is no business of the generator.
-    const ft::Tensor fake = generator(ft::randn({batch, latent})).detach();
-    const ft::Tensor discriminator_loss =
-        ft::bce_with_logits(discriminator(real_points(random)), real_label) +
-        ft::bce_with_logits(discriminator(fake), fake_label);
-    discriminator_steps.zero_grad();
-    discriminator_loss.backward();
-    discriminator_steps.step();
-
-    const ft::Tensor generator_loss =
-        ft::bce_with_logits(discriminator(generator(ft::randn({batch, latent}))), real_label);
-    generator_steps.zero_grad();
-    generator_loss.backward();
-    generator_steps.step();
-
+    const ft::Tensor discriminator_loss = gan.train_discriminator(real_points(random));
+    const ft::Tensor generator_loss = gan.train_generator();
     if (step % 500 == 0) {
       std::cout << "step " << step << "  discriminator " << discriminator_loss.item() << "  generator "
                 << generator_loss.item() << '\n';
     }
   }
   const ft::NoGrad no_history;
-  const std::vector<float> points = generator(ft::randn({1'000, latent})).to_vector();
+  const std::vector<float> points = gan.generate(1'000).to_vector();
   std::cout << "generated points lie " << mean_distance(points) << " from the nearest spot\n";
 }
 

@@ -9,12 +9,15 @@
 #include <vector>
 
 #include "command_line.hpp"
+#include "mlp_network.hpp"
 
 namespace ft = fusetape;
 
+using examples::Mlp;
+
 namespace {
 
-constexpr std::int64_t arms = 3;
+constexpr std::int64_t arms = Mlp::arms;
 
 struct Points {
   ft::Tensor positions, labels;
@@ -38,17 +41,6 @@ Points spirals(std::int64_t per_arm, unsigned seed) {
   const std::int64_t count = arms * per_arm;
   return {ft::from_vector(positions, {count, 2}), ft::from_vector(labels, {count})};
 }
-
-struct Mlp : ft::nn::Module {
-  ft::nn::Linear in{2, 64}, hidden{64, 64}, out{64, arms};
-
-  Mlp() {
-    register_child("in", in);
-    register_child("hidden", hidden);
-    register_child("out", out);
-  }
-  ft::Tensor forward(const ft::Tensor& x) override { return out(ft::relu(hidden(ft::relu(in(x))))); }
-};
 
 double accuracy(Mlp& model, const Points& points) {
   const ft::NoGrad no_history;

@@ -1,8 +1,14 @@
-// The null backend: plans as a device with every fused kernel would, and runs nothing.
+// The null backend: plans as a device with every fused kernel would, and runs nothing. Parts of batch norms
+// ride where the CPU's built-in order has them ride: in Winograd's transforms, which take no other group of
+// the kind.
+#include <array>
 #include <cstdlib>
 #include <cstring>
 
 #include "backends/backend.hpp"
+#include "backends/candidate_choice.hpp"
+#include "backends/cpu/candidates.hpp"
+#include "backends/cpu/conv_winograd.hpp"
 #include "backends/tensor_passes.hpp"
 
 namespace fusetape::backends {
@@ -35,7 +41,14 @@ class NullBackend final : public Backend {
   void download(void* to, const void* from, std::size_t bytes) override { upload(to, from, bytes); }
   void synchronize() override {}
 
-  Support supports(const plan::Graph&, const plan::Group&) const override { return {}; }
+  Support supports(const plan::Graph& graph, const plan::Group& group) const override {
+    if (group.pattern != plan::Pattern::carried) return {};
+    const std::array lists{cpu::winograd_convolutions()};
+    return support_of(choose(lists, graph, group), group, "CPU");
+  }
+  bool carries(const plan::Graph& graph, const plan::GraphNode& convolution, NormPart) const override {
+    return cpu::winograd_serves(graph, convolution).ok;
+  }
   std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) override {
     return std::make_unique<NullKernel>(graph, group);
   }
