@@ -162,6 +162,19 @@ CaseOutcome run(const OpCase& op_case, DType dtype, const Mode& mode) {
   return outcome;
 }
 
+void run_together(const OpCase& op_case, DType dtype) {
+  Inputs inputs = data_for(op_case, dtype), variables;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (!wants_gradient(op_case.inputs[i]) || !op_case.flags.differentiable) continue;
+    inputs[i] = ft::variable(inputs[i]);
+    variables.push_back(inputs[i]);
+  }
+  const Results results = op_case.call(inputs);
+  std::vector<Tensor> gradients;
+  if (!variables.empty()) gradients = ft::grad({weighted_sum(results)}, variables);
+  ft::materialize();
+}
+
 void compare(const OpCase& op_case, const std::string& what, const CaseOutcome& got,
              const CaseOutcome& expected, double tolerance) {
   REQUIRE(got.labels == expected.labels);

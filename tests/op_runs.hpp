@@ -51,6 +51,8 @@ struct CaseOutcome {
 void collect_groups(CaseOutcome& outcome);
 
 CaseOutcome run(const OpCase& op_case, DType dtype, const Mode& mode);
+/// Forward and backward in one run, and nothing read: for explain(), on any backend.
+void run_together(const OpCase& op_case, DType dtype);
 /// Fails the test where two outcomes are further apart than the tolerance.
 void compare(const OpCase& op_case, const std::string& what, const CaseOutcome& got,
              const CaseOutcome& expected, double tolerance);

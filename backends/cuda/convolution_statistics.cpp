@@ -1,6 +1,7 @@
 #include "backends/cuda/batch_norm.hpp"
 #include "backends/cuda/convolutions.hpp"
 #include "core/op_list.hpp"
+#include "core/plan/norm_roles.hpp"
 
 /// y = conv(x, w) and the statistics of the batch norm that reads y, from the sums that cuDNN's
 /// epilogue ("genstats") leaves: y need not be read for them. Σy² − mean·Σy loses digits where the mean is
@@ -119,7 +120,9 @@ bool is_with_statistics(const Group& group) {
 
 std::unique_ptr<Kernel> make_convolution_statistics(const Graph& graph, const Group& group, Device& device) {
   const ConvolutionSpec spec = convolution_of(graph, group)->spec;
-  return std::make_unique<ConvolutionStatistics>(graph, group.carried, device.api,
+  plan::Carried roles = group.carried;
+  plan::drop_unwritten(graph, group, roles.statistics);
+  return std::make_unique<ConvolutionStatistics>(graph, roles, device.api,
                                                  device.libraries.find(spec).operation);
 }
 

@@ -129,6 +129,8 @@ std::string not_for_a_library(const Group& group) {
       return {};
     case Pattern::carried:
       if (!is_with_statistics(group)) return "no transform that parts of a batch norm could ride in";
+      if (std::find(group.outputs.begin(), group.outputs.end(), group.carried.y) == group.outputs.end())
+        return "nobody reads the convolution's result, only its sums";
       return {};
     case Pattern::conv_siblings:
     case Pattern::conv_grad_weight_siblings:

@@ -111,7 +111,7 @@ class Carry {
     norm.op = &ops::batch_norm_statistics_op;
     norm.inputs.erase(norm.inputs.begin() + 1, norm.inputs.begin() + 3);
     norm.outputs.erase(norm.outputs.begin());
-    rewrite.insert(node + 1, std::move(apply));
+    insert_if_wanted(node + 1, std::move(apply), rewrite);
   }
 
   // g, x, gamma, mean, inv_std → dx, dgamma, dbeta
@@ -124,8 +124,13 @@ class Carry {
     gradient.op = &ops::batch_norm_grad_sums_op;
     gradient.inputs.erase(gradient.inputs.begin() + 2);
     gradient.outputs.erase(gradient.outputs.begin());
-    if (graph_.value(apply.outputs[0]).keep || !graph_.value(apply.outputs[0]).consumers.empty())
-      rewrite.insert(node + 1, std::move(apply));
+    insert_if_wanted(node + 1, std::move(apply), rewrite);
+  }
+
+  /// Not where only the statistics, or only the sums, are wanted.
+  void insert_if_wanted(int before, GraphNode apply, Rewrite& rewrite) {
+    const GraphValue& made = graph_.value(apply.outputs[0]);
+    if (made.keep || !made.consumers.empty()) rewrite.insert(before, std::move(apply));
   }
 
   void repeat_gradient(const GraphNode& apply, Rewrite& rewrite) {

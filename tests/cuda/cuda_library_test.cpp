@@ -172,6 +172,37 @@ TEST_CASE("cuda: the running statistics are tracked from the convolution's sums"
   for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == doctest::Approx(expected[i]).epsilon(2e-3));
 }
 
+TEST_CASE("cuda: of a batch norm behind a convolution, only some results are wanted") {
+  struct Row {
+    const char* groups;
+    std::function<Results(const Tensor& y, const ft::BatchNormResult&)> wanted;
+  };
+  const Row rows[] = {
+      {"conv2d; batch_norm_statistics; ", [](const Tensor&, const auto& norm) { return norm.running_mean; }},
+      {"conv2d+batch_norm_statistics; ",
+       [](const Tensor& y, const auto& norm) {
+         return Results{y, norm.running_var};
+       }},
+      {"conv2d+batch_norm_statistics; batch_norm_apply; ",
+       [](const Tensor&, const auto& norm) { return norm.y; }},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.groups);
+    const OpCase op_case{row.groups,
+                         {eighths({3, 5, 4, 6}), eighths({6, 3, 3, 6}), scale(6), shift(6)},
+                         [&](In in) {
+                           const Tensor y = conv2d(in[0], in[1], same);
+                           return row.wanted(y, batch_norm(y, in[2], in[3], in[3], in[2], {.eps = 1e-2}));
+                         },
+                         forward_only({})};
+    check_on_device(op_case);
+    const OnDouble device;
+    const Results results = op_case.call(data_for(op_case, DType::f16));
+    ft::materialize();
+    CHECK(group_names() == row.groups);
+  }
+}
+
 TEST_CASE("cuda: statistics ride in a convolution where that was not measured slower than a pass") {
   struct Row {
     double with, without, pass;

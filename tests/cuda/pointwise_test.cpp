@@ -45,20 +45,6 @@ void check_kernels(const OpCase& op_case, DType dtype) {
   }
 }
 
-/// Forward and backward in one run, but for the loss itself.
-void run_together(const OpCase& op_case, DType dtype) {
-  Inputs inputs = data_for(op_case, dtype), variables;
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (!wants_gradient(op_case.inputs[i]) || !op_case.flags.differentiable) continue;
-    inputs[i] = ft::variable(inputs[i]);
-    variables.push_back(inputs[i]);
-  }
-  const Results results = op_case.call(inputs);
-  std::vector<ft::Tensor> gradients;
-  if (!variables.empty()) gradients = ft::grad({weighted_sum(results)}, variables);
-  ft::materialize();
-}
-
 /// Whether there are sums, for which there is more than one order of addition.
 bool reduces(const OpCase& op_case) {
   const Fusion off(false);
