@@ -8,9 +8,11 @@
 #   make torture  kills (KILLS=500) and disk faults: nothing saved is lost, every restart goes on
 #   make bench    the same steps in PyTorch beside ours (installs PyTorch, several GB, for itself)
 #   make train    ResNet-20 on CIFAR-10       make compare   a step with fusion beside one without
+#   make plan-diff BASE=REVISION    what differs in the plans of the examples' models, theirs and ours
+#   make bench-diff BASE=REVISION   a training step of theirs beside ours, alternating
 #   make lint     format, layers, clang-tidy  make format    rewrite the sources in the project's format
 .DEFAULT_GOAL := build
-.PHONY: deps deps-lint deps-cuda deps-fuzz build cuda test fuzz fuzz-readers torture bench train compare lint format clean
+.PHONY: deps deps-lint deps-cuda deps-fuzz build cuda test fuzz fuzz-readers torture bench train compare plan-diff bench-diff lint format clean
 .NOTPARALLEL:
 
 EPOCHS ?= 3
@@ -97,6 +99,12 @@ bench: build
 
 compare: build
 	$(PROGRAMS)/compare_fusion
+
+plan-diff: build
+	JOBS=$(JOBS) python3 tools/plan_diff.py $(or $(BASE),$(error plan-diff takes BASE=REVISION))
+
+bench-diff: build
+	JOBS=$(JOBS) python3 tools/bench_diff.py $(or $(BASE),$(error bench-diff takes BASE=REVISION))
 
 lint: deps-lint build/dev/build.ninja
 	$(shell tools/find_tool.sh clang-format) --dry-run -Werror $(SOURCES)
