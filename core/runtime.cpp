@@ -105,8 +105,6 @@ void set_backend(std::string_view name, Location at) {
 }
 
 std::string_view backend_name() { return Tape::current().settings.backend->name(); }
-void set_fusion(bool on) { Tape::current().settings.fusion = on; }
-bool fusion_enabled() { return Tape::current().settings.fusion; }
 
 std::vector<FusionRule> fusion_rules() {
   std::vector<FusionRule> rules;
@@ -146,15 +144,6 @@ void set_conv_algorithm(ConvAlgorithm algorithm, Location at) {
 }
 ConvAlgorithm conv_algorithm() { return Tape::current().settings.conv_algorithm; }
 
-void set_deterministic(bool on) { Tape::current().settings.deterministic = on; }
-bool deterministic() { return Tape::current().settings.deterministic; }
-
-void set_tf32(bool on) { Tape::current().settings.tf32 = on; }
-bool tf32_enabled() { return Tape::current().settings.tf32; }
-
-void set_tuning(bool on) { Tape::current().settings.tuning = on; }
-bool tuning_enabled() { return Tape::current().settings.tuning; }
-
 std::vector<KernelChoice> kernel_choices() {
   std::vector<KernelChoice> choices;
   for (const auto& [work, taken] : Tape::current().taken_kernels)
@@ -174,8 +163,6 @@ void set_kernel_choices(const std::vector<KernelChoice>& choices) {
   }
 }
 
-void set_anomaly_detection(bool on) { Tape::current().settings.anomaly = on; }
-bool anomaly_detection_enabled() { return Tape::current().settings.anomaly; }
 DetectAnomaly::~DetectAnomaly() {
   if (Tape* tape = Tape::alive()) tape->settings.anomaly = before_;
 }
@@ -186,9 +173,6 @@ void set_eager(bool on, Location at) {
 }
 bool eager_enabled() { return Tape::current().settings.eager; }
 
-void set_graph_capture(bool on) { Tape::current().settings.capture = on; }
-bool graph_capture_enabled() { return Tape::current().settings.capture; }
-
 void set_pending_limit(std::int64_t bytes, Location at) {
   if (bytes < 0) throw Error("set_pending_limit", "expected at least 0, got " + std::to_string(bytes), at);
   Tape::current().settings.pending_limit = bytes;
@@ -196,9 +180,6 @@ void set_pending_limit(std::int64_t bytes, Location at) {
 std::int64_t pending_limit() { return Tape::current().settings.pending_limit; }
 
 void set_profiling(bool on) { Tape::current().settings.profiling = on; }
-
-void set_flush_denormals(bool on) { Tape::current().settings.flush_denormals = on; }
-bool flush_denormals() { return Tape::current().settings.flush_denormals; }
 
 void set_threads(int threads, Location at) {
   if (threads < 1 || threads > max_threads) {

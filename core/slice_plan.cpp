@@ -20,13 +20,8 @@ void Slice::write_key() {
   const Settings& settings = tape_.settings;
   key.push_back(word_of(settings.backend));
   key.push_back(settings.rules);
-  key.push_back(
-      static_cast<std::uint64_t>(settings.fusion) | static_cast<std::uint64_t>(settings.deterministic) << 1 |
-      static_cast<std::uint64_t>(settings.retention) << 2 |
-      static_cast<std::uint64_t>(settings.anomaly) << 4 |
-      static_cast<std::uint64_t>(settings.conv_algorithm) << 5 |
-      static_cast<std::uint64_t>(settings.tuning) << 7 | static_cast<std::uint64_t>(settings.tf32) << 8 |
-      static_cast<std::uint64_t>(settings.threads) << 9);
+  key.push_back(settings.key());
+  key.push_back(static_cast<std::uint64_t>(settings.threads));
   key.push_back(externals_.size());
   const auto push_type = [&key](const Value& value, std::uint64_t facts) {
     key.push_back(facts << 32 | static_cast<std::uint64_t>(value.dtype) << 16 |

@@ -4,7 +4,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -21,42 +20,6 @@ namespace fusetape::core {
 namespace {
 
 std::atomic<std::uint64_t> next_sequence{1};
-
-std::int64_t pending_limit_of_environment(std::int64_t otherwise) {
-  const char* set = std::getenv("FUSETAPE_PENDING_LIMIT");
-  if (set == nullptr) return otherwise;
-  std::int64_t bytes = 0;
-  const char* const end = set + std::strlen(set);
-  const auto [last, error] = std::from_chars(set, end, bytes);
-  if (error != std::errc() || last != end || bytes < 0) {
-    throw Error("FUSETAPE_PENDING_LIMIT", std::string("expected bytes, at least 0, got '") + set + "'");
-  }
-  return bytes;
-}
-
-Retention retention_of_environment() {
-  const char* set = std::getenv("FUSETAPE_RETENTION");
-  const std::string_view name = set != nullptr ? set : "fastest";
-  if (name == "fastest") return Retention::fastest;
-  if (name == "balanced") return Retention::balanced;
-  if (name == "smallest") return Retention::smallest;
-  throw Error("FUSETAPE_RETENTION",
-              "expected fastest, balanced or smallest, got '" + std::string(name) + "'");
-}
-
-ConvAlgorithm conv_algorithm_of_environment() {
-  const char* set = std::getenv("FUSETAPE_CONV");
-  const std::string_view name = set != nullptr ? set : "automatic";
-  if (name == "automatic") return ConvAlgorithm::automatic;
-  if (name == "direct") return ConvAlgorithm::direct;
-  if (name == "winograd") return ConvAlgorithm::winograd;
-  throw Error("FUSETAPE_CONV", "expected automatic, direct or winograd, got '" + std::string(name) + "'");
-}
-
-bool environment_says(const char* name, const char* value) {
-  const char* set = std::getenv(name);
-  return set != nullptr && std::strcmp(set, value) == 0;
-}
 
 Tensor cast_to(DType dtype, const Tensor& x, Location at) {
   if (x.dtype() == dtype) return x;
@@ -79,20 +42,8 @@ Tape& Tape::current(Location at) {
 
 Tape* Tape::alive() { return thread_ends ? nullptr : &current(); }
 
-Tape::Tape() {
+Tape::Tape() : settings(settings_of_environment()) {
   host_pool();  // outlives every tape
-  settings.eager = environment_says("FUSETAPE_EAGER", "1");
-  settings.fusion = !environment_says("FUSETAPE_FUSE", "off") && !environment_says("FUSETAPE_FUSE", "0");
-  settings.retention = retention_of_environment();
-  settings.conv_algorithm = conv_algorithm_of_environment();
-  settings.deterministic = environment_says("FUSETAPE_DETERMINISTIC", "1");
-  settings.tuning = !environment_says("FUSETAPE_TUNE", "off") && !environment_says("FUSETAPE_TUNE", "0");
-  settings.anomaly = environment_says("FUSETAPE_ANOMALY", "1");
-  settings.tf32 = environment_says("FUSETAPE_TF32", "1");
-  settings.flush_denormals = environment_says("FUSETAPE_FLUSH_DENORMALS", "1");
-  settings.capture =
-      !environment_says("FUSETAPE_CAPTURE", "off") && !environment_says("FUSETAPE_CAPTURE", "0");
-  settings.pending_limit = pending_limit_of_environment(settings.pending_limit);
   settings.threads = omp_get_max_threads();
   if (settings.threads > max_threads) {
     throw Error("OMP_NUM_THREADS", "expected at most " + std::to_string(max_threads) + " threads, got " +

@@ -7,30 +7,11 @@
 #include "backends/backend.hpp"
 #include "core/journal.hpp"
 #include "core/plan/cache.hpp"
+#include "core/settings.hpp"
 #include "core/thread_end.hpp"
 #include "core/value.hpp"
 
 namespace fusetape::core {
-
-struct Settings {
-  bool fusion = true;
-  plan::RuleSet rules = plan::all_rules;  ///< where fusion is on
-  Retention retention = Retention::fastest;
-  ConvAlgorithm conv_algorithm = ConvAlgorithm::automatic;
-  bool deterministic = false;
-  bool tuning = true;  ///< but for deterministic plans
-  bool tf32 = false;
-  bool anomaly = false;  ///< no fusion, nothing in place, every kernel's outputs are searched
-  bool eager = false;
-  DType autocast = DType::f32;  ///< f32: none
-  bool grad = true;
-  bool profiling = false;
-  bool flush_denormals = false;
-  bool capture = true;  ///< a device's plans may be replayed as graphs
-  int threads = 1;
-  std::int64_t pending_limit = std::int64_t{256} << 20;  ///< bytes of inputs that only pending ops hold
-  backends::Backend* backend = nullptr;
-};
 
 /// The ops of one thread that are recorded and not yet run, and what runs them.
 class Tape {

@@ -1,21 +1,46 @@
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/check.hpp"
 #include "core/plan/passes.hpp"
+#include "fusetape/error.hpp"
 
 namespace fusetape::plan {
 namespace {
 
+constexpr std::string_view optional_passes[] = {"merge equal nodes", "drop dead nodes",  "tune",
+                                                "carry norms",       "decide retention", "fuse",
+                                                "share in place"};
+
+std::vector<std::string_view> skipped_by_environment() {
+  const char* const set = std::getenv("FUSETAPE_SKIP_PASSES");
+  std::vector<std::string_view> passes;
+  for (std::string_view rest = set != nullptr ? set : ""; !rest.empty();) {
+    const std::string_view pass = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(rest.size(), pass.size() + 1));
+    if (std::find(std::begin(optional_passes), std::end(optional_passes), pass) ==
+        std::end(optional_passes)) {
+      std::string known;
+      for (const std::string_view name : optional_passes)
+        known += (known.empty() ? "" : ", ") + std::string(name);
+      throw Error("FUSETAPE_SKIP_PASSES",
+                  "expected passes among " + known + ", with commas, got '" + std::string(pass) + "'");
+    }
+    passes.push_back(pass);
+  }
+  return passes;
+}
+
 /// FUSETAPE_SKIP_PASSES="fuse,share in place" leaves optional passes out, to find the one at fault.
 bool skipped(std::string_view pass) {
-  static const char* const list = std::getenv("FUSETAPE_SKIP_PASSES");
-  if (list == nullptr) return false;
-  const std::string padded = "," + std::string(list) + ",";
-  return padded.find("," + std::string(pass) + ",") != std::string::npos;
+  static const std::vector<std::string_view> passes = skipped_by_environment();
+  return std::find(passes.begin(), passes.end(), pass) != passes.end();
 }
 
 const char* name_of(Retention retention) {
