@@ -34,8 +34,8 @@ Flags expecting(std::vector<std::string> groups) {
   return {.smooth = false, .same_bits = false, .tolerance = 2e-5, .groups = std::move(groups)};
 }
 
-Flags no_gradient() {
-  Flags flags = expecting({});
+Flags no_gradient(std::vector<std::string> groups) {
+  Flags flags = expecting(std::move(groups));
   flags.differentiable = false;
   return flags;
 }
@@ -99,7 +99,7 @@ std::vector<OpCase> carried_cases() {
                        const Tensor y = conv(in[0], in, 0);
                        return batch_norm(y, in[2], in[3], in[3], in[2], {.eps = 1e-2}).running_mean;
                      },
-                     no_gradient()});
+                     no_gradient({"conv2d", "batch_norm_statistics"})});
     const std::int64_t c = x.back();
     // What a transform makes is an operand of the sum behind the convolution, too.
     cases.push_back({named("bn of conv + identity", x), inputs_of(x, 1),
