@@ -36,11 +36,13 @@ DType autocast_input(Takes takes, DType dtype) {
 void autocast_inputs(const OpDef& op, std::span<TensorInfo> inputs) {
   if (!autocasting()) return;
   const auto comes_in = [&](DType dtype) {
-    return std::any_of(inputs.begin(), inputs.end(), [&](const TensorInfo& i) { return i.dtype == dtype; });
+    return std::any_of(inputs.begin(), inputs.end(),
+                       [&](const TensorInfo& i) { return i.dtype == dtype && !i.number; });
   };
   const bool widen =
       op.takes == Takes::common && comes_in(DType::f32) && comes_in(Tape::current().settings.autocast);
   for (TensorInfo& input : inputs) {
+    if (input.number) continue;
     input.dtype = widen && casts(input.dtype) ? DType::f32 : autocast_input(op.takes, input.dtype);
   }
 }

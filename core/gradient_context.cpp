@@ -17,10 +17,10 @@ void InferContext::fail(const std::string& expected, const std::string& got) con
 }
 
 DType InferContext::same_floating_dtype() const {
-  const DType first = inputs[0].dtype;
+  const DType first = inputs[inputs[0].number ? 1 : 0].dtype;
   if (!is_floating(first)) fail("a floating dtype", std::string(name_of(first)) + "; use cast");
   for (const TensorInfo& input : inputs) {
-    if (input.dtype != first) {
+    if (input.dtype != first && !input.number) {
       fail("equal dtypes",
            std::string(name_of(first)) + " and " + std::string(name_of(input.dtype)) + "; use cast");
     }

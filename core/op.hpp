@@ -24,6 +24,8 @@ bool countable(const Shape& shape);
 struct TensorInfo {
   Shape shape;
   DType dtype = DType::f32;
+  /// A number that a caller wrote beside a 16-bit tensor: f32, and no part of a rule for equal dtypes.
+  bool number = false;
 };
 
 /// The arguments of a shape rule: reads input infos and attributes, checks them, adds one info per output.
@@ -52,7 +54,7 @@ class InferContext {
   void require(bool ok, const char* expected, DType got) const {
     if (!ok) fail(expected, std::string(name_of(got)));
   }
-  /// All inputs of one floating dtype; which.
+  /// All inputs of one floating dtype, but for numbers; which.
   DType same_floating_dtype() const;
 
  private:

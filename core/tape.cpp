@@ -101,7 +101,7 @@ Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attr
   std::uint32_t wanted = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     check_input(op, inputs[i], i, at);
-    infos.push_back({inputs[i].shape(), inputs[i].dtype()});
+    infos.push_back({inputs[i].shape(), inputs[i].dtype(), inputs[i].value()->number});
     if (inputs[i].requires_grad()) wanted |= bit(static_cast<int>(i));
   }
   autocast_inputs(op, {infos.begin(), infos.size()});

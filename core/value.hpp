@@ -46,6 +46,7 @@ struct Value {
   DType dtype = DType::f32;
   bool requires_grad = false;
   bool scalar = false;        ///< data is `inline_data`
+  bool number = false;        ///< a scalar that a caller wrote as a number (TensorInfo::number)
   bool planned_only = false;  ///< by a backend that computes nothing: the data means nothing
   std::uint8_t index = 0;
   Shape shape;

@@ -2,6 +2,7 @@
 
 #include "core/element.hpp"
 #include "core/module_scope.hpp"
+#include "core/value.hpp"
 
 namespace fusetape::ops {
 
@@ -40,17 +41,25 @@ Tensor require_tensor(std::string_view op, const Operand& x) {
   return require_defined(op, x);
 }
 
-std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, const Operand& b) {
+std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, const Operand& b,
+                                      Numbers numbers) {
+  const auto number_beside = [&](const Operand& x, const Tensor& other) {
+    const DType dtype = other.dtype();
+    const bool wide = numbers == Numbers::wide && (dtype == DType::bf16 || dtype == DType::f16);
+    Tensor number = number_as(op, x.number(), wide ? DType::f32 : dtype, x.at());
+    number.value()->number = wide;
+    return number;
+  };
   if (a.is_number() && b.is_number()) {
     return {number_as(op, a.number(), DType::f32, a.at()), number_as(op, b.number(), DType::f32, b.at())};
   }
   if (a.is_number()) {
     Tensor other = require_defined(op, b);
-    Tensor number = number_as(op, a.number(), other.dtype(), a.at());
+    Tensor number = number_beside(a, other);
     return {std::move(number), std::move(other)};
   }
   Tensor first = require_defined(op, a);
-  Tensor second = b.is_number() ? number_as(op, b.number(), first.dtype(), b.at()) : require_defined(op, b);
+  Tensor second = b.is_number() ? number_beside(b, first) : require_defined(op, b);
   return {std::move(first), std::move(second)};
 }
 
@@ -67,8 +76,8 @@ Tensor record_unary(const OpDef& op, const Operand& x, const Attrs& attrs) {
 
 Tensor record_unary(const OpDef& op, const Operand& x) { return record_unary(op, x, Attrs::of(NoAttrs{})); }
 
-Tensor record_binary(const OpDef& op, const Operand& a, const Operand& b) {
-  auto [left, right] = require_tensors(op.name, a, b);
+Tensor record_binary(const OpDef& op, const Operand& a, const Operand& b, Numbers numbers) {
+  auto [left, right] = require_tensors(op.name, a, b, numbers);
   return core::record_one(op, {std::move(left), std::move(right)}, Attrs::of(NoAttrs{}), a.at());
 }
 
@@ -122,9 +131,10 @@ Shape broadcast_shape(const InferContext& ctx) {
 }
 
 DType same_dtype(const InferContext& ctx, std::size_t first) {
+  if (ctx.inputs[first].number) ++first;
   const DType dtype = ctx.inputs[first].dtype;
   for (std::size_t i = first + 1; i < ctx.inputs.size(); ++i) {
-    if (ctx.inputs[i].dtype == dtype) continue;
+    if (ctx.inputs[i].dtype == dtype || ctx.inputs[i].number) continue;
     ctx.fail("equal dtypes", std::string(name_of(dtype)) + " and " +
                                  std::string(name_of(ctx.inputs[i].dtype)) + "; use cast");
   }

@@ -22,9 +22,15 @@ namespace fusetape::ops {
 Tensor require_tensor(std::string_view op, const Operand& x);
 /// A number as a scalar of this dtype; one that it cannot hold is an error.
 Tensor number_as(std::string_view op, Number number, DType dtype, Location at);
-/// Two operands as tensors. A number takes the other's dtype (f32 beside another number) and becomes a scalar
-/// input.
-std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, const Operand& b);
+/// What a number becomes beside a tensor of 16 bits.
+enum class Numbers : std::uint8_t {
+  alike,  ///< of that dtype: where it may be the result, or is compared with
+  wide,   ///< f32: where the result is rounded, and the number need not be before
+};
+/// Two operands as tensors. A number takes the other's dtype (f32 beside another number), or is wide, and
+/// becomes a scalar input.
+std::array<Tensor, 2> require_tensors(std::string_view op, const Operand& a, const Operand& b,
+                                      Numbers numbers = Numbers::alike);
 
 /// An option of a call as a run-time input (OpDef::numbers).
 Tensor number(double value, Location at);
@@ -35,7 +41,8 @@ void require_reduction(std::string_view op, Reduction reduction, Location at);
 /// One call of an op without attributes, or with those given.
 Tensor record_unary(const core::OpDef& op, const Operand& x, const core::Attrs& attrs);
 Tensor record_unary(const core::OpDef& op, const Operand& x);
-Tensor record_binary(const core::OpDef& op, const Operand& a, const Operand& b);
+Tensor record_binary(const core::OpDef& op, const Operand& a, const Operand& b,
+                     Numbers numbers = Numbers::alike);
 /// The same inside a gradient, where locations are overridden.
 Tensor record_here(const core::OpDef& op, std::initializer_list<Tensor> inputs, const core::Attrs& attrs);
 Tensor record_here(const core::OpDef& op, std::initializer_list<Tensor> inputs);

@@ -208,10 +208,10 @@ constinit const OpDef clamp_grad_op{.name = "clamp_grad",
 
 namespace fusetape {
 
-Tensor add(Operand a, Operand b) { return ops::record_binary(ops::add_op, a, b); }
-Tensor sub(Operand a, Operand b) { return ops::record_binary(ops::sub_op, a, b); }
-Tensor mul(Operand a, Operand b) { return ops::record_binary(ops::mul_op, a, b); }
-Tensor div(Operand a, Operand b) { return ops::record_binary(ops::div_op, a, b); }
+Tensor add(Operand a, Operand b) { return ops::record_binary(ops::add_op, a, b, ops::Numbers::wide); }
+Tensor sub(Operand a, Operand b) { return ops::record_binary(ops::sub_op, a, b, ops::Numbers::wide); }
+Tensor mul(Operand a, Operand b) { return ops::record_binary(ops::mul_op, a, b, ops::Numbers::wide); }
+Tensor div(Operand a, Operand b) { return ops::record_binary(ops::div_op, a, b, ops::Numbers::wide); }
 Tensor pow(Operand base, Operand exponent) { return ops::record_binary(ops::pow_op, base, exponent); }
 Tensor minimum(Operand a, Operand b) { return ops::record_binary(ops::minimum_op, a, b); }
 Tensor maximum(Operand a, Operand b) { return ops::record_binary(ops::maximum_op, a, b); }

@@ -236,6 +236,48 @@ TEST_CASE("a number that changes each step makes no new plan, read or not, and t
   }
 }
 
+TEST_CASE("a number beside a 16-bit tensor is not rounded to 16 bits: what comes of it is") {
+  struct Row {
+    const char* name;
+    Tensor (*call)(const Tensor& x);
+    float (*right)(float x);
+  };
+  const Row rows[] = {
+      {"x · 0.1", [](const Tensor& x) { return x * 0.1; }, [](float x) { return x * 0.1f; }},
+      {"0.1 · x", [](const Tensor& x) { return 0.1 * x; }, [](float x) { return 0.1f * x; }},
+      {"x + 0.001", [](const Tensor& x) { return x + 0.001; }, [](float x) { return x + 0.001f; }},
+      {"0.999 − x", [](const Tensor& x) { return 0.999 - x; }, [](float x) { return 0.999f - x; }},
+      {"x / 3.3", [](const Tensor& x) { return x / 3.3; }, [](float x) { return x / 3.3f; }},
+      {"1.001 / x", [](const Tensor& x) { return 1.001 / x; }, [](float x) { return 1.001f / x; }},
+      {"the gradient of x · 0.1",
+       [](const Tensor& x) {
+         const Tensor leaf = ft::variable(x);
+         return ft::grad({ft::sum(leaf * 0.1)}, {leaf})[0];
+       },
+       [](float) { return 0.1f; }},
+  };
+  std::vector<float> from;
+  for (int i = 1; i <= 64; ++i) from.push_back(static_cast<float>(i) / 16);
+  std::vector<std::string> all = backends();
+  all.push_back("reference");
+  for (const std::string& name : all) {
+    const OnBackend backend(name);
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+      for (const Row& row : rows) {
+        for (const bool autocast : {false, true}) {
+          std::vector<float> right;
+          for (const float x : from) right.push_back(row.right(x));
+          const ft::Autocast cast(autocast ? dtype : DType::f32);
+          const Tensor got = row.call(ft::cast(ft::from_vector(from, {64}), dtype));
+          CHECK(got.dtype() == dtype);
+          CHECK_MESSAGE(got.to_vector() == ft::cast(ft::from_vector(right, {64}), dtype).to_vector(),
+                        row.name << " in " << name_of(dtype) << " on " << name);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("equal numbers are one input: ops that differ in nothing else are computed once") {
   const OnBackend backend("cpu");
   const Fusion off(false);

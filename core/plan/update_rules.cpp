@@ -23,7 +23,9 @@ ClippedGradient clipped_gradient(const Cover& cover, const GraphNode& update) {
   const GraphNode* mul = cover.graph.producer_if(value, ops::mul_op);
   if (mul == nullptr || !cover.free(id_of(cover, *mul))) return {};
   const auto scales = [&](int g, int scale) {
-    return cover.graph.value(scale).shape.rank() == 0 && same_shape(cover.graph, g, value);
+    const GraphValue& factor = cover.graph.value(scale);
+    return factor.shape.rank() == 0 && factor.dtype == cover.graph.value(value).dtype &&
+           same_shape(cover.graph, g, value);
   };
   const int a = mul->inputs[0], b = mul->inputs[1];
   if (scales(a, b)) return {.mul = id_of(cover, *mul), .g = a, .scale = b};
