@@ -98,8 +98,8 @@ class PointwiseSumKernel final : public Kernel, private RowSource {
       run_.block(*args_, storage(part), at + done, static_cast<std::size_t>(std::min(block, count - done)),
                  buffer + done);
     }
-    const Operand& reduced = run_.program().reduced;
-    return reduced.kind == Operand::Kind::memory ? args_->in<float>(reduced.index) + at : buffer;
+    const BlockOperand& reduced = run_.program().reduced;
+    return reduced.kind == BlockOperand::Kind::memory ? args_->in<float>(reduced.index) + at : buffer;
   }
 
   ProgramRun run_;

@@ -14,7 +14,7 @@
 namespace fusetape::backends::cpu {
 
 /// Where an instruction finds or leaves a block of floats.
-struct Operand {
+struct BlockOperand {
   enum class Kind : std::uint8_t {
     none,
     memory,    ///< a full-size f32 value, in place; index: the value
@@ -50,8 +50,8 @@ struct Instruction {
   DType dtype = DType::f32;          ///< of `value`
   int value = -1;                    ///< load, gather, store
   int view = -1;                     ///< gather: into Program::views
-  std::array<Operand, 3> in{};
-  Operand out;
+  std::array<BlockOperand, 3> in{};
+  BlockOperand out;
   std::array<int, 2> numbers{-1, -1};  ///< values: the op's (OpDef::numbers)
   std::uint8_t scalars = 0;            ///< bits of the operands that are one repeated vector
 };
@@ -65,7 +65,7 @@ struct Program {
   std::size_t block_size = 0;     ///< elements
   std::size_t thread_floats = 0;  ///< storage of a thread: registers, then constants
   std::vector<std::pair<int, int>> in_place;
-  Operand reduced;  ///< what a sum or mean at the end reads: of kind result or memory
+  BlockOperand reduced;  ///< what a sum or mean at the end reads: of kind result or memory
 };
 
 // Elements per block are as many as leave a program's registers in the L1 cache, at least so many: a program
@@ -94,7 +94,7 @@ class ProgramRun {
  private:
   void compute(const KernelArgs& args, float* storage, const Instruction& instruction, std::int64_t start,
                std::size_t count, float* result) const;
-  float* locate(const KernelArgs& args, float* storage, Operand operand, std::int64_t start,
+  float* locate(const KernelArgs& args, float* storage, BlockOperand operand, std::int64_t start,
                 float* result) const;
 
   Program program_;

@@ -53,7 +53,7 @@ class Builder {
       return std::binary_search(group_.nodes.begin(), group_.nodes.end(), reader);
     });
   }
-  Operand new_block() { return {Operand::Kind::block, virtual_blocks_++}; }
+  BlockOperand new_block() { return {BlockOperand::Kind::block, virtual_blocks_++}; }
 
   Instruction& emit(Instruction instruction) {
     program_.instructions.push_back(instruction);
@@ -78,13 +78,13 @@ class Builder {
 
   /// Whether the last instruction itself writes what is wanted outside.
   bool direct(int result) const { return is_output(result) && graph_.value(result).dtype == DType::f32; }
-  Operand place_for(int result) {
-    return direct(result) ? Operand{Operand::Kind::memory, result} : new_block();
+  BlockOperand place_for(int result) {
+    return direct(result) ? BlockOperand{BlockOperand::Kind::memory, result} : new_block();
   }
   /// A store rounds by itself, so only what is read here has to be rounded first.
   bool rounds(int result) const { return is_half(graph_.value(result).dtype) && read_inside(result); }
 
-  void add_moved(Operand from, int result, Conversion how) {
+  void add_moved(BlockOperand from, int result, Conversion how) {
     if (how == Conversion::copy && !direct(result)) {
       found_[result] = from;
     } else if (how == Conversion::copy && brought_last(from)) {
@@ -107,11 +107,11 @@ class Builder {
     }
   }
 
-  Operand converted(Operand from, Conversion how, Operand to) {
+  BlockOperand converted(BlockOperand from, Conversion how, BlockOperand to) {
     return emit({.function = block_function(how), .in = {from}, .out = to}).out;
   }
 
-  void store(int value, Operand from) {
+  void store(int value, BlockOperand from) {
     emit({.kind = Instruction::Kind::store,
           .dtype = graph_.value(value).dtype,
           .value = value,
@@ -119,51 +119,51 @@ class Builder {
   }
 
   /// Scalars as a whole block, for what reads one element after the other.
-  Operand as_block(Operand operand) {
+  BlockOperand as_block(BlockOperand operand) {
     if (!is_scalar(operand)) return operand;
     return converted(operand, Conversion::copy, new_block());
   }
-  bool is_scalar(const Operand& operand) const {
-    return operand.kind == Operand::Kind::constant &&
+  bool is_scalar(const BlockOperand& operand) const {
+    return operand.kind == BlockOperand::Kind::constant &&
            program_.constants[static_cast<std::size_t>(operand.index)].period == 1;
   }
 
   /// What is reduced goes to the caller's room, unless it has a place in memory.
   void add_reduced(int value) {
-    Operand reduced = operand_of(value);
-    if (reduced.kind == Operand::Kind::constant) {
+    BlockOperand reduced = operand_of(value);
+    if (reduced.kind == BlockOperand::Kind::constant) {
       reduced = converted(reduced, Conversion::copy, new_block());
     }
-    if (reduced.kind == Operand::Kind::block) {
-      const auto redirect = [&](Operand& operand) {
-        if (operand.kind == Operand::Kind::block && operand.index == reduced.index)
-          operand = {Operand::Kind::result, -1};
+    if (reduced.kind == BlockOperand::Kind::block) {
+      const auto redirect = [&](BlockOperand& operand) {
+        if (operand.kind == BlockOperand::Kind::block && operand.index == reduced.index)
+          operand = {BlockOperand::Kind::result, -1};
       };
       for (Instruction& instruction : program_.instructions) {
-        for (Operand& operand : instruction.in) redirect(operand);
+        for (BlockOperand& operand : instruction.in) redirect(operand);
         redirect(instruction.out);
       }
-      reduced = {Operand::Kind::result, -1};
+      reduced = {BlockOperand::Kind::result, -1};
     }
     program_.reduced = reduced;
   }
 
   /// Whether the last instruction brought this block in from outside: then it may as well bring it to where
   /// it is copied.
-  bool brought_last(const Operand& operand) const {
-    if (operand.kind != Operand::Kind::block || program_.instructions.empty()) return false;
+  bool brought_last(const BlockOperand& operand) const {
+    if (operand.kind != BlockOperand::Kind::block || program_.instructions.empty()) return false;
     const Instruction& last = program_.instructions.back();
     const bool brings = last.kind == Instruction::Kind::load || last.kind == Instruction::Kind::gather;
-    return brings && last.out.kind == Operand::Kind::block && last.out.index == operand.index;
+    return brings && last.out.kind == BlockOperand::Kind::block && last.out.index == operand.index;
   }
 
   /// Makes the last instruction leave its block in the memory of a result, for all values that are the same.
   void bring_to(int result) {
-    Operand& out = program_.instructions.back().out;
+    BlockOperand& out = program_.instructions.back().out;
     const int block = out.index;
-    out = {Operand::Kind::memory, result};
+    out = {BlockOperand::Kind::memory, result};
     for (auto& [value, operand] : found_) {
-      if (operand.kind == Operand::Kind::block && operand.index == block) operand = out;
+      if (operand.kind == BlockOperand::Kind::block && operand.index == block) operand = out;
     }
     found_[result] = out;
   }
@@ -177,19 +177,19 @@ class Builder {
     return to == DType::bf16 ? Conversion::round_bf16 : Conversion::round_f16;
   }
 
-  Operand operand_of(int value) {
+  BlockOperand operand_of(int value) {
     const auto known = found_.find(value);
     if (known != found_.end()) return known->second;
     return found_[value] = leaf(value);
   }
 
   /// A value from outside: read where it is, if it can be; else brought into a block at its first use.
-  Operand leaf(int value) {
+  BlockOperand leaf(int value) {
     const GraphValue& info = graph_.value(value);
     const BroadcastView view = broadcast_view(info.shape, shape_);
     if (view.rank == 1 && view.stride[0] == 1 && info.elements() == program_.count) {
-      if (info.dtype == DType::f32) return {Operand::Kind::memory, value};
-      const Operand block = new_block();
+      if (info.dtype == DType::f32) return {BlockOperand::Kind::memory, value};
+      const BlockOperand block = new_block();
       emit({.kind = Instruction::Kind::load, .dtype = info.dtype, .value = value, .out = block});
       return block;
     }
@@ -198,10 +198,10 @@ class Builder {
     if (scalar || (periodic && ++periodic_ <= most_periodic)) {
       const std::int64_t period = scalar ? 1 : view.extent[1];
       program_.constants.push_back({.value = value, .dtype = info.dtype, .period = period});
-      return {Operand::Kind::constant, static_cast<int>(program_.constants.size()) - 1};
+      return {BlockOperand::Kind::constant, static_cast<int>(program_.constants.size()) - 1};
     }
     program_.views.push_back(view);
-    const Operand block = new_block();
+    const BlockOperand block = new_block();
     emit({.kind = Instruction::Kind::gather,
           .dtype = info.dtype,
           .value = value,
@@ -215,14 +215,14 @@ class Builder {
     std::map<int, std::size_t> last_read, written;
     for (std::size_t i = 0; i < program_.instructions.size(); ++i) {
       const Instruction& instruction = program_.instructions[i];
-      for (const Operand& operand : instruction.in) {
-        if (operand.kind == Operand::Kind::memory) last_read[operand.index] = i;
+      for (const BlockOperand& operand : instruction.in) {
+        if (operand.kind == BlockOperand::Kind::memory) last_read[operand.index] = i;
       }
       if (instruction.kind == Instruction::Kind::load) last_read[instruction.value] = i;
       if (instruction.kind == Instruction::Kind::store) written[instruction.value] = i;
-      if (instruction.out.kind == Operand::Kind::memory) written[instruction.out.index] = i;
+      if (instruction.out.kind == BlockOperand::Kind::memory) written[instruction.out.index] = i;
     }
-    if (program_.reduced.kind == Operand::Kind::memory)
+    if (program_.reduced.kind == BlockOperand::Kind::memory)
       last_read[program_.reduced.index] = program_.instructions.size();
     std::vector<int> free_inputs;
     for (const int in : dying_inputs(graph_, group_)) {
@@ -244,7 +244,7 @@ class Builder {
     std::vector<std::size_t> last_use(static_cast<std::size_t>(virtual_blocks_), 0);
     for (std::size_t i = 0; i < program_.instructions.size(); ++i) {
       const Instruction& instruction = program_.instructions[i];
-      for (const Operand& operand : instruction.in) note_use(operand, i, last_use);
+      for (const BlockOperand& operand : instruction.in) note_use(operand, i, last_use);
       note_use(instruction.out, i, last_use);
     }
     std::vector<int> assigned(static_cast<std::size_t>(virtual_blocks_), -1), free;
@@ -255,13 +255,13 @@ class Builder {
     };
     for (std::size_t i = 0; i < program_.instructions.size(); ++i) {
       Instruction& instruction = program_.instructions[i];
-      for (Operand& operand : instruction.in) {
-        if (operand.kind != Operand::Kind::block) continue;
+      for (BlockOperand& operand : instruction.in) {
+        if (operand.kind != BlockOperand::Kind::block) continue;
         const auto block = static_cast<std::size_t>(operand.index);
         operand.index = assigned[block];
         release(block, i);
       }
-      if (instruction.out.kind != Operand::Kind::block) continue;
+      if (instruction.out.kind != BlockOperand::Kind::block) continue;
       const auto block = static_cast<std::size_t>(instruction.out.index);
       if (free.empty()) free.push_back(program_.blocks++);
       assigned[block] = instruction.out.index = free.back();
@@ -270,13 +270,13 @@ class Builder {
     }
   }
 
-  static void note_use(const Operand& operand, std::size_t i, std::vector<std::size_t>& last_use) {
-    if (operand.kind == Operand::Kind::block) last_use[static_cast<std::size_t>(operand.index)] = i;
+  static void note_use(const BlockOperand& operand, std::size_t i, std::vector<std::size_t>& last_use) {
+    if (operand.kind == BlockOperand::Kind::block) last_use[static_cast<std::size_t>(operand.index)] = i;
   }
 
   void lay_out_storage() {
     const bool free_of_storage =
-        program_.blocks == 0 && periodic_ == 0 && program_.reduced.kind == Operand::Kind::none;
+        program_.blocks == 0 && periodic_ == 0 && program_.reduced.kind == BlockOperand::Kind::none;
     program_.block_size = free_of_storage ? large_block : small_block;
     const auto blocks = static_cast<std::size_t>(program_.blocks);
     while (blocks * program_.block_size > l1_floats && program_.block_size > least_block)
@@ -301,7 +301,7 @@ class Builder {
   Program program_;
   int virtual_blocks_ = 0;
   int periodic_ = 0;
-  std::map<int, Operand> found_;  ///< where each value is
+  std::map<int, BlockOperand> found_;  ///< where each value is
 };
 
 }  // namespace

@@ -130,18 +130,18 @@ void ProgramRun::compute(const KernelArgs& args, float* storage, const Instructi
   instruction.function(block);
 }
 
-float* ProgramRun::locate(const KernelArgs& args, float* storage, Operand operand, std::int64_t start,
+float* ProgramRun::locate(const KernelArgs& args, float* storage, BlockOperand operand, std::int64_t start,
                           float* result) const {
   switch (operand.kind) {
-    case Operand::Kind::none:
+    case BlockOperand::Kind::none:
       return nullptr;
-    case Operand::Kind::memory:
+    case BlockOperand::Kind::memory:
       return args.out<float>(operand.index) + start;
-    case Operand::Kind::block:
+    case BlockOperand::Kind::block:
       return storage + static_cast<std::size_t>(operand.index) * program_.block_size;
-    case Operand::Kind::result:
+    case BlockOperand::Kind::result:
       return result;
-    case Operand::Kind::constant:
+    case BlockOperand::Kind::constant:
       break;
   }
   const Constant& constant = program_.constants[static_cast<std::size_t>(operand.index)];
