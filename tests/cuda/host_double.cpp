@@ -248,7 +248,7 @@ void HostDouble::launch(Stream stream, const Launch& launch, const Access& acces
 void HostDouble::run_blocks(const KernelEntry& kernel, Grid grid, const std::vector<std::byte>& args) {
   // Aligned as an object on the stack would be.
   std::vector<std::max_align_t> room(args.size() / sizeof(std::max_align_t) + 1);
-  std::memcpy(room.data(), args.data(), args.size());
+  std::copy(args.begin(), args.end(), reinterpret_cast<std::byte*>(room.data()));  // there may be none
   std::vector<std::int64_t> order(static_cast<std::size_t>(grid.x * grid.y));
   std::iota(order.begin(), order.end(), std::int64_t{0});
   std::shuffle(order.begin(), order.end(), random_);
