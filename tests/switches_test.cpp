@@ -106,7 +106,7 @@ TEST_CASE("a switch that plans depend on makes another plan, the others do not")
         {"anomaly", [] { ft::set_anomaly_detection(!ft::anomaly_detection_enabled()); }, true},
         {"retention", [] { ft::set_retention(ft::Retention::smallest); }, true},
         {"conv", [] { ft::set_conv_algorithm(ft::ConvAlgorithm::winograd); }, true},
-        {"threads", [] { ft::set_threads(ft::threads() == 1 ? 2 : 1); }, true},
+        {"threads", [] { ft::set_threads(ft::threads() == 1 ? most_threads : 1); }, most_threads > 1},
         {"denormals", [] { ft::set_flush_denormals(!ft::flush_denormals()); }, false},
         {"capture", [] { ft::set_graph_capture(!ft::graph_capture_enabled()); }, false},
         {"pending limit", [] { ft::set_pending_limit(1 << 20); }, false},
