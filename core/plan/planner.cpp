@@ -109,6 +109,7 @@ void choose_kernels(Plan& plan, backends::Backend& backend) {
 /// What stands around the steps of a device's run.
 void complete_run(Plan& plan, backends::Backend& backend) {
   std::vector<backends::Kernel*> kernels;
+  kernels.reserve(plan.steps.size() + 1);
   for (const Step& step : plan.steps) kernels.push_back(step.kernel.get());
   if (!plan.commits.empty()) {
     plan.commit = backend.compile_commits(plan.graph, plan.commits);
