@@ -14,7 +14,8 @@ FUSETAPE_HD T select(bool condition, T a, T b) {
 }
 template <class T>
 FUSETAPE_HD bool is_nan(T x) {
-  return x != x;
+  const T same = x;
+  return x != same;
 }
 template <class T>
 FUSETAPE_HD T abs_of(T x) {

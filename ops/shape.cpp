@@ -9,7 +9,6 @@
 
 namespace fusetape::ops {
 
-using core::Attrs;
 using core::bit;
 using core::ConcatAttrs;
 using core::GradContext;

@@ -164,7 +164,7 @@ Tensor pad(Operand x, std::vector<PadWidth> widths, Number value) {
   core::PadAttrs attrs;
   bool grows = false;
   for (std::size_t axis = 0; axis < widths.size(); ++axis) {
-    const auto [before, after] = widths[axis];
+    const std::int64_t before = widths[axis].before, after = widths[axis].after;
     const auto got = [&] { return std::to_string(before) + " and " + std::to_string(after); };
     if (before < 0 || after < 0) fail("pad", "no negative padding (slice cuts)", got(), x.at());
     if (!(core::Checked(from.shape()[static_cast<int>(axis)]) + before + after).fits()) {
