@@ -17,7 +17,7 @@ void InferContext::fail(const std::string& expected, const std::string& got) con
 }
 
 DType InferContext::same_floating_dtype() const {
-  const DType first = inputs[inputs[0].number ? 1 : 0].dtype;
+  const DType first = inputs[inputs.size() > 1 && inputs[0].number ? 1 : 0].dtype;
   if (!is_floating(first)) fail("a floating dtype", std::string(name_of(first)) + "; use cast");
   for (const TensorInfo& input : inputs) {
     if (input.dtype != first && !input.number) {

@@ -131,7 +131,7 @@ Shape broadcast_shape(const InferContext& ctx) {
 }
 
 DType same_dtype(const InferContext& ctx, std::size_t first) {
-  if (ctx.inputs[first].number) ++first;
+  if (first + 1 < ctx.inputs.size() && ctx.inputs[first].number) ++first;
   const DType dtype = ctx.inputs[first].dtype;
   for (std::size_t i = first + 1; i < ctx.inputs.size(); ++i) {
     if (ctx.inputs[i].dtype == dtype || ctx.inputs[i].number) continue;
