@@ -5,7 +5,7 @@
 #include <atomic>
 
 #include "core/check.hpp"
-#include "core/tape.hpp"
+#include "core/memory.hpp"
 
 namespace fusetape::core {
 namespace {

@@ -92,4 +92,9 @@ class Pool {
   PoolStats stats_;
 };
 
+/// The pool of host memory (cpu, reference and null share it).
+Pool& host_pool();
+/// The pool of a backend's memory: host_pool() where that is the host's.
+Pool& pool_of(backends::Backend& backend);
+
 }  // namespace fusetape::core

@@ -146,20 +146,20 @@ ConvAlgorithm conv_algorithm() { return Tape::current().settings.conv_algorithm;
 
 std::vector<KernelChoice> kernel_choices() {
   std::vector<KernelChoice> choices;
-  for (const auto& [work, taken] : Tape::current().taken_kernels)
+  for (const auto& [work, taken] : Tape::current().executor.taken_kernels)
     choices.push_back({work, taken.kernel->kernel, taken.kernel->blocking, taken.kernel->why});
   return choices;
 }
 
 void set_kernel_choices(const std::vector<KernelChoice>& choices) {
   if (choices == kernel_choices()) return;
-  Tape& tape = Tape::current();
-  tape.cache.clear();  // those plans took others
-  tape.taken_kernels.clear();
+  core::Executor& executor = Tape::current().executor;
+  executor.cache.clear();  // those plans took others
+  executor.taken_kernels.clear();
   for (const auto& [work, kernel, blocking, why] : choices) {
     const plan::TunedKernel chosen{.kernel = kernel, .blocking = blocking, .why = why};
-    tape.taken_kernels[work] = {.kernel = std::make_shared<const plan::TunedKernel>(chosen),
-                                .restored = true};
+    executor.taken_kernels[work] = {.kernel = std::make_shared<const plan::TunedKernel>(chosen),
+                                    .restored = true};
   }
 }
 
@@ -195,17 +195,17 @@ int threads() { return Tape::current().settings.threads; }
 
 const Report& explain() {
   static const Report nothing;
-  const Tape& tape = Tape::current();
-  return tape.last_report != nullptr ? *tape.last_report : nothing;
+  const core::Executor& executor = Tape::current().executor;
+  return executor.last_report != nullptr ? *executor.last_report : nothing;
 }
 
-CacheStats plan_cache_stats() { return Tape::current().cache.stats(); }
-void clear_plan_cache() { Tape::current().cache.clear(); }
+CacheStats plan_cache_stats() { return Tape::current().executor.cache.stats(); }
+void clear_plan_cache() { Tape::current().executor.cache.clear(); }
 
 MemoryStats memory_stats() {
   const core::Pool& memory = core::pool_of(*Tape::current().settings.backend);
   const core::PoolStats pool = memory.stats();
-  const std::int64_t arena = Tape::current().arena_bytes(memory);
+  const std::int64_t arena = Tape::current().executor.arena_bytes(memory);
   return {.pool_bytes = pool.used_bytes - arena,
           .cached_bytes = pool.cached_bytes,
           .arena_bytes = arena,

@@ -14,7 +14,6 @@
 #include "core/module_scope.hpp"
 #include "core/op_attrs.hpp"
 #include "core/segment.hpp"
-#include "core/slice.hpp"
 
 namespace fusetape::core {
 namespace {
@@ -194,28 +193,37 @@ void Tape::flush(Location at) {
     bool& flag;
     ~Reset() { flag = false; }
   } reset{running_};
-  Slice(*this, pending_).run(at);
+  try {
+    executor.run(pending_, journal, segment.get(), at);
+  } catch (const Error& error) {
+    lose_pending(error.what());
+    throw;
+  } catch (const std::exception& error) {
+    const std::string reason = reason_of(error);
+    lose_pending(reason);
+    throw Error("run", reason, at);
+  }
+  finish_slice();
 }
 
 /// A leaf's holds are those of its pending readers and nobody else's. Counted anew each time: users drop
 /// their handles without telling.
 std::int64_t Tape::bytes_held_by_pending_ops() {
-  std::vector<Value*>& inputs = lists_.externals;  // no run is on
   for (const Node* node : pending_) {
     for (Value* input : node->inputs) {
-      if (!input->scalar && input->state == State::ready) inputs.push_back(input);
+      if (!input->scalar && input->state == State::ready) inputs_.push_back(input);
     }
   }
-  std::sort(inputs.begin(), inputs.end());
+  std::sort(inputs_.begin(), inputs_.end());
   std::int64_t bytes = 0;
-  for (auto first = inputs.begin(); first != inputs.end();) {
-    const auto end = std::upper_bound(first, inputs.end(), *first);
+  for (auto first = inputs_.begin(); first != inputs_.end();) {
+    const auto end = std::upper_bound(first, inputs_.end(), *first);
     if ((*first)->holds.load(std::memory_order_acquire) == end - first) {
       bytes += static_cast<std::int64_t>((*first)->bytes());
     }
     first = end;
   }
-  inputs.clear();
+  inputs_.clear();
   return bytes;
 }
 
@@ -253,21 +261,6 @@ void Tape::finish_slice() {
   for (Node* node : done) dereference(node);
   done.clear();
   done.swap(pending_);  // keeps the capacity
-}
-
-std::byte* Tape::arena(std::size_t bytes) {
-  Pool& pool = pool_of(*settings.backend);
-  if (bytes > arena_bytes_ || !arena_buffer_ || arena_buffer_.get()->pool != &pool) {
-    if (arena_buffer_) {
-      Pool& before = *arena_buffer_.get()->pool;
-      arena_buffer_.reset();      // first: the two together may not fit
-      before.trim(arena_bytes_);  // too small for every later run; few values are as large
-    }
-    arena_bytes_ = 0;
-    arena_buffer_ = pool.allocate(bytes);
-    arena_bytes_ = bytes;
-  }
-  return static_cast<std::byte*>(arena_buffer_.data());
 }
 
 QueuedRun flush_step(Location at) {

@@ -5,15 +5,15 @@
 #include <vector>
 
 #include "backends/backend.hpp"
+#include "core/executor.hpp"
 #include "core/journal.hpp"
-#include "core/plan/cache.hpp"
 #include "core/settings.hpp"
 #include "core/thread_end.hpp"
 #include "core/value.hpp"
 
 namespace fusetape::core {
 
-/// The ops of one thread that are recorded and not yet run, and what runs them.
+/// The ops of one thread that are recorded and not yet run.
 class Tape {
  public:
   /// A slice that grows past this without a step is cut and run, with a warning.
@@ -33,18 +33,11 @@ class Tape {
   void flush(Location at);
 
   Settings settings;
-  plan::PlanCache cache;
-  plan::TakenKernels taken_kernels;
+  Executor executor{settings};
   std::shared_ptr<Segment> segment;  ///< the innermost checkpoint that is being recorded
   Journal journal;                   ///< what the pending nodes will change in cells
-  /// Of the last run; never null after one.
-  std::shared_ptr<const Report> last_report;
 
   std::size_t pending_nodes() const { return pending_.size(); }
-  /// Of the arena, where it is in that memory.
-  std::int64_t arena_bytes(const Pool& pool) const {
-    return arena_buffer_ && arena_buffer_.get()->pool == &pool ? static_cast<std::int64_t>(arena_bytes_) : 0;
-  }
 
   Tape();
   ~Tape();
@@ -52,7 +45,6 @@ class Tape {
   Tape& operator=(const Tape&) = delete;
 
  private:
-  friend class Slice;
   void refuse_while_running(std::string_view what, Location at) const;
   void check_input(const OpDef& op, const Tensor& input, std::size_t index, Location at) const;
   void append(Node* node);
@@ -61,28 +53,15 @@ class Tape {
   void finish_slice();
   /// Poisons what is pending.
   void lose_pending(const std::string& why);
-  /// Room for a run, in the memory of the tape's backend.
-  std::byte* arena(std::size_t bytes);
 
   std::vector<Node*> pending_;  ///< referenced
-  // Of the slice that runs; kept for their capacity.
-  plan::PlanCache::Key key_;
-  struct {
-    std::vector<Value*> values, externals;
-    std::vector<Node*> stack;
-    std::vector<BufferRef> pooled;
-  } lists_;
-  std::byte* scratch_ = nullptr;
-  std::byte* scalars_ = nullptr;  ///< of a run on a device: its scalar inputs, in that memory
+  std::vector<Value*> inputs_;  ///< scratch of bytes_held_by_pending_ops(), kept for its capacity
   std::int64_t pending_bytes_ = 0;
   std::int64_t input_bytes_ = 0;  ///< of what is not pending itself, once for each pending op that reads it
   std::int64_t next_input_check_ = 0;  ///< of `input_bytes_`
   std::size_t pending_histories_ = 0;  ///< ops that a gradient may come through
-  BufferRef arena_buffer_;
-  std::size_t arena_bytes_ = 0;
   bool running_ = false;
   bool warned_about_cut_ = false;
-  bool noted_changing_number_ = false;
   EndsWithThread end_;
 };
 
@@ -107,10 +86,6 @@ struct QueuedRun {
 /// Runs the slice that an optimizer's step closes.
 QueuedRun flush_step(Location at);
 
-/// The pool of host memory (cpu, reference and null share it).
-Pool& host_pool();
-/// The pool of a backend's memory: host_pool() where that is the host's.
-Pool& pool_of(backends::Backend& backend);
 /// The process's backend of that name, made when it is first asked for; nullptr when the name is none. Throws
 /// where there is no such device.
 backends::Backend* backend_named(std::string_view name);

@@ -3,9 +3,9 @@
 #include <new>
 #include <vector>
 
+#include "backends/backend.hpp"
 #include "core/check.hpp"
 #include "core/segment.hpp"
-#include "core/tape.hpp"
 #include "core/thread_end.hpp"
 
 namespace fusetape::core {
