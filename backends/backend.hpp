@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/plan/graph.hpp"
+#include "core/plan/group.hpp"
 
 namespace fusetape::backends {
 

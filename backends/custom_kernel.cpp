@@ -1,6 +1,5 @@
 #include "backends/custom_kernel.hpp"
 
-#include "backends/tensor_passes.hpp"
 #include "core/check.hpp"
 
 namespace fusetape::backends {
@@ -13,7 +12,7 @@ class CustomKernel final : public Kernel {
   CustomKernel(const plan::Graph& graph, const plan::GraphNode& node)
       : op_(*node.op), attrs_(node.attrs), inputs_(node.inputs), outputs_(node.outputs) {
     name = "custom";
-    tensor_passes = backends::tensor_passes(graph, node);
+    tensor_passes = plan::tensor_passes(graph, node);
     for (int id : inputs_) in_.push_back({graph.value(id).shape, graph.value(id).dtype});
     for (int id : outputs_) out_.push_back({graph.value(id).shape, graph.value(id).dtype});
   }
@@ -34,7 +33,7 @@ class CustomKernel final : public Kernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_custom_kernel(const plan::Graph& graph, const plan::Group& group) {
-  FUSETAPE_ASSERT(group.pattern == plan::Pattern::single);
+  FUSETAPE_ASSERT(group.single());
   return std::make_unique<CustomKernel>(graph, graph.node(group.nodes[0]));
 }
 

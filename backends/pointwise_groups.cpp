@@ -51,15 +51,12 @@ std::size_t tensors_of(const GraphNode& node) {
   return node.inputs.size() - static_cast<std::size_t>(node.op->numbers);
 }
 
-std::string refusal_of_nodes(const Graph& graph, const Group& group, bool& foreign) {
+std::string refusal_of_nodes(const Graph& graph, const Group& group) {
   const Shape& shape = chain_shape(graph, group);
-  foreign = false;
   for (const int id : group.nodes) {
-    if (id == group.chain.reduction_node) continue;
+    if (id == group.reduction_node()) continue;
     const GraphNode& node = graph.node(id);
     const std::string name(node.op->name);
-    foreign = node.op->pointwise == nullptr;
-    if (foreign) return name + " is not pointwise";
     const Shape& result = graph.value(node.outputs[0]).shape;
     if (!(result == shape)) return name + " has shape " + to_string(result) + ", not " + to_string(shape);
     std::string reason = refusal_of_dtypes(graph, node);
@@ -69,7 +66,7 @@ std::string refusal_of_nodes(const Graph& graph, const Group& group, bool& forei
 }
 
 const Shape& chain_shape(const Graph& graph, const Group& group) {
-  const bool reduction_first = group.nodes.front() == group.chain.reduction_node;
+  const bool reduction_first = group.nodes.front() == group.reduction_node();
   const int id = reduction_first ? group.nodes.back() : group.nodes.front();
   return graph.value(graph.node(id).outputs[0]).shape;
 }

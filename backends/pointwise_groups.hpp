@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/plan/graph.hpp"
+#include "core/plan/group.hpp"
 
 /// Groups of pointwise nodes, as every device sees them.
 namespace fusetape::backends {
@@ -13,9 +13,9 @@ namespace fusetape::backends {
 /// How many of the node's inputs are elements; those behind them are numbers, f64 scalars.
 std::size_t tensors_of(const plan::GraphNode& node);
 
-/// Why these nodes cannot be computed as one, element by element in f32; empty: they can. `foreign` is set
-/// when a node is not pointwise at all. The reduction at the end of a chain is not looked at.
-std::string refusal_of_nodes(const plan::Graph& graph, const plan::Group& group, bool& foreign);
+/// Why these nodes cannot be computed as one, element by element in f32; empty: they can. The
+/// reduction at the end of a chain is not looked at.
+std::string refusal_of_nodes(const plan::Graph& graph, const plan::Group& group);
 
 /// The shape of every pointwise node of the group.
 const Shape& chain_shape(const plan::Graph& graph, const plan::Group& group);

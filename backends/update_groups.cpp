@@ -12,15 +12,14 @@ namespace {
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
 
 /// Two updates may share a clipped gradient: the first of them writes it.
 void add_clipping(const Graph& graph, const Group& group, const std::vector<Update>& before, Update& update) {
   const int clipped = update.in[1];
   const GraphNode& mul = graph.node(graph.value(clipped).producer);
-  const bool scale_last = mul.inputs[1] == group.updates.scale;
+  const bool scale_last = mul.inputs[1] == group.as<plan::Updates>()->scale;
   update.in[1] = mul.inputs[scale_last ? 0 : 1];
-  update.scale = group.updates.scale;
+  update.scale = group.as<plan::Updates>()->scale;
   const bool wanted = std::find(group.outputs.begin(), group.outputs.end(), clipped) != group.outputs.end();
   const bool written =
       std::any_of(before.begin(), before.end(), [&](const Update& other) { return other.out[1] == clipped; });
@@ -36,14 +35,9 @@ std::int64_t readers_of(const std::vector<Update>& updates, int value) {
 }  // namespace
 
 Support supports_updates(const Graph& graph, const Group& group) {
-  if (group.pattern != Pattern::single && group.pattern != Pattern::optimizer) {
-    return {.ok = false, .reason = ""};
-  }
+  if (group.as<plan::Updates>() == nullptr) return {.ok = false, .reason = ""};
   for (const int id : group.nodes) {
     const GraphNode& node = graph.node(id);
-    const bool update = node.is(ops::sgd_update_op) || node.is(ops::adam_update_op);
-    const bool clip = group.updates.scale >= 0 && node.is(ops::mul_op);
-    if (!update && !clip) return {.ok = false, .reason = ""};
     const DType dtype = graph.value(node.inputs[0]).dtype;
     if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) {
       return {.ok = false, .reason = "f32 and 16 bits only, not " + std::string(name_of(dtype))};
@@ -69,7 +63,7 @@ std::vector<Update> updates_of(const Graph& graph, const Group& group) {
       update.in[state + 1] = node.inputs[update.adam ? state + 1 : 4];
       update.out[state + 1] = node.outputs[state];
     }
-    if (group.updates.scale >= 0) add_clipping(graph, group, updates, update);
+    if (group.as<plan::Updates>()->scale >= 0) add_clipping(graph, group, updates, update);
     updates.push_back(std::move(update));
   }
   return updates;

@@ -22,17 +22,17 @@ Support check_mask(const Graph& graph, int mask, int x) {
 }
 
 Support supports_forward(const Graph& graph, const Group& group) {
-  if (!is_norm_forward(graph, group)) return {.ok = false, .reason = {}};
-  const plan::BatchNormRelu roles = norm_forward_roles(graph, group).norm;
-  const Support support = norm_operands(graph, roles, dtypes);
-  return support.ok ? check_mask(graph, roles.mask, roles.norm[0].x) : support;
+  const auto* roles = group.as<plan::NormForward>();
+  if (roles == nullptr) return {.ok = false, .reason = {}};
+  const Support support = norm_operands(graph, *roles, dtypes);
+  return support.ok ? check_mask(graph, roles->mask, roles->norm[0].x) : support;
 }
 
 Support supports_backward(const Graph& graph, const Group& group) {
-  if (!is_norm_backward(graph, group)) return {.ok = false, .reason = {}};
-  const plan::BatchNormReluGrad roles = norm_backward_roles(graph, group);
-  const Support support = norm_operands(graph, roles, dtypes);
-  return support.ok ? check_mask(graph, roles.mask, roles.norm[0].x) : support;
+  const auto* roles = group.as<plan::NormBackward>();
+  if (roles == nullptr) return {.ok = false, .reason = {}};
+  const Support support = norm_operands(graph, *roles, dtypes);
+  return support.ok ? check_mask(graph, roles->mask, roles->norm[0].x) : support;
 }
 
 constexpr Candidate candidates[] = {

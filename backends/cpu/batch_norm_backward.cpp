@@ -25,7 +25,7 @@ struct Scratch {
 template <class T>
 class NormBackwardKernel final : public Kernel {
  public:
-  NormBackwardKernel(const Graph& graph, const plan::BatchNormReluGrad& roles)
+  NormBackwardKernel(const Graph& graph, const plan::NormBackward& roles)
       : roles_(roles), rows_(rows_of(graph, roles_.norm[0].x)) {
     if (roles_.recompute) mask_ = MaskFrom::input;
     if (!roles_.recompute && roles_.y >= 0) mask_ = MaskFrom::output;
@@ -207,7 +207,7 @@ class NormBackwardKernel final : public Kernel {
     });
   }
 
-  plan::BatchNormReluGrad roles_;
+  plan::NormBackward roles_;
   ChannelRows rows_;
   MaskFrom mask_ = MaskFrom::nothing;
   int staged_ = -1;     ///< the value that holds g' between the passes; -1: it is made twice
@@ -218,7 +218,7 @@ class NormBackwardKernel final : public Kernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_norm_backward(const Graph& graph, const Group& group) {
-  const plan::BatchNormReluGrad roles = norm_backward_roles(graph, group);
+  const plan::NormBackward& roles = *group.as<plan::NormBackward>();
   if (graph.value(roles.g).dtype == DType::bf16) {
     return std::make_unique<NormBackwardKernel<Bf16>>(graph, roles);
   }

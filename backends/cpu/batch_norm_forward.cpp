@@ -34,8 +34,8 @@ struct Scratch {
 template <class T>
 class NormForwardKernel final : public Kernel {
  public:
-  NormForwardKernel(const NormForwardRoles& roles, const Graph& graph)
-      : roles_(roles.norm), relu_(roles.relu), rows_(rows_of(graph, roles.norm.norm[0].x)) {
+  NormForwardKernel(const plan::NormForward& roles, const Graph& graph)
+      : roles_(roles), relu_(roles.activation != nullptr), rows_(rows_of(graph, roles.norm[0].x)) {
     for (int i = 0; i < roles_.norms; ++i) {
       eps_[i] = graph.node(roles_.norm[i].node).attrs.as<core::BatchNormAttrs>().eps;
     }
@@ -228,7 +228,7 @@ class NormForwardKernel final : public Kernel {
     });
   }
 
-  plan::BatchNormRelu roles_;
+  plan::NormForward roles_;
   bool relu_;
   ChannelRows rows_;
   double eps_[2] = {};
@@ -239,8 +239,8 @@ class NormForwardKernel final : public Kernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_norm_forward(const Graph& graph, const Group& group) {
-  const NormForwardRoles roles = norm_forward_roles(graph, group);
-  if (graph.value(roles.norm.norm[0].x).dtype == DType::bf16) {
+  const plan::NormForward& roles = *group.as<plan::NormForward>();
+  if (graph.value(roles.norm[0].x).dtype == DType::bf16) {
     return std::make_unique<NormForwardKernel<Bf16>>(roles, graph);
   }
   return std::make_unique<NormForwardKernel<float>>(roles, graph);

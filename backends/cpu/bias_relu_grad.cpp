@@ -19,7 +19,7 @@ template <class T>
 class BiasReluGradKernel final : public Kernel {
  public:
   BiasReluGradKernel(const Graph& graph, const Group& group)
-      : roles_(group.bias_grad),
+      : roles_(*group.as<plan::BiasReluGrad>()),
         rows_(rows_of(graph.value(roles_.g).shape)),
         narrow_bias_(graph.value(roles_.bias_grad).dtype == DType::bf16) {
     name = "highway:bias_relu_grad";
@@ -93,8 +93,8 @@ class BiasReluGradKernel final : public Kernel {
 };
 
 Support supports(const Graph& graph, const Group& group) {
-  if (group.pattern != plan::Pattern::bias_relu_grad) return {.ok = false, .reason = ""};
-  const plan::BiasReluGrad& roles = group.bias_grad;
+  if (group.as<plan::BiasReluGrad>() == nullptr) return {.ok = false, .reason = ""};
+  const auto& roles = *group.as<plan::BiasReluGrad>();
   const Shape& shape = graph.value(roles.g).shape;
   if (shape.rank() == 0 || shape.elements() == 0) return {.ok = false, .reason = "no rows of channels"};
   const DType dtype = graph.value(roles.g).dtype;
@@ -114,7 +114,7 @@ Support supports(const Graph& graph, const Group& group) {
 }
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
-  if (graph.value(group.bias_grad.g).dtype == DType::bf16) {
+  if (graph.value(group.as<plan::BiasReluGrad>()->g).dtype == DType::bf16) {
     return std::make_unique<BiasReluGradKernel<Bf16>>(graph, group);
   }
   return std::make_unique<BiasReluGradKernel<float>>(graph, group);

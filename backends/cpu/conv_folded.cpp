@@ -11,7 +11,7 @@ using plan::Group;
 
 class FoldedConvolution final : public PreparedConvolution {
  public:
-  FoldedConvolution(const Graph& graph, const plan::Convolution& roles, const Convolution& conv)
+  FoldedConvolution(const Graph& graph, const plan::Convolution& roles, const ConvDescription& conv)
       : PreparedConvolution(conv), folded_(graph, roles) {
     tensor_passes = roles.z >= 0 ? 3 : 2;  // beside the weights
   }
@@ -25,14 +25,12 @@ class FoldedConvolution final : public PreparedConvolution {
 };
 
 /// The convolution with folded weights and bias, as if the graph had them.
-Convolution describe(const Graph& graph, const plan::Convolution& roles) {
-  Convolution conv = describe_convolution(
-      graph,
-      {.node = roles.conv_node, .x = roles.x, .w = roles.w, .z = roles.z, .y = roles.y, .relu = roles.relu});
+ConvDescription describe(const Graph& graph, const plan::Convolution& roles) {
+  ConvDescription conv = describe_convolution(graph, roles);
   const memory::desc w = conv.w.stored;
   conv.w.stored = {w.get_dims(), memory::data_type::f32, w.get_strides()};
-  conv.bias = {roles.beta,
-               {{graph.value(roles.beta).shape[0]}, memory::data_type::f32, memory::format_tag::x}};
+  const int beta = roles.folded.beta;
+  conv.bias = {beta, {{graph.value(beta).shape[0]}, memory::data_type::f32, memory::format_tag::x}};
   conv.short_sums = true;
   return choose_arithmetic(conv);
 }
@@ -40,17 +38,19 @@ Convolution describe(const Graph& graph, const plan::Convolution& roles) {
 }  // namespace
 
 Support supports_folded_convolution(const Graph& graph, const Group& group) {
-  const plan::Convolution& r = group.conv;
-  if (group.pattern != plan::Pattern::convolution || r.norm_node < 0) return not_mine;
-  Support fits =
-      fits_onednn(graph, {r.x, r.w, r.bias, r.z, r.y, r.gamma, r.beta, r.running_mean, r.running_var});
+  const auto* r = group.as<plan::Convolution>();
+  if (r == nullptr || !r->folded.present()) return not_mine;
+  const plan::NormRoles& norm = r->folded;
+  Support fits = fits_onednn(
+      graph, {r->x, r->w, r->bias, r->z, r->y, norm.gamma, norm.beta, norm.running_mean, norm.running_var});
   if (!fits.ok) return fits;
-  if (Support folds = supports_folding(graph, r); !folds.ok) return folds;
-  return supported_by_onednn([&] { implementation_of(describe(graph, r)); });
+  if (Support folds = supports_folding(graph, norm); !folds.ok) return folds;
+  return supported_by_onednn([&] { implementation_of(describe(graph, *r)); });
 }
 
 std::unique_ptr<Kernel> make_folded_convolution(const Graph& graph, const Group& group) {
-  return std::make_unique<FoldedConvolution>(graph, group.conv, describe(graph, group.conv));
+  const auto& roles = *group.as<plan::Convolution>();
+  return std::make_unique<FoldedConvolution>(graph, roles, describe(graph, roles));
 }
 
 }  // namespace fusetape::backends::cpu

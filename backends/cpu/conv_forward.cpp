@@ -10,7 +10,7 @@ namespace {
 
 using dnnl::memory;
 
-std::unique_ptr<Kernel> make_primitive(const Convolution& conv) {
+std::unique_ptr<Kernel> make_primitive(const ConvDescription& conv) {
   auto kernel = std::make_unique<OnednnKernel>();
   const auto desc = forward_desc(conv);
   const memory x = kernel->read(conv.x, desc.src_desc()), w = kernel->read(conv.w, desc.weights_desc());
@@ -30,12 +30,12 @@ std::unique_ptr<Kernel> make_primitive(const Convolution& conv) {
   return kernel;
 }
 
-Convolution without_relu(Convolution conv) {
+ConvDescription without_relu(ConvDescription conv) {
   conv.relu = false;
   return conv;
 }
 
-Convolution onto_z(Convolution conv) {
+ConvDescription onto_z(ConvDescription conv) {
   conv.z = {};
   conv.onto_y = true;
   return conv;
@@ -46,7 +46,7 @@ Convolution onto_z(Convolution conv) {
 /// with the ReLU apart. For that z must still be there: it lends no buffer here.
 class NanKeepingRelu final : public Kernel {
  public:
-  explicit NanKeepingRelu(const Convolution& conv)
+  explicit NanKeepingRelu(const ConvDescription& conv)
       : y_(conv.y.value),
         bf16_(conv.y.stored.get_data_type() == memory::data_type::bf16),
         elements_(static_cast<std::int64_t>(conv.y.stored.get_size() / (bf16_ ? 2 : 4))),
@@ -93,7 +93,7 @@ class NanKeepingRelu final : public Kernel {
 /// Adds into z's buffer where the plan made it y's, and reads z beside it otherwise.
 class AddsWhereItLies final : public Kernel {
  public:
-  explicit AddsWhereItLies(const Convolution& conv)
+  explicit AddsWhereItLies(const ConvDescription& conv)
       : z_(conv.z.value),
         y_(conv.y.value),
         in_place_(make_forward_primitives(onto_z(conv))),
@@ -116,7 +116,7 @@ class AddsWhereItLies final : public Kernel {
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_forward_convolution(const Convolution& conv) {
+std::unique_ptr<Kernel> make_forward_convolution(const ConvDescription& conv) {
   if (conv.relu) return std::make_unique<NanKeepingRelu>(conv);
   // A z that is x, too, has to stay until the last pixel is read; one in bf16 may be converted before that.
   const bool lends_buffer = conv.z.present() && conv.z.value != conv.x.value && !conv.through_f32;
@@ -124,7 +124,7 @@ std::unique_ptr<Kernel> make_forward_convolution(const Convolution& conv) {
   return make_forward_primitives(conv);
 }
 
-std::unique_ptr<Kernel> make_forward_primitives(const Convolution& conv) {
+std::unique_ptr<Kernel> make_forward_primitives(const ConvDescription& conv) {
   return has_long_sums(conv) ? make_split_convolution(conv) : make_primitive(conv);
 }
 

@@ -17,7 +17,7 @@ using plan::Group;
 /// w {O, kh, kw, I/g}, turned by half a circle in the image plane.
 class TurnedConvolution final : public PreparedConvolution {
  public:
-  TurnedConvolution(const Graph& graph, const plan::ConvGradInputAdd& roles, const Convolution& conv)
+  TurnedConvolution(const Graph& graph, const plan::Convolution& roles, const ConvDescription& conv)
       : PreparedConvolution(conv),
         w_(roles.w),
         bf16_(graph.value(roles.w).dtype == DType::bf16),
@@ -57,10 +57,10 @@ memory::desc exchanged(const memory::desc& w) {
   return {dims, memory::data_type::f32, strides};
 }
 
-Convolution describe(const Graph& graph, const plan::ConvGradInputAdd& roles) {
+ConvDescription describe(const Graph& graph, const plan::Convolution& roles) {
   // The forward convolution whose gradient this is, then its reverse.
-  Convolution conv = describe_convolution(
-      graph, {.node = roles.conv_node, .x = roles.dx, .w = roles.w, .z = roles.other, .y = roles.g});
+  ConvDescription conv = describe_convolution(graph, roles);
+  conv.pass = ConvPass::forward;
   std::swap(conv.x, conv.y);
   conv.w.stored = exchanged(conv.w.stored);
   const memory::dims w = conv.w.stored.get_dims();
@@ -74,11 +74,13 @@ Convolution describe(const Graph& graph, const plan::ConvGradInputAdd& roles) {
 }  // namespace
 
 Support supports_grad_input_add(const Graph& graph, const Group& group) {
-  if (group.pattern != plan::Pattern::conv_grad_input_add) return not_mine;
-  const plan::ConvGradInputAdd& roles = group.conv_grad_add;
-  Support fits = fits_onednn(graph, {roles.g, roles.w, roles.other, roles.dx});
+  const auto* roles = group.as<plan::Convolution>();
+  const bool ours =
+      roles != nullptr && roles->pass == ConvPass::grad_input && roles->z >= 0 && !roles->carries();
+  if (!ours) return not_mine;
+  Support fits = fits_onednn(graph, {roles->y, roles->w, roles->z, roles->x});
   if (!fits.ok) return fits;
-  const auto a = graph.node(roles.conv_node).attrs.as<core::ConvAttrs>();
+  const auto a = graph.node(roles->node).attrs.as<core::ConvAttrs>();
   if (a.stride_h != 1 || a.stride_w != 1) {
     return {.ok = false,
             .reason =
@@ -88,12 +90,12 @@ Support supports_grad_input_add(const Graph& graph, const Group& group) {
   if (a.pad_h > (a.kernel_h - 1) * a.dilation_h || a.pad_w > (a.kernel_w - 1) * a.dilation_w) {
     return {.ok = false, .reason = "padding beyond the kernel's reach"};
   }
-  return supported_by_onednn([&] { implementation_of(describe(graph, roles)); });
+  return supported_by_onednn([&] { implementation_of(describe(graph, *roles)); });
 }
 
 std::unique_ptr<Kernel> make_grad_input_add(const Graph& graph, const Group& group) {
-  return std::make_unique<TurnedConvolution>(graph, group.conv_grad_add,
-                                             describe(graph, group.conv_grad_add));
+  const auto& roles = *group.as<plan::Convolution>();
+  return std::make_unique<TurnedConvolution>(graph, roles, describe(graph, roles));
 }
 
 }  // namespace fusetape::backends::cpu

@@ -37,7 +37,7 @@ Operand weights(const Graph& graph, int id, std::int64_t groups) {
 
 /// Faults of oneDNN 3.2, found by comparing every implementation with double arithmetic over random shapes,
 /// between guard bands and with NaN in its scratchpad.
-bool unsound(const Convolution& conv, const std::string& implementation) {
+bool unsound(const ConvDescription& conv, const std::string& implementation) {
   const memory::dims x = conv.x.stored.get_dims(), y = conv.y.stored.get_dims();
   if (implementation.starts_with("jit_1x1") || implementation.starts_with("jit_bf16_1x1")) {
     // Strided pixels are gathered by whole vectors, beyond the end of the scratchpad.
@@ -66,7 +66,7 @@ auto first_that(Make make, Accept accept) -> std::optional<decltype(make())> {
 
 /// In f32, an output of one vector of channels in rows as long as a register tile: brgconv convolves such a
 /// row by a quarter faster, but adds another image to it at more than the price of a pass of its own.
-bool one_vector_rows(const Convolution& conv) {
+bool one_vector_rows(const ConvDescription& conv) {
   const memory::dims y = conv.y.stored.get_dims();
   return conv.offered(conv.y).get_data_type() == f32 && y[1] <= 16 && y[3] >= 28;
 }
@@ -75,7 +75,7 @@ bool one_vector_rows(const Convolution& conv) {
 /// (oneDNN 3.2 in NHWC, AVX-512, one thread: strided by a fifth, else by 2 to 25 %, most in small images;
 /// brgconv leads in f32 1×1 and beyond 64 channels. An image added by a direct kernel costs 2 to 4 %, by
 /// brgconv 10 to 20 %.)
-bool direct_is_faster(const Convolution& conv) {
+bool direct_is_faster(const ConvDescription& conv) {
   if (conv.strided()) return true;
   const memory::dims x = conv.x.stored.get_dims(), y = conv.y.stored.get_dims(), w = conv.w.stored.get_dims();
   if (x[1] > 64 || y[1] > 64 || one_vector_rows(conv)) return false;
@@ -90,7 +90,7 @@ std::string instructions_of(const std::string& implementation) {  // "brgconv:av
 /// The first sound implementation that oneDNN offers; with `prefer_direct`, rather a direct one with the same
 /// instructions.
 template <class Make>
-auto choose(const Convolution& conv, bool prefer_direct, Make make) {
+auto choose(const ConvDescription& conv, bool prefer_direct, Make make) {
   if (!conv.implementation.empty()) {
     auto asked = first_that(
         make, [&](const std::string& name) { return name == conv.implementation && !unsound(conv, name); });
@@ -108,13 +108,13 @@ auto choose(const Convolution& conv, bool prefer_direct, Make make) {
 }
 
 /// Weights of the images' type, in any layout; a gradient of weights may be wider than its images.
-memory::desc any_weights(const Convolution& conv) {
+memory::desc any_weights(const ConvDescription& conv) {
   const Operand& typed = conv.pass == ConvPass::grad_weight ? conv.w : conv.x;
   return {conv.w.stored.get_dims(), conv.offered(typed).get_data_type(), memory::format_tag::any};
 }
 
 /// What a gradient's descriptor wants beside its own: the forward convolution, all in the images' type.
-dnnl::convolution_forward::primitive_desc hint(const Convolution& conv) {
+dnnl::convolution_forward::primitive_desc hint(const ConvDescription& conv) {
   const memory::desc x = conv.offered(conv.x), y = conv.offered(conv.y);
   const memory::desc w(conv.w.stored.get_dims(), x.get_data_type(), memory::format_tag::any);
   return {onednn_engine(),
@@ -133,7 +133,7 @@ dnnl::convolution_forward::primitive_desc hint(const Convolution& conv) {
 // ---- descriptors, made anew for each walk through the implementations
 // --------------------------------------
 
-auto forward_maker(const Convolution& conv) {
+auto forward_maker(const ConvDescription& conv) {
   dnnl::post_ops post;
   if (conv.onto_y) post.append_sum();
   if (conv.z.present()) post.append_binary(dnnl::algorithm::binary_add, conv.offered(conv.z));
@@ -149,7 +149,7 @@ auto forward_maker(const Convolution& conv) {
   };
 }
 
-auto grad_input_maker(const Convolution& conv) {
+auto grad_input_maker(const ConvDescription& conv) {
   return [&conv, forward = hint(conv)] {
     return dnnl::convolution_backward_data::primitive_desc(
         onednn_engine(), dnnl::algorithm::convolution_direct, conv.offered(conv.x), any_weights(conv),
@@ -158,7 +158,7 @@ auto grad_input_maker(const Convolution& conv) {
   };
 }
 
-auto grad_weight_maker(const Convolution& conv) {
+auto grad_weight_maker(const ConvDescription& conv) {
   return [&conv, forward = hint(conv)] {
     return dnnl::convolution_backward_weights::primitive_desc(
         onednn_engine(), dnnl::algorithm::convolution_direct, conv.offered(conv.x), any_weights(conv),
@@ -168,7 +168,7 @@ auto grad_weight_maker(const Convolution& conv) {
 }
 
 /// Whether oneDNN computes it with the CPU's bf16 instructions. What emulates them is slower than f32.
-bool runs_in_bf16(const Convolution& conv) {
+bool runs_in_bf16(const ConvDescription& conv) {
   try {
     const std::string implementation = implementation_of(conv);
     return implementation.ends_with("_bf16") || implementation.find("amx") != std::string::npos;
@@ -179,15 +179,15 @@ bool runs_in_bf16(const Convolution& conv) {
 
 }  // namespace
 
-memory::desc Convolution::offered(const Operand& operand) const {
+memory::desc ConvDescription::offered(const Operand& operand) const {
   const memory::desc& stored = operand.stored;
   if (!through_f32 || !operand.present() || stored.get_data_type() == f32) return stored;
   return {stored.get_dims(), f32, stored.get_strides()};
 }
 
-Convolution describe_convolution(const Graph& graph, const ConvRoles& roles) {
+ConvDescription describe_convolution(const Graph& graph, const plan::Convolution& roles) {
   const auto a = graph.node(roles.node).attrs.as<core::ConvAttrs>();
-  Convolution conv{.pass = roles.pass, .relu = roles.relu};
+  ConvDescription conv{.pass = roles.pass, .relu = roles.activation != nullptr};
   conv.x = image(graph, roles.x);
   conv.y = image(graph, roles.y);
   if (roles.z >= 0) conv.z = image(graph, roles.z);
@@ -202,24 +202,24 @@ Convolution describe_convolution(const Graph& graph, const ConvRoles& roles) {
   return conv;
 }
 
-Convolution choose_arithmetic(Convolution conv) {
+ConvDescription choose_arithmetic(ConvDescription conv) {
   conv.through_f32 = conv.x.stored.get_data_type() == bf16 && !runs_in_bf16(conv);
   return conv;
 }
 
-dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv) {
+dnnl::convolution_forward::primitive_desc forward_desc(const ConvDescription& conv) {
   return choose(conv, direct_is_faster(conv), forward_maker(conv));
 }
 
-dnnl::convolution_backward_data::primitive_desc grad_input_desc(const Convolution& conv) {
+dnnl::convolution_backward_data::primitive_desc grad_input_desc(const ConvDescription& conv) {
   return choose(conv, true, grad_input_maker(conv));
 }
 
-dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Convolution& conv) {
+dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const ConvDescription& conv) {
   return choose(conv, false, grad_weight_maker(conv));
 }
 
-std::string implementation_of(const Convolution& conv) {
+std::string implementation_of(const ConvDescription& conv) {
   switch (conv.pass) {
     case ConvPass::grad_input:
       return grad_input_desc(conv).impl_info_str();
@@ -231,7 +231,7 @@ std::string implementation_of(const Convolution& conv) {
   return forward_desc(conv).impl_info_str();
 }
 
-std::vector<std::string> implementations_of(const Convolution& conv) {
+std::vector<std::string> implementations_of(const ConvDescription& conv) {
   std::vector<std::string> names{implementation_of(conv)};
   const auto collect = [&](const std::string& name) {
     const bool known = std::find(names.begin(), names.end(), name) != names.end();
@@ -254,12 +254,11 @@ std::vector<std::string> implementations_of(const Convolution& conv) {
 }
 
 bool adds_slowly(const Graph& graph, const plan::Convolution& roles) {
-  const Convolution conv =
-      describe_convolution(graph, {.node = roles.conv_node, .x = roles.x, .w = roles.w, .y = roles.y});
+  const ConvDescription conv = describe_convolution(graph, roles);
   return !conv.strided() && one_vector_rows(conv);
 }
 
-std::string kernel_name(const Convolution& conv, const std::string& implementation) {
+std::string kernel_name(const ConvDescription& conv, const std::string& implementation) {
   return "onednn:" + implementation + (conv.through_f32 ? ", through f32" : "");
 }
 

@@ -6,59 +6,26 @@
 #include "backends/cpu/conv_onednn.hpp"
 #include "core/op_list.hpp"
 
-/// Convolution with what stands behind it, and its two gradients, through oneDNN in f32 and bf16. Activations
-/// stay plain NHWC; the weights, small beside them, are reordered into the layout that oneDNN wants, inside
-/// each run.
+/// ConvDescription with what stands behind it, and its two gradients, through oneDNN in f32 and bf16.
+/// Activations stay plain NHWC; the weights, small beside them, are reordered into the layout that oneDNN
+/// wants, inside each run.
 namespace fusetape::backends::cpu {
 namespace {
 
 using dnnl::memory;
 using plan::Graph;
 using plan::Group;
-using plan::Pattern;
 
-std::optional<ConvRoles> roles_of(const Graph& graph, const Group& group) {
-  if (group.pattern == Pattern::convolution && group.conv.norm_node < 0) {
-    const plan::Convolution& roles = group.conv;
-    return ConvRoles{.node = roles.conv_node,
-                     .x = roles.x,
-                     .w = roles.w,
-                     .bias = roles.bias,
-                     .z = roles.z,
-                     .y = roles.y,
-                     .relu = roles.relu};
-  }
-  if (group.pattern == Pattern::conv_grad_weight_cast) {
-    const plan::ConvGradWeightCast& roles = group.conv_grad_cast;
-    return ConvRoles{
-        .pass = ConvPass::grad_weight, .node = roles.conv_node, .x = roles.x, .w = roles.dw, .y = roles.g};
-  }
-  if (group.pattern != Pattern::single) return std::nullopt;
-  const int id = group.nodes[0];
-  const plan::GraphNode& node = graph.node(id);
-  if (node.is(ops::conv2d_op)) {
-    return ConvRoles{.node = id, .x = node.inputs[0], .w = node.inputs[1], .y = node.outputs[0]};
-  }
-  if (node.is(ops::conv2d_grad_input_op)) {
-    return ConvRoles{.pass = ConvPass::grad_input,
-                     .node = id,
-                     .x = node.outputs[0],
-                     .w = node.inputs[1],
-                     .y = node.inputs[0]};
-  }
-  if (node.is(ops::conv2d_grad_weight_op)) {
-    return ConvRoles{.pass = ConvPass::grad_weight,
-                     .node = id,
-                     .x = node.inputs[0],
-                     .w = node.outputs[0],
-                     .y = node.inputs[1]};
-  }
-  return std::nullopt;
+/// The roles of a group that is one convolution, without any part of a norm.
+const plan::Convolution* plain_roles(const Group& group) {
+  const auto* roles = group.as<plan::Convolution>();
+  if (roles == nullptr || roles->carries() || roles->folded.present()) return nullptr;
+  return roles->pass == ConvPass::grad_input && roles->z >= 0 ? nullptr : roles;
 }
 
 // ---- kernels ----------------------------------------------------------------------------------------------
 
-std::unique_ptr<OnednnKernel> make_grad_input(const Convolution& conv) {
+std::unique_ptr<OnednnKernel> make_grad_input(const ConvDescription& conv) {
   auto kernel = std::make_unique<OnednnKernel>();
   const auto desc = grad_input_desc(conv);
   const memory dy = kernel->read(conv.y, desc.diff_dst_desc()), w = kernel->read(conv.w, desc.weights_desc());
@@ -71,7 +38,7 @@ std::unique_ptr<OnednnKernel> make_grad_input(const Convolution& conv) {
   return kernel;
 }
 
-std::unique_ptr<OnednnKernel> make_grad_weight(const Convolution& conv) {
+std::unique_ptr<OnednnKernel> make_grad_weight(const ConvDescription& conv) {
   auto kernel = std::make_unique<OnednnKernel>();
   const auto desc = grad_weight_desc(conv);
   const memory x = kernel->read(conv.x, desc.src_desc()), dy = kernel->read(conv.y, desc.diff_dst_desc());
@@ -85,8 +52,8 @@ std::unique_ptr<OnednnKernel> make_grad_weight(const Convolution& conv) {
 }
 
 Support plain_supports(const Graph& graph, const Group& group) {
-  const std::optional<ConvRoles> roles = roles_of(graph, group);
-  if (!roles) return not_mine;
+  const plan::Convolution* roles = plain_roles(group);
+  if (roles == nullptr) return not_mine;
   Support fits = fits_onednn(graph, {roles->x, roles->w, roles->bias, roles->z, roles->y});
   if (!fits.ok) return fits;
   return supported_by_onednn(
@@ -94,8 +61,8 @@ Support plain_supports(const Graph& graph, const Group& group) {
 }
 
 std::unique_ptr<Kernel> make_plain(const Graph& graph, const Group& group) {
-  const ConvRoles roles = *roles_of(graph, group);
-  Convolution conv = choose_arithmetic(describe_convolution(graph, roles));
+  const plan::Convolution& roles = *plain_roles(group);
+  ConvDescription conv = choose_arithmetic(describe_convolution(graph, roles));
   // What was timed added no image to its result: that has a built-in order of its own.
   const auto& tuned = graph.node(roles.node).tuned;
   if (tuned != nullptr && !conv.z.present()) conv.implementation = tuned->kernel;
@@ -119,9 +86,10 @@ bool outlives(const Graph& graph, int z, const Group& group) {
 
 /// What stands behind the convolution and cannot be its epilogue; ok where all of it can.
 Support supports_epilogue(const Graph& graph, const Group& group) {
-  if (group.pattern != Pattern::convolution) return {};
-  const plan::Convolution& roles = group.conv;
-  if (roles.before_relu >= 0) {
+  const auto& roles = *group.as<plan::Convolution>();
+  if (roles.activation != nullptr && roles.activation != &ops::relu_op)
+    return {.ok = false, .reason = "no activation but relu"};
+  if (roles.before_activation >= 0) {
     const std::string rest = group.name.substr(0, group.name.rfind("+relu"));
     return {
         .ok = false,
@@ -131,7 +99,8 @@ Support supports_epilogue(const Graph& graph, const Group& group) {
                               : rest + " is fused, and the ReLU runs apart")};
   }
   // A ReLU that keeps NaN needs z again, and so its buffer.
-  if (roles.z >= 0 && (roles.relu || outlives(graph, roles.z, group)) && adds_slowly(graph, roles)) {
+  if (roles.z >= 0 && (roles.activation != nullptr || outlives(graph, roles.z, group)) &&
+      adds_slowly(graph, roles)) {
     return {
         .ok = false,
         .reason =
@@ -166,7 +135,7 @@ constexpr Candidate candidates[] = {
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_convolution(const Convolution& conv) {
+std::unique_ptr<Kernel> make_convolution(const ConvDescription& conv) {
   switch (conv.pass) {
     case ConvPass::grad_input:
       return make_grad_input(conv);

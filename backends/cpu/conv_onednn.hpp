@@ -8,19 +8,10 @@
 /// which of oneDNN's implementations answers.
 namespace fusetape::backends::cpu {
 
-enum class ConvPass : std::uint8_t { forward, grad_input, grad_weight };
+using plan::ConvPass;
 
-/// The group as one convolution between images x and y, y = relu(conv(x, w) + bias + z); in a gradient, x, w
-/// and y stand for the gradients, too.
-struct ConvRoles {
-  ConvPass pass = ConvPass::forward;
-  int node = -1;
-  int x = -1, w = -1, bias = -1, z = -1, y = -1;  ///< values
-  bool relu = false;
-};
-
-/// Operands as they are stored, and the geometry.
-struct Convolution {
+/// relu(conv(x, w) + bias + z) or a gradient: operands as they are stored, and the geometry.
+struct ConvDescription {
   ConvPass pass = ConvPass::forward;
   Operand x, w, bias, z, y;
   dnnl::memory::dims strides, dilates, padding, padding_end;
@@ -38,34 +29,35 @@ struct Convolution {
   dnnl::memory::desc offered(const Operand& operand) const;
 };
 
-Convolution describe_convolution(const plan::Graph& graph, const ConvRoles& roles);
+/// Of the roles all but the norms.
+ConvDescription describe_convolution(const plan::Graph& graph, const plan::Convolution& roles);
 /// With through_f32 as this CPU and oneDNN's soundness have it.
-Convolution choose_arithmetic(Convolution conv);
+ConvDescription choose_arithmetic(ConvDescription conv);
 
 // These throw dnnl::error where oneDNN has no sound implementation.
-dnnl::convolution_forward::primitive_desc forward_desc(const Convolution& conv);
-dnnl::convolution_backward_data::primitive_desc grad_input_desc(const Convolution& conv);
-dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const Convolution& conv);
+dnnl::convolution_forward::primitive_desc forward_desc(const ConvDescription& conv);
+dnnl::convolution_backward_data::primitive_desc grad_input_desc(const ConvDescription& conv);
+dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const ConvDescription& conv);
 
 /// The name of the implementation for the convolution's pass: "brgconv:avx512_core".
-std::string implementation_of(const Convolution& conv);
+std::string implementation_of(const ConvDescription& conv);
 /// Every sound implementation for the pass with the instructions of the built-in choice, by name.
-std::vector<std::string> implementations_of(const Convolution& conv);
+std::vector<std::string> implementations_of(const ConvDescription& conv);
 /// "onednn:brgconv:avx512_core"
-std::string kernel_name(const Convolution& conv, const std::string& implementation);
+std::string kernel_name(const ConvDescription& conv, const std::string& implementation);
 
 /// The convolution for its pass, with what stands behind it.
-std::unique_ptr<Kernel> make_convolution(const Convolution& conv);
+std::unique_ptr<Kernel> make_convolution(const ConvDescription& conv);
 /// Whether oneDNN adds z to these images at more than the price of a pass of its own, unless into z's buffer.
 bool adds_slowly(const plan::Graph& graph, const plan::Convolution& roles);
 /// relu(conv(x, w) + bias + z)
-std::unique_ptr<Kernel> make_forward_convolution(const Convolution& conv);
+std::unique_ptr<Kernel> make_forward_convolution(const ConvDescription& conv);
 /// The same as one primitive, or a few. Its ReLU turns a NaN into 0.
-std::unique_ptr<Kernel> make_forward_primitives(const Convolution& conv);
+std::unique_ptr<Kernel> make_forward_primitives(const ConvDescription& conv);
 /// Whether `conv` asks for short sums and has long ones; then the kernel that splits them by rows of the
 /// filter.
-bool has_long_sums(const Convolution& conv);
-std::unique_ptr<Kernel> make_split_convolution(const Convolution& conv);
+bool has_long_sums(const ConvDescription& conv);
+std::unique_ptr<Kernel> make_split_convolution(const ConvDescription& conv);
 
 // Groups whose operands are made anew in each run, by files of their own.
 Support supports_folded_convolution(const plan::Graph& graph, const plan::Group& group);

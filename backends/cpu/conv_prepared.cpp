@@ -7,7 +7,7 @@ std::size_t whole_lines(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
 
-PreparedConvolution::PreparedConvolution(Convolution conv) {
+PreparedConvolution::PreparedConvolution(ConvDescription conv) {
   bias_offset_ = whole_lines(conv.w.stored.get_size());
   prepared_bytes_ = bias_offset_ + (conv.bias.present() ? whole_lines(conv.bias.stored.get_size()) : 0);
   value_of_[image] = conv.x.value;

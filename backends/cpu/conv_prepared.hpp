@@ -15,7 +15,7 @@ class PreparedConvolution : public Kernel {
 
  protected:
   /// `conv` as for a graph that held the weights (f32) and the bias (f32, where one is described) ready made.
-  explicit PreparedConvolution(Convolution conv);
+  explicit PreparedConvolution(ConvDescription conv);
 
   /// Fills the weights, as conv.w is stored, and the bias. Runs before the convolution.
   virtual void prepare(const KernelArgs& args, float* weights, float* bias) const = 0;

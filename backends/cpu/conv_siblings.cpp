@@ -14,10 +14,9 @@ namespace fusetape::backends::cpu {
 namespace {
 
 using dnnl::memory;
-using plan::ConvSibling;
 using plan::Graph;
 using plan::Group;
-using plan::Pattern;
+using Sibling = plan::Convolution;
 
 /// Of y, for each thread: so much stays in its cache between the convolution and the copies.
 constexpr std::int64_t block_bytes = 128 << 10;
@@ -25,29 +24,17 @@ constexpr std::int64_t tile = 64;  ///< pixels, copied for one sibling after the
 constexpr int most_outputs = 8;
 constexpr std::int64_t least_extent = 3;
 
-ConvPass pass_of(const Group& group) {
-  switch (group.pattern) {
-    case Pattern::conv_grad_weight_siblings:
-      return ConvPass::grad_weight;
-    case Pattern::conv_grad_input_siblings:
-      return ConvPass::grad_input;
-    default:
-      return ConvPass::forward;
-  }
-}
+const std::vector<Sibling>& members_of(const Group& group) { return group.as<plan::ConvSiblings>()->members; }
 
 // ---- the wider convolution --------------------------------------------------------------------------------
 
 /// What the convolution inside calls its operands.
 enum Place : std::uint8_t { image, filters, bias, wide_image, places };
 
-Convolution describe_one(const Graph& graph, const Group& group) {
-  const ConvSibling& first = group.conv_siblings.members[0];
-  return describe_convolution(graph, {.pass = pass_of(group),
-                                      .node = first.conv_node,
-                                      .x = group.conv_siblings.x,
-                                      .w = first.w,
-                                      .y = first.y});
+ConvDescription describe_one(const Graph& graph, const Group& group) {
+  const Sibling& first = members_of(group)[0];
+  return describe_convolution(
+      graph, {.pass = first.pass, .node = first.node, .x = first.x, .w = first.w, .y = first.y});
 }
 
 memory::desc nhwc(const memory::dims& dims, memory::data_type type) {
@@ -55,9 +42,9 @@ memory::desc nhwc(const memory::dims& dims, memory::data_type type) {
 }
 
 /// All siblings at once, over the first `images` images.
-Convolution describe_wide(const Graph& graph, const Group& group, std::int64_t images) {
-  const std::vector<ConvSibling>& members = group.conv_siblings.members;
-  Convolution conv = describe_one(graph, group);
+ConvDescription describe_wide(const Graph& graph, const Group& group, std::int64_t images) {
+  const std::vector<Sibling>& members = members_of(group);
+  ConvDescription conv = describe_one(graph, group);
   memory::dims x = conv.x.stored.get_dims(), w = conv.w.stored.get_dims(), y = conv.y.stored.get_dims();
   x[0] = y[0] = images;
   w[0] *= static_cast<std::int64_t>(members.size());
@@ -72,7 +59,7 @@ Convolution describe_wide(const Graph& graph, const Group& group, std::int64_t i
 }
 
 std::int64_t images_of(const Graph& graph, const Group& group) {
-  return graph.value(group.conv_siblings.x).shape[0];
+  return graph.value(members_of(group)[0].x).shape[0];
 }
 
 // ---- copies -----------------------------------------------------------------------------------------------
@@ -100,10 +87,9 @@ void copy_rows_with_relu(const T* from, std::int64_t from_step, T* to, std::int6
 class WideConvolution final : public Kernel {
  public:
   WideConvolution(const Graph& graph, const Group& group)
-      : pass_(pass_of(group)), siblings_(group.conv_siblings) {
-    const ConvSibling& first = siblings_.members[0];
-    const plan::GraphValue &x = graph.value(siblings_.x), &w = graph.value(first.w),
-                           &y = graph.value(first.y);
+      : pass_(members_of(group)[0].pass), siblings_(members_of(group)) {
+    const Sibling& first = siblings_[0];
+    const plan::GraphValue &x = graph.value(first.x), &w = graph.value(first.w), &y = graph.value(first.y);
     halves_ = size_of(y.dtype) == 2;
     images_ = x.shape[0];
     image_bytes_ = x.bytes() / images_;
@@ -129,7 +115,7 @@ class WideConvolution final : public Kernel {
   }
 
  private:
-  std::int64_t count() const { return static_cast<std::int64_t>(siblings_.members.size()); }
+  std::int64_t count() const { return static_cast<std::int64_t>(siblings_.size()); }
 
   /// The sum over images that is a weight's gradient is made in one piece.
   std::int64_t images_in_a_block(std::int64_t y_bytes) const {
@@ -140,7 +126,7 @@ class WideConvolution final : public Kernel {
 
   void place_scratch(std::size_t element) {
     const auto elements = [&](std::int64_t n) { return whole_lines(static_cast<std::size_t>(n) * element); };
-    bias_offset_ = whole_lines(filter_bytes_ * siblings_.members.size());
+    bias_offset_ = whole_lines(filter_bytes_ * siblings_.size());
     wide_offset_ = bias_offset_ + elements(count() * outputs_);
     own_bytes_ = wide_offset_ + elements(block_ * pixels_ * count() * outputs_);
   }
@@ -150,7 +136,7 @@ class WideConvolution final : public Kernel {
     std::byte* const wide = args.scratch + wide_offset_;
     if (pass_ != ConvPass::forward) copy_images(args, wide, first, images);
     void* values[places];
-    values[image] = args.out<std::byte>(siblings_.x) + first * image_bytes_;
+    values[image] = args.out<std::byte>(siblings_[0].x) + first * image_bytes_;
     values[filters] = args.scratch;
     values[bias] = args.scratch + bias_offset_;
     values[wide_image] = wide;
@@ -162,7 +148,7 @@ class WideConvolution final : public Kernel {
     const std::size_t bias_bytes = static_cast<std::size_t>(outputs_) * (halves_ ? 2 : 4);
     std::byte* to = args.scratch;
     std::byte* bias_to = args.scratch + bias_offset_;
-    for (const ConvSibling& member : siblings_.members) {
+    for (const Sibling& member : siblings_) {
       std::memcpy(to, args.in<std::byte>(member.w), filter_bytes_);
       if (member.bias >= 0) {
         std::memcpy(bias_to, args.in<std::byte>(member.bias), bias_bytes);
@@ -176,7 +162,7 @@ class WideConvolution final : public Kernel {
 
   void part_filters(const KernelArgs& args) const {
     const std::byte* from = args.scratch;
-    for (const ConvSibling& member : siblings_.members) {
+    for (const Sibling& member : siblings_) {
       std::memcpy(args.out<std::byte>(member.w), from, filter_bytes_);
       from += filter_bytes_;
     }
@@ -203,11 +189,11 @@ class WideConvolution final : public Kernel {
     for (std::int64_t start = 0; start < pixels; start += tile) {
       const std::int64_t rows = std::min(tile, pixels - start);
       T* column = wide + start * width;
-      for (const ConvSibling& member : siblings_.members) {
+      for (const Sibling& member : siblings_) {
         T* const own = args.out<T>(member.y) + (first * pixels_ + start) * outputs;
         if (pass_ != ConvPass::forward) {
           copy_rows<T, outputs>(own, outputs, column, width, rows);
-        } else if (member.relu) {
+        } else if (member.activation != nullptr) {
           copy_rows_with_relu<T, outputs>(column, width, own, outputs, rows);
         } else {
           copy_rows<T, outputs>(column, width, own, outputs, rows);
@@ -218,7 +204,7 @@ class WideConvolution final : public Kernel {
   }
 
   ConvPass pass_;
-  plan::ConvSiblings siblings_;
+  std::vector<Sibling> siblings_;
   bool halves_ = false;
   std::int64_t images_ = 0, image_bytes_ = 0, outputs_ = 0, pixels_ = 0, block_ = 0;
   std::size_t filter_bytes_ = 0, bias_offset_ = 0, wide_offset_ = 0, own_bytes_ = 0;
@@ -232,15 +218,15 @@ Support slower(const std::string& why) {
 }
 
 bool is_f32(const Graph& graph, const Group& group) {
-  return graph.value(group.conv_siblings.x).dtype == DType::f32;
+  return graph.value(members_of(group)[0].x).dtype == DType::f32;
 }
 
 /// Of x, so that there is enough to compute beside the copies; those of f32 weigh more.
 std::int64_t fewest_channels(const Graph& graph, const Group& group) {
   const bool wide = is_f32(graph, group);
-  const bool many = group.conv_siblings.members.size() > 2 &&
-                    graph.value(group.conv_siblings.members[0].w).shape[0] == most_outputs;
-  const ConvPass pass = pass_of(group);
+  const bool many =
+      members_of(group).size() > 2 && graph.value(members_of(group)[0].w).shape[0] == most_outputs;
+  const ConvPass pass = members_of(group)[0].pass;
   if (wide && pass == ConvPass::grad_input) return 16;
   return wide && many && pass == ConvPass::grad_weight ? 5 : 3;
 }
@@ -250,9 +236,9 @@ std::int64_t fewest_channels(const Graph& graph, const Group& group) {
 /// forward 0.3 to 0.86, weight gradients 0.3 to 0.86, strided input gradients 0.4 to 0.9. With 16 outputs,
 /// 0.6 to 1.7; 1×1 filters, 0.6 to 1.9; input gradients without a stride, 0.9 to 1.2; AVX2, 0.4 to 1.06.)
 Support pays(const Graph& graph, const Group& group) {
-  const std::vector<ConvSibling>& members = group.conv_siblings.members;
+  const std::vector<Sibling>& members = members_of(group);
   const Shape& w = graph.value(members[0].w).shape;
-  const auto a = graph.node(members[0].conv_node).attrs.as<core::ConvAttrs>();
+  const auto a = graph.node(members[0].node).attrs.as<core::ConvAttrs>();
   const std::int64_t outputs = w[0], channels = w[3];
   if (a.groups != 1) return slower("the channels are in groups");
   if (outputs != most_outputs && outputs != most_outputs / 2)
@@ -263,10 +249,10 @@ Support pays(const Graph& graph, const Group& group) {
   if (channels < fewest_channels(graph, group)) {
     return slower("with " + std::to_string(channels) + " input channels there is too little to compute");
   }
-  if (pass_of(group) == ConvPass::grad_input && a.stride_h == 1 && a.stride_w == 1) {
+  if (members_of(group)[0].pass == ConvPass::grad_input && a.stride_h == 1 && a.stride_w == 1) {
     return slower("without a stride, oneDNN adds one gradient of the image into the other's buffer");
   }
-  if (pass_of(group) == ConvPass::grad_input && is_f32(graph, group) && w[1] * w[2] > 9) {
+  if (members_of(group)[0].pass == ConvPass::grad_input && is_f32(graph, group) && w[1] * w[2] > 9) {
     return slower("the f32 input gradient of a filter over 3x3 computes long enough without");
   }
   const std::string implementation = implementation_of(choose_arithmetic(describe_one(graph, group)));
@@ -280,9 +266,9 @@ Support pays(const Graph& graph, const Group& group) {
 }  // namespace
 
 Support supports_conv_siblings(const Graph& graph, const Group& group) {
-  if (group.conv_siblings.members.empty()) return not_mine;
-  for (const ConvSibling& member : group.conv_siblings.members) {
-    Support fits = fits_onednn(graph, {group.conv_siblings.x, member.w, member.bias, member.y});
+  if (group.as<plan::ConvSiblings>() == nullptr) return not_mine;
+  for (const Sibling& member : members_of(group)) {
+    Support fits = fits_onednn(graph, {member.x, member.w, member.bias, member.y});
     if (!fits.ok) return fits;
   }
   Support gain;

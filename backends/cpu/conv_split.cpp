@@ -16,7 +16,7 @@ constexpr std::int64_t few_channels = 4;  ///< those of an image; with more the 
 
 /// Extents of a convolution without groups.
 struct Extents {
-  explicit Extents(const Convolution& conv)
+  explicit Extents(const ConvDescription& conv)
       : x(conv.x.stored.get_dims()), w(conv.w.stored.get_dims()), y(conv.y.stored.get_dims()) {}
   std::int64_t row_products() const { return w[1] * w[3]; }
 
@@ -28,7 +28,7 @@ struct Rows {
   std::int64_t first, last, start, end;
 };
 
-std::vector<Rows> parts_of(const Convolution& conv) {
+std::vector<Rows> parts_of(const ConvDescription& conv) {
   const Extents e(conv);
   const std::int64_t height = e.w[2], step = conv.dilates[0] + 1;
   const std::int64_t rows = std::max<std::int64_t>(1, longest_sum / e.row_products());
@@ -43,7 +43,7 @@ std::vector<Rows> parts_of(const Convolution& conv) {
 
 class SplitConvolution final : public Kernel {
  public:
-  explicit SplitConvolution(const Convolution& conv)
+  explicit SplitConvolution(const ConvDescription& conv)
       : outside_{conv.x.value, conv.w.value, conv.bias.value, conv.z.value, conv.y.value} {
     const Extents e(conv);
     images_ = e.x[0];
@@ -77,14 +77,14 @@ class SplitConvolution final : public Kernel {
     std::int64_t image_offset, weights_offset;
   };
 
-  void add_part(const Convolution& conv, const Rows& rows) {
+  void add_part(const ConvDescription& conv, const Rows& rows) {
     const Extents e(conv);
     const std::int64_t from = std::max<std::int64_t>(rows.start, 0), to = std::min(rows.end, e.x[2]);
     constexpr memory::data_type f32 = memory::data_type::f32;
     const auto image = [](std::int64_t channels, std::int64_t height, std::int64_t width) {
       return memory::desc({1, channels, height, width}, f32, memory::format_tag::nhwc);
     };
-    Convolution part = conv;
+    ConvDescription part = conv;
     part.short_sums = false;
     part.x = {x, image(e.x[1], to - from, e.x[3])};
     part.y = {y, image(e.y[1], e.y[2], e.y[3])};
@@ -111,7 +111,7 @@ class SplitConvolution final : public Kernel {
 
 }  // namespace
 
-bool has_long_sums(const Convolution& conv) {
+bool has_long_sums(const ConvDescription& conv) {
   if (!conv.short_sums || conv.x.stored.get_data_type() != memory::data_type::f32) return false;
   const Extents e(conv);
   const bool in_groups = e.w.size() != 4;
@@ -121,7 +121,7 @@ bool has_long_sums(const Convolution& conv) {
                      [&](const Rows& rows) { return rows.start < e.x[2] && rows.end > 0; });
 }
 
-std::unique_ptr<Kernel> make_split_convolution(const Convolution& conv) {
+std::unique_ptr<Kernel> make_split_convolution(const ConvDescription& conv) {
   return std::make_unique<SplitConvolution>(conv);
 }
 

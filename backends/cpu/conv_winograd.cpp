@@ -10,72 +10,57 @@
 #include "backends/cpu/winograd/tiles.hpp"
 #include "core/number_text.hpp"
 #include "core/op_list.hpp"
-#include "core/plan/norm_roles.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
 
-using plan::Carried;
+using plan::Convolution;
+using plan::ConvPass;
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
 
 Support refuse(std::string reason) { return {.ok = false, .reason = std::move(reason)}; }
 
-/// A plain convolution or gradient: its operands by name.
-Carried plain_roles(const Graph& graph, int conv) {
-  const GraphNode& node = graph.node(conv);
-  Carried parts{.conv_node = conv};
-  if (node.is(ops::conv2d_op)) {
-    parts.x.value = node.inputs[0];
-    parts.w = node.inputs[1];
-  } else if (node.is(ops::conv2d_grad_input_op)) {
-    parts.g.value = node.inputs[0];
-    parts.w = node.inputs[1];
-  } else {
-    parts.x.value = node.inputs[0];
-    parts.g.value = node.inputs[1];
-  }
-  parts.y = node.outputs[0];
-  return parts;
-}
-
-bool writes(const Group& group, int value) {
-  return std::find(group.outputs.begin(), group.outputs.end(), value) != group.outputs.end();
+/// Of a folded norm's convolution: the bias goes into the folded one, whatever its dtype.
+Convolution without_bias(Convolution conv) {
+  conv.bias = -1;
+  return conv;
 }
 
 bool image(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
 
 /// Everything of an image's size, and w, has the image's dtype; a weight gradient may have the other. Values
 /// per channel are f32: a bias is looked at, the batch norm ops record no others beside f32 and bf16.
-Support check_types(const Graph& graph, const WinogradRoles& roles) {
-  const Carried& parts = roles.parts;
-  const DType dtype = graph.value(parts.x.value >= 0 ? parts.x.value : parts.g.value).dtype;
-  std::vector<int> operands{parts.z, parts.mask, parts.masked_by.x, parts.sums.x, parts.w};
-  for (const plan::Prologue* read : {&parts.x, &parts.g}) {
-    operands.insert(operands.end(), {read->value, read->g, read->z, read->norm[0].x, read->norm[1].x});
+Support check_types(const Graph& graph, const Convolution& conv) {
+  const bool is_grad_weight = conv.pass == ConvPass::grad_weight;
+  const DType dtype = graph.value(conv.pass == ConvPass::grad_input ? conv.y : conv.x).dtype;
+  std::vector<int> operands{conv.z, conv.mask, conv.masked_by.x, conv.sums.x, conv.x, conv.y};
+  if (!is_grad_weight) operands.push_back(conv.w);
+  for (const plan::Prologue* read : {&conv.before_x, &conv.before_y}) {
+    operands.insert(operands.end(), {read->g, read->z, read->norm[0].x, read->norm[1].x});
   }
   for (const int value : operands) {
     if (value >= 0 && graph.value(value).dtype != dtype) return refuse("operands of several dtypes");
   }
-  const bool is_grad_weight = parts.w < 0;
-  if (!is_grad_weight && graph.value(parts.y).dtype != dtype) return refuse("a result of another dtype");
-  if (is_grad_weight && !image(graph.value(parts.y).dtype)) return refuse("f32 and bf16 only");
-  if (parts.bias >= 0 && graph.value(parts.bias).dtype != DType::f32) return refuse("a bias that is not f32");
+  if (is_grad_weight && !image(graph.value(conv.w).dtype)) return refuse("f32 and bf16 only");
+  if (conv.bias >= 0 && graph.value(conv.bias).dtype != DType::f32) return refuse("a bias that is not f32");
   return {};
 }
 
 Support supports(const Graph& graph, const Group& group) {
-  const std::optional<WinogradRoles> roles = winograd_roles(graph, group);
-  if (!roles.has_value()) return refuse("");
-  Support serves = winograd_serves(graph, graph.node(roles->parts.conv_node));
+  const auto* conv = group.as<Convolution>();
+  if (conv == nullptr || conv->before_activation >= 0) return refuse("");
+  if (conv->activation != nullptr && conv->activation != &ops::relu_op)
+    return refuse("no activation but relu");
+  Support serves = winograd_serves(graph, graph.node(conv->node));
   if (!serves.ok) return serves;
-  if (!writes(group, roles->parts.y)) return refuse("nobody reads the convolution's result, only its sums");
-  if (roles->folded != nullptr) {
-    if (Support folds = supports_folding(graph, *roles->folded); !folds.ok) return folds;
+  if (!group.writes(conv->result())) return refuse("nobody reads the convolution's result, only its sums");
+  if (conv->folded.present()) {
+    if (Support folds = supports_folding(graph, conv->folded); !folds.ok) return folds;
+    return check_types(graph, without_bias(*conv));
   }
-  return check_types(graph, *roles);
+  return check_types(graph, *conv);
 }
 
 /// Measured against oneDNN with AVX-512 and its bf16 instructions, one thread: 8 to 64 channels, images of 2
@@ -83,8 +68,8 @@ Support supports(const Graph& graph, const Group& group) {
 /// and 0.4 to 1.3 in bf16, where the norms that it carries pay for the rest; beyond, mostly more than 1.
 Support pays_by_shape(const GraphNode& conv, const winograd::Problem& problem, DType dtype) {
   const bool f32 = dtype == DType::f32;
-  const bool is_grad_input = conv.is(ops::conv2d_grad_input_op);
-  const bool is_grad_weight = conv.is(ops::conv2d_grad_weight_op);
+  const ConvPass pass = *plan::conv_pass(*conv.op);
+  const bool is_grad_input = pass == ConvPass::grad_input, is_grad_weight = pass == ConvPass::grad_weight;
   const std::int64_t channels = transformed_channels(conv, problem);
   const std::int64_t least_channels = !f32 ? 16 : is_grad_weight ? 12 : least_winograd_channels;
   if (channels < least_channels) return refuse("fewer than " + std::to_string(least_channels) + " channels");
@@ -112,7 +97,7 @@ Support within(double error, double stated, const std::string& where) {
 }
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
-  const bool is_grad_weight = winograd_roles(graph, group)->parts.w < 0;
+  const bool is_grad_weight = group.as<Convolution>()->pass == ConvPass::grad_weight;
   return is_grad_weight ? make_winograd_grad_weight(graph, group) : make_winograd_convolution(graph, group);
 }
 
@@ -120,60 +105,13 @@ constexpr Candidate candidates[] = {{"winograd", supports, make}};
 
 }  // namespace
 
-std::optional<WinogradRoles> winograd_roles(const Graph& graph, const Group& group) {
-  switch (group.pattern) {
-    case Pattern::single: {
-      if (!is_convolution(graph.node(group.nodes[0]))) return std::nullopt;
-      return WinogradRoles{.parts = plain_roles(graph, group.nodes[0])};
-    }
-    case Pattern::convolution: {
-      const plan::Convolution& conv = group.conv;
-      if (conv.before_relu >= 0) return std::nullopt;
-      WinogradRoles roles{.parts = plain_roles(graph, conv.conv_node), .relu = conv.relu};
-      if (conv.norm_node >= 0) {
-        roles.folded = &conv;
-      } else {
-        roles.parts.bias = conv.bias;
-      }
-      roles.parts.z = conv.z;
-      roles.parts.y = conv.y;
-      return roles;
-    }
-    case Pattern::conv_grad_input_add: {
-      WinogradRoles roles{.parts = plain_roles(graph, group.conv_grad_add.conv_node)};
-      roles.parts.z = group.conv_grad_add.other;
-      roles.parts.y = group.conv_grad_add.dx;
-      return roles;
-    }
-    case Pattern::conv_grad_weight_cast: {
-      WinogradRoles roles{.parts = plain_roles(graph, group.conv_grad_cast.conv_node)};
-      roles.parts.y = group.conv_grad_cast.dw;
-      return roles;
-    }
-    case Pattern::carried: {
-      WinogradRoles roles{.parts = group.carried};
-      Carried& parts = roles.parts;
-      const Carried plain = plain_roles(graph, parts.conv_node);
-      if (!parts.x.present()) parts.x.value = plain.x.value;
-      if (!parts.g.present()) parts.g.value = plain.g.value;
-      drop_unwritten(graph, group, parts.statistics);
-      drop_unwritten(graph, group, parts.sums);
-      return roles;
-    }
-    default:
-      return std::nullopt;
-  }
-}
-
 std::optional<winograd::Problem> winograd_problem(const Graph& graph, const GraphNode& conv) {
   const auto a = conv.attrs.as<core::ConvAttrs>();
   const bool plain = a.kernel_h == 3 && a.kernel_w == 3 && a.stride_h == 1 && a.stride_w == 1 &&
                      a.dilation_h == 1 && a.dilation_w == 1 && a.groups == 1;
   if (!plain || a.pad_h != a.pad_w || a.pad_h > 1) return std::nullopt;
-  const bool is_grad_input = conv.is(ops::conv2d_grad_input_op);
-  const bool is_grad_weight = conv.is(ops::conv2d_grad_weight_op);
-  const Shape& x = graph.value(is_grad_input ? conv.outputs[0] : conv.inputs[0]).shape;
-  const Shape& w = graph.value(is_grad_weight ? conv.outputs[0] : conv.inputs[1]).shape;
+  const Convolution roles = plan::convolution_of(conv, -1);
+  const Shape &x = graph.value(roles.x).shape, &w = graph.value(roles.w).shape;
   return winograd::Problem{.batch = x[0],
                            .height = x[1],
                            .width = x[2],
@@ -183,16 +121,19 @@ std::optional<winograd::Problem> winograd_problem(const Graph& graph, const Grap
 }
 
 std::int64_t transformed_channels(const GraphNode& conv, const winograd::Problem& problem) {
-  if (conv.is(ops::conv2d_grad_weight_op)) return std::min(problem.in, problem.out);
-  return conv.is(ops::conv2d_grad_input_op) ? problem.out : problem.in;
-}
-
-bool is_convolution(const GraphNode& node) {
-  return node.is(ops::conv2d_op) || node.is(ops::conv2d_grad_input_op) || node.is(ops::conv2d_grad_weight_op);
+  switch (*plan::conv_pass(*conv.op)) {
+    case ConvPass::grad_weight:
+      return std::min(problem.in, problem.out);
+    case ConvPass::grad_input:
+      return problem.out;
+    case ConvPass::forward:
+      break;
+  }
+  return problem.in;
 }
 
 Support winograd_computes(const Graph& graph, const GraphNode& conv) {
-  if (!is_convolution(conv)) return refuse("");
+  if (!plan::conv_pass(*conv.op)) return refuse("");
   if (graph.conv_algorithm == ConvAlgorithm::direct) return refuse("");
   const std::optional<winograd::Problem> problem = winograd_problem(graph, conv);
   if (!problem.has_value()) return refuse("");
@@ -207,7 +148,8 @@ Support winograd_computes(const Graph& graph, const GraphNode& conv) {
 
 Support winograd_is_accurate(const Graph& graph, const GraphNode& conv) {
   const winograd::Problem problem = *winograd_problem(graph, conv);
-  if (conv.is(ops::conv2d_grad_weight_op)) {
+  const ConvPass pass = *plan::conv_pass(*conv.op);
+  if (pass == ConvPass::grad_weight) {
     // Of every way to cut it: the verdict does not depend on which one was timed to be the fastest.
     const int threads = omp_get_max_threads();
     double error = 0;
@@ -217,7 +159,7 @@ Support winograd_is_accurate(const Graph& graph, const GraphNode& conv) {
     return within(error, winograd_gradient_error,
                   "over " + std::to_string(winograd::Tiles(problem).count()) + " tiles");
   }
-  const bool is_grad_input = conv.is(ops::conv2d_grad_input_op);
+  const bool is_grad_input = pass == ConvPass::grad_input;
   const std::int64_t channels = is_grad_input ? problem.out : problem.in;
   return within(winograd::convolution_error(channels),
                 is_grad_input ? winograd_gradient_error : winograd_error,

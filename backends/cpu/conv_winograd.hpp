@@ -8,15 +8,6 @@
 /// Winograd convolutions as kernels of the CPU: which groups they take, and what rides in their transforms.
 namespace fusetape::backends::cpu {
 
-/// Every group that contains one convolution (or gradient of one) as the same roles.
-struct WinogradRoles {
-  plan::Carried parts;
-  bool relu = false;                          ///< y = relu(…)
-  const plan::Convolution* folded = nullptr;  ///< with the batch norm of these roles in the weights
-};
-/// nullopt: the group is none of a convolution, or asks for what no transform does.
-std::optional<WinogradRoles> winograd_roles(const plan::Graph& graph, const plan::Group& group);
-
 /// The forward convolution that the node is, or is a gradient of; nullopt: not 3×3 with stride 1 and the
 /// like.
 std::optional<winograd::Problem> winograd_problem(const plan::Graph& graph, const plan::GraphNode& conv);
@@ -26,8 +17,6 @@ std::optional<winograd::Problem> winograd_problem(const plan::Graph& graph, cons
 std::int64_t transformed_channels(const plan::GraphNode& conv, const winograd::Problem& problem);
 /// Of fewer, the padding is more than Winograd can make up for.
 constexpr std::int64_t least_winograd_channels = 8;
-
-bool is_convolution(const plan::GraphNode& node);  ///< or a gradient of one
 
 /// Whether Winograd can compute the node, however slowly.
 Support winograd_computes(const plan::Graph& graph, const plan::GraphNode& conv);

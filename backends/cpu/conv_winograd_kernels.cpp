@@ -8,14 +8,13 @@
 #include "backends/cpu/folded_weights.hpp"
 #include "backends/cpu/winograd/tiles.hpp"
 #include "core/check.hpp"
-#include "core/op_list.hpp"
 
 /// From a group's roles to what the Winograd kernels read and write: per-channel factors before a
 /// convolution, what becomes of its sums after it.
 namespace fusetape::backends::cpu {
 namespace {
 
-using plan::Carried;
+using plan::Convolution;
 using plan::Graph;
 using plan::Group;
 using plan::NormRoles;
@@ -51,13 +50,11 @@ void* tensor_of(const KernelArgs& args, int value) {
 class Operand {
  public:
   Operand() = default;
-  Operand(const Graph& graph, const Group& group, const Prologue& prologue)
-      : prologue_(prologue), dtype_(graph.value(prologue.value).dtype) {
-    const Shape& shape = graph.value(prologue.value).shape;
+  Operand(const Graph& graph, const Group& group, int value, const Prologue& prologue)
+      : value_(value), prologue_(prologue), dtype_(graph.value(value).dtype), written_(group.writes(value)) {
+    const Shape& shape = graph.value(value).shape;
     channels_ = shape.back();
     rows_ = static_cast<double>(shape.elements()) / static_cast<double>(channels_);
-    const auto& outputs = group.outputs;
-    written_ = std::find(outputs.begin(), outputs.end(), prologue.value) != outputs.end();
   }
 
   Source source(const KernelArgs& args, ScratchCarver& carver) const {
@@ -83,10 +80,10 @@ class Operand {
         source.x2 = tensor(prologue_.z);
       }
     } else {
-      source.x = tensor(prologue_.value);
+      source.x = tensor(value_);
       return source;
     }
-    if (written_) source.written = tensor(prologue_.value);
+    if (written_) source.written = tensor(value_);
     return source;
   }
 
@@ -111,31 +108,31 @@ class Operand {
     source.mean2 = args.in<float>(norm.mean);
   }
 
+  int value_ = -1;
   Prologue prologue_;
   DType dtype_ = DType::f32;
+  bool written_ = false;
   std::int64_t channels_ = 0;
   double rows_ = 0;
-  bool written_ = false;
 };
 
 /// conv2d and conv2d_grad_input.
 class WinogradConvolution final : public Kernel {
  public:
-  WinogradConvolution(const Graph& graph, const Group& group) : threads_(omp_get_max_threads()) {
-    const WinogradRoles roles = *winograd_roles(graph, group);
-    parts_ = roles.parts;
-    relu_ = roles.relu;
-    if (roles.folded != nullptr) folded_.emplace(graph, *roles.folded);
-    const plan::GraphNode& conv = graph.node(parts_.conv_node);
-    weights_of_ = *winograd_problem(graph, conv);
-    is_grad_input_ = conv.is(ops::conv2d_grad_input_op);
+  WinogradConvolution(const Graph& graph, const Group& group)
+      : conv_(*group.as<Convolution>()),
+        is_grad_input_(conv_.pass == plan::ConvPass::grad_input),
+        threads_(omp_get_max_threads()) {
+    const plan::GraphNode& node = graph.node(conv_.node);
+    weights_of_ = *winograd_problem(graph, node);
     problem_ = is_grad_input_ ? weights_of_.mirrored() : weights_of_;
-    operand_ = Operand(graph, group, is_grad_input_ ? parts_.g : parts_.x);
-    blocking_ = tuned_blocking(conv, winograd_blockings(problem_, threads_));
-    w_dtype_ = folded_ ? DType::f32 : graph.value(parts_.w).dtype;
-    y_dtype_ = graph.value(parts_.y).dtype;
-    if (parts_.statistics.node >= 0)
-      eps_ = graph.node(parts_.statistics.node).attrs.as<core::BatchNormAttrs>().eps;
+    operand_ = Operand(graph, group, read_image(), prologue());
+    blocking_ = tuned_blocking(node, winograd_blockings(problem_, threads_));
+    if (conv_.folded.present()) folded_.emplace(graph, conv_);
+    w_dtype_ = folded_ ? DType::f32 : graph.value(conv_.w).dtype;
+    y_dtype_ = graph.value(conv_.result()).dtype;
+    if (conv_.statistics.present())
+      eps_ = graph.node(conv_.statistics.node).attrs.as<core::BatchNormAttrs>().eps;
     name = "highway:winograd F(4×4, 3×3)";
     arithmetic = {.flops = winograd::product_flops(problem_), .dtype = DType::f32};
   }
@@ -145,7 +142,7 @@ class WinogradConvolution final : public Kernel {
     const Source source = operand_.source(args, carver);
     Sink sink = this->sink(args, carver);
     float* u = take_weights(carver);
-    const void* w = args.values[parts_.w];
+    const void* w = args.values[conv_.w];
     if (folded_) {
       const Folded folded = take_folded(carver);
       folded_->make(args, folded.weights, folded.bias);
@@ -154,8 +151,8 @@ class WinogradConvolution final : public Kernel {
     }
     winograd::transform_weights(weights_of_, w, w_dtype_, is_grad_input_, u, threads_);
     winograd::convolve(problem_, source, u, sink, blocking_, threads_, take_work(carver));
-    if (parts_.statistics.node >= 0) finish_statistics(args, sink);
-    if (parts_.sums.node >= 0) finish_sums(args, sink);
+    if (conv_.statistics.present()) finish_statistics(args, sink);
+    if (conv_.sums.present()) finish_sums(args, sink);
   }
 
   std::size_t scratch_bytes() const override {
@@ -170,15 +167,15 @@ class WinogradConvolution final : public Kernel {
 
   std::vector<std::pair<int, int>> in_place() const override {
     std::vector<std::pair<int, int>> pairs;
-    const NormRoles& norm = parts_.statistics;
+    const NormRoles& norm = conv_.statistics;
     if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
     if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
     // What the prologue reads is read again after parts of y are written, and the sums' x after its own
     // pixel.
-    const Prologue& read = is_grad_input_ ? parts_.g : parts_.x;
-    const bool free = parts_.z != read.value && parts_.z != read.g && parts_.z != read.z &&
-                      parts_.z != read.norm[0].x && parts_.z != read.norm[1].x && parts_.z != parts_.sums.x;
-    if (parts_.z >= 0 && free) pairs.emplace_back(parts_.z, parts_.y);
+    const Prologue& read = prologue();
+    const bool free = conv_.z != read_image() && conv_.z != read.g && conv_.z != read.z &&
+                      conv_.z != read.norm[0].x && conv_.z != read.norm[1].x && conv_.z != conv_.sums.x;
+    if (conv_.z >= 0 && free) pairs.emplace_back(conv_.z, conv_.result());
     return pairs;
   }
 
@@ -199,24 +196,24 @@ class WinogradConvolution final : public Kernel {
 
   Sink sink(const KernelArgs& args, ScratchCarver& carver) const {
     const auto tensor = [&](int value) { return tensor_of(args, value); };
-    Sink sink{.y = tensor(parts_.y),
+    Sink sink{.y = tensor(conv_.result()),
               .dtype = y_dtype_,
-              .bias = static_cast<const float*>(tensor(parts_.bias)),
-              .z = tensor(parts_.z),
-              .relu = relu_,
-              .mask_y = tensor(parts_.mask)};
-    if (parts_.masked_by.node >= 0) {
-      const Normalisation mask = normalisation_of(args, parts_.masked_by, problem_.out, carver);
-      sink.mask_x = tensor(parts_.masked_by.x);
+              .bias = folded_ ? nullptr : static_cast<const float*>(tensor(conv_.bias)),
+              .z = tensor(conv_.z),
+              .relu = conv_.activation != nullptr,
+              .mask_y = tensor(conv_.mask)};
+    if (conv_.masked_by.present()) {
+      const Normalisation mask = normalisation_of(args, conv_.masked_by, problem_.out, carver);
+      sink.mask_x = tensor(conv_.masked_by.x);
       sink.mask_mean = mask.mean;
       sink.mask_scale = mask.scale;
       sink.mask_shift = mask.beta;
     }
-    if (parts_.statistics.node >= 0) sink.sums = Sums::moments;
-    if (parts_.sums.node >= 0) {
+    if (conv_.statistics.present()) sink.sums = Sums::moments;
+    if (conv_.sums.present()) {
       sink.sums = Sums::gradient;
-      sink.norm_x = tensor(parts_.sums.x);
-      sink.norm_mean = static_cast<const float*>(tensor(parts_.sums.mean));
+      sink.norm_x = tensor(conv_.sums.x);
+      sink.norm_mean = static_cast<const float*>(tensor(conv_.sums.mean));
     }
     if (sink.sums != Sums::none) {
       sink.first = carver.take<double>(problem_.out);
@@ -226,7 +223,7 @@ class WinogradConvolution final : public Kernel {
   }
 
   void finish_statistics(const KernelArgs& args, const Sink& sink) const {
-    const NormRoles& norm = parts_.statistics;
+    const NormRoles& norm = conv_.statistics;
     for (std::int64_t c = 0; c < problem_.out; ++c) {
       const core::Moments all = moments_of(sink, c);
       if (norm.mean >= 0) args.out<float>(norm.mean)[c] = static_cast<float>(all.mean);
@@ -244,7 +241,7 @@ class WinogradConvolution final : public Kernel {
   }
 
   void finish_sums(const KernelArgs& args, const Sink& sink) const {
-    const NormRoles& norm = parts_.sums;
+    const NormRoles& norm = conv_.sums;
     const float* inv_std = args.in<float>(norm.inv_std);
     for (std::int64_t c = 0; c < problem_.out; ++c) {
       if (norm.dbeta >= 0) args.out<float>(norm.dbeta)[c] = static_cast<float>(sink.first[c]);
@@ -252,9 +249,11 @@ class WinogradConvolution final : public Kernel {
     }
   }
 
-  Carried parts_;
-  bool relu_ = false;
-  bool is_grad_input_ = false;
+  int read_image() const { return is_grad_input_ ? conv_.y : conv_.x; }
+  const Prologue& prologue() const { return is_grad_input_ ? conv_.before_y : conv_.before_x; }
+
+  Convolution conv_;
+  bool is_grad_input_;
   Problem weights_of_;  ///< the forward convolution's
   Problem problem_;
   Operand operand_;
@@ -268,14 +267,14 @@ class WinogradConvolution final : public Kernel {
 class WinogradGradWeight final : public Kernel {
  public:
   WinogradGradWeight(const Graph& graph, const Group& group) : threads_(omp_get_max_threads()) {
-    const Carried parts = winograd_roles(graph, group)->parts;
-    const plan::GraphNode& conv = graph.node(parts.conv_node);
-    problem_ = *winograd_problem(graph, conv);
-    x_ = Operand(graph, group, parts.x);
-    dy_ = Operand(graph, group, parts.g);
-    dw_ = parts.y;
+    const auto& conv = *group.as<Convolution>();
+    const plan::GraphNode& node = graph.node(conv.node);
+    problem_ = *winograd_problem(graph, node);
+    x_ = Operand(graph, group, conv.x, conv.before_x);
+    dy_ = Operand(graph, group, conv.y, conv.before_y);
+    dw_ = conv.w;
     dtype_ = graph.value(dw_).dtype;
-    blocking_ = tuned_blocking(conv, winograd_gradient_blockings(problem_, threads_));
+    blocking_ = tuned_blocking(node, winograd_gradient_blockings(problem_, threads_));
     name = "highway:winograd F(3×3, 4×4)";
     arithmetic = {.flops = winograd::product_flops(problem_), .dtype = DType::f32};
   }

@@ -12,7 +12,6 @@
 #include "backends/cpu/onednn_instructions.hpp"
 #include "backends/cpu/tuner.hpp"
 #include "backends/custom_kernel.hpp"
-#include "backends/tensor_passes.hpp"
 
 namespace fusetape::backends {
 namespace {
@@ -20,7 +19,6 @@ namespace {
 using cpu::Candidate;
 using plan::Graph;
 using plan::Group;
-using plan::Pattern;
 
 constexpr std::size_t cache_line = 64;
 constexpr std::size_t huge_page = std::size_t{2} << 20;
@@ -125,7 +123,7 @@ class CpuBackend final : public Backend {
   }
 
   Support supports(const Graph& graph, const Group& group) const override {
-    if (group.pattern == Pattern::single) return {};
+    if (group.single()) return {};
     return support_of(choose(candidate_lists(), graph, group), group, "CPU");
   }
 
@@ -153,7 +151,7 @@ class CpuBackend final : public Backend {
       const std::string refusal = inaccurate_winograd(graph, group);
       kernel->why += (kernel->why.empty() || refusal.empty() ? "" : "; ") + refusal;
     }
-    if (kernel->tensor_passes == 0) kernel->tensor_passes = tensor_passes(graph, group);
+    if (kernel->tensor_passes == 0) kernel->tensor_passes = plan::tensor_passes(graph, group);
     return kernel;
   }
 

@@ -14,7 +14,6 @@ namespace {
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
 using namespace softmax_rows;
 
 /// cross_entropy and cross_entropy_grad. A label out of range is noted inside the parallel loop and thrown
@@ -184,7 +183,7 @@ bool is_cross_entropy(const GraphNode& node) {
 
 Support supports_cross_entropy(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  if (group.pattern != Pattern::single || !is_cross_entropy(node)) return {.ok = false, .reason = {}};
+  if (!group.single() || !is_cross_entropy(node)) return {.ok = false, .reason = {}};
   return f32_or_half(graph, node);
 }
 

@@ -25,13 +25,14 @@ FoldedWeights::FoldedWeights(const plan::Graph& graph, const plan::Convolution& 
     : roles_(roles),
       weights_type_(graph.value(roles.w).dtype),
       bias_type_(roles.bias >= 0 ? graph.value(roles.bias).dtype : DType::f32),
-      eps_(graph.node(roles.norm_node).attrs.as<core::BatchNormAttrs>().eps),
+      eps_(graph.node(roles.folded.node).attrs.as<core::BatchNormAttrs>().eps),
       channels_(graph.value(roles.w).shape[0]),
       filter_(graph.value(roles.w).elements() / channels_) {}
 
 void FoldedWeights::make(const KernelArgs& args, float* weights, float* bias) const {
-  const float *gamma = args.in<float>(roles_.gamma), *beta = args.in<float>(roles_.beta);
-  const float *mean = args.in<float>(roles_.running_mean), *var = args.in<float>(roles_.running_var);
+  const plan::NormRoles& norm = roles_.folded;
+  const float *gamma = args.in<float>(norm.gamma), *beta = args.in<float>(norm.beta);
+  const float *mean = args.in<float>(norm.running_mean), *var = args.in<float>(norm.running_var);
 #pragma omp parallel for schedule(static)
   for (std::int64_t o = 0; o < channels_; ++o) {
     const double a = core::folded_scale(gamma[o], var[o], eps_);
@@ -43,8 +44,8 @@ void FoldedWeights::make(const KernelArgs& args, float* weights, float* bias) co
   }
 }
 
-Support supports_folding(const plan::Graph& graph, const plan::Convolution& roles) {
-  for (int id : {roles.gamma, roles.beta, roles.running_mean, roles.running_var}) {
+Support supports_folding(const plan::Graph& graph, const plan::NormRoles& norm) {
+  for (int id : {norm.gamma, norm.beta, norm.running_mean, norm.running_var}) {
     if (graph.value(id).dtype != DType::f32)
       return {.ok = false, .reason = "a batch norm whose parameters are not f32"};
   }

@@ -23,6 +23,6 @@ class FoldedWeights {
 };
 
 /// Whether the batch norm's parameters are what FoldedWeights reads.
-Support supports_folding(const plan::Graph& graph, const plan::Convolution& roles);
+Support supports_folding(const plan::Graph& graph, const plan::NormRoles& norm);
 
 }  // namespace fusetape::backends::cpu

@@ -92,8 +92,7 @@ class GradNormKernel final : public Kernel {
 
 Support supports_grad_norm(const Graph& graph, const Group& group) {
   const plan::GraphNode& node = graph.node(group.nodes[0]);
-  if (group.pattern != plan::Pattern::single || !node.is(ops::grad_norm_op))
-    return {.ok = false, .reason = ""};
+  if (!group.single() || !node.is(ops::grad_norm_op)) return {.ok = false, .reason = ""};
   if (graph.value(node.outputs[0]).dtype == DType::f64)
     return {.ok = false, .reason = "f32 and 16 bits only, not f64"};
   return {};

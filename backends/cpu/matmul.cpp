@@ -16,9 +16,10 @@ namespace {
 
 using plan::Graph;
 using plan::Group;
-using plan::Pattern;
 
 constexpr std::int64_t small_product = std::int64_t{1} << 18;  ///< multiply-adds
+
+const plan::MatrixProduct& roles_of(const Group& group) { return *group.as<plan::MatrixProduct>(); }
 
 /// The pointers of a run with some of them exchanged.
 class Redirected {
@@ -113,7 +114,7 @@ class WithEpilogue final : public Kernel {
       : inputs_(group.inputs),
         outputs_(group.outputs),
         written_(written),
-        target_(written == group.product.pre ? written : group.product.y),
+        target_(written == roles_of(group).before_activation ? written : roles_of(group).y),
         product_(std::move(product)),
         epilogue_(std::move(epilogue)),
         inner_(graph) {
@@ -143,13 +144,14 @@ class WithEpilogue final : public Kernel {
 /// The group's nodes from `first` on, as a pointwise group of their own.
 Group epilogue_of(const Group& group, std::size_t first, int reads) {
   Group rest;
-  rest.pattern = Pattern::pointwise;
+  rest.roles = plan::Chain{};
   rest.nodes.assign(group.nodes.begin() + static_cast<std::ptrdiff_t>(first), group.nodes.end());
   rest.inputs = {reads};
-  rest.outputs = {group.product.y};
-  if (first == 1 && group.product.bias >= 0) {
-    rest.inputs.push_back(group.product.bias);
-    if (group.product.pre >= 0) rest.outputs.push_back(group.product.pre);
+  const plan::MatrixProduct& roles = roles_of(group);
+  rest.outputs = {roles.y};
+  if (first == 1 && roles.bias >= 0) {
+    rest.inputs.push_back(roles.bias);
+    if (roles.before_activation >= 0) rest.outputs.push_back(roles.before_activation);
   }
   return rest;
 }
@@ -167,8 +169,7 @@ std::unique_ptr<Kernel> with_epilogue(const Graph& graph, const Group& group, st
 
 /// Whether nodes follow the product, other than a cast that it makes itself.
 bool has_epilogue(const Group& group) {
-  return group.pattern == Pattern::matrix_product &&
-         (group.product.bias >= 0 || group.product.activation != plan::Activation::none);
+  return roles_of(group).bias >= 0 || roles_of(group).activation != nullptr;
 }
 
 // ---- candidates: oneDNN -----------------------------------------------------------------------------------
@@ -177,10 +178,10 @@ bool has_epilogue(const Group& group) {
 /// nobody wants. Its GELU is exact to absolute rounding only, ours to relative rounding.
 Product with_own_epilogue(const Graph& graph, const Group& group, Product p) {
   if (!has_epilogue(group)) return p;
-  const plan::MatrixProduct& roles = group.product;
+  const plan::MatrixProduct& roles = roles_of(group);
   p.bias = roles.bias;
   if (roles.bias >= 0) p.c.id = graph.node(group.nodes[1]).outputs[0];
-  p.relu = roles.activation == plan::Activation::relu && roles.pre < 0;
+  p.relu = roles.activation == &ops::relu_op && roles.before_activation < 0;
   if (p.relu) p.c.id = roles.y;
   return p;
 }
@@ -199,7 +200,7 @@ std::unique_ptr<Kernel> make_onednn(const Graph& graph, const Group& group) {
       p.relu = false;
       return std::make_unique<NanKeepingRelu>(graph, p.c.id, std::move(kernel), make_onednn_product(p));
     }
-    if (!has_epilogue(group) || p.c.id == group.product.y) return kernel;
+    if (!has_epilogue(group) || p.c.id == roles_of(group).y) return kernel;
     return with_epilogue(graph, group, group.nodes.size() - 1, p.c.id, std::move(kernel));
   } catch (const dnnl::error& error) {
     rethrow_onednn(graph.node(group.nodes[0]), error);

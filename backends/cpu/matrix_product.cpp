@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "core/op_attrs.hpp"
-#include "core/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -24,16 +23,15 @@ Matrix matrix_of(const Graph& graph, int id, bool transposed) {
 }  // namespace
 
 std::optional<Product> product_of(const Graph& graph, const Group& group) {
-  const bool fused = group.pattern == plan::Pattern::matrix_product;
-  if (!fused && group.pattern != plan::Pattern::single) return std::nullopt;
-  const plan::GraphNode& node = graph.node(fused ? group.product.matmul_node : group.nodes[0]);
-  if (!node.is(ops::matmul_op)) return std::nullopt;
+  const auto* roles = group.as<plan::MatrixProduct>();
+  if (roles == nullptr) return std::nullopt;
+  const plan::GraphNode& node = graph.node(roles->node);
   const auto attrs = node.attrs.as<core::MatmulAttrs>();
   Product p;
   p.a = matrix_of(graph, node.inputs[0], attrs.transpose_a != 0);
   p.b = matrix_of(graph, node.inputs[1], attrs.transpose_b != 0);
-  const bool cast = fused && graph.value(group.product.y).dtype != p.a.dtype;
-  p.c = matrix_of(graph, cast ? group.product.y : node.outputs[0], false);
+  const bool cast = graph.value(roles->y).dtype != p.a.dtype;
+  p.c = matrix_of(graph, cast ? roles->y : node.outputs[0], false);
   p.batch = p.c.batch;
   if (p.batch > 1 && p.b.batch == 1 && !p.a.transposed) {
     // Rows of all batches below each other: one larger product.

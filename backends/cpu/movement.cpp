@@ -18,7 +18,6 @@ using core::Strides;
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
 
 // Below this many bytes for each, a second thread costs more than it brings.
 constexpr std::int64_t least_bytes = 1 << 16;
@@ -206,7 +205,7 @@ std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
 
 template <class Is>
 Support supports_if(const Graph& graph, const Group& group, Is is) {
-  const bool ok = group.pattern == Pattern::single && is(graph.node(group.nodes[0]));
+  const bool ok = group.single() && is(graph.node(group.nodes[0]));
   return {.ok = ok, .reason = {}};
 }
 

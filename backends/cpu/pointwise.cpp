@@ -15,7 +15,6 @@ using core::ReduceAttrs;
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
 
 // Below this many elements a second thread costs more than it brings.
 constexpr std::int64_t parallel_from = 16384;
@@ -71,8 +70,8 @@ class PointwiseSumKernel final : public Kernel, private RowSource {
  public:
   PointwiseSumKernel(const Graph& graph, const Group& group, const Extents& extents)
       : run_(compile_pointwise(graph, group)),
-        sum_(graph, graph.node(group.chain.reduction_node), extents),
-        y_(graph.node(group.chain.reduction_node).outputs[0]) {
+        sum_(graph, graph.node(group.reduction_node()), extents),
+        y_(graph.node(group.reduction_node()).outputs[0]) {
     sum_bytes_ = (sum_.scratch_bytes() + 63) / 64 * 64;
   }
 
@@ -110,16 +109,13 @@ class PointwiseSumKernel final : public Kernel, private RowSource {
 };
 
 Support supports_program(const Graph& graph, const Group& group) {
-  bool foreign = false;
-  std::string reason = pointwise_refusal(graph, group, foreign);
-  if (reason.empty()) return {};
-  if (foreign && group.pattern == Pattern::single) reason.clear();
-  return {.ok = false, .reason = reason};
+  std::string reason = pointwise_refusal(graph, group);
+  return {.ok = reason.empty(), .reason = std::move(reason)};
 }
 
 Support supports_pointwise(const Graph& graph, const Group& group) {
-  const bool chain = group.pattern == Pattern::pointwise && group.chain.reduction_node < 0;
-  if (!chain && group.pattern != Pattern::single) return {.ok = false, .reason = {}};
+  const auto* chain = group.as<plan::Chain>();
+  if (chain == nullptr || chain->reduction_node >= 0) return {.ok = false, .reason = {}};
   return supports_program(graph, group);
 }
 
@@ -128,14 +124,13 @@ std::unique_ptr<Kernel> make_pointwise(const Graph& graph, const Group& group) {
 }
 
 std::optional<Extents> extents_of(const Graph& graph, const Group& group) {
-  const GraphNode& node = graph.node(group.chain.reduction_node);
+  const GraphNode& node = graph.node(group.reduction_node());
   return joined_extents(graph.value(node.inputs[0]).shape, node.attrs.as<ReduceAttrs>());
 }
 
 Support supports_sum_of_chain(const Graph& graph, const Group& group) {
-  if (group.pattern != Pattern::pointwise || group.chain.reduction_node < 0)
-    return {.ok = false, .reason = {}};
-  const GraphNode& node = graph.node(group.chain.reduction_node);
+  if (group.reduction_node() < 0) return {.ok = false, .reason = {}};
+  const GraphNode& node = graph.node(group.reduction_node());
   const DType dtype = graph.value(node.inputs[0]).dtype;
   if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16)
     return {.ok = false, .reason = std::string(node.op->name) + " of " + std::string(name_of(dtype))};

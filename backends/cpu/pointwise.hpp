@@ -74,9 +74,8 @@ constexpr std::size_t l1_floats = 6144;
 constexpr std::size_t least_block = 128;
 constexpr int most_blocks = static_cast<int>(l1_floats / least_block);
 
-/// Why these nodes are no program; empty: they are. `foreign` is set when a node is not pointwise at all. The
-/// reduction at the end of a chain is not looked at.
-std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group, bool& foreign);
+/// Why these nodes are no program; empty: they are. The reduction at the end of a chain is not looked at.
+std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group);
 Program compile_pointwise(const plan::Graph& graph, const plan::Group& group);
 
 /// Runs a program over any range of its elements.

@@ -36,9 +36,9 @@ class Builder {
   Program build() {
     program_.count = shape_.elements();
     for (const int id : group_.nodes) {
-      if (id != group_.chain.reduction_node) add_node(graph_.node(id));
+      if (id != group_.reduction_node()) add_node(graph_.node(id));
     }
-    if (group_.chain.reduction_node >= 0) add_reduced(graph_.node(group_.chain.reduction_node).inputs[0]);
+    if (group_.reduction_node() >= 0) add_reduced(graph_.node(group_.reduction_node()).inputs[0]);
     find_in_place();
     assign_registers();
     lay_out_storage();

@@ -13,8 +13,8 @@ constexpr int blocks_of_node = 5;
 
 }  // namespace
 
-std::string pointwise_refusal(const Graph& graph, const Group& group, bool& foreign) {
-  std::string reason = refusal_of_nodes(graph, group, foreign);
+std::string pointwise_refusal(const Graph& graph, const Group& group) {
+  std::string reason = refusal_of_nodes(graph, group);
   if (!reason.empty()) return reason;
   if (group.nodes.size() * blocks_of_node <= most_blocks) return {};
   const int blocks = compile_pointwise(graph, group).blocks;

@@ -17,7 +17,6 @@ namespace {
 using core::PoolGeometry;
 using plan::Graph;
 using plan::Group;
-using plan::Pattern;
 
 /// Channels that are handled together, so that the best, or the sum, of each stays in registers or L1.
 constexpr std::int64_t block = 64;
@@ -189,22 +188,21 @@ struct Pooling {
 };
 
 std::optional<Pooling> pooling_of(const Graph& graph, const Group& group) {
-  const bool masked = group.pattern == Pattern::max_pool_relu_grad;
-  if (!masked && group.pattern != Pattern::single) return std::nullopt;
-  const int id = masked ? group.pool_grad.pool_node : group.nodes[0];
+  if (const auto* grad = group.as<plan::MaxPoolGrad>()) {
+    return Pooling{.max = true,
+                   .backward = true,
+                   .node = grad->node,
+                   .x = grad->dx,
+                   .y = grad->g,
+                   .index = grad->index,
+                   .mask = grad->y};
+  }
+  if (!group.single()) return std::nullopt;
+  const int id = group.nodes[0];
   const plan::GraphNode& node = graph.node(id);
   if (node.is(ops::max_pool2d_op)) {
     return Pooling{
         .max = true, .node = id, .x = node.inputs[0], .y = node.outputs[0], .index = node.outputs[1]};
-  }
-  if (node.is(ops::max_pool2d_grad_op)) {
-    return Pooling{.max = true,
-                   .backward = true,
-                   .node = id,
-                   .x = masked ? group.pool_grad.dx : node.outputs[0],
-                   .y = node.inputs[0],
-                   .index = node.inputs[1],
-                   .mask = masked ? group.pool_grad.y : -1};
   }
   if (node.is(ops::avg_pool2d_op)) return Pooling{.node = id, .x = node.inputs[0], .y = node.outputs[0]};
   if (node.is(ops::avg_pool2d_grad_op)) {

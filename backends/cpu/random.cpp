@@ -16,7 +16,6 @@ namespace {
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
 
 // Below this many elements for each, a second thread costs more than it brings.
 constexpr std::int64_t least_elements = 1 << 12;
@@ -110,7 +109,7 @@ class RandomKernel final : public Kernel {
 Support supports_random(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.nodes[0]);
   const bool known = node.is(ops::rand_op) || node.is(ops::randn_op) || node.is(ops::dropout_op);
-  if (group.pattern != Pattern::single || !known) return {.ok = false, .reason = {}};
+  if (!group.single() || !known) return {.ok = false, .reason = {}};
   const DType dtype = graph.value(node.outputs[0]).dtype;
   if (!is_f32_or_half(dtype))
     return {.ok = false, .reason = "f32 and 16 bits only, not " + std::string(name_of(dtype))};

@@ -16,7 +16,6 @@ using core::ReduceAttrs;
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
 
 Shape kept_shape(const Shape& x, const ReduceAttrs& attrs) {
   Shape y = x;
@@ -169,7 +168,7 @@ const Shape& reduced_input(const Graph& graph, const GraphNode& node) {
 
 Support supports_sum(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  if (group.pattern != Pattern::single || !is_sum(node)) return {.ok = false, .reason = {}};
+  if (!group.single() || !is_sum(node)) return {.ok = false, .reason = {}};
   const DType dtype = graph.value(node.inputs[0]).dtype;
   if (dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16) return {};
   return {.ok = false, .reason = "sums of " + std::string(name_of(dtype))};
@@ -184,7 +183,7 @@ std::unique_ptr<Kernel> make_sum(const Graph& graph, const Group& group) {
 
 Support supports_largest(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  if (group.pattern != Pattern::single || !is_largest(node)) return {.ok = false, .reason = {}};
+  if (!group.single() || !is_largest(node)) return {.ok = false, .reason = {}};
   for (const int input : node.inputs) {
     if (graph.value(input).dtype != DType::f32) return {.ok = false, .reason = "f32 only"};
   }

@@ -75,8 +75,7 @@ class MaskKernel final : public Kernel {
 
 Support supports(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  const bool ours = group.pattern == plan::Pattern::single &&
-                    (node.is(ops::relu_mask_op) || node.is(ops::relu_grad_mask_op));
+  const bool ours = group.single() && (node.is(ops::relu_mask_op) || node.is(ops::relu_grad_mask_op));
   if (!ours) return {.ok = false, .reason = ""};
   const DType dtype = graph.value(node.inputs[0]).dtype;
   if (dtype == DType::f64) return {.ok = false, .reason = "expected f32, bf16 or f16, got f64"};

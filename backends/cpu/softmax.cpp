@@ -14,7 +14,6 @@ using core::AxisAttrs;
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
 using namespace softmax_rows;
 
 enum class Op : std::uint8_t { softmax, log_softmax, softmax_grad, log_softmax_grad };
@@ -141,7 +140,7 @@ const SoftmaxOp* find_softmax(const GraphNode& node) {
 
 Support supports_softmax(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  if (group.pattern != Pattern::single || find_softmax(node) == nullptr) return {.ok = false, .reason = {}};
+  if (!group.single() || find_softmax(node) == nullptr) return {.ok = false, .reason = {}};
   const Shape& shape = graph.value(node.inputs[0]).shape;
   if (shape.rank() == 0 || node.attrs.as<AxisAttrs>().axis != shape.rank() - 1) {
     return {.ok = false, .reason = "an axis that is not the last"};

@@ -7,11 +7,11 @@
 
 #include "backends/cpu/conv_onednn.hpp"
 #include "backends/cpu/conv_winograd.hpp"
-#include "core/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
 
+using plan::Convolution;
 using plan::Graph;
 using plan::GraphNode;
 using plan::TunedKernel;
@@ -25,30 +25,22 @@ constexpr double quick_flops = 1e8;  ///< a thread, of one run: a millisecond of
 constexpr std::int64_t enough_pixels = 1024;
 constexpr double patient_flops = 1.25e9;
 
+/// The images and filter of a convolution, or of one of its gradients.
+Convolution roles_of(const GraphNode& conv) { return plan::convolution_of(conv, 0); }
+
 std::vector<int> values_of(const GraphNode& conv) {
   return {conv.inputs[0], conv.inputs[1], conv.outputs[0]};
 }
 
-bool is_weights(const GraphNode& conv, std::size_t operand) {
-  return operand == (conv.is(ops::conv2d_grad_weight_op) ? 2u : 1u);
-}
-
-const Shape& result_of_forward(const Graph& graph, const GraphNode& conv) {
-  const bool input_gradient = conv.is(ops::conv2d_grad_input_op),
-             weights = conv.is(ops::conv2d_grad_weight_op);
-  const int y = input_gradient ? conv.inputs[0] : weights ? conv.inputs[1] : conv.outputs[0];
-  return graph.value(y).shape;
-}
-
 double flops_of_image(const Graph& graph, const GraphNode& conv) {
-  const Shape& y = result_of_forward(graph, conv);
-  const Shape& w = graph.value(conv.is(ops::conv2d_grad_weight_op) ? conv.outputs[0] : conv.inputs[1]).shape;
-  return 2.0 * static_cast<double>(y[1] * y[2]) * static_cast<double>(w.elements());
+  const Convolution roles = roles_of(conv);
+  const Shape& y = graph.value(roles.y).shape;
+  return 2.0 * static_cast<double>(y[1] * y[2]) * static_cast<double>(graph.value(roles.w).elements());
 }
 
 /// So many that their verdict holds for larger batches, too; none: that would take too long.
 std::int64_t images_to_time(const Graph& graph, const GraphNode& conv, std::int64_t most) {
-  const Shape& y = result_of_forward(graph, conv);
+  const Shape& y = graph.value(roles_of(conv).y).shape;
   const double threads = omp_get_max_threads(), image = flops_of_image(graph, conv);
   const auto quick =
       std::clamp<std::int64_t>(static_cast<std::int64_t>(quick_flops * threads / image), 1, most);
@@ -85,18 +77,9 @@ std::string key_of(const Graph& graph) {
   return key + forced(graph.conv_algorithm);
 }
 
-ConvPass pass_of(const GraphNode& conv) {
-  if (conv.is(ops::conv2d_grad_input_op)) return ConvPass::grad_input;
-  return conv.is(ops::conv2d_grad_weight_op) ? ConvPass::grad_weight : ConvPass::forward;
-}
-
 /// What oneDNN would be asked for.
-Convolution direct_convolution(const Graph& graph) {
-  const ConvPass pass = pass_of(graph.nodes[0]);
-  ConvRoles roles{.pass = pass, .node = 0, .x = 0, .w = 1, .y = 2};
-  if (pass == ConvPass::grad_input) roles = {.pass = pass, .node = 0, .x = 2, .w = 1, .y = 0};
-  if (pass == ConvPass::grad_weight) roles = {.pass = pass, .node = 0, .x = 0, .w = 2, .y = 1};
-  return choose_arithmetic(describe_convolution(graph, roles));
+ConvDescription direct_convolution(const Graph& graph) {
+  return choose_arithmetic(describe_convolution(graph, roles_of(graph.nodes[0])));
 }
 
 /// By name, for "the built-in choice" may be another in a larger batch. Throws dnnl::error where there is
@@ -128,7 +111,7 @@ std::vector<Contender> other_blockings(const std::vector<Blocking>& blockings) {
 }  // namespace
 
 std::optional<TimedConvolution> TimedConvolution::of(const Graph& graph, const GraphNode& conv) {
-  if (conv.dead || !is_convolution(conv)) return std::nullopt;
+  if (conv.dead || !plan::conv_pass(*conv.op)) return std::nullopt;
   for (const int id : values_of(conv)) {
     const plan::GraphValue& value = graph.value(id);
     const bool typed = value.dtype == DType::f32 || value.dtype == DType::bf16;
@@ -152,15 +135,13 @@ std::optional<TimedConvolution> TimedConvolution::of(const Graph& graph, const G
   const std::vector<int> values = values_of(conv);
   for (std::size_t i = 0; i < values.size(); ++i) {
     plan::GraphValue value{.shape = graph.value(values[i]).shape, .dtype = graph.value(values[i]).dtype};
-    if (!is_weights(conv, i)) value.shape[0] = timed.images_;
+    if (static_cast<int>(i) != roles_of(node).w) value.shape[0] = timed.images_;
     value.producer = i == 2 ? 0 : -1;
     timed.graph_.values.push_back(std::move(value));
   }
   timed.graph_.nodes.push_back(std::move(node));
-  timed.group_.name = conv.op->name;
-  timed.group_.nodes = {0};
-  timed.group_.inputs = {0, 1};
-  timed.group_.outputs = {2};
+  timed.graph_.values[2].keep = true;
+  timed.group_ = plan::single_group(timed.graph_, 0);
   timed.key_ = key_of(timed.graph_);
   return timed;
 }
@@ -183,9 +164,9 @@ std::vector<Contender> TimedConvolution::variants(const Contender& winner) {
   if (winner.kernel.kernel != "winograd") return other_implementations(graph_, winner.kernel.kernel);
   const winograd::Problem problem = *winograd_problem(graph_, node());
   const int threads = omp_get_max_threads();
-  if (node().is(ops::conv2d_grad_weight_op))
-    return other_blockings(winograd_gradient_blockings(problem, threads));
-  const bool turned = node().is(ops::conv2d_grad_input_op);
+  const ConvPass pass = roles_of(node()).pass;
+  if (pass == ConvPass::grad_weight) return other_blockings(winograd_gradient_blockings(problem, threads));
+  const bool turned = pass == ConvPass::grad_input;
   return other_blockings(winograd_blockings(turned ? problem.mirrored() : problem, threads));
 }
 
@@ -199,7 +180,7 @@ bool TimedConvolution::offers(const TunedKernel& kernel) {
   }
   std::string obeyed;
   const Support direct = supported_by_onednn([&] {
-    Convolution conv = direct_convolution(graph_);
+    ConvDescription conv = direct_convolution(graph_);
     conv.implementation = kernel.kernel;
     obeyed = implementation_of(conv);
   });

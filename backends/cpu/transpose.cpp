@@ -16,7 +16,6 @@ namespace {
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
 
 // Below this many bytes for each, a second thread costs more than it brings.
 constexpr std::int64_t least_bytes = 1 << 16;
@@ -132,7 +131,7 @@ class TransposeKernel final : public Kernel {
 };
 
 Support supports_transpose(const Graph& graph, const Group& group) {
-  const bool ok = group.pattern == Pattern::single && graph.node(group.nodes[0]).is(ops::transpose_op);
+  const bool ok = group.single() && graph.node(group.nodes[0]).is(ops::transpose_op);
   return {.ok = ok, .reason = {}};
 }
 

@@ -12,13 +12,13 @@ using plan::Group;
 constexpr auto dtypes = {DType::f32, DType::bf16, DType::f16};
 
 Support supports_forward(const Graph& graph, const Group& group, Device&) {
-  if (!is_norm_forward(graph, group)) return {.ok = false, .reason = {}};
-  return norm_operands(graph, norm_forward_roles(graph, group).norm, dtypes);
+  const auto* roles = group.as<plan::NormForward>();
+  return roles != nullptr ? norm_operands(graph, *roles, dtypes) : Support{.ok = false, .reason = {}};
 }
 
 Support supports_backward(const Graph& graph, const Group& group, Device&) {
-  if (!is_norm_backward(graph, group)) return {.ok = false, .reason = {}};
-  return norm_operands(graph, norm_backward_roles(graph, group), dtypes);
+  const auto* roles = group.as<plan::NormBackward>();
+  return roles != nullptr ? norm_operands(graph, *roles, dtypes) : Support{.ok = false, .reason = {}};
 }
 
 constexpr Candidate candidates[] = {

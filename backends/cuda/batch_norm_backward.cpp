@@ -13,7 +13,7 @@ using plan::NormRoles;
 template <class T>
 class NormBackwardKernel final : public DeviceKernel {
  public:
-  NormBackwardKernel(const Graph& graph, const plan::BatchNormReluGrad& roles, DeviceApi& device)
+  NormBackwardKernel(const Graph& graph, const plan::NormBackward& roles, DeviceApi& device)
       : DeviceKernel(graph, device),
         roles_(roles),
         parts_(norm_parts(graph.value(roles_.norm[0].x))),
@@ -217,7 +217,7 @@ class NormBackwardKernel final : public DeviceKernel {
     launch<NormGradApply<T>>({.x = blocks_for(to.count, 8 * NormGradApply<T>::threads)}, to, access);
   }
 
-  plan::BatchNormReluGrad roles_;
+  plan::NormBackward roles_;
   ChannelParts parts_;
   int width_;
   MaskFrom mask_ = MaskFrom::nothing;
@@ -227,7 +227,7 @@ class NormBackwardKernel final : public DeviceKernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_norm_backward(const Graph& graph, const Group& group, Device& device) {
-  const plan::BatchNormReluGrad roles = norm_backward_roles(graph, group);
+  const plan::NormBackward& roles = *group.as<plan::NormBackward>();
   switch (graph.value(roles.g).dtype) {
     case DType::bf16:
       return std::make_unique<NormBackwardKernel<Bf16>>(graph, roles, device.api);

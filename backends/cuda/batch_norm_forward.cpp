@@ -13,10 +13,10 @@ using plan::Statistics;
 template <class T>
 class NormForwardKernel final : public DeviceKernel {
  public:
-  NormForwardKernel(const Graph& graph, const NormForwardRoles& roles, DeviceApi& device)
+  NormForwardKernel(const Graph& graph, const plan::NormForward& roles, DeviceApi& device)
       : DeviceKernel(graph, device),
-        roles_(roles.norm),
-        relu_(roles.relu),
+        roles_(roles),
+        relu_(roles.activation != nullptr),
         parts_(norm_parts(graph.value(roles_.norm[0].x))),
         width_(norm_width(graph.value(roles_.norm[0].x))) {
     for (int i = 0; i < roles_.norms; ++i) {
@@ -167,7 +167,7 @@ class NormForwardKernel final : public DeviceKernel {
     launch<NormApply<T>>({.x = blocks_for(to.count, 8 * NormApply<T>::threads)}, to, access);
   }
 
-  plan::BatchNormRelu roles_;
+  plan::NormForward roles_;
   bool relu_;
   ChannelParts parts_;
   int width_;
@@ -179,8 +179,8 @@ class NormForwardKernel final : public DeviceKernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_norm_forward(const Graph& graph, const Group& group, Device& device) {
-  const NormForwardRoles roles = norm_forward_roles(graph, group);
-  switch (graph.value(roles.norm.norm[0].x).dtype) {
+  const plan::NormForward& roles = *group.as<plan::NormForward>();
+  switch (graph.value(roles.norm[0].x).dtype) {
     case DType::bf16:
       return std::make_unique<NormForwardKernel<Bf16>>(graph, roles, device.api);
     case DType::f16:

@@ -67,14 +67,15 @@ class BiasReluGradKernel final : public DeviceKernel {
 };
 
 Support supports(const Graph& graph, const Group& group, Device&) {
-  if (group.pattern != plan::Pattern::bias_relu_grad) return {.ok = false, .reason = ""};
-  const plan::GraphValue& g = graph.value(group.bias_grad.g);
+  const auto* roles = group.as<plan::BiasReluGrad>();
+  if (roles == nullptr) return {.ok = false, .reason = ""};
+  const plan::GraphValue& g = graph.value(roles->g);
   if (g.shape.rank() == 0 || g.elements() == 0) return {.ok = false, .reason = "no rows of channels"};
   return supports_dtype(g.dtype);
 }
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group, Device& device) {
-  const plan::BiasReluGrad& roles = group.bias_grad;
+  const auto& roles = *group.as<plan::BiasReluGrad>();
   switch (graph.value(roles.g).dtype) {
     case DType::bf16:
       return std::make_unique<BiasReluGradKernel<Bf16>>(graph, roles, device.api);

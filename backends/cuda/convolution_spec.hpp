@@ -1,17 +1,16 @@
 #pragma once
 #include <cstdint>
 
+#include "core/plan/group.hpp"
 #include "fusetape/dtype.hpp"
 
 namespace fusetape::backends::cuda {
 
 /// What a library computes as one operation. x {n,h,w,c}, w {k,r,s,c/groups}, y {n,oh,ow,k}, all packed.
 struct ConvolutionSpec {
-  enum class Pass : std::uint8_t {
-    forward,      ///< y = [relu](conv(x, w) [+ bias] [+ z]): a = x, b = w
-    grad_input,   ///< dx = conv_grad_input(g, w) [+ z]: a = g, b = w
-    grad_weight,  ///< dw = conv_grad_weight(x, g): a = x, b = g
-  };
+  using Pass = plan::ConvPass;
+  /// forward: y = [relu](conv(x, w) [+ bias] [+ z]), a = x, b = w; grad_input: dx = conv_grad_input(g, w)
+  /// [+ z], a = g, b = w; grad_weight: dw = conv_grad_weight(x, g), a = x, b = g.
   Pass pass = Pass::forward;
   DType dtype = DType::f32;   ///< of a and b; sums are f32 (f64 of f64)
   DType result = DType::f32;  ///< of what is written

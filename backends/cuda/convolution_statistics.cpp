@@ -1,7 +1,6 @@
 #include "backends/cuda/batch_norm.hpp"
 #include "backends/cuda/convolutions.hpp"
 #include "core/op_list.hpp"
-#include "core/plan/norm_roles.hpp"
 
 /// y = conv(x, w) and the statistics of the batch norm that reads y, from the sums that cuDNN's
 /// epilogue ("genstats") leaves: y need not be read for them. Σy² − mean·Σy loses digits where the mean is
@@ -10,11 +9,10 @@ namespace fusetape::backends::cuda {
 namespace {
 
 using plan::Graph;
-using plan::Group;
 
 class ConvolutionStatistics final : public DeviceKernel {
  public:
-  ConvolutionStatistics(const Graph& graph, const plan::Carried& roles, DeviceApi& device,
+  ConvolutionStatistics(const Graph& graph, const plan::Convolution& roles, DeviceApi& device,
                         std::shared_ptr<LibraryOperation> operation)
       : DeviceKernel(graph, device),
         roles_(roles),
@@ -36,7 +34,7 @@ class ConvolutionStatistics final : public DeviceKernel {
   void run(const KernelArgs& args) override {
     const Scratch scratch = carve(args.scratch);
     const Range sum = piece(scratch.sum, channels_), square = piece(scratch.square, channels_);
-    const int x = roles_.x.value;
+    const int x = roles_.x;
     Access access{{whole(args, x), whole(args, roles_.w)},
                   {whole(args, roles_.y), sum, square, {scratch.workspace, operation_->workspace_bytes()}}};
     device().run(Stream::compute, *operation_,
@@ -70,7 +68,7 @@ class ConvolutionStatistics final : public DeviceKernel {
     return scratch;
   }
 
-  plan::Carried roles_;
+  plan::Convolution roles_;
   double eps_;
   std::int64_t channels_, rows_;
   std::shared_ptr<LibraryOperation> operation_;
@@ -80,7 +78,8 @@ Support refuse(std::string reason) { return {.ok = false, .reason = std::move(re
 
 /// A convolution without a group of its own, as if its statistics were wanted.
 ConvolutionSpec with_statistics(const Graph& graph, const plan::GraphNode& conv) {
-  ConvolutionSpec spec = forward_convolution(graph, conv).spec;
+  const int id = static_cast<int>(&conv - graph.nodes.data());
+  ConvolutionSpec spec = library_convolution(graph, plan::convolution_of(conv, id)).spec;
   spec.statistics = true;
   return spec;
 }
@@ -112,17 +111,10 @@ Support carries_statistics(const Graph& graph, const plan::GraphNode& conv, Devi
   return refuse(error.message());
 }
 
-bool is_with_statistics(const Group& group) {
-  const plan::Carried& roles = group.carried;
-  return group.pattern == plan::Pattern::carried && roles.statistics.node >= 0 && !roles.x.present() &&
-         roles.bias < 0;
-}
-
-std::unique_ptr<Kernel> make_convolution_statistics(const Graph& graph, const Group& group, Device& device) {
-  const ConvolutionSpec spec = convolution_of(graph, group)->spec;
-  plan::Carried roles = group.carried;
-  plan::drop_unwritten(graph, group, roles.statistics);
-  return std::make_unique<ConvolutionStatistics>(graph, roles, device.api,
+std::unique_ptr<Kernel> make_convolution_statistics(const Graph& graph, const plan::Convolution& conv,
+                                                    Device& device) {
+  const ConvolutionSpec spec = library_convolution(graph, conv).spec;
+  return std::make_unique<ConvolutionStatistics>(graph, conv, device.api,
                                                  device.libraries.find(spec).operation);
 }
 

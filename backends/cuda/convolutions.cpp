@@ -9,23 +9,16 @@
 namespace fusetape::backends::cuda {
 namespace {
 
+using plan::Convolution;
+using plan::ConvPass;
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
-using Pass = ConvolutionSpec::Pass;
 
-/// The images and the filter of a convolution; in one of its gradients one of them is a gradient, too.
-struct Tensors {
-  int x, w, y;
-};
-
-ConvolutionSpec spec_of(const Graph& graph, const GraphNode& node, Pass pass, const Tensors& tensors,
-                        const OperationRoles& roles) {
-  const Shape &x = graph.value(tensors.x).shape, &w = graph.value(tensors.w).shape,
-              &y = graph.value(tensors.y).shape;
-  const auto attrs = node.attrs.as<core::ConvAttrs>();
-  return {.pass = pass,
+ConvolutionSpec spec_of(const Graph& graph, const Convolution& conv, const OperationRoles& roles) {
+  const Shape &x = graph.value(conv.x).shape, &w = graph.value(conv.w).shape, &y = graph.value(conv.y).shape;
+  const auto attrs = graph.node(conv.node).attrs.as<core::ConvAttrs>();
+  return {.pass = conv.pass,
           .dtype = graph.value(roles.a).dtype,
           .result = graph.value(roles.out).dtype,
           .n = x[0],
@@ -46,74 +39,25 @@ ConvolutionSpec spec_of(const Graph& graph, const GraphNode& node, Pass pass, co
           .groups = attrs.groups,
           .bias = roles.bias >= 0,
           .add = roles.z >= 0,
+          .relu = conv.activation != nullptr,
           .tf32 = graph.tf32,
           .timed = graph.timing};
 }
 
-LibraryConvolution forward(const Graph& graph, const GraphNode& node, const OperationRoles& roles,
-                           bool relu) {
-  LibraryConvolution conv{
-      .spec = spec_of(graph, node, Pass::forward, {.x = roles.a, .w = roles.b, .y = roles.out}, roles),
-      .roles = roles};
-  conv.spec.relu = relu;
-  return conv;
-}
-
-LibraryConvolution grad_input(const Graph& graph, const GraphNode& node, const OperationRoles& roles) {
-  return {.spec = spec_of(graph, node, Pass::grad_input, {.x = roles.out, .w = roles.b, .y = roles.a}, roles),
-          .roles = roles};
-}
-
-LibraryConvolution grad_weight(const Graph& graph, const GraphNode& node, const OperationRoles& roles) {
-  return {
-      .spec = spec_of(graph, node, Pass::grad_weight, {.x = roles.a, .w = roles.out, .y = roles.b}, roles),
-      .roles = roles};
-}
-
-/// A convolution, or a gradient of one, by itself.
-OperationRoles roles_of(const GraphNode& node) {
-  return {.a = node.inputs[0], .b = node.inputs[1], .out = node.outputs[0]};
-}
-
-std::optional<LibraryConvolution> single(const Graph& graph, const GraphNode& node) {
-  if (node.is(ops::conv2d_op)) return forward_convolution(graph, node);
-  if (node.is(ops::conv2d_grad_input_op)) return grad_input(graph, node, roles_of(node));
-  if (node.is(ops::conv2d_grad_weight_op)) return grad_weight(graph, node, roles_of(node));
-  return std::nullopt;
+OperationRoles roles_of(const Convolution& conv) {
+  OperationRoles roles{.bias = conv.bias, .z = conv.z, .out = conv.result()};
+  roles.a = conv.pass == ConvPass::grad_input ? conv.y : conv.x;
+  roles.b = conv.pass == ConvPass::grad_weight ? conv.y : conv.w;
+  return roles;
 }
 
 }  // namespace
 
-LibraryConvolution forward_convolution(const Graph& graph, const GraphNode& conv) {
-  return forward(graph, conv, roles_of(conv), false);
-}
-
-std::optional<LibraryConvolution> convolution_of(const Graph& graph, const Group& group) {
-  switch (group.pattern) {
-    case Pattern::single:
-      return single(graph, graph.node(group.nodes[0]));
-    case Pattern::convolution: {
-      const plan::Convolution& c = group.conv;
-      return forward(graph, graph.node(c.conv_node),
-                     {.a = c.x, .b = c.w, .bias = c.bias, .z = c.z, .out = c.y}, c.relu);
-    }
-    case Pattern::carried: {
-      if (!is_with_statistics(group)) return std::nullopt;
-      LibraryConvolution conv = forward_convolution(graph, graph.node(group.carried.conv_node));
-      conv.spec.statistics = true;
-      return conv;
-    }
-    case Pattern::conv_grad_input_add: {
-      const plan::ConvGradInputAdd& c = group.conv_grad_add;
-      return grad_input(graph, graph.node(c.conv_node), {.a = c.g, .b = c.w, .z = c.other, .out = c.dx});
-    }
-    case Pattern::conv_grad_weight_cast: {
-      const plan::ConvGradWeightCast& c = group.conv_grad_cast;
-      return grad_weight(graph, graph.node(c.conv_node), {.a = c.x, .b = c.g, .out = c.dw});
-    }
-    default:
-      return std::nullopt;
-  }
+LibraryConvolution library_convolution(const Graph& graph, const Convolution& conv) {
+  const OperationRoles roles = roles_of(conv);
+  LibraryConvolution result{.spec = spec_of(graph, conv, roles), .roles = roles};
+  result.spec.statistics = conv.statistics.present();
+  return result;
 }
 
 namespace {
@@ -121,47 +65,39 @@ namespace {
 /// Without an image there is nothing to multiply.
 bool is_empty(const ConvolutionSpec& spec) { return spec.n == 0; }
 
-/// Why the library is not even asked; empty: it is.
-std::string not_for_a_library(const Group& group) {
-  switch (group.pattern) {
-    case Pattern::convolution:
-      if (group.conv.before_relu >= 0) return "what the ReLU reads is wanted, too: one result is written";
-      return {};
-    case Pattern::carried:
-      if (!is_with_statistics(group)) return "no transform that parts of a batch norm could ride in";
-      if (std::find(group.outputs.begin(), group.outputs.end(), group.carried.y) == group.outputs.end())
-        return "nobody reads the convolution's result, only its sums";
-      return {};
-    case Pattern::conv_siblings:
-    case Pattern::conv_grad_weight_siblings:
-    case Pattern::conv_grad_input_siblings:
-      return "convolutions of one image run one after the other";
-    default:
-      return {};
-  }
-}
+/// With statistics behind it and nothing else of a norm.
+bool is_with_statistics(const Convolution& conv) { return conv.statistics.present(); }
 
-bool is_folded(const Group& group) {
-  return group.pattern == Pattern::convolution && group.conv.norm_node >= 0;
+/// Why the library is not even asked; empty: it is.
+std::string not_for_a_library(const Group& group, const Convolution& conv) {
+  if (conv.before_activation >= 0) return "what the ReLU reads is wanted, too: one result is written";
+  if (conv.activation != nullptr && conv.activation != &ops::relu_op) return "no activation but relu";
+  if (!conv.carries()) return {};
+  const bool only_statistics = conv.statistics.present() && !conv.before_x.present() && conv.bias < 0;
+  if (!only_statistics) return "no transform that parts of a batch norm could ride in";
+  return group.writes(conv.y) ? "" : "nobody reads the convolution's result, only its sums";
 }
 
 Support supports(const Graph& graph, const Group& group, Device& device) {
-  if (std::string reason = not_for_a_library(group); !reason.empty()) {
+  if (group.as<plan::ConvSiblings>() != nullptr)
+    return {.ok = false, .reason = "convolutions of one image run one after the other"};
+  const auto* conv = group.as<Convolution>();
+  if (conv == nullptr) return {.ok = false, .reason = ""};
+  if (std::string reason = not_for_a_library(group, *conv); !reason.empty()) {
     return {.ok = false, .reason = std::move(reason)};
   }
-  const std::optional<LibraryConvolution> conv = convolution_of(graph, group);
-  if (!conv) return {.ok = false, .reason = ""};
-  if (Support fits = supports_dtype(conv->spec.dtype); !fits.ok) return fits;
-  if (is_empty(conv->spec)) return {.ok = !is_with_statistics(group), .reason = "no images"};
-  if (is_folded(group)) return supports_folded_convolution(graph, group, device);
-  const LibraryCache::Built built = device.libraries.find(conv->spec);
+  const ConvolutionSpec spec = library_convolution(graph, *conv).spec;
+  if (Support fits = supports_dtype(spec.dtype); !fits.ok) return fits;
+  if (is_empty(spec)) return {.ok = !is_with_statistics(*conv), .reason = "no images"};
+  if (conv->folded.present()) return supports_folded_convolution(graph, *conv, device);
+  const LibraryCache::Built built = device.libraries.find(spec);
   return {.ok = built.operation != nullptr, .reason = built.refusal};
 }
 
 /// Why the statistics of a batch norm that reads the result are not made with it; empty: none reads it.
 std::string without_statistics(const Graph& graph, const Group& group, Device& device) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  if (group.pattern != Pattern::single || !node.is(ops::conv2d_op)) return {};
+  if (!group.single() || !node.is(ops::conv2d_op)) return {};
   const std::vector<int>& readers = graph.value(node.outputs[0]).consumers;
   const bool normed = std::any_of(readers.begin(), readers.end(), [&](int reader) {
     return graph.node(reader).is(ops::batch_norm_op) || graph.node(reader).is(ops::batch_norm_statistics_op);
@@ -172,10 +108,11 @@ std::string without_statistics(const Graph& graph, const Group& group, Device& d
 }
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group, Device& device) {
-  const LibraryConvolution conv = *convolution_of(graph, group);
+  const auto& roles = *group.as<Convolution>();
+  const LibraryConvolution conv = library_convolution(graph, roles);
   if (is_empty(conv.spec)) return make_empty_sum(graph, device, conv.roles.out);
-  if (is_folded(group)) return make_folded_convolution(graph, group, device);
-  if (is_with_statistics(group)) return make_convolution_statistics(graph, group, device);
+  if (roles.folded.present()) return make_folded_convolution(graph, roles, device);
+  if (is_with_statistics(roles)) return make_convolution_statistics(graph, roles, device);
   auto kernel = make_library_kernel(graph, device, device.libraries.find(conv.spec).operation, conv.roles);
   kernel->why = without_statistics(graph, group, device);
   return kernel;

@@ -1,6 +1,4 @@
 #pragma once
-#include <optional>
-
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/library_kernel.hpp"
 
@@ -12,25 +10,20 @@ struct LibraryConvolution {
   OperationRoles roles;
 };
 
-/// The group as one operation of the library, without a batch norm behind the convolution; nullopt where it
-/// is no convolution, or several.
-std::optional<LibraryConvolution> convolution_of(const plan::Graph& graph, const plan::Group& group);
-
-/// A conv2d node by itself.
-LibraryConvolution forward_convolution(const plan::Graph& graph, const plan::GraphNode& conv);
+/// As one operation of the library; a batch norm that is folded into it is left out.
+LibraryConvolution library_convolution(const plan::Graph& graph, const plan::Convolution& conv);
 
 /// With the statistics of the batch norm behind it. `carries_statistics` asks for a conv2d alone, before
 /// groups are made.
-bool is_with_statistics(const plan::Group& group);
 Support carries_statistics(const plan::Graph& graph, const plan::GraphNode& conv, Device& device);
-std::unique_ptr<Kernel> make_convolution_statistics(const plan::Graph& graph, const plan::Group& group,
+std::unique_ptr<Kernel> make_convolution_statistics(const plan::Graph& graph, const plan::Convolution& conv,
                                                     Device& device);
 /// Whether it is faster than the convolution and a pass over what it wrote; 0 seconds: not timed.
 bool pays_with_statistics(double seconds_with, double seconds_without, double pass_seconds);
 
 /// With the batch norm behind it folded into its weights.
-Support supports_folded_convolution(const plan::Graph& graph, const plan::Group& group, Device& device);
-std::unique_ptr<Kernel> make_folded_convolution(const plan::Graph& graph, const plan::Group& group,
+Support supports_folded_convolution(const plan::Graph& graph, const plan::Convolution& conv, Device& device);
+std::unique_ptr<Kernel> make_folded_convolution(const plan::Graph& graph, const plan::Convolution& conv,
                                                 Device& device);
 
 }  // namespace fusetape::backends::cuda

@@ -110,7 +110,7 @@ class CrossEntropyKernel final : public DeviceKernel, public NotesFaults {
 Support supports(const Graph& graph, const Group& group, Device&) {
   const GraphNode& node = graph.node(group.nodes[0]);
   const bool ours = node.is(ops::cross_entropy_op) || node.is(ops::cross_entropy_grad_op);
-  if (group.pattern != plan::Pattern::single || !ours) return {.ok = false, .reason = {}};
+  if (!group.single() || !ours) return {.ok = false, .reason = {}};
   return f32_or_half_only(graph, node);
 }
 

@@ -11,7 +11,6 @@
 #include "backends/cuda/host_kernel.hpp"
 #include "backends/cuda/staging.hpp"
 #include "backends/custom_kernel.hpp"
-#include "backends/tensor_passes.hpp"
 
 namespace fusetape::backends {
 namespace {
@@ -21,7 +20,6 @@ using cuda::Device;
 using cuda::DeviceApi;
 using plan::Graph;
 using plan::Group;
-using plan::Pattern;
 
 /// Every kernel of the device in the order in which they are asked.
 std::array<std::span<const Candidate>, 13> candidate_lists() {
@@ -75,7 +73,7 @@ class DeviceBackend final : public Backend {
   }
 
   Support supports(const Graph& graph, const Group& group) const override {
-    if (group.pattern == Pattern::single) return {};
+    if (group.single()) return {};
     Device device = made_on();
     return support_of(choose(candidate_lists(), graph, group, device), group, "CUDA");
   }

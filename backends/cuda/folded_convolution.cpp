@@ -8,11 +8,11 @@
 namespace fusetape::backends::cuda {
 namespace {
 
+using plan::Convolution;
 using plan::Graph;
-using plan::Group;
 
-ConvolutionSpec folded_spec(const Graph& graph, const Group& group) {
-  ConvolutionSpec spec = convolution_of(graph, group)->spec;
+ConvolutionSpec folded_spec(const Graph& graph, const Convolution& conv) {
+  ConvolutionSpec spec = library_convolution(graph, conv).spec;
   spec.bias = true;
   return spec;
 }
@@ -20,13 +20,13 @@ ConvolutionSpec folded_spec(const Graph& graph, const Group& group) {
 template <class T>
 class FoldedConvolution final : public DeviceKernel {
  public:
-  FoldedConvolution(const Graph& graph, const Group& group, Device& device)
+  FoldedConvolution(const Graph& graph, const Convolution& conv, Device& device)
       : DeviceKernel(graph, device.api),
-        roles_(group.conv),
-        eps_(graph.node(roles_.norm_node).attrs.as<core::BatchNormAttrs>().eps),
+        roles_(conv),
+        eps_(graph.node(roles_.folded.node).attrs.as<core::BatchNormAttrs>().eps),
         channels_(graph.value(roles_.w).shape[0]),
         filter_(graph.value(roles_.w).elements() / channels_),
-        operation_(device.libraries.find(folded_spec(graph, group)).operation) {
+        operation_(device.libraries.find(folded_spec(graph, conv)).operation) {
     name = operation_->name + ", norm folded in";
   }
 
@@ -68,18 +68,19 @@ class FoldedConvolution final : public DeviceKernel {
   }
 
   void fold(const KernelArgs& args, const Scratch& scratch, std::vector<Range> writes) const {
-    const plan::Convolution& r = roles_;
+    const Convolution& r = roles_;
+    const plan::NormRoles& norm = r.folded;
     Access access{{}, std::move(writes)};
-    for (const int value : {r.w, r.bias, r.gamma, r.beta, r.running_mean, r.running_var}) {
+    for (const int value : {r.w, r.bias, norm.gamma, norm.beta, norm.running_mean, norm.running_var}) {
       if (value >= 0) access.reads.push_back(whole(args, value));
     }
     launch<FoldWeights<T>>({.x = blocks_for(channels_ * filter_, FoldWeights<T>::threads)},
                            {.w = args.in<T>(r.w),
                             .bias = r.bias >= 0 ? args.in<T>(r.bias) : nullptr,
-                            .gamma = args.in<float>(r.gamma),
-                            .beta = args.in<float>(r.beta),
-                            .mean = args.in<float>(r.running_mean),
-                            .var = args.in<float>(r.running_var),
+                            .gamma = args.in<float>(norm.gamma),
+                            .beta = args.in<float>(norm.beta),
+                            .mean = args.in<float>(norm.running_mean),
+                            .var = args.in<float>(norm.running_var),
                             .eps = eps_,
                             .weights = scratch.weights,
                             .shift = scratch.shift,
@@ -88,7 +89,7 @@ class FoldedConvolution final : public DeviceKernel {
                            access);
   }
 
-  plan::Convolution roles_;
+  Convolution roles_;
   double eps_;
   std::int64_t channels_, filter_;
   std::shared_ptr<LibraryOperation> operation_;
@@ -96,25 +97,25 @@ class FoldedConvolution final : public DeviceKernel {
 
 }  // namespace
 
-Support supports_folded_convolution(const Graph& graph, const Group& group, Device& device) {
-  const plan::Convolution& roles = group.conv;
-  for (const int value : {roles.gamma, roles.beta, roles.running_mean, roles.running_var}) {
+Support supports_folded_convolution(const Graph& graph, const Convolution& conv, Device& device) {
+  const plan::NormRoles& norm = conv.folded;
+  for (const int value : {norm.gamma, norm.beta, norm.running_mean, norm.running_var}) {
     if (graph.value(value).dtype != DType::f32) {
       return {.ok = false, .reason = "a batch norm whose parameters are not f32"};
     }
   }
-  const LibraryCache::Built built = device.libraries.find(folded_spec(graph, group));
+  const LibraryCache::Built built = device.libraries.find(folded_spec(graph, conv));
   return {.ok = built.operation != nullptr, .reason = built.refusal};
 }
 
-std::unique_ptr<Kernel> make_folded_convolution(const Graph& graph, const Group& group, Device& device) {
-  switch (graph.value(group.conv.x).dtype) {
+std::unique_ptr<Kernel> make_folded_convolution(const Graph& graph, const Convolution& conv, Device& device) {
+  switch (graph.value(conv.x).dtype) {
     case DType::bf16:
-      return std::make_unique<FoldedConvolution<Bf16>>(graph, group, device);
+      return std::make_unique<FoldedConvolution<Bf16>>(graph, conv, device);
     case DType::f16:
-      return std::make_unique<FoldedConvolution<F16>>(graph, group, device);
+      return std::make_unique<FoldedConvolution<F16>>(graph, conv, device);
     default:
-      return std::make_unique<FoldedConvolution<float>>(graph, group, device);
+      return std::make_unique<FoldedConvolution<float>>(graph, conv, device);
   }
 }
 

@@ -52,7 +52,7 @@ class HostKernel final : public Kernel {
 
   /// A node alone writes all of its results, whether anybody reads them or not.
   static const std::vector<int>& written(const plan::Graph& graph, const plan::Group& group) {
-    return group.pattern == plan::Pattern::single ? graph.node(group.nodes[0]).outputs : group.outputs;
+    return group.single() ? graph.node(group.nodes[0]).outputs : group.outputs;
   }
 
   std::vector<Place> places_of(const plan::Graph& graph, const std::vector<int>& values) {

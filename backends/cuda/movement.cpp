@@ -278,8 +278,7 @@ const Movement* find_movement(const GraphNode& node) {
 }
 
 Support supports(const Graph& graph, const Group& group, Device&) {
-  const bool ours =
-      group.pattern == plan::Pattern::single && find_movement(graph.node(group.nodes[0])) != nullptr;
+  const bool ours = group.single() && find_movement(graph.node(group.nodes[0])) != nullptr;
   return {.ok = ours, .reason = {}};
 }
 

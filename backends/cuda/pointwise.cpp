@@ -9,7 +9,6 @@ namespace {
 
 using plan::Graph;
 using plan::Group;
-using plan::Pattern;
 
 class PointwiseKernel final : public DeviceKernel {
  public:
@@ -93,14 +92,10 @@ class PointwiseKernel final : public DeviceKernel {
 };
 
 Support supports_pointwise(const Graph& graph, const Group& group, Device&) {
-  if (group.pattern != Pattern::pointwise && group.pattern != Pattern::single)
-    return {.ok = false, .reason = {}};
-  bool foreign = false;
-  std::string reason = pointwise_refusal(graph, group, foreign);
-  if (reason.empty() && group.chain.reduction_node >= 0) reason = sum_refusal(graph, group);
-  if (reason.empty()) return {};
-  if (foreign && group.pattern == Pattern::single) reason.clear();
-  return {.ok = false, .reason = std::move(reason)};
+  if (group.as<plan::Chain>() == nullptr) return {.ok = false, .reason = {}};
+  std::string reason = pointwise_refusal(graph, group);
+  if (reason.empty() && group.reduction_node() >= 0) reason = sum_refusal(graph, group);
+  return {.ok = reason.empty(), .reason = std::move(reason)};
 }
 
 std::unique_ptr<Kernel> make_pointwise(const Graph& graph, const Group& group, Device& device) {

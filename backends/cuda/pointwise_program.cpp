@@ -93,8 +93,8 @@ void share_out(PointwiseProgram& program) {
 
 }  // namespace
 
-std::string pointwise_refusal(const Graph& graph, const Group& group, bool& foreign) {
-  std::string reason = refusal_of_nodes(graph, group, foreign);
+std::string pointwise_refusal(const Graph& graph, const Group& group) {
+  std::string reason = refusal_of_nodes(graph, group);
   if (!reason.empty()) return reason;
   if (group.nodes.size() > most_nodes)
     return std::to_string(group.nodes.size()) + " ops, one kernel takes " + std::to_string(most_nodes);
@@ -106,7 +106,7 @@ std::string pointwise_refusal(const Graph& graph, const Group& group, bool& fore
 }
 
 std::string sum_refusal(const Graph& graph, const Group& group) {
-  const GraphNode& node = graph.node(group.chain.reduction_node);
+  const GraphNode& node = graph.node(group.reduction_node());
   const GraphValue& operand = graph.value(node.inputs[0]);
   const std::string name(node.op->name);
   if (!is_floating(operand.dtype) || operand.dtype == DType::f64)
@@ -128,7 +128,7 @@ PointwiseProgram make_pointwise_program(const Graph& graph, const Group& group) 
     program.inputs.push_back(input_of(graph.value(input), input, shape));
   }
   for (const int id : group.nodes) {
-    if (id == group.chain.reduction_node) continue;
+    if (id == group.reduction_node()) continue;
     const GraphNode& node = graph.node(id);
     const int result = node.outputs[0], step = static_cast<int>(program.steps.size());
     PointwiseProgram::Step made{.op = node.op, .attrs = node.attrs, .dtype = graph.value(result).dtype};
@@ -147,8 +147,8 @@ PointwiseProgram make_pointwise_program(const Graph& graph, const Group& group) 
     }
   }
   program.width = width_of(program);
-  if (group.chain.reduction_node < 0) return program;
-  const GraphNode& node = graph.node(group.chain.reduction_node);
+  if (group.reduction_node() < 0) return program;
+  const GraphNode& node = graph.node(group.reduction_node());
   program.sum = sum_over(shape, node.attrs.as<core::ReduceAttrs>());
   program.sum->value = node.outputs[0];
   program.sum->operand = found.at(node.inputs[0]);

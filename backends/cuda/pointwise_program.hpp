@@ -70,8 +70,8 @@ struct PointwiseProgram {
   std::size_t results() const { return outputs.size() + (sum ? 1 : 0); }
 };
 
-/// Why these nodes are no program; empty: they are. `foreign` is set when a node is not pointwise at all.
-std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group, bool& foreign);
+/// Why these nodes are no program; empty: they are.
+std::string pointwise_refusal(const plan::Graph& graph, const plan::Group& group);
 /// The same of the sum or mean at its end.
 std::string sum_refusal(const plan::Graph& graph, const plan::Group& group);
 PointwiseProgram make_pointwise_program(const plan::Graph& graph, const plan::Group& group);

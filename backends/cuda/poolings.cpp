@@ -11,7 +11,6 @@ namespace {
 
 using plan::Graph;
 using plan::Group;
-using plan::Pattern;
 
 enum class PoolOp : std::uint8_t { max, max_grad, max_gather, avg, avg_grad };
 
@@ -26,16 +25,13 @@ struct Pooling {
 };
 
 std::optional<Pooling> pooling_of(const Graph& graph, const Group& group) {
-  if (group.pattern == Pattern::max_pool_relu_grad) {
-    const plan::MaxPoolReluGrad& r = group.pool_grad;
-    return Pooling{PoolOp::max_grad, r.pool_node, r.dx, r.g, r.index, r.y};
-  }
-  if (group.pattern != Pattern::single) return std::nullopt;
+  if (const auto* grad = group.as<plan::MaxPoolGrad>())
+    return Pooling{PoolOp::max_grad, grad->node, grad->dx, grad->g, grad->index, grad->y};
+  if (!group.single()) return std::nullopt;
   const int id = group.nodes[0];
   const plan::GraphNode& node = graph.node(id);
   const auto &in = node.inputs, &out = node.outputs;
   if (node.is(ops::max_pool2d_op)) return Pooling{PoolOp::max, id, in[0], out[0], out[1]};
-  if (node.is(ops::max_pool2d_grad_op)) return Pooling{PoolOp::max_grad, id, out[0], in[0], in[1]};
   if (node.is(ops::max_pool2d_gather_op)) return Pooling{PoolOp::max_gather, id, in[0], out[0], in[1]};
   if (node.is(ops::avg_pool2d_op)) return Pooling{PoolOp::avg, id, in[0], out[0]};
   if (node.is(ops::avg_pool2d_grad_op)) return Pooling{PoolOp::avg_grad, id, out[0], in[0]};

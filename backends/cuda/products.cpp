@@ -12,7 +12,6 @@ namespace {
 
 using plan::Graph;
 using plan::Group;
-using plan::Pattern;
 
 /// A stack of matrices, as the product sees each of them.
 struct Matrices {
@@ -37,28 +36,17 @@ struct LibraryProduct {
   OperationRoles roles;
 };
 
-ProductSpec::Activation activation_of(plan::Activation activation) {
-  switch (activation) {
-    case plan::Activation::relu:
-      return ProductSpec::Activation::relu;
-    case plan::Activation::gelu:
-      return ProductSpec::Activation::gelu;
-    case plan::Activation::none:
-      break;
-  }
-  return ProductSpec::Activation::none;
+/// The rules put no other behind a product.
+ProductSpec::Activation activation_of(const core::OpDef* op) {
+  if (op == &ops::relu_op) return ProductSpec::Activation::relu;
+  return op == &ops::gelu_op ? ProductSpec::Activation::gelu : ProductSpec::Activation::none;
 }
 
 std::optional<LibraryProduct> product_of(const Graph& graph, const Group& group) {
-  const bool fused = group.pattern == Pattern::matrix_product;
-  if (!fused && group.pattern != Pattern::single) return std::nullopt;
-  const plan::GraphNode& node = graph.node(fused ? group.product.matmul_node : group.nodes[0]);
-  if (!node.is(ops::matmul_op)) return std::nullopt;
-  const auto attrs = node.attrs.as<core::MatmulAttrs>();
-  LibraryProduct product{.roles = {.a = node.inputs[0],
-                                   .b = node.inputs[1],
-                                   .bias = fused ? group.product.bias : -1,
-                                   .out = fused ? group.product.y : node.outputs[0]}};
+  const auto* roles = group.as<plan::MatrixProduct>();
+  if (roles == nullptr) return std::nullopt;
+  const auto attrs = graph.node(roles->node).attrs.as<core::MatmulAttrs>();
+  LibraryProduct product{.roles = {.a = roles->a, .b = roles->b, .bias = roles->bias, .out = roles->y}};
   Matrices a = matrices_of(graph.value(product.roles.a).shape, attrs.transpose_a != 0);
   const Matrices b = matrices_of(graph.value(product.roles.b).shape, attrs.transpose_b != 0);
   // The rows of all matrices below each other: one larger product.
@@ -75,7 +63,7 @@ std::optional<LibraryProduct> product_of(const Graph& graph, const Group& group)
                   .transpose_b = b.transposed,
                   .bias = product.roles.bias >= 0,
                   .tf32 = graph.tf32};
-  if (fused) product.spec.activation = activation_of(group.product.activation);
+  product.spec.activation = activation_of(roles->activation);
   return product;
 }
 
@@ -85,7 +73,7 @@ bool is_empty(const ProductSpec& spec) { return spec.batch * spec.m * spec.n * s
 Support supports(const Graph& graph, const Group& group, Device& device) {
   const std::optional<LibraryProduct> product = product_of(graph, group);
   if (!product) return {.ok = false, .reason = ""};
-  if (group.pattern == Pattern::matrix_product && group.product.pre >= 0) {
+  if (group.as<plan::MatrixProduct>()->before_activation >= 0) {
     return {.ok = false, .reason = "what the activation reads is wanted, too: one result is written"};
   }
   const ProductSpec& spec = product->spec;

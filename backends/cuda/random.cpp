@@ -57,7 +57,7 @@ class RandomKernel final : public DeviceKernel {
 Support supports(const Graph& graph, const Group& group, Device&) {
   const GraphNode& node = graph.node(group.nodes[0]);
   const bool ours = node.is(ops::rand_op) || node.is(ops::randn_op) || node.is(ops::dropout_op);
-  if (group.pattern != plan::Pattern::single || !ours) return {.ok = false, .reason = {}};
+  if (!group.single() || !ours) return {.ok = false, .reason = {}};
   return f32_or_half_only(graph, node);
 }
 

@@ -165,7 +165,7 @@ bool is_largest(const GraphNode& node) {
 
 Support supports(const Graph& graph, const Group& group, Device&) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  if (group.pattern != plan::Pattern::single || !(is_sum(node) || is_largest(node))) {
+  if (!group.single() || !(is_sum(node) || is_largest(node))) {
     return {.ok = false, .reason = {}};
   }
   return f32_or_half_only(graph, node);

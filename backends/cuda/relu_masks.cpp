@@ -62,8 +62,7 @@ class MaskedKernel final : public DeviceKernel {
 
 Support supports(const Graph& graph, const Group& group, Device&) {
   const GraphNode& node = graph.node(group.nodes[0]);
-  const bool ours = group.pattern == plan::Pattern::single &&
-                    (node.is(ops::relu_mask_op) || node.is(ops::relu_grad_mask_op));
+  const bool ours = group.single() && (node.is(ops::relu_mask_op) || node.is(ops::relu_grad_mask_op));
   if (!ours) return {.ok = false, .reason = ""};
   return supports_dtype(graph.value(node.inputs[0]).dtype);
 }

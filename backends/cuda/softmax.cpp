@@ -61,7 +61,7 @@ Support supports(const Graph& graph, const Group& group, Device&) {
   const GraphNode& node = graph.node(group.nodes[0]);
   const bool ours = node.is(ops::softmax_op) || node.is(ops::log_softmax_op) ||
                     node.is(ops::softmax_grad_op) || node.is(ops::log_softmax_grad_op);
-  if (group.pattern != plan::Pattern::single || !ours) return {.ok = false, .reason = {}};
+  if (!group.single() || !ours) return {.ok = false, .reason = {}};
   return f32_or_half_only(graph, node);
 }
 

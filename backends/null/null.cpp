@@ -9,7 +9,6 @@
 #include "backends/candidate_choice.hpp"
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/conv_winograd.hpp"
-#include "backends/tensor_passes.hpp"
 
 namespace fusetape::backends {
 namespace {
@@ -18,7 +17,7 @@ class NullKernel final : public Kernel {
  public:
   NullKernel(const plan::Graph& graph, const plan::Group& group) {
     name = "null";
-    tensor_passes = backends::tensor_passes(graph, group);
+    tensor_passes = plan::tensor_passes(graph, group);
   }
   void run(const KernelArgs&) override {}
 };
@@ -42,7 +41,8 @@ class NullBackend final : public Backend {
   void synchronize() override {}
 
   Support supports(const plan::Graph& graph, const plan::Group& group) const override {
-    if (group.pattern != plan::Pattern::carried) return {};
+    const auto* conv = group.as<plan::Convolution>();
+    if (conv == nullptr || !conv->carries()) return {};
     const std::array lists{cpu::winograd_convolutions()};
     return support_of(choose(lists, graph, group), group, "CPU");
   }

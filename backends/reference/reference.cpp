@@ -5,7 +5,6 @@
 
 #include "backends/backend.hpp"
 #include "backends/custom_kernel.hpp"
-#include "backends/tensor_passes.hpp"
 #include "core/check.hpp"
 #include "core/reference.hpp"
 
@@ -15,7 +14,6 @@ namespace {
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
-using plan::Pattern;
 
 std::size_t padded(std::int64_t bytes) { return (static_cast<std::size_t>(bytes) + 63) / 64 * 64; }
 
@@ -34,7 +32,7 @@ class ReferenceKernel final : public Kernel {
       GraphNode& step = part_.nodes.emplace_back(node);
       for (int& value : step.inputs) value = local(graph, value);
       for (int& value : step.outputs) value = local(graph, value);
-      tensor_passes += backends::tensor_passes(graph, node);
+      tensor_passes += plan::tensor_passes(graph, node);
     }
     place(group);
     find_in_place(group);
@@ -76,7 +74,7 @@ class ReferenceKernel final : public Kernel {
       for (int output : node.outputs) {
         const auto v = static_cast<std::size_t>(output);
         known[v] = true;
-        if (group.pattern == Pattern::single || contains(group.outputs, outer_[v])) continue;
+        if (group.single() || contains(group.outputs, outer_[v])) continue;
         offset_[v] = inner_bytes_;
         inner_bytes_ += padded(part_.values[v].bytes());
       }
@@ -86,7 +84,7 @@ class ReferenceKernel final : public Kernel {
 
   /// A node alone reads all of its inputs before it writes.
   void find_in_place(const Group& group) {
-    if (group.pattern != Pattern::single || part_.nodes[0].outputs.size() != 1) return;
+    if (!group.single() || part_.nodes[0].outputs.size() != 1) return;
     const int output = part_.nodes[0].outputs[0];
     const plan::GraphValue& result = part_.value(output);
     for (int input : part_.nodes[0].inputs) {
@@ -124,7 +122,7 @@ class ReferenceBackend final : public Backend {
   void synchronize() override {}
 
   Support supports(const Graph&, const Group& group) const override {
-    if (group.pattern == Pattern::batch_norm_relu_grad && group.norm_grad.recompute) {
+    if (const auto* norm = group.as<plan::NormBackward>(); norm != nullptr && norm->recompute) {
       return {.ok = false, .reason = "the reference runs plain nodes, and relu_grad reads y"};
     }
     return {};

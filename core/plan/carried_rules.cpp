@@ -12,20 +12,17 @@ namespace {
 class CarriedMatch {
  public:
   CarriedMatch(const Cover& cover, int conv) : cover_(cover), graph_(cover.graph) {
-    group_.pattern = Pattern::carried;
-    roles_.conv_node = conv;
     group_.nodes = {conv};
-    roles_.y = node().outputs[0];
+    roles_ = convolution_of(graph_.node(conv), conv);
     after_ = std::string(node().op->name);
   }
 
-  const GraphNode& node() const { return graph_.node(roles_.conv_node); }
-  Carried& roles() { return roles_; }
+  const GraphNode& node() const { return graph_.node(roles_.node); }
+  Convolution& roles() { return roles_; }
 
   // ---- before the convolution ----
 
   void prologue(int operand, Prologue& prologue) {
-    prologue.value = operand;
     if (made_here(operand)) return;
     if (!norm_prologue(operand, prologue)) gradient_prologue(operand, prologue);
   }
@@ -34,7 +31,7 @@ class CarriedMatch {
 
   void bias() {
     const GraphNode* add = only_reader(ops::bias_add_op);
-    if (add == nullptr || add->inputs[0] != roles_.y) return;
+    if (add == nullptr || add->inputs[0] != roles_.result()) return;
     roles_.bias = add->inputs[1];
     go_on(*add, "bias");
   }
@@ -42,16 +39,16 @@ class CarriedMatch {
   void other_branch() {
     const GraphNode* add = only_reader(ops::add_op);
     if (add == nullptr || add->inputs[0] == add->inputs[1]) return;
-    const int other = add->inputs[add->inputs[0] == roles_.y ? 1 : 0];
-    if (!same_shape(graph_, other, roles_.y) || made_here(other)) return;
+    const int other = add->inputs[add->inputs[0] == roles_.result() ? 1 : 0];
+    if (!same_shape(graph_, other, roles_.result()) || made_here(other)) return;
     roles_.z = other;
     go_on(*add, "add");
   }
 
   void mask() {
     const GraphNode* mask = only_reader(ops::relu_grad_op);
-    if (mask == nullptr || mask->inputs[0] != roles_.y || mask->inputs[1] == roles_.y) return;
-    if (!same_shape(graph_, mask->inputs[1], roles_.y) || made_here(mask->inputs[1])) return;
+    if (mask == nullptr || mask->inputs[0] != roles_.result() || mask->inputs[1] == roles_.result()) return;
+    if (!same_shape(graph_, mask->inputs[1], roles_.result()) || made_here(mask->inputs[1])) return;
     roles_.mask = mask->inputs[1];
     go_on(*mask, "relu_grad");
   }
@@ -65,7 +62,7 @@ class CarriedMatch {
 
   void gradient_sums() {
     const GraphNode* node = first_reader(ops::batch_norm_grad_sums_op);
-    if (node == nullptr || node->inputs[1] == roles_.y || made_here(node->inputs[1])) return;
+    if (node == nullptr || node->inputs[1] == roles_.result() || made_here(node->inputs[1])) return;
     roles_.sums = norm_roles(graph_, id_of(cover_, *node));
     join(*node, "batch_norm_grad_sums");
     take_mask_from_x();
@@ -78,12 +75,10 @@ class CarriedMatch {
   }
 
   std::optional<Group> finish() && {
-    const bool carries_any =
-        roles_.x.present() || roles_.g.present() || roles_.statistics.node >= 0 || roles_.sums.node >= 0;
-    if (!carries_any || reads_what_it_makes()) return std::nullopt;
+    if (!roles_.carries() || reads_what_it_makes()) return std::nullopt;
     std::sort(group_.nodes.begin(), group_.nodes.end());
     group_.name = before_ + after_;
-    group_.carried = roles_;
+    group_.roles = roles_;
     return std::move(group_);
   }
 
@@ -95,18 +90,18 @@ class CarriedMatch {
   }
   void go_on(const GraphNode& node, const char* name) {
     join(node, name);
-    roles_.y = node.outputs[0];
+    roles_.result() = node.outputs[0];
   }
 
   /// The free node `op` if it is the only one to read what the group makes so far, and nobody else can.
   const GraphNode* only_reader(const core::OpDef& op) const {
-    const GraphValue& value = graph_.value(roles_.y);
+    const GraphValue& value = graph_.value(roles_.result());
     return !value.keep && value.consumers.size() == 1 ? first_reader(op) : nullptr;
   }
   const GraphNode* first_reader(const core::OpDef& op) const {
-    for (int reader : graph_.value(roles_.y).consumers) {
+    for (int reader : graph_.value(roles_.result()).consumers) {
       const GraphNode& node = graph_.node(reader);
-      const bool as_operand = node.inputs[0] == roles_.y || &op == &ops::add_op;
+      const bool as_operand = node.inputs[0] == roles_.result() || &op == &ops::add_op;
       if (node.is(op) && as_operand && cover_.free(reader)) return &node;
     }
     return nullptr;
@@ -118,13 +113,15 @@ class CarriedMatch {
     return std::find(group_.nodes.begin(), group_.nodes.end(), producer) != group_.nodes.end();
   }
   bool reads_what_it_makes() const {
-    const auto reads = [this](const Prologue& prologue) {
-      const int values[] = {prologue.present() ? -1 : prologue.value, prologue.z, prologue.g,
-                            prologue.norm[0].x, prologue.norm[1].x};
+    const auto reads = [this](int image, const Prologue& prologue) {
+      const int values[] = {prologue.present() || image == roles_.result() ? -1 : image, prologue.z,
+                            prologue.g, prologue.norm[0].x, prologue.norm[1].x};
       return std::any_of(std::begin(values), std::end(values),
                          [this](int value) { return made_here(value); });
     };
-    return reads(roles_.x) || reads(roles_.g) || made_here(roles_.w) || made_here(roles_.masked_by.x);
+    const int w = roles_.pass == ConvPass::grad_weight ? -1 : roles_.w;
+    return reads(roles_.x, roles_.before_x) || reads(roles_.y, roles_.before_y) || made_here(w) ||
+           made_here(roles_.masked_by.x);
   }
 
   bool inner(int value) const {
@@ -193,50 +190,47 @@ class CarriedMatch {
   const Cover& cover_;
   const Graph& graph_;
   Group group_;
-  Carried roles_;
+  Convolution roles_;
   std::string before_, after_;
 };
 
-}  // namespace
-
-std::optional<Group> match_carried_forward(const Cover& cover, int node, NearMiss&) {
-  CarriedMatch match(cover, node);
-  match.roles().w = match.node().inputs[1];
-  match.prologue(match.node().inputs[0], match.roles().x);
+/// A bias behind a forward convolution, and the next norm's statistics.
+void match_behind_forward(CarriedMatch& match) {
   match.bias();
   match.statistics();
+}
+
+}  // namespace
+
+std::optional<Group> match_carried(const Cover& cover, int node, Parts, NearMiss&) {
+  CarriedMatch match(cover, node);
+  Convolution& conv = match.roles();
+  if (conv.pass != ConvPass::grad_input) match.prologue(conv.x, conv.before_x);
+  if (conv.pass != ConvPass::forward) match.prologue(conv.y, conv.before_y);
+  switch (conv.pass) {
+    case ConvPass::forward:
+      match_behind_forward(match);
+      break;
+    case ConvPass::grad_input:
+      match.other_branch();
+      match.mask();
+      match.gradient_sums();
+      break;
+    case ConvPass::grad_weight:
+      match.wider();
+      break;
+  }
   return std::move(match).finish();
 }
 
 /// Without what could be before the convolution: for kernels that only have a place behind it. Where nothing
 /// is before it, the rule above has tried the same group.
-std::optional<Group> match_conv_statistics(const Cover& cover, int node, NearMiss&) {
+std::optional<Group> match_conv_statistics(const Cover& cover, int node, Parts, NearMiss&) {
   CarriedMatch prologue(cover, node);
-  prologue.prologue(prologue.node().inputs[0], prologue.roles().x);
-  if (!prologue.roles().x.present()) return std::nullopt;
+  prologue.prologue(prologue.roles().x, prologue.roles().before_x);
+  if (!prologue.roles().before_x.present()) return std::nullopt;
   CarriedMatch match(cover, node);
-  match.roles().x.value = match.node().inputs[0];
-  match.roles().w = match.node().inputs[1];
-  match.bias();
-  match.statistics();
-  return std::move(match).finish();
-}
-
-std::optional<Group> match_carried_grad_input(const Cover& cover, int node, NearMiss&) {
-  CarriedMatch match(cover, node);
-  match.roles().w = match.node().inputs[1];
-  match.prologue(match.node().inputs[0], match.roles().g);
-  match.other_branch();
-  match.mask();
-  match.gradient_sums();
-  return std::move(match).finish();
-}
-
-std::optional<Group> match_carried_grad_weight(const Cover& cover, int node, NearMiss&) {
-  CarriedMatch match(cover, node);
-  match.prologue(match.node().inputs[0], match.roles().x);
-  match.prologue(match.node().inputs[1], match.roles().g);
-  match.wider();
+  match_behind_forward(match);
   return std::move(match).finish();
 }
 

@@ -268,13 +268,12 @@ class Chains {
 
   Group chain_of(std::vector<int> nodes, int reduction = -1) const {
     Group group;
-    group.pattern = Pattern::pointwise;
+    group.roles = Chain{.reduction_node = reduction};
     group.rule = "pointwise";
     group.name = name_of(nodes, reduction);
-    group.chain.reduction_node = reduction;
     if (reduction >= 0) nodes.insert(std::upper_bound(nodes.begin(), nodes.end(), reduction), reduction);
     group.nodes = std::move(nodes);
-    find_boundary(graph_, group);
+    close_group(graph_, group);
     return group;
   }
 

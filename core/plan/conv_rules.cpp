@@ -4,6 +4,7 @@
 #include "core/op_attrs.hpp"
 #include "core/op_list.hpp"
 #include "core/plan/match.hpp"
+#include "core/plan/norm_roles.hpp"
 
 /// A convolution's epilogue, and the first pass of its backward.
 namespace fusetape::plan {
@@ -63,16 +64,9 @@ bool match_sum(const Cover& cover, const GraphNode& add, bool with_norm, Epilogu
 
 std::optional<Group> group_of(const Cover& cover, const Epilogue& found, NearMiss& miss) {
   Group group;
-  group.pattern = Pattern::convolution;
   group.name = "conv2d";
-  group.conv = {.x = found.conv->inputs[0],
-                .w = found.conv->inputs[1],
-                .z = found.z,
-                .before_relu = found.before_relu,
-                .y = found.y(),
-                .relu = found.relu != nullptr,
-                .conv_node = id_of(cover, *found.conv)};
-  group.nodes = {group.conv.conv_node};
+  Convolution conv = convolution_of(*found.conv, id_of(cover, *found.conv));
+  group.nodes = {conv.node};
   const auto add_node = [&](const GraphNode* node, const char* name) {
     if (node == nullptr) return;
     group.nodes.push_back(id_of(cover, *node));
@@ -82,15 +76,14 @@ std::optional<Group> group_of(const Cover& cover, const Epilogue& found, NearMis
   add_node(found.norm, "batch_norm_inference");
   add_node(found.add, "add");
   add_node(found.relu, "relu");
-  if (found.bias != nullptr) group.conv.bias = found.bias->inputs[1];
-  if (found.norm != nullptr) {
-    group.conv.norm_node = id_of(cover, *found.norm);
-    group.conv.gamma = found.norm->inputs[1];
-    group.conv.beta = found.norm->inputs[2];
-    group.conv.running_mean = found.norm->inputs[3];
-    group.conv.running_var = found.norm->inputs[4];
-  }
   std::sort(group.nodes.begin(), group.nodes.end());
+  if (found.bias != nullptr) conv.bias = found.bias->inputs[1];
+  if (found.norm != nullptr) conv.folded = norm_roles(cover.graph, id_of(cover, *found.norm));
+  conv.z = found.z;
+  if (found.relu != nullptr) conv.activation = found.relu->op;
+  conv.before_activation = found.before_relu;
+  conv.y = found.y();
+  group.roles = conv;
   miss = {};
   return group;
 }
@@ -128,35 +121,17 @@ std::optional<Group> match_to_body(const Cover& cover, int node, bool with_norm,
 
 }  // namespace
 
-std::optional<Group> match_conv_norm_add_relu(const Cover& cover, int node, NearMiss& miss) {
-  return match_to_relu(cover, node, true, true, miss);
-}
-std::optional<Group> match_conv_norm_relu(const Cover& cover, int node, NearMiss& miss) {
-  return match_to_relu(cover, node, false, true, miss);
-}
-std::optional<Group> match_conv_add_relu(const Cover& cover, int node, NearMiss& miss) {
-  return match_to_relu(cover, node, true, false, miss);
-}
-std::optional<Group> match_conv_bias_relu(const Cover& cover, int node, NearMiss& miss) {
-  return match_to_relu(cover, node, false, false, miss);
-}
-std::optional<Group> match_conv_norm_add(const Cover& cover, int node, NearMiss& miss) {
-  return match_to_add(cover, node, true, miss);
-}
-std::optional<Group> match_conv_add(const Cover& cover, int node, NearMiss& miss) {
-  return match_to_add(cover, node, false, miss);
-}
-
-std::optional<Group> match_conv_norm(const Cover& cover, int node, NearMiss& miss) {
-  return match_to_body(cover, node, true, miss);
-}
-std::optional<Group> match_conv_bias(const Cover& cover, int node, NearMiss& miss) {
-  return match_to_body(cover, node, false, miss);
+std::optional<Group> match_conv(const Cover& cover, int node, Parts parts, NearMiss& miss) {
+  const GraphNode& last = cover.graph.node(node);
+  const bool norm = (parts & with::norm) != 0;
+  if (last.is(ops::relu_op)) return match_to_relu(cover, node, (parts & with::add) != 0, norm, miss);
+  return last.is(ops::add_op) ? match_to_add(cover, node, norm, miss)
+                              : match_to_body(cover, node, norm, miss);
 }
 
 /// g' = g·[!(y ≤ 0)] and db = Σ g' over all but the last axis, for the convolution's (or linear layer's) own
 /// gradients. Where backward was given y's mask as bits, it is the same kernel: db has the same bits.
-std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, NearMiss&) {
+std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, Parts, NearMiss&) {
   const Graph& graph = cover.graph;
   const GraphNode& relu_grad = graph.node(node);
   const bool bits = relu_grad.is(ops::relu_grad_mask_op);
@@ -169,18 +144,20 @@ std::optional<Group> match_bias_relu_gradient(const Cover& cover, int node, Near
     const auto attrs = sum.attrs.as<core::ReduceAttrs>();
     if (attrs.keep_dims != 0 || attrs.axes != (std::int64_t{1} << (rank - 1)) - 1) continue;
     Group group;
-    group.pattern = Pattern::bias_relu_grad;
     group.name = "relu_grad+bias_grad";
     group.nodes = {node, consumer};
-    group.bias_grad = {.g = g, .masked = masked, .bias_grad = sum.outputs[0]};
-    (bits ? group.bias_grad.mask : group.bias_grad.y) = mask;
+    group.roles = BiasReluGrad{.g = g,
+                               .y = bits ? -1 : mask,
+                               .mask = bits ? mask : -1,
+                               .masked = masked,
+                               .bias_grad = sum.outputs[0]};
     return group;
   }
   return std::nullopt;
 }
 
 /// dx = conv2d_grad_input(g, w) + other: the two gradients of a fork.
-std::optional<Group> match_conv_grad_input_add(const Cover& cover, int node, NearMiss& miss) {
+std::optional<Group> match_conv_grad_input_add(const Cover& cover, int node, Parts, NearMiss& miss) {
   const GraphNode& add = cover.graph.node(node);
   const int a = add.inputs[0], b = add.inputs[1];
   if (a == b || !same_shape(cover.graph, a, b)) return std::nullopt;
@@ -189,14 +166,12 @@ std::optional<Group> match_conv_grad_input_add(const Cover& cover, int node, Nea
     const GraphNode* conv = private_producer(cover, own, ops::conv2d_grad_input_op, miss);
     if (conv == nullptr) continue;
     Group group;
-    group.pattern = Pattern::conv_grad_input_add;
     group.name = "conv2d_grad_input+add";
     group.nodes = {id_of(cover, *conv), node};
-    group.conv_grad_add = {.g = conv->inputs[0],
-                           .w = conv->inputs[1],
-                           .other = own == a ? b : a,
-                           .dx = add.outputs[0],
-                           .conv_node = group.nodes[0]};
+    Convolution roles = convolution_of(*conv, group.nodes[0]);
+    roles.z = own == a ? b : a;
+    roles.x = add.outputs[0];
+    group.roles = roles;
     miss = {};
     return group;
   }
@@ -204,7 +179,7 @@ std::optional<Group> match_conv_grad_input_add(const Cover& cover, int node, Nea
 }
 
 /// A bf16 convolution's weight gradient, wanted as f32 (by an update of f32 weights).
-std::optional<Group> match_conv_grad_weight_cast(const Cover& cover, int node, NearMiss& miss) {
+std::optional<Group> match_conv_grad_weight_cast(const Cover& cover, int node, Parts, NearMiss& miss) {
   const GraphNode& cast = cover.graph.node(node);
   const DType narrow = cover.graph.value(cast.inputs[0]).dtype,
               wide = cover.graph.value(cast.outputs[0]).dtype;
@@ -212,11 +187,11 @@ std::optional<Group> match_conv_grad_weight_cast(const Cover& cover, int node, N
   const GraphNode* conv = private_producer(cover, cast.inputs[0], ops::conv2d_grad_weight_op, miss);
   if (conv == nullptr) return std::nullopt;
   Group group;
-  group.pattern = Pattern::conv_grad_weight_cast;
   group.name = "conv2d_grad_weight+cast";
   group.nodes = {id_of(cover, *conv), node};
-  group.conv_grad_cast = {
-      .x = conv->inputs[0], .g = conv->inputs[1], .dw = cast.outputs[0], .conv_node = group.nodes[0]};
+  Convolution roles = convolution_of(*conv, group.nodes[0]);
+  roles.w = cast.outputs[0];
+  group.roles = roles;
   return group;
 }
 

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "backends/tensor_passes.hpp"
 #include "core/check.hpp"
 #include "core/op_list.hpp"
 #include "core/plan/cost.hpp"
@@ -86,8 +85,8 @@ struct Cost {
 Cost unfused_cost(const Graph& graph, const GraphNode& node) {
   if (node.op->view || node.recomputed || node.is(ops::relu_mask_op)) return {};
   if (node.is(ops::relu_grad_mask_op)) return {3, 3 * graph.value(node.outputs[0]).bytes()};
-  const double passes = backends::tensor_passes(graph, node);
-  return {passes, backends::bytes_moved(graph, node.inputs, node.outputs, passes)};
+  const double passes = tensor_passes(graph, node);
+  return {passes, bytes_moved(graph, node.inputs, node.outputs, passes)};
 }
 
 void describe_unfused(const Graph& graph, const Group& group, GroupReport& out) {
@@ -138,7 +137,7 @@ GroupReport describe_group(const Graph& graph, const Group& group, const backend
   out.phase = name_of(node.phase);
   out.ops = static_cast<int>(group.nodes.size());
   out.tensor_passes = kernel.tensor_passes;
-  out.bytes = backends::bytes_moved(graph, group.inputs, group.outputs, kernel.tensor_passes);
+  out.bytes = bytes_moved(graph, group.inputs, group.outputs, kernel.tensor_passes);
   describe_unfused(graph, group, out);
   describe_largest(graph, group, out);
   describe_arithmetic(graph, group, kernel, out);

@@ -1,10 +1,8 @@
 #include <algorithm>
 #include <queue>
 #include <tuple>
-#include <unordered_set>
 
 #include "core/check.hpp"
-#include "core/op_list.hpp"
 #include "core/plan/passes.hpp"
 #include "core/plan/refusals.hpp"
 
@@ -25,13 +23,15 @@ class Fuser {
         const GraphNode& node = graph_.nodes[n];
         if (node.dead || !node.is(*rule.anchor) || group_of_[n] >= 0) continue;
         NearMiss miss;
-        std::optional<Group> group = rule.match({graph_, group_of_}, static_cast<int>(n), miss);
+        std::optional<Group> group = rule.match({graph_, group_of_}, static_cast<int>(n), rule.parts, miss);
         if (!group.has_value()) {
           if (!miss.reason.empty()) refusals_.note(rule, static_cast<int>(n), std::move(miss));
-        } else if (std::string reason = refusal(*group); !reason.empty()) {
+          continue;
+        }
+        group->rule = rule.name;
+        if (std::string reason = refusal(*group); !reason.empty()) {
           refusals_.note(rule, static_cast<int>(n), *group, std::move(reason));
         } else {
-          group->rule = rule.name;
           take(std::move(*group));
           // A larger group was near, perhaps.
           if (!miss.reason.empty()) refusals_.note(rule, static_cast<int>(n), std::move(miss));
@@ -48,11 +48,7 @@ class Fuser {
     for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
       const GraphNode& node = graph_.nodes[n];
       if (node.dead || node.op->view || group_of_[n] >= 0) continue;
-      Group group;
-      group.name = node.op->name;
-      group.nodes = {static_cast<int>(n)};
-      find_boundary(graph_, group);
-      take(std::move(group));
+      take(single_group(graph_, static_cast<int>(n)));
     }
   }
 
@@ -62,7 +58,7 @@ class Fuser {
  private:
   /// Why the group cannot be; empty: it can.
   std::string refusal(Group& group) {
-    find_boundary(graph_, group);
+    close_group(graph_, group);
     if (leads_back(group)) return "another op between its members needs one of them first";
     const backends::Support support = backend_.supports(graph_, group);
     return support.ok ? std::string() : support.reason;
@@ -129,42 +125,6 @@ class Fuser {
 };
 
 }  // namespace
-
-void find_boundary(const Graph& graph, Group& group) {
-  const auto member = [&](int node) {
-    return std::binary_search(group.nodes.begin(), group.nodes.end(), node);
-  };
-  std::unordered_set<int> listed;  // inputs are made outside and outputs inside, so one set serves both
-  const auto add_once = [&](std::vector<int>& list, int value) {
-    if (listed.insert(value).second) list.push_back(value);
-  };
-  group.inputs.clear();
-  group.outputs.clear();
-  // Where the mask of a ReLU's gradient is computed again, y is not read, but the norm's parameters are.
-  const NormRoles* again = nullptr;
-  if (group.pattern == Pattern::batch_norm_relu_grad && group.norm_grad.recompute) {
-    again = &group.norm_grad.norm[0];
-  } else if (group.pattern == Pattern::carried && group.carried.masked_by.node >= 0) {
-    again = &group.carried.masked_by;
-  }
-  for (int id : group.nodes) {
-    const GraphNode& node = graph.node(id);
-    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-      if (again != nullptr && node.is(ops::relu_grad_op) && i == 1) continue;
-      const int producer = graph.value(node.inputs[i]).producer;
-      if (producer < 0 || !member(producer)) add_once(group.inputs, node.inputs[i]);
-    }
-    for (int output : node.outputs) {
-      const GraphValue& value = graph.value(output);
-      const bool read_outside = std::any_of(value.consumers.begin(), value.consumers.end(),
-                                            [&](int reader) { return !member(reader); });
-      if (value.keep || read_outside) add_once(group.outputs, output);
-    }
-  }
-  if (again == nullptr) return;
-  add_once(group.inputs, again->gamma);
-  add_once(group.inputs, again->beta);
-}
 
 std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, RuleSet rules,
                         std::vector<RefusalReport>& refusals) {

@@ -18,24 +18,19 @@ int id_of(const Cover& cover, const GraphNode& node);
 bool same_shape(const Graph& graph, int a, int b);
 int only_if_used(const Graph& graph, int value);
 
-using Match = std::optional<Group>(const Cover& cover, int node, NearMiss& miss);
+using Match = std::optional<Group>(const Cover& cover, int node, Parts parts, NearMiss& miss);
 
 // carried_rules.cpp
-Match match_carried_forward, match_conv_statistics, match_carried_grad_input, match_carried_grad_weight;
+Match match_carried, match_conv_statistics;
 // norm_rules.cpp
-Match match_batch_norm_relu_mask, match_batch_norm_add_relu, match_batch_norm_relu;
-Match match_norm_gradient_recomputed, match_norm_gradient_from_y, match_norm_gradient_from_bits;
+Match match_batch_norm_relu_mask, match_batch_norm_relu, match_norm_gradient;
 // conv_rules.cpp
-Match match_conv_norm_add_relu, match_conv_norm_relu, match_conv_norm_add, match_conv_norm;
-Match match_conv_add_relu, match_conv_bias_relu, match_conv_add, match_conv_bias;
-Match match_bias_relu_gradient, match_conv_grad_input_add, match_conv_grad_weight_cast;
-
+Match match_conv, match_bias_relu_gradient, match_conv_grad_input_add, match_conv_grad_weight_cast;
 // sibling_rules.cpp
-Match match_conv_siblings, match_conv_grad_weight_siblings, match_conv_grad_input_siblings;
+Match match_conv_siblings, match_conv_grad_input_siblings;
 // linear_rules.cpp
-Match match_linear_relu, match_linear_gelu, match_linear_bias, match_matmul_cast;
-Match match_max_pool_relu_gradient;
+Match match_linear_activation, match_linear_bias, match_matmul_cast, match_max_pool_relu_gradient;
 // update_rules.cpp
-Match match_sgd, match_adam, match_clipped_sgd, match_clipped_adam;
+Match match_updates;
 
 }  // namespace fusetape::plan

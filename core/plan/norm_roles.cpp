@@ -1,6 +1,5 @@
 #include "core/plan/norm_roles.hpp"
 
-#include <algorithm>
 #include <span>
 
 #include "core/check.hpp"
@@ -71,17 +70,9 @@ Statistics statistics_of(const GraphNode& norm) {
   return norm.is(ops::batch_norm_apply_op) ? Statistics::given : Statistics::batch;
 }
 
-void drop_unwritten(const Graph& graph, const Group& group, NormRoles& roles) {
-  for (int* const role : {&roles.x, &roles.gamma, &roles.beta, &roles.running_mean, &roles.running_var,
-                          &roles.mean, &roles.inv_std, &roles.new_running_mean, &roles.new_running_var,
-                          &roles.normed, &roles.dx, &roles.dgamma, &roles.dbeta}) {
-    int& value = *role;
-    if (value < 0) continue;
-    const int producer = graph.value(value).producer;
-    const bool made_here = std::binary_search(group.nodes.begin(), group.nodes.end(), producer);
-    const bool written = std::find(group.outputs.begin(), group.outputs.end(), value) != group.outputs.end();
-    if (made_here && !written) value = -1;
-  }
+bool is_norm_gradient(const GraphNode& norm) {
+  return norm.is(ops::batch_norm_grad_op) || norm.is(ops::batch_norm_grad_sums_op) ||
+         norm.is(ops::batch_norm_grad_apply_op);
 }
 
 const GraphNode* forward_norm_of_mask(const Graph& graph, int y, const NormRoles& roles) {

@@ -1,5 +1,5 @@
 #pragma once
-#include "core/plan/graph.hpp"
+#include "core/plan/group.hpp"
 
 namespace fusetape::plan {
 
@@ -10,8 +10,8 @@ NormRoles norm_roles(const Graph& graph, int node);
 /// Where a forward normalisation takes its statistics from.
 Statistics statistics_of(const GraphNode& norm);
 
-/// Without the results that no one beside the group reads: they need no place.
-void drop_unwritten(const Graph& graph, const Group& group, NormRoles& roles);
+/// Whether the node is a batch norm's gradient, or a part of one.
+bool is_norm_gradient(const GraphNode& norm);
 
 /// The batch_norm (or its repetition) whose ReLU made `y` directly from the x, γ (where known) and statistics
 /// of `roles`; nullptr: the mask has to be read from y.

@@ -50,17 +50,72 @@ NormRoles backward_roles(const Cover& cover, int node) {
   return roles;
 }
 
-/// Where the gradient of a ReLU takes its mask from.
-enum class MaskSource : std::uint8_t { x, y, bits };
+/// Of the two rules for a ReLU behind a norm, and of the mask's.
+std::optional<Group> match_one_norm(const Cover& cover, int node) {
+  const GraphNode& relu = cover.graph.node(node);
+  const GraphNode* norm = free_norm(cover, relu.inputs[0]);
+  if (norm == nullptr) return std::nullopt;
+  Group group;
+  group.name = std::string(norm->op->name) + "+relu";
+  group.nodes = {id_of(cover, *norm), node};
+  NormForward roles{.statistics = statistics_of(*norm), .activation = relu.op, .y = relu.outputs[0]};
+  roles.norm[0] = forward_roles(cover, *norm, node);
+  group.roles = roles;
+  return group;
+}
 
-/// g' = (g [+ g2])·[mask], and the gradients of the one or two batch norms that read g'.
-std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss& miss, MaskSource source) {
+/// y = relu(norm(x) + z), and with both summands normalised the same way: relu(norm₁(x₁) + norm₂(x₂)).
+std::optional<Group> match_sum_of_norms(const Cover& cover, int node, NearMiss& miss) {
+  const Graph& graph = cover.graph;
+  const GraphNode& relu = graph.node(node);
+  const GraphNode* sum = graph.producer_if(relu.inputs[0], ops::add_op);
+  if (sum == nullptr) return std::nullopt;
+  const int add = id_of(cover, *sum), a = sum->inputs[0], b = sum->inputs[1];
+  const GraphNode* first = free_norm(cover, a);
+  const GraphNode* second = free_norm(cover, b);
+  if (!cover.free(add) || a == b || (first == nullptr && second == nullptr)) return std::nullopt;
+  if (!same_shape(graph, a, b)) {
+    const GraphNode& norm = first != nullptr ? *first : *second;
+    miss = broadcast_operand(graph, first != nullptr ? b : a, id_of(cover, norm));
+    return std::nullopt;
+  }
+
+  Group group;
+  NormForward& roles = group.roles.emplace<NormForward>();
+  const bool second_waits = reads_from(graph, second, first);  // for statistics or, of all things, its x
+  const bool independent = !second_waits && !reads_from(graph, first, second);
+  if (first != nullptr && second != nullptr && first->op == second->op && independent) {
+    roles.norms = 2;
+    roles.norm[1] = forward_roles(cover, *second, add);
+    group.nodes.push_back(id_of(cover, *second));
+    group.name = std::string(second->op->name) + "+";
+  } else if (first != nullptr && !second_waits) {
+    roles.z = b;
+  } else {
+    std::swap(first, second);
+    roles.z = a;
+  }
+  group.name += std::string(first->op->name) + "+add+relu";
+  roles.norm[0] = forward_roles(cover, *first, add);
+  roles.statistics = statistics_of(*first);
+  roles.sum = if_wanted_beside(graph, sum->outputs[0], node);
+  roles.activation = relu.op;
+  roles.y = relu.outputs[0];
+  group.nodes.insert(group.nodes.end(), {id_of(cover, *first), add, node});
+  finish_norm_group(group);
+  return group;
+}
+
+}  // namespace
+
+/// g' = (g [+ g2])·[mask], and the gradients of the one or two batch norms that read g'. The mask is computed
+/// from x, read from y, or comes as bits.
+std::optional<Group> match_norm_gradient(const Cover& cover, int node, Parts parts, NearMiss& miss) {
   const Graph& graph = cover.graph;
   const GraphNode& mask = graph.node(node);
   const int masked = mask.outputs[0];
   Group group;
-  group.pattern = Pattern::batch_norm_relu_grad;
-  BatchNormReluGrad& roles = group.norm_grad;
+  NormBackward& roles = group.roles.emplace<NormBackward>();
   roles.norms = 0;
   std::string name;
   bool read_elsewhere = graph.value(masked).keep;
@@ -80,9 +135,9 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
   if (roles.norms == 0) return std::nullopt;
 
   roles.g = mask.inputs[0];
-  (source == MaskSource::bits ? roles.mask : roles.y) = mask.inputs[1];
+  (mask.is(ops::relu_grad_mask_op) ? roles.mask : roles.y) = mask.inputs[1];
   roles.masked = read_elsewhere ? masked : -1;
-  if (source == MaskSource::x) {
+  if ((parts & with::mask_from_x) != 0) {
     const GraphNode* forward = roles.norms == 1 && (!read_elsewhere || roles.norm[0].dx < 0)
                                    ? forward_norm_of_mask(graph, roles.y, roles.norm[0])
                                    : nullptr;
@@ -109,66 +164,13 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, NearMiss&
   return group;
 }
 
-}  // namespace
-
-/// y = relu(norm(x))
-std::optional<Group> match_batch_norm_relu(const Cover& cover, int node, NearMiss&) {
-  const GraphNode& relu = cover.graph.node(node);
-  const GraphNode* norm = free_norm(cover, relu.inputs[0]);
-  if (norm == nullptr) return std::nullopt;
-  Group group;
-  group.pattern = Pattern::batch_norm_relu;
-  group.name = std::string(norm->op->name) + "+relu";
-  group.nodes = {id_of(cover, *norm), node};
-  group.norm.norm[0] = forward_roles(cover, *norm, node);
-  group.norm.statistics = statistics_of(*norm);
-  group.norm.y = relu.outputs[0];
-  return group;
-}
-
-/// y = relu(norm(x) + z), and with both summands normalised the same way: relu(norm₁(x₁) + norm₂(x₂)).
-std::optional<Group> match_batch_norm_add_relu(const Cover& cover, int node, NearMiss& miss) {
-  const Graph& graph = cover.graph;
-  const GraphNode& relu = graph.node(node);
-  const GraphNode* sum = graph.producer_if(relu.inputs[0], ops::add_op);
-  if (sum == nullptr) return std::nullopt;
-  const int add = id_of(cover, *sum), a = sum->inputs[0], b = sum->inputs[1];
-  const GraphNode* first = free_norm(cover, a);
-  const GraphNode* second = free_norm(cover, b);
-  if (!cover.free(add) || a == b || (first == nullptr && second == nullptr)) return std::nullopt;
-  if (!same_shape(graph, a, b)) {
-    const GraphNode& norm = first != nullptr ? *first : *second;
-    miss = broadcast_operand(graph, first != nullptr ? b : a, id_of(cover, norm));
-    return std::nullopt;
-  }
-
-  Group group;
-  group.pattern = Pattern::batch_norm_relu;
-  const bool second_waits = reads_from(graph, second, first);  // for statistics or, of all things, its x
-  const bool independent = !second_waits && !reads_from(graph, first, second);
-  if (first != nullptr && second != nullptr && first->op == second->op && independent) {
-    group.norm.norms = 2;
-    group.norm.norm[1] = forward_roles(cover, *second, add);
-    group.nodes.push_back(id_of(cover, *second));
-    group.name = std::string(second->op->name) + "+";
-  } else if (first != nullptr && !second_waits) {
-    group.norm.z = b;
-  } else {
-    std::swap(first, second);
-    group.norm.z = a;
-  }
-  group.name += std::string(first->op->name) + "+add+relu";
-  group.norm.norm[0] = forward_roles(cover, *first, add);
-  group.norm.statistics = statistics_of(*first);
-  group.norm.sum = if_wanted_beside(graph, sum->outputs[0], node);
-  group.norm.y = relu.outputs[0];
-  group.nodes.insert(group.nodes.end(), {id_of(cover, *first), add, node});
-  finish_norm_group(group);
-  return group;
+/// y = relu(norm(x)), with a sum in between or not.
+std::optional<Group> match_batch_norm_relu(const Cover& cover, int node, Parts parts, NearMiss& miss) {
+  return (parts & with::add) != 0 ? match_sum_of_norms(cover, node, miss) : match_one_norm(cover, node);
 }
 
 /// Either of them, and the mask of y as bits; y itself only where somebody else wants it.
-std::optional<Group> match_batch_norm_relu_mask(const Cover& cover, int node, NearMiss& miss) {
+std::optional<Group> match_batch_norm_relu_mask(const Cover& cover, int node, Parts, NearMiss& miss) {
   const Graph& graph = cover.graph;
   const GraphNode& mask = graph.node(node);
   const int y = mask.inputs[0], relu = graph.value(y).producer;
@@ -176,29 +178,18 @@ std::optional<Group> match_batch_norm_relu_mask(const Cover& cover, int node, Ne
       graph.node(relu).phase != mask.phase) {
     return std::nullopt;
   }
-  std::optional<Group> group = match_batch_norm_add_relu(cover, relu, miss);
-  if (!group.has_value()) group = match_batch_norm_relu(cover, relu, miss);
+  std::optional<Group> group = match_sum_of_norms(cover, relu, miss);
+  if (!group.has_value()) group = match_one_norm(cover, relu);
   if (!group.has_value()) {
     miss = {};  // the ReLU's own rule tells it
     return std::nullopt;
   }
-  group->norm.mask = mask.outputs[0];
-  group->norm.y = if_wanted_beside(graph, y, node);
+  auto& roles = std::get<NormForward>(group->roles);
+  roles.mask = mask.outputs[0];
+  roles.y = if_wanted_beside(graph, y, node);
   group->nodes.push_back(node);
   finish_norm_group(*group);
   return group;
-}
-
-std::optional<Group> match_norm_gradient_recomputed(const Cover& cover, int node, NearMiss& miss) {
-  return match_norm_gradient(cover, node, miss, MaskSource::x);
-}
-
-std::optional<Group> match_norm_gradient_from_y(const Cover& cover, int node, NearMiss& miss) {
-  return match_norm_gradient(cover, node, miss, MaskSource::y);
-}
-
-std::optional<Group> match_norm_gradient_from_bits(const Cover& cover, int node, NearMiss& miss) {
-  return match_norm_gradient(cover, node, miss, MaskSource::bits);
 }
 
 }  // namespace fusetape::plan

@@ -63,7 +63,4 @@ void verify(const Plan& plan);
 /// The value whose bytes a chain of views shows.
 int root_of(const Graph& graph, int value);
 
-/// The values that `nodes` read from outside themselves, and those that others (or the user) read of them.
-void find_boundary(const Graph& graph, Group& group);
-
 }  // namespace fusetape::plan

@@ -1,7 +1,6 @@
 #include <algorithm>
 
 #include "core/check.hpp"
-#include "core/op_list.hpp"
 #include "core/plan/passes.hpp"
 
 namespace fusetape::plan {
@@ -72,28 +71,10 @@ class Placer {
       // one step.
       for (int node : group.nodes) {
         for (int value : graph_.node(node).outputs) {
-          if (group.pattern == Pattern::single || is_role_output(group, value)) write(value, step);
+          if (always_writes(graph_, group, value)) write(value, step);
         }
       }
     }
-  }
-
-  bool is_role_output(const Group& group, int value) const {
-    const auto of_norm = [&](const NormRoles& roles) {
-      return value == roles.mean || value == roles.inv_std || value == roles.new_running_mean ||
-             value == roles.new_running_var || value == roles.dgamma || value == roles.dbeta;
-    };
-    if (group.pattern == Pattern::batch_norm_relu) {
-      return of_norm(group.norm.norm[0]) || (group.norm.norms == 2 && of_norm(group.norm.norm[1]));
-    }
-    if (group.pattern == Pattern::batch_norm_relu_grad) {
-      return of_norm(group.norm_grad.norm[0]) ||
-             (group.norm_grad.norms == 2 && of_norm(group.norm_grad.norm[1]));
-    }
-    // Updates write all that they have; a clipped gradient only for somebody who wants it.
-    const bool update =
-        group.pattern == Pattern::optimizer && !graph_.node(graph_.value(value).producer).is(ops::mul_op);
-    return update || (group.pattern == Pattern::bias_relu_grad && value == group.bias_grad.masked);
   }
 
   /// A result takes over an operand's block where the kernel allows it and nobody needs the operand any more.

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "backends/backend.hpp"
-#include "core/plan/graph.hpp"
+#include "core/plan/group.hpp"
 #include "core/plan/numbers.hpp"
 #include "core/plan/rules.hpp"
 #include "fusetape/runtime.hpp"

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "core/plan/graph.hpp"
+#include "core/plan/group.hpp"
 
 /// The fusion table: what may fuse. Whether a device can run it is the backend's word (`Backend::supports`).
 namespace fusetape::plan {
@@ -35,13 +35,20 @@ enum class Family : std::uint8_t {
   memory
 };
 
+/// What else belongs to a row's group beside what its match function always asks for, as bits.
+using Parts = unsigned;
+namespace with {
+constexpr Parts norm = 1, add = 2, mask_from_x = 4, clipping = 8;
+}
+
 struct Rule {
   std::string_view name;
   Family family = Family::pointwise;
   /// The op at which the rule is tried.
   const core::OpDef* anchor = nullptr;
-  /// Fills pattern, name, nodes and roles. nullopt with a near miss, or with an empty one: no match at all.
-  std::optional<Group> (*match)(const Cover& cover, int node, NearMiss& miss) = nullptr;
+  /// Fills name, nodes and roles. nullopt with a near miss, or with an empty one: no match at all.
+  std::optional<Group> (*match)(const Cover& cover, int node, Parts parts, NearMiss& miss) = nullptr;
+  Parts parts = 0;
 };
 
 std::span<const Rule> fusion_rules();

@@ -11,7 +11,7 @@ namespace {
 struct Member {
   std::vector<int> nodes;
   std::string name;
-  ConvSibling roles;
+  Convolution roles;
 };
 
 /// The free `op` that alone reads `value`, as its first input; nullptr where there is none, or a handle keeps
@@ -31,9 +31,7 @@ void append(const Cover& cover, Member& member, const GraphNode& node, const cha
 /// relu(conv2d(x, w) + bias), as much of it as there is.
 Member forward_member(const Cover& cover, int conv) {
   const GraphNode& node = cover.graph.node(conv);
-  Member member{.nodes = {conv},
-                .name = "conv2d",
-                .roles = {.w = node.inputs[1], .y = node.outputs[0], .conv_node = conv}};
+  Member member{.nodes = {conv}, .name = "conv2d", .roles = convolution_of(node, conv)};
   if (const GraphNode* bias = only_reader(cover, member.roles.y, ops::bias_add_op)) {
     append(cover, member, *bias, "bias");
     member.roles.bias = bias->inputs[1];
@@ -41,7 +39,7 @@ Member forward_member(const Cover& cover, int conv) {
   }
   if (const GraphNode* relu = only_reader(cover, member.roles.y, ops::relu_op)) {
     append(cover, member, *relu, "relu");
-    member.roles.relu = true;
+    member.roles.activation = relu->op;
     member.roles.y = relu->outputs[0];
   }
   return member;
@@ -50,9 +48,7 @@ Member forward_member(const Cover& cover, int conv) {
 /// conv2d_grad_weight(x, g), and its cast to f32 where that is all that is wanted of it.
 Member grad_weight_member(const Cover& cover, int conv) {
   const GraphNode& node = cover.graph.node(conv);
-  Member member{.nodes = {conv},
-                .name = "conv2d_grad_weight",
-                .roles = {.w = node.outputs[0], .y = node.inputs[1], .conv_node = conv}};
+  Member member{.nodes = {conv}, .name = "conv2d_grad_weight", .roles = convolution_of(node, conv)};
   const GraphNode* cast = only_reader(cover, member.roles.w, ops::cast_op);
   const auto dtype = [&](int value) { return cover.graph.value(value).dtype; };
   if (cast != nullptr && dtype(member.roles.w) == DType::bf16 && dtype(cast->outputs[0]) == DType::f32) {
@@ -87,29 +83,29 @@ bool one_reads_another(const Cover& cover, const std::vector<Member>& members) {
   });
 }
 
-Group group_of(Pattern pattern, int x, const std::vector<Member>& members) {
+Group group_of(int x, const std::vector<Member>& members) {
   Group group;
-  group.pattern = pattern;
-  group.conv_siblings.x = x;
+  ConvSiblings& siblings = group.roles.emplace<ConvSiblings>();
   for (const Member& member : members) {
     group.name += (group.name.empty() ? "" : "&") + member.name;
     group.nodes.insert(group.nodes.end(), member.nodes.begin(), member.nodes.end());
-    group.conv_siblings.members.push_back(member.roles);
+    siblings.members.push_back(member.roles);
+    siblings.members.back().x = x;
   }
   std::sort(group.nodes.begin(), group.nodes.end());
   return group;
 }
 
 /// The free readers of the node's first input that are like it, from the node on.
-std::optional<Group> match_readers(const Cover& cover, int node, Pattern pattern,
-                                   Member (*member_of)(const Cover&, int), NearMiss& miss) {
+std::optional<Group> match_readers(const Cover& cover, int node, Member (*member_of)(const Cover&, int),
+                                   NearMiss& miss) {
   const Graph& graph = cover.graph;
   const GraphNode& first = graph.node(node);
   const int x = first.inputs[0];
   std::vector<Member> members{member_of(cover, node)};
   for (int reader : graph.value(x).consumers) {
     const GraphNode& other = graph.node(reader);
-    if (reader <= members.back().roles.conv_node || !cover.free(reader)) continue;
+    if (reader <= members.back().roles.node || !cover.free(reader)) continue;
     if (other.inputs[0] != x || !alike(cover, first, other)) continue;
     Member member = member_of(cover, reader);
     if (graph.value(member.roles.w).dtype == graph.value(members[0].roles.w).dtype)
@@ -117,17 +113,14 @@ std::optional<Group> match_readers(const Cover& cover, int node, Pattern pattern
   }
   if (members.size() < 2) return std::nullopt;
   if (one_reads_another(cover, members)) {
-    miss = {"one of the convolutions reads what another makes", first.outputs[0],
-            members.back().roles.conv_node};
+    miss = {"one of the convolutions reads what another makes", first.outputs[0], members.back().roles.node};
     return std::nullopt;
   }
-  return group_of(pattern, x, members);
+  return group_of(x, members);
 }
 
 Member grad_input_member(const GraphNode& node, int conv) {
-  return {.nodes = {conv},
-          .name = "conv2d_grad_input",
-          .roles = {.w = node.inputs[1], .y = node.inputs[0], .conv_node = conv}};
+  return {.nodes = {conv}, .name = "conv2d_grad_input", .roles = convolution_of(node, conv)};
 }
 
 /// The free addition of `value` to another of its shape, where nobody else reads `value`.
@@ -141,16 +134,14 @@ const GraphNode* only_addition(const Cover& cover, int value) {
 
 }  // namespace
 
-std::optional<Group> match_conv_siblings(const Cover& cover, int node, NearMiss& miss) {
-  return match_readers(cover, node, Pattern::conv_siblings, forward_member, miss);
-}
-
-std::optional<Group> match_conv_grad_weight_siblings(const Cover& cover, int node, NearMiss& miss) {
-  return match_readers(cover, node, Pattern::conv_grad_weight_siblings, grad_weight_member, miss);
+/// Of conv2d or of its weight gradient.
+std::optional<Group> match_conv_siblings(const Cover& cover, int node, Parts, NearMiss& miss) {
+  const bool forward = cover.graph.node(node).is(ops::conv2d_op);
+  return match_readers(cover, node, forward ? forward_member : grad_weight_member, miss);
 }
 
 /// The gradients of an image that several like convolutions read, and the additions of one after the other.
-std::optional<Group> match_conv_grad_input_siblings(const Cover& cover, int node, NearMiss&) {
+std::optional<Group> match_conv_grad_input_siblings(const Cover& cover, int node, Parts, NearMiss&) {
   const Graph& graph = cover.graph;
   const GraphNode& first = graph.node(node);
   std::vector<Member> members{grad_input_member(first, node)};
@@ -166,7 +157,7 @@ std::optional<Group> match_conv_grad_input_siblings(const Cover& cover, int node
     sum = add->outputs[0];
   }
   if (members.size() < 2) return std::nullopt;
-  Group group = group_of(Pattern::conv_grad_input_siblings, sum, members);
+  Group group = group_of(sum, members);
   group.name += "+add";
   group.nodes.insert(group.nodes.end(), adds.begin(), adds.end());
   std::sort(group.nodes.begin(), group.nodes.end());

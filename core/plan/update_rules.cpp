@@ -101,10 +101,15 @@ class UpdateCollector {
   std::vector<bool> after_;  ///< by node: a member, or reads what one writes, directly or not
 };
 
+}  // namespace
+
 /// Every update of the slice with the same attributes and the same scalars (learning rate, momentum, …); with
 /// `clip`, those whose gradients are multiplied by one scalar, and the multiplications.
-std::optional<Group> match_updates(const Cover& cover, int node, std::span<const int> scalars, bool clip) {
+std::optional<Group> match_updates(const Cover& cover, int node, Parts parts, NearMiss&) {
   const GraphNode& first = cover.graph.node(node);
+  const bool clip = (parts & with::clipping) != 0;
+  const std::span<const int> scalars =
+      first.is(ops::sgd_update_op) ? std::span<const int>(sgd_scalars) : std::span<const int>(adam_scalars);
   UpdateCollector updates(cover, first, scalars, clip);
   if (clip && updates.scale() < 0) return std::nullopt;
   for (std::size_t n = static_cast<std::size_t>(node); n < cover.graph.nodes.size(); ++n) {
@@ -112,29 +117,10 @@ std::optional<Group> match_updates(const Cover& cover, int node, std::span<const
   }
   if (updates.nodes().size() < 2) return std::nullopt;
   Group group;
-  group.pattern = Pattern::optimizer;
   group.name = (clip ? "clip+" : "") + std::string(first.op->name);
   group.nodes.assign(updates.nodes().begin(), updates.nodes().end());
-  group.updates.scale = updates.scale();
+  group.roles = Updates{.scale = updates.scale()};
   return group;
-}
-
-}  // namespace
-
-std::optional<Group> match_sgd(const Cover& cover, int node, NearMiss&) {
-  return match_updates(cover, node, sgd_scalars, false);
-}
-
-std::optional<Group> match_adam(const Cover& cover, int node, NearMiss&) {
-  return match_updates(cover, node, adam_scalars, false);
-}
-
-std::optional<Group> match_clipped_sgd(const Cover& cover, int node, NearMiss&) {
-  return match_updates(cover, node, sgd_scalars, true);
-}
-
-std::optional<Group> match_clipped_adam(const Cover& cover, int node, NearMiss&) {
-  return match_updates(cover, node, adam_scalars, true);
 }
 
 }  // namespace fusetape::plan
