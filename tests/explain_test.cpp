@@ -330,6 +330,8 @@ TEST_CASE("near misses: a live handle, another reader, a broadcast; with both li
        }},
       {"a broadcast summand", "batch_norm+add+relu", "broadcast",
        [&] { return std::vector<Tensor>{ft::relu(ft::batch_norm(x, gamma, beta) + beta)}; }},
+      {"a broadcast summand without ReLU", "batch_norm+add", "broadcast",
+       [&] { return std::vector<Tensor>{ft::batch_norm(x, gamma, beta) + beta}; }},
   };
   for (const Case& c : cases) {
     CAPTURE(c.what);

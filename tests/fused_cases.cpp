@@ -104,6 +104,17 @@ void add_norms(Cases& cases) {
                        return Results{relu(std::move(n.y)), n.running_mean, n.running_var};
                      },
                      {.groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
+    cases.push_back({named("bn+add", x),
+                     with_z,
+                     [](In in) {
+                       BatchNormResult n = norm(in);
+                       return Results{n.y + in[5], n.running_mean, n.y.detach()};
+                     },
+                     {.groups = {"batch_norm+add"}}});
+    cases.push_back({named("bn+bn+add", x),
+                     two,
+                     [](In in) { return norm(in).y + norm(in, 5).y; },
+                     {.groups = {"batch_norm+batch_norm+add"}}});
     cases.push_back({named("bn+add+relu", x),
                      with_z,
                      [](In in) { return relu(norm(in).y + in[5]); },

@@ -103,8 +103,15 @@ void forward_relu(const RowBlock& block, const NormForward<T>& norm) {
 }
 
 template <class T>
+void forward_without_relu(const RowBlock& block, const NormForward<T>& norm) {
+  if (norm.norms == 2) return run_block<ForwardColumn<T, 2, false, false, Writes::given>>(block, norm);
+  norm.z != nullptr ? run_block<ForwardColumn<T, 1, false, true, Writes::given>>(block, norm)
+                    : run_block<ForwardColumn<T, 1, false, false, Writes::y>>(block, norm);
+}
+
+template <class T>
 void forward(const RowBlock& block, const NormForward<T>& norm) {
-  if (!norm.relu) return run_block<ForwardColumn<T, 1, false, false, Writes::y>>(block, norm);
+  if (!norm.relu) return forward_without_relu(block, norm);
   if (norm.norms == 2) return forward_relu<T, 2, false>(block, norm);
   norm.z != nullptr ? forward_relu<T, 1, true>(block, norm) : forward_relu<T, 1, false>(block, norm);
 }

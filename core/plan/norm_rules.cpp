@@ -64,11 +64,13 @@ std::optional<Group> match_one_norm(const Cover& cover, int node) {
   return group;
 }
 
-/// y = relu(norm(x) + z), and with both summands normalised the same way: relu(norm₁(x₁) + norm₂(x₂)).
+/// y = norm(x) + z, and with both summands normalised the same way: norm₁(x₁) + norm₂(x₂). `node` is the sum,
+/// or the ReLU of it.
 std::optional<Group> match_sum_of_norms(const Cover& cover, int node, NearMiss& miss) {
   const Graph& graph = cover.graph;
-  const GraphNode& relu = graph.node(node);
-  const GraphNode* sum = graph.producer_if(relu.inputs[0], ops::add_op);
+  const GraphNode& last = graph.node(node);
+  const bool ends_in_sum = last.is(ops::add_op);
+  const GraphNode* sum = ends_in_sum ? &last : graph.producer_if(last.inputs[0], ops::add_op);
   if (sum == nullptr) return std::nullopt;
   const int add = id_of(cover, *sum), a = sum->inputs[0], b = sum->inputs[1];
   const GraphNode* first = free_norm(cover, a);
@@ -76,7 +78,11 @@ std::optional<Group> match_sum_of_norms(const Cover& cover, int node, NearMiss& 
   if (!cover.free(add) || a == b || (first == nullptr && second == nullptr)) return std::nullopt;
   if (!same_shape(graph, a, b)) {
     const GraphNode& norm = first != nullptr ? *first : *second;
-    miss = broadcast_operand(graph, first != nullptr ? b : a, id_of(cover, norm));
+    const std::vector<int>& readers = graph.value(sum->outputs[0]).consumers;
+    const bool told_of_relu = ends_in_sum && std::any_of(readers.begin(), readers.end(), [&](int reader) {
+                                return graph.node(reader).is(ops::relu_op);
+                              });
+    if (!told_of_relu) miss = broadcast_operand(graph, first != nullptr ? b : a, id_of(cover, norm));
     return std::nullopt;
   }
 
@@ -95,13 +101,17 @@ std::optional<Group> match_sum_of_norms(const Cover& cover, int node, NearMiss& 
     std::swap(first, second);
     roles.z = a;
   }
-  group.name += std::string(first->op->name) + "+add+relu";
+  group.name += std::string(first->op->name) + "+add";
   roles.norm[0] = forward_roles(cover, *first, add);
   roles.statistics = statistics_of(*first);
-  roles.sum = if_wanted_beside(graph, sum->outputs[0], node);
-  roles.activation = relu.op;
-  roles.y = relu.outputs[0];
-  group.nodes.insert(group.nodes.end(), {id_of(cover, *first), add, node});
+  roles.y = last.outputs[0];
+  group.nodes.insert(group.nodes.end(), {id_of(cover, *first), add});
+  if (!ends_in_sum) {
+    group.name += "+relu";
+    group.nodes.push_back(node);
+    roles.sum = if_wanted_beside(graph, sum->outputs[0], node);
+    roles.activation = last.op;
+  }
   finish_norm_group(group);
   return group;
 }
@@ -164,8 +174,8 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, Parts par
   return group;
 }
 
-/// y = relu(norm(x)), with a sum in between or not.
-std::optional<Group> match_batch_norm_relu(const Cover& cover, int node, Parts parts, NearMiss& miss) {
+/// y = relu(norm(x)), or the sum of a norm and something, with a ReLU or not.
+std::optional<Group> match_batch_norm(const Cover& cover, int node, Parts parts, NearMiss& miss) {
   return (parts & with::add) != 0 ? match_sum_of_norms(cover, node, miss) : match_one_norm(cover, node);
 }
 
