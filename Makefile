@@ -109,6 +109,7 @@ bench-diff: build
 lint: deps-lint build/dev/build.ninja
 	$(shell tools/find_tool.sh clang-format) --dry-run -Werror $(SOURCES)
 	tools/check_layers.sh
+	tools/check_types.py
 	printf '%s\n' $(LIBRARY_SOURCES) | xargs -n 1 -P $(JOBS) $(shell tools/find_tool.sh clang-tidy) -p build/dev \
 	  --quiet --extra-arg=-Wno-unknown-warning-option
 

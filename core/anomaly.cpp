@@ -71,7 +71,7 @@ const char* phase_text(plan::Phase phase) {
   return "";
 }
 
-NonFinite search(const plan::Plan& plan, int id, backends::Backend& backend) {
+NonFinite search(const plan::Plan& plan, int id, plan::Backend& backend) {
   const plan::GraphValue& value = plan.graph.value(id);
   const void* data = plan.pointers[static_cast<std::size_t>(id)];
   if (data == nullptr) return {};
@@ -83,7 +83,7 @@ NonFinite search(const plan::Plan& plan, int id, backends::Backend& backend) {
 
 /// What every earlier kernel wrote is finite: a bad input came from outside, and its maker is not known.
 void blame_inputs(const plan::Plan& plan, const plan::GraphNode& node, std::span<Value* const> values,
-                  backends::Backend& backend) {
+                  plan::Backend& backend) {
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
     const NonFinite found = search(plan, node.inputs[i], backend);
     if (found.first < 0) continue;
@@ -122,7 +122,7 @@ NonFinite find_non_finite(const void* data, DType dtype, std::int64_t count) {
 }
 
 void require_finite(const plan::Plan& plan, const plan::Step& step, std::span<Value* const> values,
-                    backends::Backend& backend) {
+                    plan::Backend& backend) {
   const plan::Group& group = plan.groups[static_cast<std::size_t>(step.group)];
   const plan::GraphNode& node = plan.graph.node(step.node);
   for (int id : group.outputs) {

@@ -18,6 +18,6 @@ NonFinite find_non_finite(const void* data, DType dtype, std::int64_t count);
 
 /// Throws an Error where the step's kernel wrote a NaN or an infinity. `values` are the slice's by id.
 void require_finite(const plan::Plan& plan, const plan::Step& step, std::span<Value* const> values,
-                    backends::Backend& backend);
+                    plan::Backend& backend);
 
 }  // namespace fusetape::core

@@ -187,7 +187,7 @@ void Executor::bind(plan::Plan& plan) {
   }
 }
 
-void Executor::run_timed(plan::Step& step, const backends::KernelArgs& args, Report& report) const {
+void Executor::run_timed(plan::Step& step, const plan::KernelArgs& args, Report& report) const {
   using Milliseconds = std::chrono::duration<double, std::milli>;
   const Clock::time_point start = Clock::now();
   step.kernel->run(args);
@@ -197,7 +197,7 @@ void Executor::run_timed(plan::Step& step, const backends::KernelArgs& args, Rep
   group.start_ms = Milliseconds(start - began_).count();
 }
 
-void Executor::run_each(plan::Plan& plan, const backends::KernelArgs& args) const {
+void Executor::run_each(plan::Plan& plan, const plan::KernelArgs& args) const {
   for (plan::Step& step : plan.steps) {
     try {
       if (settings_.profiling) {
@@ -219,7 +219,7 @@ void Executor::execute(plan::Plan& plan) {
   if (!settings_.backend->executes()) return;
   const FlushDenormals flush(settings_.flush_denormals && settings_.backend->on_host());
   std::byte* const scratch = static_cast<std::byte*>(arena_buffer_.data()) + plan.arena_bytes;
-  const backends::KernelArgs args{plan.pointers.data(), scratch};
+  const plan::KernelArgs args{plan.pointers.data(), scratch};
   if (plan.replay != nullptr && settings_.capture && !settings_.profiling && !settings_.anomaly) {
     const auto each = [&] { run_each(plan, args); };
     plan.replay->run(args, std::cref(each));  // by reference: nothing is allocated for it

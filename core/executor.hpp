@@ -53,8 +53,8 @@ class Executor {
   void upload_scalars(plan::Plan& plan, std::byte* block);
   void* external_data(std::size_t index, std::byte* scalars, const void* preferred) const;
   void execute(plan::Plan& plan);
-  void run_each(plan::Plan& plan, const backends::KernelArgs& args) const;
-  void run_timed(plan::Step& step, const backends::KernelArgs& args, Report& report) const;
+  void run_each(plan::Plan& plan, const plan::KernelArgs& args) const;
+  void run_timed(plan::Step& step, const plan::KernelArgs& args, Report& report) const;
   void settle(plan::Plan& plan);
 
   const Settings& settings_;

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/backends.hpp"
 #include "core/number_text.hpp"
 #include "core/tape.hpp"
 #include "fusetape/autograd.hpp"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "backends/backend.hpp"
+#include "core/plan/backend.hpp"
 
 namespace fusetape::core {
 namespace {

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-namespace fusetape::backends {
+namespace fusetape::plan {
 class Backend;
 }
 
@@ -65,7 +65,7 @@ struct PoolStats {
 /// A backend's buffers by size class; freed ones are kept for reuse. Thread-safe.
 class Pool {
  public:
-  explicit Pool(backends::Backend& backend) : backend_(backend) {}
+  explicit Pool(plan::Backend& backend) : backend_(backend) {}
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
@@ -75,7 +75,7 @@ class Pool {
   /// Gives the buffers of this size that wait for reuse back to the system.
   void trim(std::size_t bytes);
   PoolStats stats() const;
-  backends::Backend& backend() const { return backend_; }
+  plan::Backend& backend() const { return backend_; }
   // Nobody else comes in between: around a fork().
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
@@ -86,7 +86,7 @@ class Pool {
   void* allocate_from_system(std::size_t bytes);
   void free_all(std::vector<Buffer*>& buffers);
 
-  backends::Backend& backend_;
+  plan::Backend& backend_;
   mutable std::mutex mutex_;
   std::map<std::size_t, std::vector<Buffer*>> free_;  ///< by size class
   PoolStats stats_;
@@ -95,6 +95,6 @@ class Pool {
 /// The pool of host memory (cpu, reference and null share it).
 Pool& host_pool();
 /// The pool of a backend's memory: host_pool() where that is the host's.
-Pool& pool_of(backends::Backend& backend);
+Pool& pool_of(plan::Backend& backend);
 
 }  // namespace fusetape::core

@@ -4,75 +4,13 @@
 #include <mutex>
 #include <vector>
 
+#include "core/backends.hpp"
 #include "core/check.hpp"
 #include "core/fork.hpp"
 #include "core/tape.hpp"
 #include "fusetape/autograd.hpp"
 
 namespace fusetape {
-namespace core {
-namespace {
-
-/// Grows at its end: what was given out stays where it is.
-struct Backends {
-  Backends() {
-    add(backends::make_cpu_backend());
-    add(backends::make_reference_backend());
-    add(backends::make_null_backend());
-  }
-
-  backends::Backend* add(std::unique_ptr<backends::Backend> backend) {
-    const std::lock_guard lock(mutex);
-    if (!backend->on_host() || pools.empty()) pools.push_back(std::make_unique<Pool>(*backend));
-    return all.emplace_back(std::move(backend)).get();
-  }
-  backends::Backend* find(std::string_view name) {
-    const std::lock_guard lock(mutex);
-    for (const auto& backend : all) {
-      if (backend->name() == name) return backend.get();
-    }
-    return nullptr;
-  }
-
-  std::mutex mutex;
-  std::vector<std::unique_ptr<backends::Backend>> all;
-  std::vector<std::unique_ptr<Pool>> pools;  ///< the host's first
-};
-
-/// Never destroyed: values in static storage may be freed after everything else.
-Backends& all_backends() {
-  static Backends& backends = *new Backends;
-  return backends;
-}
-
-}  // namespace
-
-Pool& host_pool() {
-  static Pool& pool = *all_backends().pools.front();
-  return pool;
-}
-
-Pool& pool_of(backends::Backend& backend) {
-  if (backend.on_host()) return host_pool();
-  Backends& all = all_backends();
-  const std::lock_guard lock(all.mutex);
-  for (const auto& pool : all.pools) {
-    if (&pool->backend() == &backend) return *pool;
-  }
-  assertion_failed("a device's backend has a pool", __FILE__, __LINE__);
-}
-
-void add_backend(std::unique_ptr<backends::Backend> backend) { all_backends().add(std::move(backend)); }
-
-backends::Backend* backend_named(std::string_view name) {
-  Backends& all = all_backends();
-  if (backends::Backend* known = all.find(name)) return known;
-  if (name != "cuda") return nullptr;
-  static backends::Backend* cuda = all.add(backends::make_cuda_backend());  // once; again after an error
-  return cuda;
-}
-
-}  // namespace core
 
 using core::Tape;
 
@@ -89,7 +27,7 @@ void materialize(std::initializer_list<Tensor> values, Location at) {
 void synchronize() { Tape::current().settings.backend->synchronize(); }
 
 void set_backend(std::string_view name, Location at) {
-  backends::Backend* backend = nullptr;
+  plan::Backend* backend = nullptr;
   try {
     backend = core::backend_named(name);
   } catch (const Error& error) {

@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-#include "backends/backend.hpp"
+#include "core/plan/backend.hpp"
 #include "core/plan/rules.hpp"
 
 namespace fusetape::core {
@@ -43,7 +43,7 @@ struct Settings {
   bool grad = true;
   bool profiling = false;
   int threads = 1;
-  backends::Backend* backend = nullptr;
+  plan::Backend* backend = nullptr;
 
   /// The values of the switches that plans depend on, as one word.
   std::uint64_t key() const;

@@ -1,4 +1,5 @@
 #include "core/tape.hpp"
+#include "core/backends.hpp"
 #include "core/op_list.hpp"
 
 #include <omp.h>
@@ -186,7 +187,7 @@ void Tape::append(Node* node) {
 void Tape::flush(Location at) {
   if (pending_.empty()) return;
   refuse_while_running("run", at);
-  const backends::Backend& backend = *settings.backend;
+  const plan::Backend& backend = *settings.backend;
   if (backend.executes() && (settings.threads > 1 || !backend.on_host())) rely_on_threads(at);
   running_ = true;
   struct Reset {
@@ -267,7 +268,7 @@ QueuedRun flush_step(Location at) {
   Tape& tape = Tape::current(at);
   if (tape.pending_nodes() == 0) return {};
   tape.flush(at);
-  backends::Backend* const backend = tape.settings.backend;
+  plan::Backend* const backend = tape.settings.backend;
   return {backend, backend->last_run()};
 }
 

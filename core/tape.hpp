@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "backends/backend.hpp"
 #include "core/executor.hpp"
 #include "core/journal.hpp"
+#include "core/plan/backend.hpp"
 #include "core/settings.hpp"
 #include "core/thread_end.hpp"
 #include "core/value.hpp"
@@ -79,17 +79,11 @@ class GradMode {
 
 /// A run that was queued; a fault that its device finds later may leave what it updated as it was.
 struct QueuedRun {
-  backends::Backend* backend = nullptr;
+  plan::Backend* backend = nullptr;
   std::uint64_t number = 0;  ///< 0: the run is over, and nothing can be taken back
   bool taken_back() const { return number != 0 && backend->took_back(number); }
 };
 /// Runs the slice that an optimizer's step closes.
 QueuedRun flush_step(Location at);
-
-/// The process's backend of that name, made when it is first asked for; nullptr when the name is none. Throws
-/// where there is no such device.
-backends::Backend* backend_named(std::string_view name);
-/// One more, known by its own name() from now on, for the rest of the process.
-void add_backend(std::unique_ptr<backends::Backend> backend);
 
 }  // namespace fusetape::core

@@ -3,8 +3,8 @@
 #include <new>
 #include <vector>
 
-#include "backends/backend.hpp"
 #include "core/check.hpp"
+#include "core/plan/backend.hpp"
 #include "core/segment.hpp"
 #include "core/thread_end.hpp"
 
@@ -101,7 +101,7 @@ Buffer* buffer_in(Value& value, Pool& pool, const void* preferred) {
   Buffer* copy = value.copy.load(std::memory_order_acquire);
   if (copy == nullptr) {
     BufferRef made = pool.allocate(value.bytes(), preferred);
-    backends::Backend& device = pool.backend().on_host() ? own->pool->backend() : pool.backend();
+    plan::Backend& device = pool.backend().on_host() ? own->pool->backend() : pool.backend();
     FUSETAPE_ASSERT(!device.on_host() && (pool.backend().on_host() || own->pool->backend().on_host()));
     if (&device == &pool.backend()) {
       device.upload(made.data(), own->data, value.bytes());

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backends/backend.hpp"
+#include "core/backends.hpp"
 #include "core/tape.hpp"
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"

@@ -11,11 +11,9 @@
 namespace fusetape::plan {
 namespace {
 
-using backends::NormPart;
-
 class Carry {
  public:
-  Carry(Graph& graph, const backends::Backend& backend) : graph_(graph), backend_(backend) {}
+  Carry(Graph& graph, const Backend& backend) : graph_(graph), backend_(backend) {}
 
   void split() {
     Rewrite rewrite(graph_);
@@ -194,7 +192,7 @@ class Carry {
   }
 
   Graph& graph_;
-  const backends::Backend& backend_;
+  const Backend& backend_;
 };
 
 }  // namespace

@@ -24,7 +24,7 @@ std::size_t index(int i) { return static_cast<std::size_t>(i); }
 /// path has to be searched for.
 class Chains {
  public:
-  Chains(const Graph& graph, const backends::Backend& backend, const std::vector<Group>& groups,
+  Chains(const Graph& graph, const Backend& backend, const std::vector<Group>& groups,
          const std::vector<int>& group_of, Refusals& refusals)
       : graph_(graph),
         backend_(backend),
@@ -295,7 +295,7 @@ class Chains {
   }
 
   std::string refusal(const Group& group) const {
-    const backends::Support support = backend_.supports(graph_, group);
+    const Support support = backend_.supports(graph_, group);
     return support.ok ? std::string() : support.reason;
   }
   void note_refusal(int node, const std::string& reason) {
@@ -306,7 +306,7 @@ class Chains {
   }
 
   const Graph& graph_;
-  const backends::Backend& backend_;
+  const Backend& backend_;
   const std::vector<Group>& groups_;
   const std::vector<int>& group_of_;
   Refusals& refusals_;
@@ -319,9 +319,8 @@ class Chains {
 
 }  // namespace
 
-std::vector<Group> find_chains(const Graph& graph, const backends::Backend& backend,
-                               const std::vector<Group>& groups, const std::vector<int>& group_of,
-                               Refusals& refusals) {
+std::vector<Group> find_chains(const Graph& graph, const Backend& backend, const std::vector<Group>& groups,
+                               const std::vector<int>& group_of, Refusals& refusals) {
   return Chains(graph, backend, groups, group_of, refusals).find();
 }
 

@@ -15,7 +15,7 @@ double flops_of(const Graph& graph, const GraphNode& node) {
   return node.op->flops({in.begin(), in.size()}, {out.begin(), out.size()}, node.attrs);
 }
 
-double seconds_of(const Graph& graph, const GraphNode& node, const backends::Speed& speed) {
+double seconds_of(const Graph& graph, const GraphNode& node, const Speed& speed) {
   if (node.dead || node.op->view) return 0;
   double bytes = 0;
   for (int id : node.inputs) bytes += static_cast<double>(graph.value(id).bytes());
@@ -24,7 +24,7 @@ double seconds_of(const Graph& graph, const GraphNode& node, const backends::Spe
   return std::max(flops_of(graph, node) / (halves ? speed.half_flops : speed.flops), bytes / speed.bytes);
 }
 
-double seconds_of(const Graph& graph, const backends::Speed& speed) {
+double seconds_of(const Graph& graph, const Speed& speed) {
   double seconds = 0;
   for (const GraphNode& node : graph.nodes) seconds += seconds_of(graph, node, speed);
   return seconds;

@@ -1,5 +1,5 @@
 #pragma once
-#include "backends/backend.hpp"
+#include "core/plan/backend.hpp"
 #include "core/plan/graph.hpp"
 
 /// Estimates of time, for choices between plans: arithmetic at the device's peak or bytes at its bandwidth,
@@ -10,8 +10,8 @@ namespace fusetape::plan {
 double flops_of(const Graph& graph, const GraphNode& node);
 
 /// Of one node run alone, in seconds.
-double seconds_of(const Graph& graph, const GraphNode& node, const backends::Speed& speed);
+double seconds_of(const Graph& graph, const GraphNode& node, const Speed& speed);
 /// Of all living nodes.
-double seconds_of(const Graph& graph, const backends::Speed& speed);
+double seconds_of(const Graph& graph, const Speed& speed);
 
 }  // namespace fusetape::plan

@@ -110,8 +110,7 @@ void describe_largest(const Graph& graph, const Group& group, GroupReport& out) 
   }
 }
 
-void describe_arithmetic(const Graph& graph, const Group& group, const backends::Kernel& kernel,
-                         GroupReport& out) {
+void describe_arithmetic(const Graph& graph, const Group& group, const Kernel& kernel, GroupReport& out) {
   for (int id : group.nodes) {
     const GraphNode& node = graph.node(id);
     const double flops = flops_of(graph, node);
@@ -125,7 +124,7 @@ void describe_arithmetic(const Graph& graph, const Group& group, const backends:
   }
 }
 
-GroupReport describe_group(const Graph& graph, const Group& group, const backends::Kernel& kernel) {
+GroupReport describe_group(const Graph& graph, const Group& group, const Kernel& kernel) {
   const GraphNode& node = graph.node(group.nodes.back());
   GroupReport out;
   out.name = group.name;

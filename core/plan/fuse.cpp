@@ -11,7 +11,7 @@ namespace {
 
 class Fuser {
  public:
-  Fuser(const Graph& graph, const backends::Backend& backend)
+  Fuser(const Graph& graph, const Backend& backend)
       : graph_(graph), backend_(backend), group_of_(graph.nodes.size(), -1), reach_(graph.nodes.size(), 0) {}
 
   void apply_rules(RuleSet rules) {
@@ -60,7 +60,7 @@ class Fuser {
   std::string refusal(Group& group) {
     close_group(graph_, group);
     if (leads_back(group)) return "another op between its members needs one of them first";
-    const backends::Support support = backend_.supports(graph_, group);
+    const Support support = backend_.supports(graph_, group);
     return support.ok ? std::string() : support.reason;
   }
 
@@ -113,7 +113,7 @@ class Fuser {
   }
 
   const Graph& graph_;
-  const backends::Backend& backend_;
+  const Backend& backend_;
   Refusals refusals_;
   std::vector<int> group_of_;
   std::vector<Group> groups_;
@@ -126,7 +126,7 @@ class Fuser {
 
 }  // namespace
 
-std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, RuleSet rules,
+std::vector<Group> fuse(const Graph& graph, const Backend& backend, RuleSet rules,
                         std::vector<RefusalReport>& refusals) {
   Fuser fuser(graph, backend);
   fuser.apply_rules(rules);

@@ -27,14 +27,13 @@ void decide_retention(Graph& graph, const Options& options);
 
 /// Covers every live node that needs a kernel with exactly one group, by the rules where they apply, singly
 /// elsewhere. Refusals are kept with their reasons.
-std::vector<Group> fuse(const Graph& graph, const backends::Backend& backend, RuleSet rules,
+std::vector<Group> fuse(const Graph& graph, const Backend& backend, RuleSet rules,
                         std::vector<RefusalReport>& refusals);
 
 /// The chains of pointwise nodes that no group of `groups` has (`group_of`: which, by node; -1: none), each
 /// with the sum or mean at its end. A chain is cut where the backend refuses it, and the report says so.
-std::vector<Group> find_chains(const Graph& graph, const backends::Backend& backend,
-                               const std::vector<Group>& groups, const std::vector<int>& group_of,
-                               Refusals& refusals);
+std::vector<Group> find_chains(const Graph& graph, const Backend& backend, const std::vector<Group>& groups,
+                               const std::vector<int>& group_of, Refusals& refusals);
 
 /// An order in which every group runs after those that it reads from, close to the recorded one; but an
 /// update runs after everything else that is ready, as it may overwrite what a failed run goes back to.

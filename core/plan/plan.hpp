@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "backends/backend.hpp"
+#include "core/plan/backend.hpp"
 #include "core/plan/group.hpp"
 #include "core/plan/numbers.hpp"
 #include "core/plan/rules.hpp"
@@ -33,7 +33,7 @@ struct ArenaBlock {
 };
 
 struct Step {
-  std::unique_ptr<backends::Kernel> kernel;
+  std::unique_ptr<Kernel> kernel;
   int group = 0;
   int node = 0;  ///< whose source line an error names
 };
@@ -45,9 +45,9 @@ struct Plan {
   std::vector<Group> groups;
   std::vector<Step> steps;
   std::vector<Commit> commits;
-  std::unique_ptr<backends::Kernel> commit;  ///< does these after the last step; null: there are none
-  std::vector<Storage> storage;              ///< by value
-  std::vector<std::int64_t> pooled_bytes;    ///< by pooled buffer
+  std::unique_ptr<Kernel> commit;          ///< does these after the last step; null: there are none
+  std::vector<Storage> storage;            ///< by value
+  std::vector<std::int64_t> pooled_bytes;  ///< by pooled buffer
   std::vector<ArenaBlock> arena;
   std::size_t arena_bytes = 0;
   std::size_t scratch_bytes = 0;  ///< at the arena's end
@@ -56,7 +56,7 @@ struct Plan {
   std::vector<std::byte> scalars;  ///< of each run on a device, on their way to it
   /// Of `steps`, and gone before them: a graph that is recorded needs their kernels. Null: they run one by
   /// one.
-  std::unique_ptr<backends::Replay> replay;
+  std::unique_ptr<Replay> replay;
 };
 
 struct Options {
@@ -65,7 +65,7 @@ struct Options {
   bool deterministic = false;
   bool tuning = false;  ///< kernels may be chosen by timing them
   int threads = 1;
-  backends::Backend* backend = nullptr;
+  Backend* backend = nullptr;
   TakenKernels* taken = nullptr;  ///< by the thread's plans so far; not null where tuning is on
 };
 

@@ -93,7 +93,7 @@ class Passes {
 };
 
 /// One kernel per group, in order; the scratch is shared, as one kernel runs at a time.
-void choose_kernels(Plan& plan, backends::Backend& backend) {
+void choose_kernels(Plan& plan, Backend& backend) {
   for (std::size_t i = 0; i < plan.groups.size(); ++i) {
     const Group& group = plan.groups[i];
     Step step;
@@ -107,8 +107,8 @@ void choose_kernels(Plan& plan, backends::Backend& backend) {
 }
 
 /// What stands around the steps of a device's run.
-void complete_run(Plan& plan, backends::Backend& backend) {
-  std::vector<backends::Kernel*> kernels;
+void complete_run(Plan& plan, Backend& backend) {
+  std::vector<Kernel*> kernels;
   kernels.reserve(plan.steps.size() + 1);
   for (const Step& step : plan.steps) kernels.push_back(step.kernel.get());
   if (!plan.commits.empty()) {

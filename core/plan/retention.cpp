@@ -114,7 +114,7 @@ struct Recipe {
 
 class Recomputation {
  public:
-  Recomputation(Graph& graph, const backends::Speed& speed) : graph_(graph), speed_(speed) {
+  Recomputation(Graph& graph, const Speed& speed) : graph_(graph), speed_(speed) {
     for (const GraphNode& node : graph.nodes) {
       if (node.dead || in_forward(node)) continue;
       for (int input : node.inputs) {
@@ -250,7 +250,7 @@ class Recomputation {
   }
 
   Graph& graph_;
-  const backends::Speed speed_;
+  const Speed speed_;
   std::unordered_set<int> wanted_;  ///< values that backward reads
   std::unordered_set<int> given_up_, needed_as_source_;
 };
@@ -258,7 +258,7 @@ class Recomputation {
 }  // namespace
 
 void decide_retention(Graph& graph, const Options& options) {
-  const backends::Speed speed = options.backend->speed();
+  const Speed speed = options.backend->speed();
   // Only where there is a backward in the same run; a forward-only run has to keep what it declared.
   const bool backward = std::any_of(graph.nodes.begin(), graph.nodes.end(),
                                     [](const GraphNode& node) { return !node.dead && !in_forward(node); });

@@ -119,7 +119,7 @@ void Optimizer::step(Location at) {
 /// The host is at most one run ahead of a device, so that two steps are all that can be taken back.
 void Optimizer::take_back_updates() const {
   for (QueuedStep& step : queued_) {
-    const core::QueuedRun run{static_cast<backends::Backend*>(step.device), step.run};
+    const core::QueuedRun run{static_cast<plan::Backend*>(step.device), step.run};
     if (!run.taken_back()) continue;
     for (std::size_t i : step.updated) --updates_[i];
     step.run = 0;

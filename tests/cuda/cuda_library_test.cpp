@@ -5,6 +5,7 @@
 #include "backends/cuda/convolutions.hpp"
 #include "backends/cuda/cuda_backend.hpp"
 #include "backends/cuda/library_cache.hpp"
+#include "core/backends.hpp"
 #include "core/tape.hpp"
 #include "device_cases.hpp"
 

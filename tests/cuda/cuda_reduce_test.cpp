@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "backends/cuda/cuda_backend.hpp"
+#include "core/backends.hpp"
 #include "core/tape.hpp"
 #include "on_double.hpp"
 #include "op_runs.hpp"

@@ -1,6 +1,7 @@
 #include "on_double.hpp"
 
 #include "backends/cuda/cuda_backend.hpp"
+#include "core/backends.hpp"
 #include "core/tape.hpp"
 
 namespace fusetape::tests {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "backends/cuda/cuda_backend.hpp"
+#include "core/backends.hpp"
 #include "core/tape.hpp"
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
