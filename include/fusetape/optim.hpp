@@ -2,11 +2,16 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "fusetape/tensor.hpp"
+
+namespace fusetape::core {
+struct OpDef;
+}  // namespace fusetape::core
 
 /// Optimizers and learning-rate schedules.
 namespace fusetape::optim {
@@ -79,6 +84,10 @@ class Optimizer {
   virtual void set_own_settings(const Settings&, Location) {}
   /// A zero state per parameter.
   std::vector<Cell> make_state(const std::string& name, Location at);
+  /// What update() does where `op` is one of the library's updates: its state is all that there is, in the
+  /// order in which it was made, its scalars are these.
+  void record_update(const core::OpDef& op, int variant, std::span<const Tensor> scalars, std::size_t index,
+                     const Tensor& gradient, Bindings& bindings, Location at);
 
  private:
   std::string name_;
@@ -136,8 +145,7 @@ class SGD : public Optimizer {
 
  private:
   SGDOptions options_;
-  std::vector<Cell> velocity_;
-  Tensor lr_, weight_decay_, momentum_;
+  std::vector<Tensor> scalars_;
 };
 
 struct AdamOptions {
@@ -171,18 +179,12 @@ class Adam : public Optimizer {
   void set_own_settings(const Settings& settings, Location at) override;
 
  private:
-  struct Correction {
-    std::int64_t count = 0;
-    Tensor first, second;
-  };
-  Correction correction_of(std::int64_t count);
+  std::span<const Tensor> scalars_of(std::int64_t count, Location at);
 
   AdamOptions options_;
   bool decoupled_;
-  std::vector<Cell> first_moment_, second_moment_;
-  Tensor lr_, beta1_, beta2_, eps_, weight_decay_;
-  std::vector<Correction>
-      corrections_;  ///< of this step, by update count: one, unless parameters were skipped
+  std::vector<std::int64_t> counts_;  ///< update counts in this step: one, unless parameters were skipped
+  std::vector<Tensor> scalars_;       ///< for each of them
 };
 
 class AdamW : public Adam {
