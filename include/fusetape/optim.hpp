@@ -64,7 +64,7 @@ class Optimizer {
   /// Takes over all of them; throws, and changes nothing, where the constructor would refuse one. Learning
   /// rates stay.
   void set_settings(const Settings& settings, Location at = Location::current());
-  /// "SGD", "Adam", "AdamW".
+  /// "SGD", "Adam", "AdamW", "RMSprop".
   const std::string& name() const { return name_; }
 
  protected:
@@ -190,6 +190,34 @@ class Adam : public Optimizer {
 class AdamW : public Adam {
  public:
   AdamW(std::vector<Parameter> parameters, AdamWOptions options = {}, Location at = Location::current());
+};
+
+struct RMSpropOptions {
+  double lr = 1e-2;
+  double alpha = 0.99;  ///< of the averages
+  double eps = 1e-8;
+  double weight_decay = 0;   ///< added to the gradient
+  double momentum = 0;       ///< 0: no buffer is kept
+  bool centered = false;     ///< divides by the gradient's deviation, for which its average is kept, too
+  double max_grad_norm = 0;  ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+};
+/// g ← g + weight_decay·p;  v ← αv + (1−α)g²;  centered: a ← αa + (1−α)g, ṽ = v − a², else ṽ = v;
+/// d = g/(√ṽ + eps);  momentum: b ← momentum·b + d, p ← p − lr·b, else p ← p − lr·d: as torch.optim.RMSprop
+/// is documented (PyTorch 2). State: "square_avg" v, "grad_avg" a, "momentum_buffer" b.
+class RMSprop : public Optimizer {
+ public:
+  RMSprop(std::vector<Parameter> parameters, RMSpropOptions options = {}, Location at = Location::current());
+
+ protected:
+  void begin_step(Location at) override;
+  void update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) override;
+  void end_step() override;
+  Settings own_settings() const override;
+  void set_own_settings(const Settings& settings, Location at) override;
+
+ private:
+  RMSpropOptions options_;
+  std::vector<Tensor> scalars_;
 };
 
 /// Multiplies all gradients by min(1, max_norm / (norm + 1e-6)), so that their joint 2-norm is at most
