@@ -28,7 +28,7 @@ void add_clipping(const Graph& graph, const Group& group, const std::vector<Upda
 
 std::int64_t readers_of(const std::vector<Update>& updates, int value) {
   std::int64_t readers = 0;
-  for (const Update& update : updates) readers += std::count(update.in, update.in + Update::tensors, value);
+  for (const Update& update : updates) readers += std::count(update.in.begin(), update.in.end(), value);
   return readers;
 }
 
@@ -50,19 +50,17 @@ std::vector<Update> updates_of(const Graph& graph, const Group& group) {
   std::vector<Update> updates;
   for (const int id : group.nodes) {
     const GraphNode& node = graph.node(id);
-    if (node.is(ops::mul_op)) continue;
-    Update update{.adam = node.is(ops::adam_update_op), .inputs = node.inputs};
-    update.variant =
-        update.adam ? node.attrs.as<core::AdamAttrs>().decoupled : node.attrs.as<core::SgdAttrs>().nesterov;
+    if (!node.op->update) continue;
+    Update update{.op = node.op, .variant = static_cast<int>(node.attrs.as<core::UpdateAttrs>().variant)};
     update.dtype = graph.value(node.inputs[0]).dtype;
     update.elements = graph.value(node.inputs[0]).elements();
-    update.in[0] = node.inputs[0];
-    update.in[1] = node.inputs[1];
+    update.in.fill(-1);
+    update.out.fill(-1);
+    const auto tensors = static_cast<std::ptrdiff_t>(node.outputs.size() + 1);
+    std::copy_n(node.inputs.begin(), tensors, update.in.begin());
+    update.scalars.assign(node.inputs.begin() + tensors, node.inputs.end());
     update.out[0] = node.outputs[0];
-    for (std::size_t state = 1; state < node.outputs.size(); ++state) {
-      update.in[state + 1] = node.inputs[update.adam ? state + 1 : 4];
-      update.out[state + 1] = node.outputs[state];
-    }
+    std::copy(node.outputs.begin() + 1, node.outputs.end(), update.out.begin() + 2);
     if (group.as<plan::Updates>()->scale >= 0) add_clipping(graph, group, updates, update);
     updates.push_back(std::move(update));
   }
@@ -72,7 +70,7 @@ std::vector<Update> updates_of(const Graph& graph, const Group& group) {
 std::vector<std::pair<int, int>> in_place_of(const std::vector<Update>& updates) {
   std::vector<std::pair<int, int>> pairs;
   for (const Update& update : updates) {
-    for (int i = 0; i < Update::tensors; ++i) {
+    for (std::size_t i = 0; i < update.in.size(); ++i) {
       if (update.out[i] >= 0 && readers_of(updates, update.in[i]) == 1)
         pairs.emplace_back(update.in[i], update.out[i]);
     }
@@ -82,8 +80,9 @@ std::vector<std::pair<int, int>> in_place_of(const std::vector<Update>& updates)
 
 double tensor_passes_of(const std::vector<Update>& updates) {
   const Update& first = updates.front();
-  const double passes = first.adam ? 7 : first.in[2] >= 0 ? 5 : 3;
-  return first.out[1] >= 0 ? passes + 1 : passes;
+  const auto present = [](int value) { return value >= 0; };
+  return static_cast<double>(std::count_if(first.in.begin(), first.in.end(), present) +
+                             std::count_if(first.out.begin(), first.out.end(), present));
 }
 
 }  // namespace fusetape::backends

@@ -1,27 +1,30 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <utility>
 #include <vector>
 
 #include "backends/backend.hpp"
+#include "core/op_list.hpp"
 
-/// sgd_update and adam_update, alone or all of a model in one group, as the kernels of every backend see
-/// them.
+/// The update of an optimizer, of one parameter or of all of a model in one group, as the kernels of every
+/// backend see it.
 namespace fusetape::backends {
+
+/// Of each of the update's tensors.
+template <class T>
+using PerUpdateTensor = std::array<T, 2 + core::updates::most_states()>;
 
 /// One node, with the clipping of its gradient.
 struct Update {
-  static constexpr int tensors =
-      4;  ///< p, g and up to two states; their new values, and the clipped gradient
-
-  bool adam = false;
-  std::int64_t variant = 0;  ///< nesterov, or decoupled
+  const core::OpDef* op = nullptr;
+  int variant = 0;
   DType dtype = DType::f32;  ///< of the tensors; scalars are f64
   std::int64_t elements = 0;
-  std::vector<int> inputs;              ///< as the op has them
-  int scale = -1;                       ///< of the gradient's dtype; -1: none
-  int in[tensors] = {-1, -1, -1, -1};   ///< p, g (before it is clipped), velocity, or m, v
-  int out[tensors] = {-1, -1, -1, -1};  ///< their new values; of g, the clipped one where it is wanted
+  std::vector<int> scalars;
+  int scale = -1;            ///< of the gradient's dtype; -1: none
+  PerUpdateTensor<int> in;   ///< p, g (before it is clipped), state; -1 where there is none
+  PerUpdateTensor<int> out;  ///< their new values; of g, the clipped one where it is wanted
 };
 
 /// Whether the group is one, in dtypes that kernels take: f32 and 16 bits.

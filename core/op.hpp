@@ -233,6 +233,9 @@ struct OpDef {
   /// are no whole tensors: a convolution's weights.
   double extra_passes = 0;
   const NormSignature* norm = nullptr;  ///< batch norms
+  /// An optimizer's update (core/update_formulas.inc): p, g, state, scalars → p', new state. All updates with
+  /// the same scalars may run as one kernel.
+  bool update = false;
 
   Saves saves_of(std::uint32_t wanted) const {
     return saves_for != nullptr ? saves_for(wanted) : Saves{saves_inputs, saves_outputs};

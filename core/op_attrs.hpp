@@ -113,20 +113,10 @@ struct RandomAttrs {
 /// applied to g. Element i is dropped where philox_uniform(seed, counter, i) < p.
 ///
 /// grad_norm (NoAttrs): any number of gradients → √Σ g² over all their elements, f32 (f64 of f64), a scalar.
-/// sgd_update: p, g, lr, weight_decay [, velocity, momentum] → p' [, velocity']
-///   d = g + weight_decay·p;  v' = momentum·v + d;  p' = p − lr·(nesterov ? d + momentum·v' : v') (PyTorch's
-///   SGD; v starts at 0); scalars are f64
-struct SgdAttrs {
-  std::int64_t has_momentum = 0;
-  std::int64_t nesterov = 0;
-};
 
-/// adam_update: p, g, m, v, lr, beta1, beta2, eps, weight_decay, correction1, correction2 → p', m', v';
-/// scalars are f64
-///   decoupled (AdamW): p ← p·(1 − lr·wd); else g ← g + wd·p.  m' = β₁m + (1−β₁)g;  v' = β₂v + (1−β₂)g²
-///   p' = p − lr·(m'/c₁) / (√(v'/c₂) + eps), c_i = 1 − β_iᵗ
-struct AdamAttrs {
-  std::int64_t decoupled = 0;
+/// An optimizer's update (core/update_formulas.inc).
+struct UpdateAttrs {
+  std::int64_t variant = 0;
 };
 
 }  // namespace fusetape::core

@@ -1,5 +1,6 @@
 #pragma once
 #include "core/op.hpp"
+#include "core/update_formulas.hpp"
 
 /// The list of all ops. X(name) stands for ops::name_op, which one file of ops/ defines. An op *is* this
 /// object: who looks for one compares addresses, and what else there is to know of it stands in its fields.
@@ -37,8 +38,10 @@
   /* only in plans: a ReLU's mask in place of its output, and batch norm in parts */                   \
   X(relu_mask) X(relu_grad_mask) X(batch_norm_statistics) X(batch_norm_apply) X(batch_norm_grad_sums)  \
   X(batch_norm_grad_apply)                                                                             \
-  /* random, optimizers */                                                                             \
-  X(rand) X(randn) X(dropout) X(grad_norm) X(sgd_update) X(adam_update)
+  /* random, norms of gradients */                                                                     \
+  X(rand) X(randn) X(dropout) X(grad_norm)                                                             \
+  /* one for each optimizer */                                                                         \
+  FUSETAPE_UPDATE_OPS(X)
 // clang-format on
 
 namespace fusetape::ops {

@@ -1,81 +1,70 @@
 #pragma once
 #include <cmath>
+#include <cstring>
+#include <type_traits>
 
-#include "core/host_device.hpp"
+#include "core/formulas.hpp"
 
-/// The arithmetic of optimizer updates (op_attrs.hpp, SgdAttrs and AdamAttrs): one source for the kernels of
-/// every backend. g is the gradient after clipping. Settings come as doubles, and what an element needs of
-/// them is computed in doubles and rounded once.
-namespace fusetape::core {
+/// The updates of optimizers on numbers, and what else is to be known of an update.
+namespace fusetape::core::updates {
 
-/// A factor that is applied again in each step, as a sum of two floats: were it rounded to one, β = 0.999
-/// would average over 1.3e-5 too many steps.
-struct Decay {
-  float high, low;
+using formulas::select;
+using formulas::sqrt_of;
+
+FUSETAPE_HD inline float product_plus(float a, float b, float c) { return std::fma(a, b, c); }
+FUSETAPE_HD inline float minus_product(float c, float a, float b) { return std::fma(-a, b, c); }
+FUSETAPE_HD inline double product_plus(double a, double b, double c) { return a * b + c; }
+FUSETAPE_HD inline double minus_product(double c, double a, double b) { return c - a * b; }
+
+#define FUSETAPE_UPDATE FUSETAPE_HD
+#include "core/update_formulas.inc"
+#undef FUSETAPE_UPDATE
+
+/// A double needs no second one.
+template <>
+struct Decay<double> {
+  double factor;
+
+  static Decay of(double factor) { return {factor}; }
+  double operator()(double x, double more) const { return factor * x + more; }
 };
-/// `low` has the sign of `high` and is 0 for a factor of 0 only, so that an infinite moment stays infinite;
-/// that of a factor that a float holds is too small to change a sum that needs no rounding.
-FUSETAPE_HD inline Decay decay_of(double factor) {
-  const auto nearest = static_cast<float>(factor);
-  if (static_cast<double>(nearest) == factor) return {nearest, nearest * 0x1p-64f};
-  const auto high = static_cast<float>(factor * (1 - 0x1p-23));
-  return {high, static_cast<float>(factor - static_cast<double>(high))};
-}
-/// decay·x + more.
-FUSETAPE_HD inline float decayed(const Decay& decay, float x, float more) {
-  return std::fma(decay.high, x, std::fma(decay.low, x, more));
-}
 
-struct SgdFactors {
-  float lr, weight_decay;
-  Decay momentum;  ///< 0, and velocity 0: as without one
-  bool nesterov;
-};
-FUSETAPE_HD inline SgdFactors sgd_factors(double lr, double weight_decay, double momentum, bool nesterov) {
-  return {static_cast<float>(lr), static_cast<float>(weight_decay), decay_of(momentum), nesterov};
-}
+template <class U>
+inline constexpr int scalars_of = sizeof(typename U::Scalars) / sizeof(double);
 
-struct SgdElement {
-  float p, velocity;
-};
-FUSETAPE_HD inline SgdElement sgd_updated(const SgdFactors& f, float p, float g, float velocity) {
-  const float d = std::fma(f.weight_decay, p, g);
-  const float next = decayed(f.momentum, velocity, d);
-  const float change = f.nesterov ? decayed(f.momentum, next, d) : next;
-  return {std::fma(-f.lr, change, p), next};
+/// at(i) is scalar i.
+template <class U, class At>
+FUSETAPE_HD typename U::Scalars read_scalars(At at) {
+  double numbers[scalars_of<U>];
+  for (int i = 0; i < scalars_of<U>; ++i) numbers[i] = at(i);
+  typename U::Scalars scalars;
+  memcpy(&scalars, numbers, sizeof scalars);
+  return scalars;
 }
 
-/// The scalars of a step as the op has them.
-struct AdamSettings {
-  double lr, beta1, beta2, eps, weight_decay, correction1, correction2;
-};
-/// What an element needs of them: restᵢ = 1 − βᵢ; √c₂ is taken into step = lr·√c₂/c₁ and eps·√c₂; `decay`
-/// times p is added to the gradient, `shrink` times p is taken from p.
-struct AdamFactors {
-  Decay beta1, beta2;
-  float rest1, rest2, step, eps, decay, shrink;
-};
-FUSETAPE_HD inline AdamFactors adam_factors(const AdamSettings& s, bool decoupled) {
-  const double root = std::sqrt(s.correction2);
-  return {decay_of(s.beta1),
-          decay_of(s.beta2),
-          static_cast<float>(1 - s.beta1),
-          static_cast<float>(1 - s.beta2),
-          static_cast<float>(s.lr * root / s.correction1),
-          static_cast<float>(s.eps * root),
-          decoupled ? 0.0f : static_cast<float>(s.weight_decay),
-          decoupled ? static_cast<float>(s.lr * s.weight_decay) : 0.0f};
+/// Of all variants of an update, or of all updates.
+template <class U>
+constexpr int most_states() {
+  int most = 0;
+  for (int variant = 0; variant < U::variants; ++variant) {
+    if (U::states(variant) > most) most = U::states(variant);
+  }
+  return most;
+}
+constexpr int most_states() {
+  int most = 0;
+#define FUSETAPE_STATES_OF(name) \
+  if (most_states<name>() > most) most = most_states<name>();
+  FUSETAPE_UPDATE_OPS(FUSETAPE_STATES_OF)
+#undef FUSETAPE_STATES_OF
+  return most;
 }
 
-struct AdamElement {
-  float p, m, v;
-};
-FUSETAPE_HD inline AdamElement adam_updated(const AdamFactors& f, float p, float gradient, float m, float v) {
-  const float g = std::fma(f.decay, p, gradient);
-  const float next_m = decayed(f.beta1, m, f.rest1 * g);
-  const float next_v = decayed(f.beta2, v, f.rest2 * (g * g));
-  const float ratio = next_m / (std::sqrt(next_v) + f.eps);
-  return {std::fma(-f.step, ratio, std::fma(-f.shrink, p, p)), next_m, next_v};
+/// Calls f with the variant as a type, an std::integral_constant.
+template <class U, int variant = 0, class F>
+FUSETAPE_HD void with_variant(int which, F f) {
+  if (which == variant) return f(std::integral_constant<int, variant>());
+  if constexpr (variant + 1 < U::variants) with_variant<U, variant + 1>(which, f);
 }
 
-}  // namespace fusetape::core
+}  // namespace fusetape::core::updates

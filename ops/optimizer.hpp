@@ -1,7 +1,11 @@
 #pragma once
+#include <array>
+#include <bit>
+#include <span>
 #include <vector>
 
-#include "fusetape/tensor.hpp"
+#include "core/op_list.hpp"
+#include "fusetape/ops.hpp"
 
 /// Recorded update steps, for the optim module. The scalars of a step are tensors so that all parameters
 /// share them: the planner joins updates with the same scalars into one kernel. They are f64, whatever the
@@ -12,27 +16,15 @@ namespace fusetape::ops {
 /// f64): a scalar, f32 (f64 of f64). NaN and infinity show in it.
 Tensor grad_norm(const std::vector<Tensor>& gradients, Location at);
 
-struct SgdScalars {
-  Tensor lr, weight_decay;
-  Tensor momentum;  ///< read only with a velocity
-};
-struct SgdStep {
-  Tensor parameter, velocity;  ///< velocity undefined without momentum
-};
-/// d = g + weight_decay·p;  v' = momentum·v + d;  p' = p − lr·(nesterov ? d + momentum·v' : v').  An
-/// undefined velocity: plain SGD, p' = p − lr·d. (PyTorch's SGD, without dampening; Sutskever et al. 2013.)
-SgdStep sgd_update(const Tensor& parameter, const Tensor& gradient, const Tensor& velocity,
-                   const SgdScalars& scalars, bool nesterov, Location at);
+/// Appends the scalars of a step to `to`, a tensor for each number of the update's `Scalars`.
+template <class Scalars>
+void append_scalars(const Scalars& scalars, std::vector<Tensor>& to, Location at) {
+  const auto numbers = std::bit_cast<std::array<double, sizeof(Scalars) / sizeof(double)>>(scalars);
+  for (const double number : numbers) to.push_back(scalar(number, DType::f64, at));
+}
 
-struct AdamScalars {
-  Tensor lr, beta1, beta2, eps, weight_decay;
-  Tensor correction1, correction2;  ///< 1 − β₁ᵗ, 1 − β₂ᵗ
-};
-struct AdamStep {
-  Tensor parameter, m, v;
-};
-/// Adam (Kingma, Ba 2015), or AdamW (Loshchilov, Hutter 2019) when `decoupled`.
-AdamStep adam_update(const Tensor& parameter, const Tensor& gradient, const Tensor& m, const Tensor& v,
-                     const AdamScalars& scalars, bool decoupled, Location at);
+/// One of FUSETAPE_UPDATE_OPS: p' and the new values of the state, which `variant` says how much of there is.
+core::Outputs update(const core::OpDef& op, int variant, const Tensor& parameter, const Tensor& gradient,
+                     std::span<const Tensor> state, std::span<const Tensor> scalars, Location at);
 
 }  // namespace fusetape::ops

@@ -627,6 +627,18 @@ TEST_CASE("cells, gradients, optimizers, modules") {
       {"AdamW",
        [&] { return ft::optim::AdamW({p}, {.max_grad_norm = NAN}); },
        {"expected max_grad_norm ≥ 0", "got nan"}},
+      {"RMSprop",
+       [&] { return ft::optim::RMSprop({p}, {.alpha = 1.5}); },
+       {"expected alpha in [0, 1]", "got 1.5"}},
+      {"RMSprop", [&] { return ft::optim::RMSprop({p}, {.eps = NAN}); }, {"a finite eps ≥ 0", "got nan"}},
+      {"RMSprop",
+       [&] {
+         ft::optim::RMSprop rmsprop({p});
+         ft::optim::Settings settings = rmsprop.settings();
+         settings["centered"] = 1;
+         rmsprop.set_settings(settings);
+       },
+       {"expected the same `centered`"}},
       {"clip_grad_norm",
        [&] { return ft::optim::clip_grad_norm({p}, 0); },
        {"expected max_norm > 0", "got 0"}},

@@ -413,6 +413,53 @@ TEST_CASE("Adam and AdamW follow their formulas, and a skipped parameter keeps i
   }
 }
 
+TEST_CASE("RMSprop follows the formula of PyTorch's documentation") {
+  for (const bool centered : {false, true}) {
+    for (const double momentum : {0.0, 0.9}) {
+      CAPTURE(centered);
+      CAPTURE(momentum);
+      const Parameter p = start_parameter();
+      optim::RMSprop rmsprop({p}, {.lr = 0.1,
+                                   .alpha = 0.95,
+                                   .eps = 1e-3,
+                                   .weight_decay = 0.01,
+                                   .momentum = momentum,
+                                   .centered = centered});
+      std::vector<std::string> names;
+      for (const auto& [name, state] : rmsprop.named_state()) names.push_back(name);
+      std::vector<std::string> expected_names{"square_avg.p"};
+      if (centered) expected_names.push_back("grad_avg.p");
+      if (momentum > 0) expected_names.push_back("momentum_buffer.p");
+      CHECK(names == expected_names);
+      std::vector<double> x(start, start + 3), v(3, 0), average(3, 0), b(3, 0);
+      for (int step = 0; step < 6; ++step) {
+        if (step == 2) rmsprop.set_learning_rate(0.03);
+        pull({p}, rmsprop);
+        for (std::size_t i = 0; i < 3; ++i) {
+          const double g = x[i] * curvature[i] + 0.01 * x[i];
+          v[i] = 0.95 * v[i] + (1 - 0.95) * g * g;
+          average[i] = 0.95 * average[i] + (1 - 0.95) * g;
+          const double variance = centered ? v[i] - average[i] * average[i] : v[i];
+          const double d = g / (std::sqrt(variance) + 1e-3);
+          b[i] = momentum * b[i] + d;
+          x[i] -= rmsprop.learning_rate() * b[i];
+        }
+        check_near(p.value(), x, 1e-5);
+      }
+    }
+  }
+}
+
+TEST_CASE("RMSprop: where the average takes all of the square, rounding leaves no root of less than zero") {
+  Parameter p(ft::zeros({100}));
+  optim::RMSprop rmsprop({p}, {.lr = 1e-9, .alpha = 0.5, .centered = true});
+  for (int step = 0; step < 60; ++step) {
+    p.set_grad(ft::full({100}, 0.1) + ft::arange(100) * 0.01);
+    rmsprop.step();
+  }
+  for (const float x : p.value().to_vector()) CHECK(std::isfinite(x));
+}
+
 TEST_CASE("a step after the first makes no plan, whatever the learning rate") {
   auto model = nn::resnet_cifar({.depth = 8, .width = 4});
   optim::SGD sgd(model.parameters(), {.lr = 0.1, .momentum = 0.9, .weight_decay = 5e-4});

@@ -121,10 +121,12 @@ TEST_CASE("clipping before a step is the clipping inside it, and a later norm ma
 }
 
 TEST_CASE("raw updates of one parameter in a row, and beside each other, do not race") {
-  const auto scalar = [](double x) { return ft::scalar(x, ft::DType::f64); };
-  const ft::ops::SgdScalars scalars{.lr = scalar(0.5), .weight_decay = scalar(0), .momentum = {}};
+  using ft::core::updates::sgd_update;
+  const ft::Location here = ft::Location::current();
+  std::vector<Tensor> scalars;
+  ft::ops::append_scalars(sgd_update::Scalars{.lr = 0.5}, scalars, here);
   const auto step = [&](const Tensor& p, const Tensor& g) {
-    return ft::ops::sgd_update(p, g, {}, scalars, false, ft::Location::current()).parameter;
+    return ft::ops::update(ft::ops::sgd_update_op, sgd_update::plain, p, g, {}, scalars, here)[0];
   };
   const Tensor p = ft::full({1000}, 1), g = ft::full({1000}, 2);
   const Tensor other = step(ft::full({1000}, 8) + p, g);

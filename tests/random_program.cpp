@@ -268,6 +268,12 @@ class Program : public Ingredients {
           parameters,
           optim::AdamOptions{.lr = 0.01, .eps = 1e-2, .weight_decay = 1e-2, .max_grad_norm = max_norm});
     const double momentum = plan.chance(50) ? 0.9 : 0;
+    if (plan.chance(10))
+      return std::make_unique<optim::RMSprop>(parameters, optim::RMSpropOptions{.lr = 0.01,
+                                                                                .eps = 1e-2,
+                                                                                .momentum = momentum,
+                                                                                .centered = plan.chance(50),
+                                                                                .max_grad_norm = max_norm});
     return std::make_unique<optim::SGD>(parameters,
                                         optim::SGDOptions{.lr = 0.01,
                                                           .momentum = momentum,

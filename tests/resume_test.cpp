@@ -25,6 +25,7 @@ const std::string data_folder = FUSETAPE_TESTS_DIR "/data/";
 
 constexpr optim::SGDOptions old_sgd{.lr = 0.05, .momentum = 0.9, .weight_decay = 5e-4};
 constexpr optim::AdamOptions old_adam{.lr = 0.01};
+constexpr optim::RMSpropOptions old_rmsprop{.lr = 0.001, .momentum = 0.9, .centered = true};
 const ft::data::DataLoaderOptions old_loader{.batch = 8, .crop = 1, .flip = true, .seed = 3};
 
 ft::data::Dataset images(std::int64_t count = 48) {
@@ -80,6 +81,10 @@ Run::MakeOptimizer optimizer(Options options) {
 }
 Run::MakeOptimizer sgd(optim::SGDOptions options = old_sgd) { return optimizer<optim::SGD>(options); }
 Run::MakeOptimizer adam(optim::AdamOptions options = old_adam) { return optimizer<optim::Adam>(options); }
+
+Run::MakeOptimizer rmsprop(optim::RMSpropOptions options = old_rmsprop) {
+  return optimizer<optim::RMSprop>(options);
+}
 
 template <class Kind, class Options>
 Run::MakeSchedule schedule(Options options) {
@@ -225,6 +230,11 @@ TEST_CASE("settings that differ are refused with both values, or hold as the cal
        "has 0.999, expected 0.99"},
       {adam(), cosine(), with(adam({.lr = 0.01, .eps = 1e-6}), cosine()), "optimizer.settings.eps",
        "has 1e-08, expected 1e-06"},
+      {rmsprop(), cosine(),
+       with(rmsprop({.lr = 0.001, .alpha = 0.9, .momentum = 0.9, .centered = true}), cosine()),
+       "optimizer.settings.alpha", "has 0.99, expected 0.9"},
+      {rmsprop(), cosine(), with(rmsprop({.lr = 0.001, .momentum = 0.5, .centered = true}), cosine()),
+       "optimizer.settings.momentum", "has 0.9, expected 0.5"},
       {sgd(), cosine(), with(sgd(), steps()), "schedule.kind", "has CosineLR, expected StepLR"},
       {sgd(), cosine(), with(sgd(), cosine({.total_steps = 9})), "schedule.settings.total_steps",
        "has 8, expected 9"},

@@ -98,6 +98,20 @@ void add_updates(Cases& cases) {
                    parameters,
                    [](In x) { return updated<optim::AdamW>(x, optim::AdamWOptions{.lr = 0.01}); },
                    {.differentiable = false, .groups = {"adam_update"}}});
+  const std::pair<const char*, optim::RMSpropOptions> rmsprops[] = {
+      {"plain", {}},
+      {"centered", {.weight_decay = 1e-2, .centered = true}},
+      {"momentum", {.alpha = 0.9, .momentum = 0.9}},
+      {"centered, momentum", {.alpha = 0.9, .momentum = 0.5, .centered = true}},
+      {"clipped inside the step", {.momentum = 0.9, .max_grad_norm = 0.5}},
+  };
+  for (const auto& [name, options] : rmsprops) {
+    const bool clip = options.max_grad_norm > 0;
+    cases.push_back({std::string("rmsprop, ") + name,
+                     parameters,
+                     [options = options](In x) { return updated<optim::RMSprop>(x, options); },
+                     {.differentiable = false, .groups = {clip ? "clip+rmsprop_update" : "rmsprop_update"}}});
+  }
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ std::span<const Candidate> relu_masks();           ///< a ReLU's mask as bits, a
 std::span<const Candidate> reductions();           ///< sum, mean, max over axes; argmax
 std::span<const Candidate> softmaxes();            ///< softmax, log_softmax, and gradients
 std::span<const Candidate> cross_entropies();      ///< cross_entropy and its gradient
-std::span<const Candidate> optimizers();           ///< sgd_update, adam_update, one or all
+std::span<const Candidate> optimizers();           ///< updates, one or all
 std::span<const Candidate> movements();            ///< concat, slice, pad
 std::span<const Candidate> transposes();           ///< transpose
 std::span<const Candidate> random_draws();         ///< rand, randn, dropout

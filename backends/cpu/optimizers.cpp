@@ -7,8 +7,7 @@
 #include "backends/cpu/optimizers_simd.hpp"
 #include "backends/update_groups.hpp"
 
-/// sgd_update and adam_update: one node, or all parameters of a model in one kernel, with the clipping of
-/// their gradients.
+/// Updates: one node, or all parameters of a model in one kernel, with the clipping of their gradients.
 namespace fusetape::backends::cpu {
 namespace {
 
@@ -22,84 +21,37 @@ struct Share {
   std::int64_t begin = 0, end = 0;
 };
 
-/// The tensors of an update by pointer.
-struct Operands {
-  const float* in[Update::tensors] = {};
-  float* out[Update::tensors] = {};
-};
-
-double scalar(const KernelArgs& args, int value) { return *args.in<double>(value); }
-
 float gradient_scale(const KernelArgs& args, const Update& update) {
   if (update.scale < 0) return 1;
   float scale = 0;
   return *read_floats(update.dtype, args.in<std::byte>(update.scale), 0, 1, &scale);
 }
 
-void run_sgd(const KernelArgs& args, const Update& update, const Operands& at, std::int64_t begin,
-             std::int64_t end) {
-  const std::vector<int>& in = update.inputs;
-  const double momentum = at.in[2] != nullptr ? scalar(args, in[5]) : 0;
-  const SgdSpan span{
-      .factors = core::sgd_factors(scalar(args, in[2]), scalar(args, in[3]), momentum, update.variant != 0),
-      .scale = gradient_scale(args, update),
-      .p = at.in[0],
-      .g = at.in[1],
-      .v = at.in[2],
-      .new_p = at.out[0],
-      .new_g = at.out[1],
-      .new_v = at.out[2]};
-  update_sgd(span, begin, end);
-}
-
-void run_adam(const KernelArgs& args, const Update& update, const Operands& at, std::int64_t begin,
-              std::int64_t end) {
-  const std::vector<int>& in = update.inputs;
-  const core::AdamSettings settings{.lr = scalar(args, in[4]),
-                                    .beta1 = scalar(args, in[5]),
-                                    .beta2 = scalar(args, in[6]),
-                                    .eps = scalar(args, in[7]),
-                                    .weight_decay = scalar(args, in[8]),
-                                    .correction1 = scalar(args, in[9]),
-                                    .correction2 = scalar(args, in[10])};
-  const AdamSpan span{.factors = core::adam_factors(settings, update.variant != 0),
-                      .scale = gradient_scale(args, update),
-                      .p = at.in[0],
-                      .g = at.in[1],
-                      .m = at.in[2],
-                      .v = at.in[3],
-                      .new_p = at.out[0],
-                      .new_g = at.out[1],
-                      .new_m = at.out[2],
-                      .new_v = at.out[3]};
-  update_adam(span, begin, end);
-}
-
 void run_floats(const KernelArgs& args, const Update& update, std::int64_t begin, std::int64_t end) {
-  Operands at;
-  for (int i = 0; i < Update::tensors; ++i) {
-    if (update.in[i] >= 0) at.in[i] = args.in<float>(update.in[i]);
-    if (update.out[i] >= 0) at.out[i] = args.out<float>(update.out[i]);
+  UpdateSpan span{.scale = gradient_scale(args, update)};
+  for (std::size_t i = 0; i < span.in.size(); ++i) {
+    if (update.in[i] >= 0) span.in[i] = args.in<float>(update.in[i]);
+    if (update.out[i] >= 0) span.out[i] = args.out<float>(update.out[i]);
   }
-  (update.adam ? run_adam : run_sgd)(args, update, at, begin, end);
+  run_update(args, update, span, begin, end);
 }
 
 /// Block by block through floats. The results may lie where the operands do.
 void run_halves(const KernelArgs& args, const Update& update, std::int64_t begin, std::int64_t end) {
+  UpdateSpan span{.scale = gradient_scale(args, update)};
   constexpr std::int64_t block = 512;
-  float in[Update::tensors][block], out[Update::tensors][block];
-  Operands at;
-  for (int i = 0; i < Update::tensors; ++i) {
-    if (update.in[i] >= 0) at.in[i] = in[i];
-    if (update.out[i] >= 0) at.out[i] = out[i];
+  PerUpdateTensor<float[block]> in, out;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if (update.in[i] >= 0) span.in[i] = in[i];
+    if (update.out[i] >= 0) span.out[i] = out[i];
   }
   for (std::int64_t first = begin; first < end; first += block) {
     const std::int64_t count = std::min(block, end - first);
-    for (int i = 0; i < Update::tensors; ++i) {
+    for (std::size_t i = 0; i < in.size(); ++i) {
       if (update.in[i] >= 0) read_floats(update.dtype, args.in<std::byte>(update.in[i]), first, count, in[i]);
     }
-    (update.adam ? run_adam : run_sgd)(args, update, at, 0, count);
-    for (int i = 0; i < Update::tensors; ++i) {
+    run_update(args, update, span, 0, count);
+    for (std::size_t i = 0; i < out.size(); ++i) {
       if (update.out[i] >= 0)
         write_floats(update.dtype, out[i], args.out<std::byte>(update.out[i]), first, count);
     }

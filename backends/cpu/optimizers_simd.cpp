@@ -3,86 +3,78 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backends/cpu/optimizers_simd.cpp"
 #include "hwy/foreach_target.h"
-// After foreach_target.h:
+// clang-format off
 #include "hwy/highway.h"
+#include "backends/cpu/lanes-inl.hpp"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
 
-namespace hn = hwy::HWY_NAMESPACE;
-using Floats = hn::ScalableTag<float>;
-using Vec = hn::Vec<Floats>;
+HWY_INLINE Lanes product_plus(Lanes a, Lanes b, Lanes c) { return Lanes(hn::MulAdd(a.v, b.v, c.v)); }
+HWY_INLINE Lanes minus_product(Lanes c, Lanes a, Lanes b) { return Lanes(hn::NegMulAdd(a.v, b.v, c.v)); }
+
+namespace updates {
+
+#define FUSETAPE_UPDATE HWY_INLINE
+#include "core/update_formulas.inc"
+#undef FUSETAPE_UPDATE
+
+}  // namespace updates
 
 /// Calls body(load, store, i) for every vector of [begin, end), the last one masked.
 template <class Body>
 HWY_INLINE void for_vectors(std::int64_t begin, std::int64_t end, Body body) {
-  const Floats d;
-  constexpr auto lanes = static_cast<std::int64_t>(hn::MaxLanes(Floats()));
+  const D d;
+  constexpr auto lanes = static_cast<std::int64_t>(hn::MaxLanes(D()));
   std::int64_t i = begin;
   for (; i + lanes <= end; i += lanes) {
-    body([&](const float* from) HWY_ATTR { return hn::LoadU(d, from); },
-         [&](Vec v, float* to) HWY_ATTR { hn::StoreU(v, d, to); }, i);
+    body([&](const float* from) HWY_ATTR { return Lanes(hn::LoadU(d, from)); },
+         [&](Lanes x, float* to) HWY_ATTR { hn::StoreU(x.v, d, to); }, i);
   }
   if (i < end) {
     const auto mask = hn::FirstN(d, static_cast<std::size_t>(end - i));
-    body([&](const float* from) HWY_ATTR { return hn::MaskedLoad(mask, d, from); },
-         [&](Vec v, float* to) HWY_ATTR { hn::BlendedStore(v, mask, d, to); }, i);
+    body([&](const float* from) HWY_ATTR { return Lanes(hn::MaskedLoad(mask, d, from)); },
+         [&](Lanes x, float* to) HWY_ATTR { hn::BlendedStore(x.v, mask, d, to); }, i);
   }
 }
 
-/// core::decayed.
-struct VecDecay {
-  Vec high, low;
-  HWY_INLINE Vec operator()(Vec x, Vec more) const { return hn::MulAdd(high, x, hn::MulAdd(low, x, more)); }
-};
-HWY_INLINE VecDecay vec_decay(const core::Decay& decay) {
-  return {hn::Set(Floats(), decay.high), hn::Set(Floats(), decay.low)};
-}
-
-template <bool Momentum>
-void sgd(const SgdSpan& span, std::int64_t begin, std::int64_t end) {
-  const Floats d;
-  const core::SgdFactors& f = span.factors;
-  const Vec lr = hn::Set(d, f.lr), decay = hn::Set(d, f.weight_decay), scale = hn::Set(d, span.scale);
-  const VecDecay momentum = vec_decay(f.momentum);
+template <class U, int variant>
+void update_elements(const typename U::Scalars& scalars, const UpdateSpan& span, std::int64_t begin,
+                     std::int64_t end) {
+  constexpr std::size_t states = U::states(variant);
+  const auto factors = U::template factors<Lanes>(scalars);
+  const Lanes scale(span.scale);
+  const PerUpdateTensor<const float*> in = span.in;
+  const PerUpdateTensor<float*> out = span.out;
   for_vectors(begin, end, [&](auto load, auto store, std::int64_t i) HWY_ATTR {
-    const Vec p = load(span.p + i);
-    const Vec g = hn::Mul(load(span.g + i), scale);
-    if (span.new_g != nullptr) store(g, span.new_g + i);
-    Vec change = hn::MulAdd(decay, p, g);
-    if constexpr (Momentum) {
-      const Vec v = momentum(load(span.v + i), change);
-      store(v, span.new_v + i);
-      change = f.nesterov ? momentum(v, change) : v;
-    }
-    store(hn::NegMulAdd(lr, change, p), span.new_p + i);
+    Lanes p = load(in[0] + i), state[states + 1];
+    const Lanes g = load(in[1] + i) * scale;
+    for (std::size_t s = 0; s < states; ++s) state[s] = load(in[2 + s] + i);
+    U::template update<variant>(factors, p, g, state);
+    if (out[1] != nullptr) store(g, out[1] + i);
+    for (std::size_t s = 0; s < states; ++s) store(state[s], out[2 + s] + i);
+    store(p, out[0] + i);
   });
 }
 
-void Sgd(const SgdSpan& span, std::int64_t begin, std::int64_t end) {
-  span.v != nullptr ? sgd<true>(span, begin, end) : sgd<false>(span, begin, end);
+template <class U>
+void run_as(const KernelArgs& args, const Update& update, const UpdateSpan& span, std::int64_t begin,
+            std::int64_t end) {
+  const auto scalars = core::updates::read_scalars<U>(
+      [&](int i) { return *args.in<double>(update.scalars[static_cast<std::size_t>(i)]); });
+  core::updates::with_variant<U>(update.variant, [&](auto variant) {
+    update_elements<U, decltype(variant)::value>(scalars, span, begin, end);
+  });
 }
 
-void Adam(const AdamSpan& span, std::int64_t begin, std::int64_t end) {
-  const Floats d;
-  const core::AdamFactors& f = span.factors;
-  const VecDecay beta1 = vec_decay(f.beta1), beta2 = vec_decay(f.beta2);
-  const Vec rest1 = hn::Set(d, f.rest1), rest2 = hn::Set(d, f.rest2);
-  const Vec step = hn::Set(d, f.step), eps = hn::Set(d, f.eps);
-  const Vec decay = hn::Set(d, f.decay), shrink = hn::Set(d, f.shrink), scale = hn::Set(d, span.scale);
-  for_vectors(begin, end, [&](auto load, auto store, std::int64_t i) HWY_ATTR {
-    const Vec p = load(span.p + i);
-    const Vec clipped = hn::Mul(load(span.g + i), scale);
-    if (span.new_g != nullptr) store(clipped, span.new_g + i);
-    const Vec g = hn::MulAdd(decay, p, clipped);
-    const Vec m = beta1(load(span.m + i), hn::Mul(rest1, g));
-    const Vec v = beta2(load(span.v + i), hn::Mul(rest2, hn::Mul(g, g)));
-    const Vec ratio = hn::Div(m, hn::Add(hn::Sqrt(v), eps));
-    store(m, span.new_m + i);
-    store(v, span.new_v + i);
-    store(hn::NegMulAdd(step, ratio, hn::NegMulAdd(shrink, p, p)), span.new_p + i);
-  });
+void RunUpdate(const KernelArgs& args, const Update& update, const UpdateSpan& span, std::int64_t begin,
+               std::int64_t end) {
+#define FUSETAPE_RUN_UPDATE(name) \
+  if (update.op == &ops::name##_op) run_as<updates::name>(args, update, span, begin, end);
+  FUSETAPE_UPDATE_OPS(FUSETAPE_RUN_UPDATE)
+#undef FUSETAPE_RUN_UPDATE
 }
 
 }  // namespace
@@ -92,15 +84,11 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace fusetape::backends::cpu {
 
-HWY_EXPORT(Sgd);
-HWY_EXPORT(Adam);
+HWY_EXPORT(RunUpdate);
 
-void update_sgd(const SgdSpan& span, std::int64_t begin, std::int64_t end) {
-  HWY_DYNAMIC_DISPATCH(Sgd)(span, begin, end);
-}
-
-void update_adam(const AdamSpan& span, std::int64_t begin, std::int64_t end) {
-  HWY_DYNAMIC_DISPATCH(Adam)(span, begin, end);
+void run_update(const KernelArgs& args, const Update& update, const UpdateSpan& span, std::int64_t begin,
+                std::int64_t end) {
+  HWY_DYNAMIC_DISPATCH(RunUpdate)(args, update, span, begin, end);
 }
 
 }  // namespace fusetape::backends::cpu

@@ -1,29 +1,16 @@
 #pragma once
-#include <cstdint>
+#include "backends/update_groups.hpp"
 
-#include "core/update_formulas.hpp"
-
-/// The inner loops of the optimizers, on a run of elements of one parameter. Results may share the operands'
-/// places.
+/// The inner loops of the optimizers.
 namespace fusetape::backends::cpu {
 
-/// core::sgd_updated of g' = scale·g. Without momentum v, v' are null; g' is written only where it has a
-/// place.
-struct SgdSpan {
-  core::SgdFactors factors{};
-  float scale = 1;
-  const float *p = nullptr, *g = nullptr, *v = nullptr;
-  float *new_p = nullptr, *new_g = nullptr, *new_v = nullptr;
+/// The elements of one parameter, by pointer as Update has them. Results may share the operands' places.
+struct UpdateSpan {
+  float scale = 1;  ///< of the gradient; what that gives is written only where it has a place
+  PerUpdateTensor<const float*> in{};
+  PerUpdateTensor<float*> out{};
 };
-void update_sgd(const SgdSpan& span, std::int64_t begin, std::int64_t end);
-
-/// core::adam_updated of g' = scale·g. g' is written only where it has a place.
-struct AdamSpan {
-  core::AdamFactors factors{};
-  float scale = 1;
-  const float *p = nullptr, *g = nullptr, *m = nullptr, *v = nullptr;
-  float *new_p = nullptr, *new_g = nullptr, *new_m = nullptr, *new_v = nullptr;
-};
-void update_adam(const AdamSpan& span, std::int64_t begin, std::int64_t end);
+void run_update(const KernelArgs& args, const Update& update, const UpdateSpan& span, std::int64_t begin,
+                std::int64_t end);
 
 }  // namespace fusetape::backends::cpu

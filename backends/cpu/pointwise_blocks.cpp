@@ -16,43 +16,14 @@ namespace {
 
 // ---- formulas on vectors
 
-struct Truths {
-  hn::Mask<D> mask;
-  friend HWY_INLINE Truths operator&&(Truths a, Truths b) { return {hn::And(a.mask, b.mask)}; }
-  friend HWY_INLINE Truths operator||(Truths a, Truths b) { return {hn::Or(a.mask, b.mask)}; }
-};
-
-struct Lanes {
-  V v;
-  HWY_INLINE explicit Lanes(V vector) : v(vector) {}
-  HWY_INLINE explicit Lanes(double number) : v(constant(static_cast<float>(number))) {}
-
-  friend HWY_INLINE Lanes operator+(Lanes a, Lanes b) { return Lanes(hn::Add(a.v, b.v)); }
-  friend HWY_INLINE Lanes operator-(Lanes a, Lanes b) { return Lanes(hn::Sub(a.v, b.v)); }
-  friend HWY_INLINE Lanes operator*(Lanes a, Lanes b) { return Lanes(hn::Mul(a.v, b.v)); }
-  friend HWY_INLINE Lanes operator/(Lanes a, Lanes b) { return Lanes(hn::Div(a.v, b.v)); }
-  friend HWY_INLINE Lanes operator-(Lanes a) { return Lanes(hn::Neg(a.v)); }
-
-  friend HWY_INLINE Truths operator==(Lanes a, Lanes b) { return {hn::Eq(a.v, b.v)}; }
-  friend HWY_INLINE Truths operator!=(Lanes a, Lanes b) { return {hn::Not(hn::Eq(a.v, b.v))}; }
-  friend HWY_INLINE Truths operator<(Lanes a, Lanes b) { return {hn::Lt(a.v, b.v)}; }
-  friend HWY_INLINE Truths operator<=(Lanes a, Lanes b) { return {hn::Le(a.v, b.v)}; }
-  friend HWY_INLINE Truths operator>(Lanes a, Lanes b) { return {hn::Gt(a.v, b.v)}; }
-  friend HWY_INLINE Truths operator>=(Lanes a, Lanes b) { return {hn::Ge(a.v, b.v)}; }
-};
-
 namespace formulas {
 
-HWY_INLINE Lanes select(Truths condition, Lanes a, Lanes b) {
-  return Lanes(hn::IfThenElse(condition.mask, a.v, b.v));
-}
 HWY_INLINE Truths is_nan(Lanes x) { return {hn::IsNaN(x.v)}; }
 HWY_INLINE Lanes abs_of(Lanes x) { return Lanes(hn::Abs(x.v)); }
 HWY_INLINE Lanes exp_of(Lanes x) { return Lanes(vector_exp(x.v)); }
 HWY_INLINE Lanes expm1_of(Lanes x) { return Lanes(vector_expm1(x.v)); }
 HWY_INLINE Lanes log_of(Lanes x) { return Lanes(vector_log(x.v)); }
 HWY_INLINE Lanes log1p_of(Lanes x) { return Lanes(hn::Log1p(D(), x.v)); }
-HWY_INLINE Lanes sqrt_of(Lanes x) { return Lanes(hn::Sqrt(x.v)); }
 HWY_INLINE Lanes tanh_of(Lanes x) { return Lanes(vector_tanh(x.v)); }
 HWY_INLINE Lanes pow_of(Lanes base, Lanes exponent) { return Lanes(vector_pow(base.v, exponent.v)); }
 HWY_INLINE Lanes normal_distribution_of(Lanes x) { return Lanes(normal_distribution(x.v)); }
@@ -68,7 +39,7 @@ HWY_INLINE Lanes normal_density_of(Lanes x) { return Lanes(hn::Mul(gaussian(x.v)
 }  // namespace formulas
 
 #define FUSETAPE_BLOCK_OP(name, tensors, numbers)    \
-  struct name##_of {                                 \
+  struct name##_formula {                            \
     template <class... T>                            \
     static HWY_INLINE Lanes element(T... operands) { \
       return formulas::name(operands...);            \
@@ -153,7 +124,7 @@ void over_block(const BlockArgs& args) {
 
 BlockFunction function_of(const core::OpDef& op) {
 #define FUSETAPE_BLOCK_ROW(name, tensors, numbers) \
-  if (&op == &ops::name##_op) return over_block<name##_of, tensors, numbers>;
+  if (&op == &ops::name##_op) return over_block<name##_formula, tensors, numbers>;
   FUSETAPE_POINTWISE_OPS(FUSETAPE_BLOCK_ROW)
 #undef FUSETAPE_BLOCK_ROW
   return nullptr;

@@ -9,6 +9,7 @@
 
 #include <cmath>
 
+#include "backends/cpu/lanes-inl.hpp"
 #include "backends/cpu/pointwise_blocks.hpp"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
@@ -16,13 +17,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
-
-namespace hn = hwy::HWY_NAMESPACE;
-
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-HWY_INLINE V constant(float value) { return hn::Set(D(), value); }
 
 HWY_INLINE V vector_exp(V x) {
   // Highway's Exp is made for [-FLT_MAX, 104]; it gives 0 and infinity for what is far out on either side.

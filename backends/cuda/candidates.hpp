@@ -39,7 +39,7 @@ std::span<const Candidate> poolings();             ///< max and average pooling,
 std::span<const Candidate> reductions();           ///< sum, mean, max over axes; argmax
 std::span<const Candidate> softmaxes();            ///< softmax, log_softmax, and gradients
 std::span<const Candidate> cross_entropies();      ///< cross_entropy and its gradient
-std::span<const Candidate> optimizers();           ///< sgd_update, adam_update, one or all; grad_norm
+std::span<const Candidate> optimizers();           ///< updates, one or all; grad_norm
 std::span<const Candidate> random_draws();         ///< rand, randn, dropout
 std::span<const Candidate> movements();            ///< transpose, concat, slice, pad
 std::span<const Candidate> pointwise_programs();   ///< every pointwise node, alone and in chains

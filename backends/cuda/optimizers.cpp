@@ -1,5 +1,5 @@
-// sgd_update and adam_update: one node, or all parameters of a model in as few launches as there is room for
-// their pointers in the arguments, with the clipping of their gradients.
+// Updates: one node, or all parameters of a model in as few launches as there is room for their pointers in
+// the arguments, with the clipping of their gradients.
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/device_kernel.hpp"
 #include "backends/cuda/element_types.hpp"
@@ -31,48 +31,20 @@ class OptimizerKernel final : public DeviceKernel, public NotesFaults {
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       with_element_type(dtype, [&](auto element) {
         using T = decltype(element);
-        updates_.front().adam ? run_list<AdamUpdate<T>, T>(args, dtype)
-                              : run_list<SgdUpdate<T>, T>(args, dtype);
+#define FUSETAPE_RUN_UPDATE(name) \
+  if (updates_.front().op == &ops::name##_op) run_list<T, core::updates::name>(args, dtype);
+        FUSETAPE_UPDATE_OPS(FUSETAPE_RUN_UPDATE)
+#undef FUSETAPE_RUN_UPDATE
       });
     }
   }
 
  private:
-  const double* scalar(const KernelArgs& args, std::size_t input) const {
-    return args.in<double>(updates_.front().inputs[input]);
-  }
-  template <class T>
-  const T* gradient_scale(const KernelArgs& args) const {
-    const int scale = updates_.front().scale;
-    return scale >= 0 ? args.in<T>(scale) : nullptr;
-  }
-
-  template <class T>
-  void set_scalars(const KernelArgs& args, typename SgdUpdate<T>::Args& to) const {
-    to.lr = scalar(args, 2);
-    to.weight_decay = scalar(args, 3);
-    to.momentum = updates_.front().in[2] >= 0 ? scalar(args, 5) : nullptr;
-    to.nesterov = updates_.front().variant != 0;
-    to.scale = gradient_scale<T>(args);
-  }
-  template <class T>
-  void set_scalars(const KernelArgs& args, typename AdamUpdate<T>::Args& to) const {
-    const double** const scalars[] = {&to.lr,           &to.beta1,       &to.beta2,      &to.eps,
-                                      &to.weight_decay, &to.correction1, &to.correction2};
-    for (std::size_t i = 0; i < std::size(scalars); ++i) *scalars[i] = scalar(args, 4 + i);
-    to.decoupled = updates_.front().variant != 0;
-    to.scale = gradient_scale<T>(args);
-  }
-
   /// The group's scalars are those of its first update.
   Access scalars(const KernelArgs& args) const {
     const Update& first = updates_.front();
     Access access;
-    for (std::size_t i = 2; i < first.inputs.size(); ++i) {
-      const bool tensor =
-          std::find(first.in, first.in + Update::tensors, first.inputs[i]) != first.in + Update::tensors;
-      if (!tensor) access.reads.push_back(whole(args, first.inputs[i]));
-    }
+    for (const int scalar : first.scalars) access.reads.push_back(whole(args, scalar));
     if (first.scale >= 0) access.reads.push_back(whole(args, first.scale));
     access.reads.push_back(piece(faults_->place(), 1));
     return access;
@@ -80,7 +52,7 @@ class OptimizerKernel final : public DeviceKernel, public NotesFaults {
 
   Access tensors(const KernelArgs& args, const Update& update) const {
     Access access;
-    for (int i = 0; i < Update::tensors; ++i) {
+    for (std::size_t i = 0; i < update.in.size(); ++i) {
       if (update.in[i] >= 0) access.reads.push_back(whole(args, update.in[i]));
       if (update.out[i] >= 0) access.writes.push_back(whole(args, update.out[i]));
     }
@@ -88,23 +60,30 @@ class OptimizerKernel final : public DeviceKernel, public NotesFaults {
   }
 
   /// The updates of this dtype.
-  template <class K, class T>
+  template <class T, class U>
   void run_list(const KernelArgs& args, DType dtype) const {
+    using K = ParameterUpdate<T, U>;
+    const Update& first = updates_.front();
     typename K::Args arguments{};
-    set_scalars<T>(args, arguments);
+    for (std::size_t i = 0; i < first.scalars.size(); ++i)
+      arguments.scalars[i] = args.in<double>(first.scalars[i]);
+    if (first.scale >= 0) arguments.scale = args.in<T>(first.scale);
     arguments.fault = faults_->place();
+    arguments.variant = first.variant;
     TensorList<K> list(arguments, scalars(args));
     for (const Update& update : updates_) {
       if (update.dtype != dtype) continue;
-      list.add(update.elements, tensors(args, update), [&](std::int64_t first) {
-        const auto in = [&](int i) { return update.in[i] >= 0 ? args.in<T>(update.in[i]) + first : nullptr; };
-        const auto out = [&](int i) {
-          return update.out[i] >= 0 ? args.out<T>(update.out[i]) + first : nullptr;
+      list.add(update.elements, tensors(args, update), [&](std::int64_t from) {
+        const auto in = [&](std::size_t i) {
+          return update.in[i] >= 0 ? args.in<T>(update.in[i]) + from : nullptr;
+        };
+        const auto out = [&](std::size_t i) {
+          return update.out[i] >= 0 ? args.out<T>(update.out[i]) + from : nullptr;
         };
         typename K::Entry entry{.p = in(0), .g = in(1), .new_p = out(0), .new_g = out(1)};
-        for (int state = 0; state < K::Entry::states; ++state) {
-          entry.state[state] = in(2 + state);
-          entry.new_state[state] = out(2 + state);
+        for (std::size_t s = 0; s < std::size(entry.state); ++s) {
+          entry.state[s] = in(2 + s);
+          entry.new_state[s] = out(2 + s);
         }
         return entry;
       });

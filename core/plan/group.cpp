@@ -29,7 +29,7 @@ Roles single_roles(const Graph& graph, int id) {
   if (node.is(ops::matmul_op)) return MatrixProduct{.node = id, .a = in[0], .b = in[1], .y = out[0]};
   if (node.is(ops::max_pool2d_grad_op))
     return MaxPoolGrad{.node = id, .g = in[0], .index = in[1], .dx = out[0]};
-  if (node.is(ops::sgd_update_op) || node.is(ops::adam_update_op)) return Updates{};
+  if (node.op->update) return Updates{};
   if (node.op->norm == nullptr) return PlainNode{};
   const NormRoles norm = norm_roles(graph, id);
   if (is_norm_gradient(node)) {

@@ -8,6 +8,10 @@ namespace {
 
 using enum Family;
 
+#define FUSETAPE_CLIPPED_UPDATE(name) \
+  {"clip+" #name, optimizer, &ops::name##_op, match_updates, with::clipping},
+#define FUSETAPE_UPDATE_RULE(name) {#name, optimizer, &ops::name##_op, match_updates},
+
 /// In order: the first row that matches and is supported takes the nodes. Rows without a match function are
 /// passes of their own that are switched here, too.
 constexpr Rule rules[] = {
@@ -44,10 +48,8 @@ constexpr Rule rules[] = {
     {"conv2d_grad_weight&conv2d_grad_weight", convolution, &ops::conv2d_grad_weight_op, match_conv_siblings},
     {"conv2d_grad_weight+cast", convolution, &ops::cast_op, match_conv_grad_weight_cast},
     {"max_pool2d_grad+relu_grad", pointwise, &ops::relu_grad_op, match_max_pool_relu_gradient},
-    {"clip+sgd_update", optimizer, &ops::sgd_update_op, match_updates, with::clipping},
-    {"clip+adam_update", optimizer, &ops::adam_update_op, match_updates, with::clipping},
-    {"sgd_update", optimizer, &ops::sgd_update_op, match_updates},
-    {"adam_update", optimizer, &ops::adam_update_op, match_updates},
+    FUSETAPE_UPDATE_OPS(FUSETAPE_CLIPPED_UPDATE)  //
+    FUSETAPE_UPDATE_OPS(FUSETAPE_UPDATE_RULE)     //
     {"pointwise", pointwise, nullptr, nullptr},
     {"carry", transform, nullptr, nullptr},
     {"mask", memory, nullptr, nullptr},

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <set>
-#include <span>
 
 #include "core/op_list.hpp"
 #include "core/plan/match.hpp"
@@ -9,9 +8,10 @@
 namespace fusetape::plan {
 namespace {
 
-constexpr int sgd_scalars[] = {2, 3, 5};
-constexpr int adam_scalars[] = {4, 5, 6, 7, 8, 9, 10};
 constexpr std::size_t gradient_input = 1;
+
+/// p, g and the state, of which there is a new value each; the other inputs are scalars.
+std::size_t tensors_of(const GraphNode& update) { return update.outputs.size() + 1; }
 
 /// A gradient that a free `mul` by a scalar makes from another: g·scale.
 struct ClippedGradient {
@@ -36,8 +36,8 @@ ClippedGradient clipped_gradient(const Cover& cover, const GraphNode& update) {
 /// Collects the updates that can run side by side, in recorded order.
 class UpdateCollector {
  public:
-  UpdateCollector(const Cover& cover, const GraphNode& first, std::span<const int> scalars, bool clipped)
-      : cover_(cover), first_(first), scalars_(scalars), after_(cover.graph.nodes.size(), false) {
+  UpdateCollector(const Cover& cover, const GraphNode& first, bool clipped)
+      : cover_(cover), first_(first), after_(cover.graph.nodes.size(), false) {
     if (clipped) scale_ = clipped_gradient(cover, first).scale;
   }
 
@@ -64,11 +64,8 @@ class UpdateCollector {
 
   bool belongs(const GraphNode& node, int id) const {
     if (node.op != first_.op || !cover_.free(id) || !(node.attrs == first_.attrs)) return false;
-    if (node.inputs.size() != first_.inputs.size()) return false;
-    return std::all_of(scalars_.begin(), scalars_.end(), [&](int i) {
-      const auto input = static_cast<std::size_t>(i);
-      return input >= node.inputs.size() || node.inputs[input] == first_.inputs[input];
-    });
+    const auto scalars = static_cast<std::ptrdiff_t>(tensors_of(first_));
+    return std::equal(first_.inputs.begin() + scalars, first_.inputs.end(), node.inputs.begin() + scalars);
   }
 
   /// A parameter and its state are overwritten: no other member may read them.
@@ -77,9 +74,8 @@ class UpdateCollector {
     if (clipped.scale != scale_) return false;
     const int g = scale_ >= 0 ? clipped.g : node.inputs[gradient_input];
     std::vector<int> state;
-    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-      const bool scalar = std::find(scalars_.begin(), scalars_.end(), static_cast<int>(i)) != scalars_.end();
-      if (!scalar && i != gradient_input) state.push_back(node.inputs[i]);
+    for (std::size_t i = 0; i < tensors_of(node); ++i) {
+      if (i != gradient_input) state.push_back(node.inputs[i]);
     }
     const bool shared = std::any_of(state.begin(), state.end(), [&](int s) { return read_.count(s) > 0; });
     if (shared || overwritten_.count(g) > 0) return false;
@@ -94,7 +90,6 @@ class UpdateCollector {
 
   const Cover& cover_;
   const GraphNode& first_;
-  std::span<const int> scalars_;
   int scale_ = -1;  ///< -1: gradients are taken as they come
   int updates_ = 0;
   std::set<int> nodes_, read_, overwritten_;
@@ -108,9 +103,7 @@ class UpdateCollector {
 std::optional<Group> match_updates(const Cover& cover, int node, Parts parts, NearMiss&) {
   const GraphNode& first = cover.graph.node(node);
   const bool clip = (parts & with::clipping) != 0;
-  const std::span<const int> scalars =
-      first.is(ops::sgd_update_op) ? std::span<const int>(sgd_scalars) : std::span<const int>(adam_scalars);
-  UpdateCollector updates(cover, first, scalars, clip);
+  UpdateCollector updates(cover, first, clip);
   if (clip && updates.scale() < 0) return std::nullopt;
   for (std::size_t n = static_cast<std::size_t>(node); n < cover.graph.nodes.size(); ++n) {
     updates.offer(static_cast<int>(n));

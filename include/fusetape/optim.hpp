@@ -2,11 +2,16 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "fusetape/tensor.hpp"
+
+namespace fusetape::core {
+struct OpDef;
+}  // namespace fusetape::core
 
 /// Optimizers and learning-rate schedules.
 namespace fusetape::optim {
@@ -59,7 +64,7 @@ class Optimizer {
   /// Takes over all of them; throws, and changes nothing, where the constructor would refuse one. Learning
   /// rates stay.
   void set_settings(const Settings& settings, Location at = Location::current());
-  /// "SGD", "Adam", "AdamW".
+  /// "SGD", "Adam", "AdamW", "RMSprop".
   const std::string& name() const { return name_; }
 
  protected:
@@ -79,6 +84,10 @@ class Optimizer {
   virtual void set_own_settings(const Settings&, Location) {}
   /// A zero state per parameter.
   std::vector<Cell> make_state(const std::string& name, Location at);
+  /// What update() does where `op` is one of the library's updates: its state is all that there is, in the
+  /// order in which it was made, its scalars are these.
+  void record_update(const core::OpDef& op, int variant, std::span<const Tensor> scalars, std::size_t index,
+                     const Tensor& gradient, Bindings& bindings, Location at);
 
  private:
   std::string name_;
@@ -136,8 +145,7 @@ class SGD : public Optimizer {
 
  private:
   SGDOptions options_;
-  std::vector<Cell> velocity_;
-  Tensor lr_, weight_decay_, momentum_;
+  std::vector<Tensor> scalars_;
 };
 
 struct AdamOptions {
@@ -171,23 +179,45 @@ class Adam : public Optimizer {
   void set_own_settings(const Settings& settings, Location at) override;
 
  private:
-  struct Correction {
-    std::int64_t count = 0;
-    Tensor first, second;
-  };
-  Correction correction_of(std::int64_t count);
+  std::span<const Tensor> scalars_of(std::int64_t count, Location at);
 
   AdamOptions options_;
   bool decoupled_;
-  std::vector<Cell> first_moment_, second_moment_;
-  Tensor lr_, beta1_, beta2_, eps_, weight_decay_;
-  std::vector<Correction>
-      corrections_;  ///< of this step, by update count: one, unless parameters were skipped
+  std::vector<std::int64_t> counts_;  ///< update counts in this step: one, unless parameters were skipped
+  std::vector<Tensor> scalars_;       ///< for each of them
 };
 
 class AdamW : public Adam {
  public:
   AdamW(std::vector<Parameter> parameters, AdamWOptions options = {}, Location at = Location::current());
+};
+
+struct RMSpropOptions {
+  double lr = 1e-2;
+  double alpha = 0.99;  ///< of the averages
+  double eps = 1e-8;
+  double weight_decay = 0;   ///< added to the gradient
+  double momentum = 0;       ///< 0: no buffer is kept
+  bool centered = false;     ///< divides by the gradient's deviation, for which its average is kept, too
+  double max_grad_norm = 0;  ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+};
+/// g ← g + weight_decay·p;  v ← αv + (1−α)g²;  centered: a ← αa + (1−α)g, ṽ = v − a², else ṽ = v;
+/// d = g/(√ṽ + eps);  momentum: b ← momentum·b + d, p ← p − lr·b, else p ← p − lr·d: as torch.optim.RMSprop
+/// is documented (PyTorch 2). State: "square_avg" v, "grad_avg" a, "momentum_buffer" b.
+class RMSprop : public Optimizer {
+ public:
+  RMSprop(std::vector<Parameter> parameters, RMSpropOptions options = {}, Location at = Location::current());
+
+ protected:
+  void begin_step(Location at) override;
+  void update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) override;
+  void end_step() override;
+  Settings own_settings() const override;
+  void set_own_settings(const Settings& settings, Location at) override;
+
+ private:
+  RMSpropOptions options_;
+  std::vector<Tensor> scalars_;
 };
 
 /// Multiplies all gradients by min(1, max_norm / (norm + 1e-6)), so that their joint 2-norm is at most

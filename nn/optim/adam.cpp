@@ -1,16 +1,17 @@
+#include <algorithm>
 #include <cmath>
 
-#include "core/number_text.hpp"
-#include "fusetape/optim.hpp"
+#include "nn/optim/setting_reader.hpp"
 #include "ops/optimizer.hpp"
 
 namespace fusetape::optim {
+
+using core::updates::adam_update;
+
 namespace {
 
 void check(const std::string& name, const AdamOptions& options, Location at) {
-  const auto require = [&](bool ok, const char* expected, double got) {
-    if (!ok) throw Error(name, std::string("expected ") + expected + ", got " + core::number_text(got), at);
-  };
+  const SettingCheck require{name, at};
   require(options.beta1 >= 0 && options.beta1 < 1, "beta1 in [0, 1)", options.beta1);
   require(options.beta2 >= 0 && options.beta2 < 1, "beta2 in [0, 1)", options.beta2);
   require(options.eps >= 0 && std::isfinite(options.eps), "a finite eps ≥ 0", options.eps);
@@ -26,8 +27,8 @@ Adam::Adam(std::string name, std::vector<Parameter> parameters, AdamOptions opti
       options_(options),
       decoupled_(decoupled) {
   check(name, options_, at);
-  first_moment_ = make_state("m", at);
-  second_moment_ = make_state("v", at);
+  make_state("m", at);
+  make_state("v", at);
 }
 
 Adam::Adam(std::vector<Parameter> parameters, AdamOptions options, Location at)
@@ -39,35 +40,32 @@ AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options, Location a
             options.max_grad_norm},
            true, at) {}
 
-void Adam::begin_step(Location at) {
-  lr_ = scalar(learning_rate(), DType::f64, at);
-  beta1_ = scalar(options_.beta1, DType::f64, at);
-  beta2_ = scalar(options_.beta2, DType::f64, at);
-  eps_ = scalar(options_.eps, DType::f64, at);
-  weight_decay_ = scalar(options_.weight_decay, DType::f64, at);
-  corrections_.clear();
-}
+/// The scalars come with the update counts. What a step that threw has left of them is none of this step's.
+void Adam::begin_step(Location) { end_step(); }
 
-Adam::Correction Adam::correction_of(std::int64_t count) {
-  for (const Correction& known : corrections_) {
-    if (known.count == count) return known;
+std::span<const Tensor> Adam::scalars_of(std::int64_t count, Location at) {
+  constexpr auto each = static_cast<std::size_t>(core::updates::scalars_of<adam_update>);
+  const auto known = std::find(counts_.begin(), counts_.end(), count);
+  const auto place = static_cast<std::size_t>(known - counts_.begin());
+  if (known == counts_.end()) {
+    const auto t = static_cast<double>(count);
+    counts_.push_back(count);
+    ops::append_scalars(adam_update::Scalars{.lr = learning_rate(),
+                                             .beta1 = options_.beta1,
+                                             .beta2 = options_.beta2,
+                                             .eps = options_.eps,
+                                             .weight_decay = options_.weight_decay,
+                                             .correction1 = 1 - std::pow(options_.beta1, t),
+                                             .correction2 = 1 - std::pow(options_.beta2, t)},
+                        scalars_, at);
   }
-  const auto t = static_cast<double>(count);
-  const Tensor first = scalar(1 - std::pow(options_.beta1, t), DType::f64);
-  const Tensor second = scalar(1 - std::pow(options_.beta2, t), DType::f64);
-  corrections_.push_back({count, first, second});
-  return corrections_.back();
+  return {scalars_.data() + place * each, each};
 }
 
 void Adam::update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) {
-  const Parameter& parameter = parameters()[index];
-  const Correction correction = correction_of(updates()[index] + 1);
-  ops::AdamStep next = ops::adam_update(
-      parameter.value(), gradient, first_moment_[index].value(), second_moment_[index].value(),
-      {lr_, beta1_, beta2_, eps_, weight_decay_, correction.first, correction.second}, decoupled_, at);
-  bindings.emplace_back(parameter, std::move(next.parameter));
-  bindings.emplace_back(first_moment_[index], std::move(next.m));
-  bindings.emplace_back(second_moment_[index], std::move(next.v));
+  const auto variant = decoupled_ ? adam_update::decoupled : adam_update::coupled;
+  record_update(ops::adam_update_op, variant, scalars_of(updates()[index] + 1, at), index, gradient, bindings,
+                at);
 }
 
 Settings Adam::own_settings() const {
@@ -88,8 +86,8 @@ void Adam::set_own_settings(const Settings& settings, Location at) {
 }
 
 void Adam::end_step() {
-  lr_ = beta1_ = beta2_ = eps_ = weight_decay_ = Tensor();
-  corrections_.clear();
+  counts_.clear();
+  scalars_.clear();
 }
 
 }  // namespace fusetape::optim

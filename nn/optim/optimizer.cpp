@@ -185,6 +185,21 @@ std::vector<Cell> Optimizer::make_state(const std::string& name, Location at) {
   return cells;
 }
 
+void Optimizer::record_update(const core::OpDef& op, int variant, std::span<const Tensor> scalars,
+                              std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) {
+  core::InlineVector<Cell, 6> cells;
+  core::InlineVector<Tensor, 6> state;
+  cells.push_back(parameters_[index]);
+  for (std::size_t i = index; i < named_state_.size(); i += parameters_.size()) {
+    cells.push_back(named_state_[i].second);
+    state.push_back(named_state_[i].second.value());
+  }
+  core::Outputs values = ops::update(op, variant, parameters_[index].value(), gradient,
+                                     {state.begin(), state.size()}, scalars, at);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    bindings.emplace_back(std::move(cells[i]), std::move(values[i]));
+}
+
 Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm, Location at) {
   if (!(max_norm > 0)) {
     throw Error("clip_grad_norm", "expected max_norm > 0, got " + core::number_text(max_norm), at);

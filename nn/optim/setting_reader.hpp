@@ -8,6 +8,16 @@
 
 namespace fusetape::optim {
 
+/// Throws where the options of a part are none that it takes.
+struct SettingCheck {
+  std::string of;  ///< the part, for errors
+  Location at;
+
+  void operator()(bool ok, const char* expected, double got) const {
+    if (!ok) throw Error(of, std::string("expected ") + expected + ", got " + core::number_text(got), at);
+  }
+};
+
 /// Reads settings that somebody else wrote.
 struct SettingReader {
   const Settings& settings;

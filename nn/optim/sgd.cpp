@@ -1,23 +1,20 @@
 #include <cmath>
 
-#include "core/number_text.hpp"
-#include "fusetape/optim.hpp"
+#include "nn/optim/setting_reader.hpp"
 #include "ops/optimizer.hpp"
 
 namespace fusetape::optim {
+
+using core::updates::sgd_update;
+
 namespace {
 
 void check(const SGDOptions& options, Location at) {
-  if (!(options.momentum >= 0 && options.momentum <= 1)) {
-    throw Error("SGD", "expected momentum in [0, 1], got " + core::number_text(options.momentum), at);
-  }
-  if (!(options.weight_decay >= 0) || std::isinf(options.weight_decay)) {
-    throw Error("SGD", "expected a finite weight_decay ≥ 0, got " + core::number_text(options.weight_decay),
-                at);
-  }
-  if (options.nesterov && options.momentum == 0) {
-    throw Error("SGD", "expected a momentum > 0 with nesterov, got 0", at);
-  }
+  const SettingCheck require{"SGD", at};
+  require(options.momentum >= 0 && options.momentum <= 1, "momentum in [0, 1]", options.momentum);
+  require(options.weight_decay >= 0 && std::isfinite(options.weight_decay), "a finite weight_decay ≥ 0",
+          options.weight_decay);
+  require(!options.nesterov || options.momentum > 0, "a momentum > 0 with nesterov", options.momentum);
 }
 
 }  // namespace
@@ -25,22 +22,20 @@ void check(const SGDOptions& options, Location at) {
 SGD::SGD(std::vector<Parameter> parameters, SGDOptions options, Location at)
     : Optimizer("SGD", std::move(parameters), options.lr, options.max_grad_norm, at), options_(options) {
   check(options_, at);
-  if (options_.momentum != 0) velocity_ = make_state("velocity", at);
+  if (options_.momentum != 0) make_state("velocity", at);
 }
 
 void SGD::begin_step(Location at) {
-  lr_ = scalar(learning_rate(), DType::f64, at);
-  weight_decay_ = scalar(options_.weight_decay, DType::f64, at);
-  if (!velocity_.empty()) momentum_ = scalar(options_.momentum, DType::f64, at);
+  const sgd_update::Scalars scalars{
+      .lr = learning_rate(), .weight_decay = options_.weight_decay, .momentum = options_.momentum};
+  scalars_.clear();
+  ops::append_scalars(scalars, scalars_, at);
 }
 
 void SGD::update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) {
-  const Parameter& parameter = parameters()[index];
-  const Tensor velocity = velocity_.empty() ? Tensor() : velocity_[index].value();
-  ops::SgdStep next = ops::sgd_update(parameter.value(), gradient, velocity, {lr_, weight_decay_, momentum_},
-                                      options_.nesterov, at);
-  bindings.emplace_back(parameter, std::move(next.parameter));
-  if (!velocity_.empty()) bindings.emplace_back(velocity_[index], std::move(next.velocity));
+  const auto moving = options_.nesterov ? sgd_update::nesterov : sgd_update::heavy_ball;
+  const auto variant = options_.momentum != 0 ? moving : sgd_update::plain;
+  record_update(ops::sgd_update_op, variant, scalars_, index, gradient, bindings, at);
 }
 
 Settings SGD::own_settings() const {
@@ -63,6 +58,6 @@ void SGD::set_own_settings(const Settings& settings, Location at) {
   options_ = options;
 }
 
-void SGD::end_step() { lr_ = weight_decay_ = momentum_ = Tensor(); }
+void SGD::end_step() { scalars_.clear(); }
 
 }  // namespace fusetape::optim

@@ -58,8 +58,10 @@ constexpr const char* device_ops[] = {"sum",
                                       "pad",
                                       "sgd_update",
                                       "adam_update",
+                                      "rmsprop_update",
                                       "clip+sgd_update",
                                       "clip+adam_update",
+                                      "clip+rmsprop_update",
                                       "grad_norm"};
 
 /// Notes which of these ops the last plan has, and fails where the host runs one that is not of f64.
@@ -113,8 +115,9 @@ TEST_CASE("cuda on a host double: these ops run on the device in f32, bf16 and f
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     std::set<std::string> seen;
     for (const OpCase& op_case : cases_of_these()) {
-      if (input_elements(op_case) > 3000 && !contains(op_case.name, "sgd") && !contains(op_case.name, "adam"))
-        continue;
+      const bool update = contains(op_case.name, "sgd") || contains(op_case.name, "adam") ||
+                          contains(op_case.name, "rmsprop");
+      if (input_elements(op_case) > 3000 && !update) continue;
       expect_no_error(op_case, [&] {
         Inputs inputs = data_for(op_case, dtype), variables;
         for (std::size_t i = 0; i < inputs.size(); ++i) {

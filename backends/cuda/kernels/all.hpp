@@ -48,12 +48,16 @@ using KernelsOf = typename Joined<WidthKernelsOf<T, 1>, WidthKernelsOf<T, 8>, Ma
                                   KernelList<NormApply<T>, NormGradApply<T>, FoldWeights<T>, ChannelSums<T>,
                                              ReluMask<T>, ReluGradMask<T>>>::type;
 
+#define FUSETAPE_UPDATE_KERNEL(name) ParameterUpdate<T, core::updates::name>,
+
 /// Sums, losses and updates of elements T.
 template <class T>
 using LossAndSumKernelsOf =
     KernelList<Softmax<T>, SoftmaxGrad<T>, CrossEntropy<T>, CrossEntropyGrad<T>, RowSums<T>, ColumnSums<T, 1>,
-               ColumnSums<T, 8>, SumTotals<T>, LineSums<T>, Largest<T>, SgdUpdate<T>, AdamUpdate<T>,
-               SquareSums<T>, RandomDraw<T>, ChainTotals<T>>;
+               ColumnSums<T, 8>, SumTotals<T>, LineSums<T>, Largest<T>, SquareSums<T>, RandomDraw<T>,
+               FUSETAPE_UPDATE_OPS(FUSETAPE_UPDATE_KERNEL) ChainTotals<T>>;
+
+#undef FUSETAPE_UPDATE_KERNEL
 
 /// Movement, by the size of an element.
 template <class Word>
