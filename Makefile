@@ -78,7 +78,7 @@ fuzz-readers: deps deps-fuzz $(RELEASE)/build.ninja
 	cmake -S tests/fuzz -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=$(shell tools/find_tool.sh clang++) \
 	  -DCMAKE_PREFIX_PATH=$(CURDIR)/build/fuzz/installed -DFUSETAPE_ONEDNN_INCLUDE_DIR=$(CURDIR)/.deps/onednn/include
 	cmake --build build/fuzz -j $(JOBS)
-	printf '%s\n' safetensors checkpoint cifar tuning_file | OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 \
+	ls tests/fuzz/corpus | OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 \
 	  xargs -P $(JOBS) -I '{}' sh -c 'mkdir -p build/fuzz/found/{} && build/fuzz/fuzz_{} -max_total_time=$(SECONDS) \
 	    -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 -artifact_prefix=build/fuzz/{}- \
 	    build/fuzz/found/{} tests/fuzz/corpus/{}'

@@ -4,6 +4,7 @@
 
 #include "fusetape/data.hpp"
 #include "nn/data/checks.hpp"
+#include "nn/data/files.hpp"
 
 /// The binary archives of CIFAR: records of label bytes and 32x32 pixels as planes of red, green and blue.
 namespace fusetape::data {
@@ -27,15 +28,8 @@ std::int64_t checked_records(const Format& format, const std::string& path, std:
     throw Error(format.name, "expected a number of records, or 0 for any, got " + std::to_string(expected),
                 at);
   }
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) {
-    throw Error(format.name,
-                "expected a file of " + std::to_string(format.record()) + "-byte records at " + path +
-                    ", found " + (std::filesystem::exists(path, error) ? "no regular file" : "nothing"),
-                at);
-  }
-  const auto bytes = static_cast<std::int64_t>(std::filesystem::file_size(path, error));
-  if (error) throw Error(format.name, "cannot read the size of " + path + ": " + error.message(), at);
+  const std::int64_t bytes =
+      file_bytes(format.name, path, std::to_string(format.record()) + "-byte records", at);
   if (expected > 0 && bytes != wanted.value()) {
     throw Error(format.name,
                 path + ": expected " + std::to_string(wanted.value()) + " bytes (" +
@@ -118,12 +112,6 @@ std::filesystem::path folder_with(const std::string& folder, const char* unpacke
   return !here && std::filesystem::is_directory(inside, error) ? inside : std::filesystem::path(folder);
 }
 
-void check_split(const char* name, Split split, Location at) {
-  if (split <= Split::test) return;
-  throw Error(name, "expected Split::train or Split::test, got " + std::to_string(static_cast<int>(split)),
-              at);
-}
-
 }  // namespace
 
 Dataset cifar10_file(const std::string& path, std::int64_t expected, Location at) {
@@ -139,7 +127,7 @@ Dataset cifar100_file(const std::string& path, std::int64_t expected, Location a
 }
 
 Dataset cifar10(const std::string& folder, Split split, Location at) {
-  check_split("cifar10", split, at);
+  require_split("cifar10", split, at);
   constexpr std::int64_t per_file = 10'000;
   std::vector<std::string> names{"test_batch.bin"};
   if (split == Split::train) {
@@ -154,7 +142,7 @@ Dataset cifar10(const std::string& folder, Split split, Location at) {
 }
 
 Dataset cifar100(const std::string& folder, Split split, Location at) {
-  check_split("cifar100", split, at);
+  require_split("cifar100", split, at);
   const std::string name = split == Split::train ? "train.bin" : "test.bin";
   const std::int64_t count = split == Split::train ? 50'000 : 10'000;
   const std::filesystem::path root = folder_with(folder, "cifar-100-binary", name);
