@@ -5,6 +5,7 @@
 #include "fusetape/data.hpp"
 #include "nn/data/checks.hpp"
 #include "nn/data/files.hpp"
+#include "nn/data/normalisation.hpp"
 
 /// The binary archives of CIFAR: records of label bytes and 32x32 pixels as planes of red, green and blue.
 namespace fusetape::data {
@@ -16,10 +17,11 @@ struct Format {
   const char* name;
   std::int64_t label_bytes;  ///< the last one is the label
   std::int64_t label_limit[2];
+  Normalisation (*normalisation)();
   std::int64_t record() const { return label_bytes + channels * pixels; }
 };
-constexpr Format cifar10_format{"cifar10", 1, {10, 0}};
-constexpr Format cifar100_format{"cifar100", 2, {20, 100}};  // coarse, fine
+constexpr Format cifar10_format{"cifar10", 1, {10, 0}, cifar10_normalisation};
+constexpr Format cifar100_format{"cifar100", 2, {20, 100}, cifar100_normalisation};  // coarse, fine
 
 std::int64_t checked_records(const Format& format, const std::string& path, std::int64_t expected,
                              Location at) {
@@ -96,12 +98,16 @@ void append_file(const Format& format, const std::string& path, std::int64_t exp
                 [&] { append_records(format, path, count, dataset, at); });
 }
 
-Dataset empty_dataset(std::int64_t classes) {
-  Dataset dataset;
-  dataset.height = dataset.width = side;
-  dataset.channels = channels;
-  dataset.classes = classes;
-  return dataset;
+Dataset empty_dataset(const Format& format) {
+  const Normalisation by = format.normalisation();
+  return {.images = {},
+          .labels = {},
+          .height = side,
+          .width = side,
+          .channels = channels,
+          .classes = format.label_limit[format.label_bytes - 1],
+          .mean = by.mean,
+          .stddev = by.stddev};
 }
 
 /// The folder itself, or the one that the archive unpacks to.
@@ -115,13 +121,13 @@ std::filesystem::path folder_with(const std::string& folder, const char* unpacke
 }  // namespace
 
 Dataset cifar10_file(const std::string& path, std::int64_t expected, Location at) {
-  Dataset dataset = empty_dataset(10);
+  Dataset dataset = empty_dataset(cifar10_format);
   append_file(cifar10_format, path, expected, dataset, at);
   return dataset;
 }
 
 Dataset cifar100_file(const std::string& path, std::int64_t expected, Location at) {
-  Dataset dataset = empty_dataset(100);
+  Dataset dataset = empty_dataset(cifar100_format);
   append_file(cifar100_format, path, expected, dataset, at);
   return dataset;
 }
@@ -135,7 +141,7 @@ Dataset cifar10(const std::string& folder, Split split, Location at) {
              "data_batch_5.bin"};
   }
   const std::filesystem::path root = folder_with(folder, "cifar-10-batches-bin", names[0]);
-  Dataset dataset = empty_dataset(10);
+  Dataset dataset = empty_dataset(cifar10_format);
   for (const std::string& name : names)
     append_file(cifar10_format, (root / name).string(), per_file, dataset, at);
   return dataset;
