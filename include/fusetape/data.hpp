@@ -38,6 +38,17 @@ Dataset cifar100(const std::string& folder, Split split = Split::train, Location
 Dataset cifar10_file(const std::string& path, std::int64_t expected = 0, Location at = Location::current());
 Dataset cifar100_file(const std::string& path, std::int64_t expected = 0, Location at = Location::current());
 
+/// Images of one channel from a pair of IDX files: u8 {count, rows, columns} and u8 {count}, not compressed.
+/// Errors as above. The mean and deviation are left empty: what these images are, only the caller knows.
+Dataset idx_files(const std::string& images, const std::string& labels, std::int64_t classes = 10,
+                  Location at = Location::current());
+/// train-images-idx3-ubyte and train-labels-idx1-ubyte of a folder, or t10k-… for the test images, with the
+/// mean and deviation of the training images.
+Dataset mnist(const std::string& folder, Split split = Split::train, Location at = Location::current());
+/// The same files of the set of clothes.
+Dataset fashion_mnist(const std::string& folder, Split split = Split::train,
+                      Location at = Location::current());
+
 struct SyntheticOptions {
   std::int64_t classes = 10;
   std::int64_t count = 10'000;
