@@ -10,9 +10,10 @@
 #   make train    ResNet-20 on CIFAR-10       make compare   a step with fusion beside one without
 #   make plan-diff BASE=REVISION    what differs in the plans of the examples' models, theirs and ours
 #   make bench-diff BASE=REVISION   a training step of theirs beside ours, alternating
+#   make size     lines and stripped size of the library
 #   make lint     format, layers, clang-tidy  make format    rewrite the sources in the project's format
 .DEFAULT_GOAL := build
-.PHONY: deps deps-lint deps-cuda deps-fuzz build cuda test fuzz fuzz-readers torture bench train compare plan-diff bench-diff lint format clean
+.PHONY: deps deps-lint deps-cuda deps-fuzz build cuda test fuzz fuzz-readers torture bench train compare plan-diff bench-diff size lint format clean
 .NOTPARALLEL:
 
 EPOCHS ?= 3
@@ -105,6 +106,11 @@ plan-diff: build
 
 bench-diff: build
 	JOBS=$(JOBS) python3 tools/bench_diff.py $(or $(BASE),$(error bench-diff takes BASE=REVISION))
+
+# The budget of CONTRIBUTING.md.
+size: build
+	@git ls-files include core ops backends nn | xargs cat | wc -l | sed 's/$$/ lines of the library/'
+	@strip --strip-unneeded -o $(RELEASE)/stripped.a $(RELEASE)/libfusetape.a && stat -c '%s bytes of it, stripped' $(RELEASE)/stripped.a
 
 lint: deps-lint build/dev/build.ninja
 	$(shell tools/find_tool.sh clang-format) --dry-run -Werror $(SOURCES)
