@@ -10,9 +10,10 @@
 #   make train    ResNet-20 on CIFAR-10       make compare   a step with fusion beside one without
 #   make plan-diff BASE=REVISION    what differs in the plans of the examples' models, theirs and ours
 #   make bench-diff BASE=REVISION   a training step of theirs beside ours, alternating
+#   make size     lines and stripped size of the library
 #   make lint     format, layers, clang-tidy  make format    rewrite the sources in the project's format
 .DEFAULT_GOAL := build
-.PHONY: deps deps-lint deps-cuda deps-fuzz build cuda test fuzz fuzz-readers torture bench train compare plan-diff bench-diff lint format clean
+.PHONY: deps deps-lint deps-cuda deps-fuzz build cuda test fuzz fuzz-readers torture bench train compare plan-diff bench-diff size lint format clean
 .NOTPARALLEL:
 
 EPOCHS ?= 3
@@ -78,7 +79,7 @@ fuzz-readers: deps deps-fuzz $(RELEASE)/build.ninja
 	cmake -S tests/fuzz -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=$(shell tools/find_tool.sh clang++) \
 	  -DCMAKE_PREFIX_PATH=$(CURDIR)/build/fuzz/installed -DFUSETAPE_ONEDNN_INCLUDE_DIR=$(CURDIR)/.deps/onednn/include
 	cmake --build build/fuzz -j $(JOBS)
-	printf '%s\n' safetensors checkpoint cifar tuning_file | OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 \
+	ls tests/fuzz/corpus | OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 \
 	  xargs -P $(JOBS) -I '{}' sh -c 'mkdir -p build/fuzz/found/{} && build/fuzz/fuzz_{} -max_total_time=$(SECONDS) \
 	    -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 -artifact_prefix=build/fuzz/{}- \
 	    build/fuzz/found/{} tests/fuzz/corpus/{}'
@@ -105,6 +106,11 @@ plan-diff: build
 
 bench-diff: build
 	JOBS=$(JOBS) python3 tools/bench_diff.py $(or $(BASE),$(error bench-diff takes BASE=REVISION))
+
+# The budget of CONTRIBUTING.md.
+size: build
+	@git ls-files include core ops backends nn | xargs cat | wc -l | sed 's/$$/ lines of the library/'
+	@strip --strip-unneeded -o $(RELEASE)/stripped.a $(RELEASE)/libfusetape.a && stat -c '%s bytes of it, stripped' $(RELEASE)/stripped.a
 
 lint: deps-lint build/dev/build.ninja
 	$(shell tools/find_tool.sh clang-format) --dry-run -Werror $(SOURCES)

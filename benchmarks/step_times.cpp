@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/statistics.hpp"
+#include "benchmarks/subjects.hpp"
 #include "examples/command_line.hpp"
-#include "examples/compare_subjects.hpp"
-#include "examples/statistics.hpp"
 
 namespace ft = fusetape;
 
@@ -25,7 +25,7 @@ struct Options {
   bool ratios = false;
 };
 
-double timed_step(examples::Subject& subject, std::size_t index) {
+double timed_step(benchmarks::Subject& subject, std::size_t index) {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   subject.step(index);
@@ -35,8 +35,9 @@ double timed_step(examples::Subject& subject, std::size_t index) {
 
 void take_steps(const Options& options) {
   if (options.threads > 0) ft::set_threads(options.threads);
-  const std::unique_ptr<examples::Subject> subject =
-      examples::SubjectFactory(options.model, examples::dtype_of(options.precision), options.batch, 1).make();
+  const std::unique_ptr<benchmarks::Subject> subject =
+      benchmarks::SubjectFactory(options.model, examples::dtype_of(options.precision), options.batch, 1)
+          .make();
   std::size_t index = 0;
   for (; index < 2; ++index) timed_step(*subject, index);
   std::cout << "ready" << std::endl;
@@ -52,7 +53,7 @@ void print_ratio() {
     slow.push_back(a);
     fast.push_back(b);
   }
-  const examples::Ratio ratio = examples::paired_ratio(slow, fast, 1);
+  const benchmarks::Ratio ratio = benchmarks::paired_ratio(slow, fast, 1);
   std::cout << ratio.median << ' ' << ratio.ci95.low << ' ' << ratio.ci95.high << '\n';
 }
 
@@ -62,7 +63,7 @@ int main(int argc, char** argv) {
   Options options;
   CLI::App app("Takes a training step for each line of its input.", "step_times");
   app.add_option("--model", options.model, "What to train")
-      ->check(CLI::IsMember(examples::subject_names))
+      ->check(CLI::IsMember(benchmarks::subject_names))
       ->capture_default_str();
   examples::add_precision(app, options.precision);
   app.add_option("--batch", options.batch, "Images in a batch")

@@ -1,4 +1,4 @@
-"""Every comparison with PyTorch, as a table for the README and as JSON: `make bench`.
+"""Every comparison with PyTorch, as a table for docs/performance.md and as JSON: `make bench`.
 
     python benchmarks/suite.py --json runs/bench.json [--only resnet20]
 

@@ -2,9 +2,10 @@
 
     python benchmarks/vs_pytorch.py --setup                      once: a virtual environment with PyTorch
     python benchmarks/vs_pytorch.py --model resnet20 --batch 128 --threads 2 --json result.json
+    python benchmarks/vs_pytorch.py --conv direct automatic      the README's table: where the speed comes from
 
-Each round runs a block of steps of PyTorch eager, of fusetape (compare_fusion: fused and unfused) and of PyTorch
-compiled, in an order that rotates. Ratios are taken within a round and then their median, so that a machine that
+Each round runs a block of steps of PyTorch eager, of fusetape (compare_fusion: fused and unfused; once for each --conv)
+and of PyTorch compiled, in an order that rotates. Ratios are taken within a round and then their median, so that a machine that
 slows down for a while does not favour one side. Where Linux tells, a round in which other processes took more
 than --noise of the machine is done again, and an idle PyTorch that does not sleep is reported.
 """
@@ -39,6 +40,8 @@ def arguments():
     parser.add_argument("--steps", type=int, default=10, help="timed steps in a block")
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled", "whole"],
                         help="how PyTorch runs; see pytorch_step.py")
+    parser.add_argument("--conv", nargs="+", default=["automatic"], choices=["direct", "automatic"],
+                        help="our convolutions, as FUSETAPE_CONV says; both: print the README's table, too")
     parser.add_argument("--heap", default="kept", choices=["kept", "system"], help="of PyTorch; see pytorch_step.py")
     parser.add_argument("--noise", type=float, default=0.05, help="share of the machine that others may use in a round")
     parser.add_argument("--json", type=Path, help="write everything measured")
@@ -107,35 +110,44 @@ class PyTorch:
         self.process.wait()
 
 
+def children_seconds():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 class Fusetape:
     """compare_fusion, started for every block; it alternates fused and unfused steps itself.
 
     Its tuning file is its own: the first step finds none, as PyTorch's finds nothing compiled. What the tuner has
     no time for in the first plans it does in the next ones, so a few steps go before all rounds."""
 
-    name = "fusetape"
-
-    def __init__(self, options, folder):
-        self.json = Path(folder) / "fusetape.json"
+    def __init__(self, options, folder, conv):
+        self.name = f"fusetape {conv}"
+        self.series = {side: side + (" direct" if conv == "direct" else "") for side in ("fused", "unfused")}
+        folder = Path(folder) / conv
+        folder.mkdir()
+        self.json = folder / "fusetape.json"
         self.command = [options.binary, "--model", options.model, "--batch", str(options.batch), "--precision",
                         options.precision, "--threads", str(options.threads), "--json", self.json]
-        self.environment = os.environ | {"XDG_CACHE_HOME": str(folder)}
+        self.environment = os.environ | {"XDG_CACHE_HOME": str(folder), "FUSETAPE_CONV": conv}
         self.about = {}
+        self.spent = 0.0
         self.block(1)
         self.cold_ms = self.about["fused"]["first_step_ms"]
         self.block(1)
 
     def block(self, steps):
+        before = children_seconds()
         done = subprocess.run([*self.command, "--steps", str(steps)], capture_output=True, text=True,
                               env=self.environment)
+        self.spent += children_seconds() - before
         if done.returncode != 0:
             sys.exit(f"{self.command[0]} failed:\n{done.stdout}{done.stderr}")
         self.about = json.loads(self.json.read_text())
-        return {series: self.about[series]["step_ms"]["samples"] for series in ("fused", "unfused")}
+        return {name: self.about[side]["step_ms"]["samples"] for side, name in self.series.items()}
 
     def cpu_seconds(self):
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
+        return self.spent
 
     def close(self):
         pass
@@ -230,10 +242,11 @@ def summary(rounds, runners, options):
         "best_pytorch": best, "ratios": {},
         "rounds": rounds,
     }
+    pairs = [("unfused", "eager"), ("fused", best), ("fused", "unfused")] + [("fused", name) for name in torch]
+    pairs += [(name, best) for name in names if name not in torch]
+    result["ratios"] = {f"{a}/{b}": ratio(rounds, a, b) for a, b in pairs if a in median and b in median}
     if "fused" in median:
-        pairs = [("unfused", "eager"), ("fused", best), ("fused", "unfused")] + [("fused", name) for name in torch]
-        result["ratios"] = {f"{a}/{b}": ratio(rounds, a, b) for a, b in pairs if a in median and b in median}
-        ours = next(r for r in runners if isinstance(r, Fusetape))
+        ours = next(r for r in runners if r.name == "fusetape automatic")
         result["fusetape"] = ours.about
         for quantity in ("kept_bytes", "resident_bytes"):
             result[quantity] |= {name: ours.about[name].get(quantity) for name in ("fused", "unfused")}
@@ -244,20 +257,34 @@ def summary(rounds, runners, options):
 
 def show(result):
     print(f"\n{result['model']}, batch {result['batch']}, {result['precision']}, {result['threads']} threads, PyTorch {result['torch']}")
-    print(f"{'':12}{'step, ms':>12}{'first, ms':>12}{'kept, MB':>12}{'grew, MB':>12}")
+    print(f"{'':16}{'step, ms':>12}{'first, ms':>12}{'kept, MB':>12}{'grew, MB':>12}")
     for name, ms in sorted(result["median_ms"].items(), key=lambda item: -item[1]):
         first, kept = result["first_step_ms"].get(name), result["kept_bytes"].get(name)
         grew = result["resident_bytes"].get(name)
-        print(f"{name:12}{ms:12.1f}{f'{first:.0f}' if first else '':>12}"
+        print(f"{name:16}{ms:12.1f}{f'{first:.0f}' if first else '':>12}"
               + "".join(f"{f'{size / 1e6:.1f}' if size else '':>12}" for size in (kept, grew)))
     if "warm_first_step_ms" in result:
         print(f"fused, the first step with the tuning file: {result['warm_first_step_ms']:.0f} ms")
     for pair, value in result["ratios"].items():
         best = "   (the best of PyTorch)" if pair == f"fused/{result['best_pytorch']}" else ""
-        print(f"{pair:18} {value['median']:.3f}   {value['min']:.3f} to {value['max']:.3f}{best}")
+        print(f"{pair:24} {value['median']:.3f}   {value['min']:.3f} to {value['max']:.3f}{best}")
     awake = max(r["awake"] for r in result["rounds"])
     if awake > 0.02:
         print(f"a sleeping PyTorch used {awake:.0%} of a processor while another ran")
+
+
+def show_sources(result):
+    """The README's table."""
+    best = result["best_pytorch"]
+    names = {best: f"PyTorch {result['torch']}, {best}, its heap kept", "unfused direct": "unfused, direct convolutions",
+             "fused direct": "fused, direct convolutions", "unfused": "unfused, Winograd", "fused": "fused, Winograd"}
+    print("\n| a training step | ms | of PyTorch's time |\n|---|---|---|")
+    for name, label in names.items():
+        cells = [label, f"{result['median_ms'][name]:.1f}", "1"]
+        if name != best:
+            value = result["ratios"][f"{name}/{best}"]
+            cells[2] = f"{value['median']:.2f} ({value['min']:.2f} to {value['max']:.2f})"
+        print("| " + " | ".join(cells) + " |")
 
 
 def main(options):
@@ -265,17 +292,21 @@ def main(options):
         return set_up()
     if not options.pytorch_only and not options.binary.exists():
         sys.exit(f"{options.binary} is not there: build it, name it with --binary, or pass --pytorch-only")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         runners = []
         for mode in options.modes:
             runners.append(PyTorch(mode, options, folder))
             print(f"PyTorch {mode}: first step {runners[-1].about['first_step_ms']:.0f} ms", flush=True)
         if not options.pytorch_only:
-            runners.insert(1, Fusetape(options, folder))
+            runners[1:1] = [Fusetape(options, folder, conv) for conv in dict.fromkeys(options.conv)]
         result = summary(all_rounds(runners, options), runners, options)
         for runner in runners:
             runner.close()
     show(result)
+    if not options.pytorch_only and len(set(options.conv)) == 2:
+        show_sources(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -16,23 +16,23 @@
 #include <string>
 #include <vector>
 
-#include "cold_step.hpp"
+#include "benchmarks/cold_step.hpp"
+#include "benchmarks/ladder.hpp"
+#include "benchmarks/machine_speed.hpp"
+#include "benchmarks/profile.hpp"
+#include "benchmarks/statistics.hpp"
+#include "benchmarks/subjects.hpp"
+#include "benchmarks/timed_steps.hpp"
 #include "command_line.hpp"
-#include "compare_subjects.hpp"
 #include "files.hpp"
-#include "ladder.hpp"
-#include "machine_speed.hpp"
-#include "profile.hpp"
-#include "statistics.hpp"
-#include "timed_steps.hpp"
 
 namespace ft = fusetape;
-using examples::Mode;
-using examples::paired_ratio;
-using examples::Ratio;
-using examples::Subject;
-using examples::SubjectFactory;
-using examples::timed_step;
+using benchmarks::Mode;
+using benchmarks::paired_ratio;
+using benchmarks::Ratio;
+using benchmarks::Subject;
+using benchmarks::SubjectFactory;
+using benchmarks::timed_step;
 
 namespace {
 
@@ -64,25 +64,24 @@ void set_up(const Options& options) {
 
 Mode fused_mode(const Options& options) {
   if (options.rules.empty()) return {};
-  return {.rules = examples::parse_rules(options.rules)};
+  return {.rules = benchmarks::parse_rules(options.rules)};
 }
 
 /// What is known of one side.
 struct Side {
   Mode mode;
-  examples::ColdStep first_step;
+  benchmarks::ColdStep first_step;
   std::vector<double> step_ms;
   ft::Report report;
 };
 
 struct Result {
-  Side fused, unfused{.mode = examples::unfused()};
+  Side fused, unfused{.mode = benchmarks::unfused()};
   std::vector<double> control_ms;
   double max_rel_diff = 0;
 };
 
 // ---- equal gradients
-// ----------------------------------------------------------------------------------------------------
 
 /// Over all tensors, the largest of max|a − b| / max|b|.
 double largest_relative_difference(const std::vector<ft::Tensor>& a, const std::vector<ft::Tensor>& b) {
@@ -102,7 +101,6 @@ double largest_relative_difference(const std::vector<ft::Tensor>& a, const std::
 }
 
 // ---- the measurement
-// ----------------------------------------------------------------------------------------------------
 
 /// The time of a step. On a device a few go before it: a plan replays as a graph where its buffers lie where
 /// an earlier run had them, and another subject's steps may have taken those places.
@@ -116,7 +114,7 @@ Result measure(const Options& options) {
   Result result;
   result.fused.mode = fused_mode(options);
   for (Side* side : {&result.fused, &result.unfused}) {
-    side->first_step = examples::cold_step([&] {
+    side->first_step = benchmarks::cold_step([&] {
       set_up(options);
       return timed_step(*factory_of(options).make(), side->mode, 0);
     });
@@ -164,7 +162,6 @@ Result measure(const Options& options) {
 }
 
 // ---- the report
-// ---------------------------------------------------------------------------------------------------------
 
 /// What was run, and on what.
 nlohmann::ordered_json subject_json(const Options& options) {
@@ -176,10 +173,10 @@ nlohmann::ordered_json subject_json(const Options& options) {
 
 nlohmann::ordered_json to_json(const Side& side) {
   nlohmann::ordered_json json = {{"rules", side.mode.rules},
-                                 {"step_ms", examples::step_json(side.step_ms)},
+                                 {"step_ms", benchmarks::step_json(side.step_ms)},
                                  {"first_step_ms", side.first_step.ms},
                                  {"resident_bytes", side.first_step.resident_bytes}};
-  json.update(examples::plan_json(side.report));
+  json.update(benchmarks::plan_json(side.report));
   return json;
 }
 
@@ -211,20 +208,21 @@ void print_row(const char* name, const char* format, double fused, double unfuse
 
 void print_table(const Options& options, const Result& result) {
   const Side &fused = result.fused, &unfused = result.unfused;
-  using examples::megabytes;
+  using benchmarks::megabytes;
   print_subject(options);
   if (!options.rules.empty()) std::printf("fused by these rules alone: %s\n\n", options.rules.c_str());
   std::printf("%-26s%12s%12s\n", "", "fused", "unfused");
-  print_row("step, median ms", "%12.2f", examples::median(fused.step_ms), examples::median(unfused.step_ms));
-  print_row("step, p10 ms", "%12.2f", examples::quantile(fused.step_ms, 0.1),
-            examples::quantile(unfused.step_ms, 0.1));
-  print_row("step, p90 ms", "%12.2f", examples::quantile(fused.step_ms, 0.9),
-            examples::quantile(unfused.step_ms, 0.9));
+  print_row("step, median ms", "%12.2f", benchmarks::median(fused.step_ms),
+            benchmarks::median(unfused.step_ms));
+  print_row("step, p10 ms", "%12.2f", benchmarks::quantile(fused.step_ms, 0.1),
+            benchmarks::quantile(unfused.step_ms, 0.1));
+  print_row("step, p90 ms", "%12.2f", benchmarks::quantile(fused.step_ms, 0.9),
+            benchmarks::quantile(unfused.step_ms, 0.9));
   print_row("first step, ms", "%12.1f", fused.first_step.ms, unfused.first_step.ms);
   print_row("kernels", "%12.0f", fused.report.kernels, unfused.report.kernels);
   print_row("tensor passes", "%12.0f", fused.report.tensor_passes, unfused.report.tensor_passes);
-  print_row("moved, MB", "%12.1f", megabytes(examples::bytes_moved(fused.report)),
-            megabytes(examples::bytes_moved(unfused.report)));
+  print_row("moved, MB", "%12.1f", megabytes(benchmarks::bytes_moved(fused.report)),
+            megabytes(benchmarks::bytes_moved(unfused.report)));
   print_row("kept for backward, MB", "%12.2f", megabytes(fused.report.kept_bytes),
             megabytes(unfused.report.kept_bytes));
   print_row("peak, MB", "%12.2f", megabytes(fused.report.peak_bytes), megabytes(unfused.report.peak_bytes));
@@ -260,15 +258,15 @@ void compare(const Options& options) {
 void climb_ladder(const Options& options) {
   set_up(options);
   SubjectFactory factory = factory_of(options);
-  const std::vector<examples::Rung> ladder = examples::climb(factory, options.steps, options.seed);
+  const std::vector<benchmarks::Rung> ladder = benchmarks::climb(factory, options.steps, options.seed);
   if (options.explain) {
-    for (const examples::Rung& rung : ladder) std::cout << rung.name << ": " << rung.report << std::endl;
+    for (const benchmarks::Rung& rung : ladder) std::cout << rung.name << ": " << rung.report << std::endl;
   }
   print_subject(options);
-  examples::print_ladder(ladder, options.steps);
+  benchmarks::print_ladder(ladder, options.steps);
   std::fflush(stdout);
   nlohmann::ordered_json json = subject_json(options);
-  json["ladder"] = examples::to_json(ladder);
+  json["ladder"] = benchmarks::to_json(ladder);
   write_json(options.json, json);
 }
 
@@ -276,18 +274,18 @@ void profile(const Options& options) {
   set_up(options);
   const Mode mode = fused_mode(options);
   const bool half = examples::dtype_of(options.precision) == ft::DType::bf16;
-  const examples::MachineSpeed machine = examples::measure_machine(ft::threads(), half);
+  const benchmarks::MachineSpeed machine = benchmarks::measure_machine(ft::threads(), half);
   const std::unique_ptr<Subject> subject = factory_of(options).make();
-  const examples::Profile profile = examples::profile_steps(*subject, mode, options.steps, machine);
+  const benchmarks::Profile profile = benchmarks::profile_steps(*subject, mode, options.steps, machine);
   if (options.explain) std::cout << profile.report << std::endl;
   print_subject(options);
-  examples::print_kernels(profile);
-  examples::print_differences(profile);
+  benchmarks::print_kernels(profile);
+  benchmarks::print_differences(profile);
   std::fflush(stdout);
   nlohmann::ordered_json json = subject_json(options);
-  json["profile"] = examples::to_json(profile);
+  json["profile"] = benchmarks::to_json(profile);
   write_json(options.json, json);
-  write_json(options.trace, examples::chrome_trace(profile.report));
+  write_json(options.trace, benchmarks::chrome_trace(profile.report));
 }
 
 void run(const Options& options) {
@@ -310,7 +308,7 @@ int main(int argc, char** argv) {
   CLI::App app("Times training steps with fusion against the same steps without.", "compare_fusion");
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.add_option("--model", options.model, "What to train")
-      ->check(CLI::IsMember(examples::subject_names))
+      ->check(CLI::IsMember(benchmarks::subject_names))
       ->capture_default_str();
   app.add_option("--batch", options.batch, "Images in a batch")
       ->check(CLI::Range(1, 65'536))

@@ -6,8 +6,8 @@
 #include <map>
 #include <string>
 
+#include "benchmarks/subjects.hpp"
 #include "command_line.hpp"
-#include "compare_subjects.hpp"
 #include "files.hpp"
 
 namespace ft = fusetape;
@@ -32,8 +32,8 @@ void explain(const Options& options) {
   ft::set_backend(options.backend);
   ft::set_retention(options.retention);
   if (options.threads > 0) ft::set_threads(options.threads);
-  examples::SubjectFactory(options.model, examples::dtype_of(options.precision), options.batch, 1,
-                           options.evaluate)
+  benchmarks::SubjectFactory(options.model, examples::dtype_of(options.precision), options.batch, 1,
+                             options.evaluate)
       .make()
       ->step(0);
 
@@ -54,7 +54,7 @@ int main(int argc, char** argv) {
   CLI::App app("Shows the plan of one training step.", "explain_plan");
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.add_option("--model", options.model, "What to train")
-      ->check(CLI::IsMember(examples::subject_names))
+      ->check(CLI::IsMember(benchmarks::subject_names))
       ->capture_default_str();
   app.add_option("--batch", options.batch, "Images in a batch")
       ->check(CLI::Range(1, 65'536))

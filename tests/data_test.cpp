@@ -367,8 +367,47 @@ TEST_CASE("pixels are normalised per channel") {
   CHECK(pixels[0] == doctest::Approx(-1));
   CHECK(pixels[1] == doctest::Approx(3));
   CHECK(pixels[2] == doctest::Approx(0.1));
-  DataLoader usual(set, {.batch = 1});
-  CHECK((*usual.begin()).images.to_vector()[0] == doctest::Approx(-0.4914 / 0.2470));
+}
+
+TEST_CASE("a loader normalises by the data set's mean and deviation, unless told") {
+  using Numbers = std::vector<double>;
+  const Folder folder;
+  const std::string ten = folder.file("ten.bin", records(2, 1)),
+                    hundred = folder.file("fine.bin", records(2, 2));
+  const Dataset generated = ft::data::synthetic_images({.count = 2, .size = 8});
+  const Dataset mine{.images = {51}, .labels = {0}, .height = 1, .width = 1, .channels = 1};
+  const Dataset mine_too{
+      .images = {51}, .labels = {0}, .height = 1, .width = 1, .channels = 1, .mean = {0.4}, .stddev = {0.5}};
+  struct Row {
+    const char* what;
+    Dataset set;
+    Numbers mean, stddev;  // of pixels in [0, 1]
+  };
+  const Numbers cifar10_mean{0.4914, 0.4822, 0.4465}, cifar10_stddev{0.2470, 0.2435, 0.2616};
+  const Row rows[] = {
+      {"CIFAR-10", ft::data::cifar10_file(ten), cifar10_mean, cifar10_stddev},
+      {"CIFAR-100", ft::data::cifar100_file(hundred), {0.5071, 0.4865, 0.4409}, {0.2673, 0.2564, 0.2762}},
+      {"generated", generated, cifar10_mean, cifar10_stddev},
+      {"mirrored", ft::data::mirrored(generated), cifar10_mean, cifar10_stddev},
+      {"without", mine, {0}, {1}},
+      {"with", mine_too, {0.4}, {0.5}},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.what);
+    const std::size_t channels = row.mean.size();
+    const std::map<std::string, double> settings = DataLoader(row.set, {.batch = 1}).settings();
+    DataLoader loader(row.set, {.batch = 1, .shuffle = false});
+    const std::vector<float> pixels = (*loader.begin()).images.to_vector();
+    for (std::size_t c = 0; c < channels; ++c) {
+      CHECK(settings.at("mean." + std::to_string(c)) == row.mean[c]);
+      CHECK(settings.at("stddev." + std::to_string(c)) == row.stddev[c]);
+      CHECK(pixels[c] == doctest::Approx((row.set.images[c] / 255.0 - row.mean[c]) / row.stddev[c]));
+    }
+    DataLoader told(
+        row.set,
+        {.batch = 1, .shuffle = false, .mean = Numbers(channels, 0), .stddev = Numbers(channels, 1)});
+    CHECK((*told.begin()).images.to_vector()[0] == doctest::Approx(row.set.images[0] / 255.0));
+  }
 }
 
 TEST_CASE("a loader refuses what it cannot load") {
@@ -383,6 +422,11 @@ TEST_CASE("a loader refuses what it cannot load") {
   CHECK(contains(error(numbered(5), {.batch = 5, .mean = {1}}), "mean for 2 channels"));
   CHECK(contains(error(numbered(5), {.batch = 5, .stddev = {1, 0}}), "stddev > 0"));
   Dataset set = numbered(5);
+  set.mean = {0.5};
+  CHECK(contains(error(set, {.batch = 5}), "mean for 2 channels"));
+  set.mean = {}, set.stddev = {1, -1};
+  CHECK(contains(error(set, {.batch = 5}), "stddev > 0"));
+  set.stddev = {};
   set.labels[3] = 10;
   CHECK(contains(error(set, {.batch = 5}), "10 at image 3"));
   set.labels.pop_back();

@@ -12,8 +12,8 @@
 #include <set>
 #include <sstream>
 
+#include "benchmarks/subjects.hpp"
 #include "core/number_text.hpp"
-#include "examples/compare_subjects.hpp"
 #include "helpers.hpp"
 
 namespace ft = fusetape;
@@ -44,7 +44,7 @@ constexpr Golden goldens[] = {
 ft::Report plan_of(const Golden& golden, const char* backend, std::int64_t batch) {
   const OnBackend on(backend);
   const ConvBy automatic(ft::ConvAlgorithm::automatic);
-  examples::SubjectFactory(golden.model, golden.precision, batch, 1, golden.evaluate).make()->step(0);
+  benchmarks::SubjectFactory(golden.model, golden.precision, batch, 1, golden.evaluate).make()->step(0);
   return ft::explain();
 }
 

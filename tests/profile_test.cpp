@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "examples/profile.hpp"
+#include "benchmarks/profile.hpp"
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
 
@@ -38,15 +38,15 @@ void run_convolution(ft::ConvAlgorithm algorithm, const ft::Shape& x_shape, std:
 
 /// Of a machine where a byte takes a nanosecond, as do an f32 operation and two of bf16.
 constexpr double giga = 1e9;
-examples::MachineSpeed slow_machine() {
+benchmarks::MachineSpeed slow_machine() {
   return {.bytes = giga, .flops = giga, .half_flops = 2 * giga, .how = "made up"};
 }
 
 /// The smallest subject of compare_fusion, profiled.
-const examples::Profile& small_profile() {
-  static const examples::Profile profile = [] {
-    examples::SubjectFactory factory("conv_bias_relu", ft::DType::f32, 1, 1);
-    return examples::profile_steps(*factory.make(), {}, 3, slow_machine());
+const benchmarks::Profile& small_profile() {
+  static const benchmarks::Profile profile = [] {
+    benchmarks::SubjectFactory factory("conv_bias_relu", ft::DType::f32, 1, 1);
+    return benchmarks::profile_steps(*factory.make(), {}, 3, slow_machine());
   }();
   return profile;
 }
@@ -99,7 +99,7 @@ TEST_CASE("a group's largest tensor, and the dtype that its kernel multiplies in
 }
 
 TEST_CASE("profiling says when each kernel starts, and the JSON has it with the operations") {
-  const examples::Profile& profile = small_profile();
+  const benchmarks::Profile& profile = small_profile();
   double end = 0;
   for (const ft::GroupReport& group : profile.report.groups) {
     CHECK(group.milliseconds > 0);
@@ -138,7 +138,7 @@ TEST_CASE("a kernel's floor is its bytes or its operations, whichever takes long
                         {0, 0, ft::DType::f32, 0}};
   for (const Case& c : cases) {
     const ft::GroupReport group{.bytes = c.bytes, .kernel_flops = c.kernel_flops, .kernel_dtype = c.dtype};
-    CHECK(examples::floor_of(group, slow_machine()).ms() == doctest::Approx(c.floor_ms));
+    CHECK(benchmarks::floor_of(group, slow_machine()).ms() == doctest::Approx(c.floor_ms));
   }
 }
 
@@ -149,8 +149,8 @@ TEST_CASE("kernels of one name, shape and kernel are one row; the longest row co
   other.kernel = "b";
   ft::Report report;
   report.groups = {small, large, small, other, small};
-  const std::vector<examples::KernelRow> rows =
-      examples::merge_kernels(report, {1, 5, 2, 4, 3}, slow_machine());
+  const std::vector<benchmarks::KernelRow> rows =
+      benchmarks::merge_kernels(report, {1, 5, 2, 4, 3}, slow_machine());
   REQUIRE(rows.size() == 3);
   const int counts[] = {3, 1, 1};
   const double ms[] = {6, 5, 4}, floors[] = {3, 1, 1};
@@ -162,25 +162,25 @@ TEST_CASE("kernels of one name, shape and kernel are one row; the longest row co
 }
 
 TEST_CASE("a profile's parts make up the step") {
-  const examples::Profile& profile = small_profile();
+  const benchmarks::Profile& profile = small_profile();
   int kernels = 0;
-  for (const examples::KernelRow& row : profile.rows) kernels += row.count;
+  for (const benchmarks::KernelRow& row : profile.rows) kernels += row.count;
   CHECK(kernels == profile.report.kernels);
   CHECK(profile.step_ms.size() == 3);
   CHECK(profile.unprofiled_ms.size() == 3);
 
   // Of two steps: 1 and 2 ms before the first kernel, kernels of 3 and 4, 1 ms between them, then the rest.
-  const std::vector<std::vector<examples::Span>> steps = {{{1, 3}, {5, 4}}, {{2, 3}, {6, 4}}};
-  const examples::OutsideKernels outside = examples::outside_kernels(steps, {12, 15});
+  const std::vector<std::vector<benchmarks::Span>> steps = {{{1, 3}, {5, 4}}, {{2, 3}, {6, 4}}};
+  const benchmarks::OutsideKernels outside = benchmarks::outside_kernels(steps, {12, 15});
   CHECK(outside.key_ms == doctest::Approx(1.5));
   CHECK(outside.gaps_ms == doctest::Approx(1));
   CHECK(outside.recording_ms == doctest::Approx(4));
-  CHECK(examples::median_kernels(steps) == std::vector<double>{3, 4});
+  CHECK(benchmarks::median_kernels(steps) == std::vector<double>{3, 4});
 }
 
 TEST_CASE("a trace has one complete event for each kernel, in microseconds") {
-  const examples::Profile& profile = small_profile();
-  const nlohmann::json trace = nlohmann::json::parse(examples::chrome_trace(profile.report).dump());
+  const benchmarks::Profile& profile = small_profile();
+  const nlohmann::json trace = nlohmann::json::parse(benchmarks::chrome_trace(profile.report).dump());
   const nlohmann::json& events = trace.at("traceEvents");
   REQUIRE(events.size() == profile.report.groups.size());
   for (std::size_t i = 0; i < events.size(); ++i) {

@@ -4,7 +4,7 @@
 #include <set>
 
 #include "backends.hpp"
-#include "examples/compare_subjects.hpp"
+#include "benchmarks/subjects.hpp"
 #include "op_runs.hpp"
 
 namespace ft = fusetape;
@@ -41,7 +41,7 @@ std::string plans_by(const std::vector<std::string>& rules) {
   for (const ft::Retention retention : {ft::Retention::fastest, ft::Retention::smallest}) {
     ft::set_fusion_rules(rules);
     ft::set_retention(retention);
-    examples::SubjectFactory("bottleneck", DType::f32, 2, 1).make()->step(0);
+    benchmarks::SubjectFactory("bottleneck", DType::f32, 2, 1).make()->step(0);
     plans += group_names() + " peak " + std::to_string(ft::explain().peak_bytes) + "\n";
   }
   ft::set_retention(before);
@@ -60,7 +60,9 @@ TEST_CASE("every fusion rule makes a group somewhere") {
   Rules seen;
   {
     const OnBackend backend("null");
-    examples::SubjectFactory("conv_bias_relu", DType::bf16, 2, 1).make()->step(0);  // with parameters in f32
+    benchmarks::SubjectFactory("conv_bias_relu", DType::bf16, 2, 1)
+        .make()
+        ->step(0);  // with parameters in f32
     collect_rules(seen);
     for (const auto family :
          {fused_cases, conv_fused_cases, chain_cases, linear_cases, update_cases, retention_cases}) {

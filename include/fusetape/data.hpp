@@ -13,12 +13,14 @@
 /// Images and labels, and batches of them.
 namespace fusetape::data {
 
-/// u8 images {count, height, width, channels} and a label each.
+/// u8 images {count, height, width, channels}, a label each, and what loaders normalise the pixels by.
 struct Dataset {
   std::vector<std::uint8_t> images;
   std::vector<std::uint8_t> labels;
   std::int64_t height = 32, width = 32, channels = 3;
   std::int64_t classes = 10;
+  std::vector<double> mean{};    ///< per channel, of pixels in [0, 1]; empty: 0
+  std::vector<double> stddev{};  ///< likewise; empty: 1
 
   std::int64_t count() const { return static_cast<std::int64_t>(labels.size()); }
   std::int64_t image_bytes() const { return height * width * channels; }
@@ -26,14 +28,26 @@ struct Dataset {
 
 enum class Split : std::uint8_t { train, test };
 
-/// data_batch_1.bin … data_batch_5.bin or test_batch.bin of a folder (or of cifar-10-batches-bin in it). Any
-/// mistake in a file throws an Error that names the file, the byte and what was expected there.
+/// data_batch_1.bin … data_batch_5.bin or test_batch.bin of a folder (or of cifar-10-batches-bin in it), with
+/// the mean and deviation of the training images. Any mistake in a file throws an Error that names the file,
+/// the byte and what was expected there.
 Dataset cifar10(const std::string& folder, Split split = Split::train, Location at = Location::current());
 /// train.bin or test.bin of a folder (or of cifar-100-binary in it); the fine labels.
 Dataset cifar100(const std::string& folder, Split split = Split::train, Location at = Location::current());
 /// One file of CIFAR-10 records with any number of images, or exactly `expected` of them where that is not 0.
 Dataset cifar10_file(const std::string& path, std::int64_t expected = 0, Location at = Location::current());
 Dataset cifar100_file(const std::string& path, std::int64_t expected = 0, Location at = Location::current());
+
+/// Images of one channel from a pair of IDX files: u8 {count, rows, columns} and u8 {count}, not compressed.
+/// Errors as above. The mean and deviation are left empty: what these images are, only the caller knows.
+Dataset idx_files(const std::string& images, const std::string& labels, std::int64_t classes = 10,
+                  Location at = Location::current());
+/// train-images-idx3-ubyte and train-labels-idx1-ubyte of a folder, or t10k-… for the test images, with the
+/// mean and deviation of the training images.
+Dataset mnist(const std::string& folder, Split split = Split::train, Location at = Location::current());
+/// The same files of the set of clothes.
+Dataset fashion_mnist(const std::string& folder, Split split = Split::train,
+                      Location at = Location::current());
 
 struct SyntheticOptions {
   std::int64_t classes = 10;
@@ -43,10 +57,10 @@ struct SyntheticOptions {
 };
 /// Generated colour images, the classes in equal parts and in random order: coloured gratings whose
 /// orientation tells the class, under shifting colours, a random disc and noise. The seed says which images;
-/// classes look the same for every seed.
+/// classes look the same for every seed. They stand in for CIFAR-10, and have its mean and deviation.
 Dataset synthetic_images(SyntheticOptions options = {}, Location at = Location::current());
 
-/// Every image with left and right exchanged; the labels stay. Averaging a model's logits over a test set and
+/// Every image with left and right exchanged; all else stays. Averaging a model's logits over a test set and
 /// its mirror is the usual test-time augmentation beside `flip` in training.
 Dataset mirrored(Dataset dataset, Location at = Location::current());
 
@@ -59,8 +73,8 @@ struct DataLoaderOptions {
   /// Side of a square at a random place, which may overhang the image: its pixels become the mean, 0 once
   /// normalised ("Improved Regularization of Convolutional Neural Networks with Cutout", DeVries and Taylor).
   std::int64_t cutout = 0;
-  std::vector<double> mean{};  ///< per channel, of pixels in [0, 1]; empty: CIFAR-10's for 3 channels, else 0
-  std::vector<double> stddev{};  ///< likewise, else 1
+  std::vector<double> mean{};    ///< per channel, of pixels in [0, 1]; empty: the data set's
+  std::vector<double> stddev{};  ///< likewise
   bool prefetch = true;          ///< a thread prepares the next batches; begun anew in a child of fork()
   std::uint64_t seed = 0;
 

@@ -4,6 +4,8 @@
 
 #include "fusetape/data.hpp"
 #include "nn/data/checks.hpp"
+#include "nn/data/files.hpp"
+#include "nn/data/normalisation.hpp"
 
 /// The binary archives of CIFAR: records of label bytes and 32x32 pixels as planes of red, green and blue.
 namespace fusetape::data {
@@ -15,10 +17,11 @@ struct Format {
   const char* name;
   std::int64_t label_bytes;  ///< the last one is the label
   std::int64_t label_limit[2];
+  Normalisation (*normalisation)();
   std::int64_t record() const { return label_bytes + channels * pixels; }
 };
-constexpr Format cifar10_format{"cifar10", 1, {10, 0}};
-constexpr Format cifar100_format{"cifar100", 2, {20, 100}};  // coarse, fine
+constexpr Format cifar10_format{"cifar10", 1, {10, 0}, cifar10_normalisation};
+constexpr Format cifar100_format{"cifar100", 2, {20, 100}, cifar100_normalisation};  // coarse, fine
 
 std::int64_t checked_records(const Format& format, const std::string& path, std::int64_t expected,
                              Location at) {
@@ -27,15 +30,8 @@ std::int64_t checked_records(const Format& format, const std::string& path, std:
     throw Error(format.name, "expected a number of records, or 0 for any, got " + std::to_string(expected),
                 at);
   }
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) {
-    throw Error(format.name,
-                "expected a file of " + std::to_string(format.record()) + "-byte records at " + path +
-                    ", found " + (std::filesystem::exists(path, error) ? "no regular file" : "nothing"),
-                at);
-  }
-  const auto bytes = static_cast<std::int64_t>(std::filesystem::file_size(path, error));
-  if (error) throw Error(format.name, "cannot read the size of " + path + ": " + error.message(), at);
+  const std::int64_t bytes =
+      file_bytes(format.name, path, std::to_string(format.record()) + "-byte records", at);
   if (expected > 0 && bytes != wanted.value()) {
     throw Error(format.name,
                 path + ": expected " + std::to_string(wanted.value()) + " bytes (" +
@@ -102,12 +98,16 @@ void append_file(const Format& format, const std::string& path, std::int64_t exp
                 [&] { append_records(format, path, count, dataset, at); });
 }
 
-Dataset empty_dataset(std::int64_t classes) {
-  Dataset dataset;
-  dataset.height = dataset.width = side;
-  dataset.channels = channels;
-  dataset.classes = classes;
-  return dataset;
+Dataset empty_dataset(const Format& format) {
+  const Normalisation by = format.normalisation();
+  return {.images = {},
+          .labels = {},
+          .height = side,
+          .width = side,
+          .channels = channels,
+          .classes = format.label_limit[format.label_bytes - 1],
+          .mean = by.mean,
+          .stddev = by.stddev};
 }
 
 /// The folder itself, or the one that the archive unpacks to.
@@ -118,28 +118,22 @@ std::filesystem::path folder_with(const std::string& folder, const char* unpacke
   return !here && std::filesystem::is_directory(inside, error) ? inside : std::filesystem::path(folder);
 }
 
-void check_split(const char* name, Split split, Location at) {
-  if (split <= Split::test) return;
-  throw Error(name, "expected Split::train or Split::test, got " + std::to_string(static_cast<int>(split)),
-              at);
-}
-
 }  // namespace
 
 Dataset cifar10_file(const std::string& path, std::int64_t expected, Location at) {
-  Dataset dataset = empty_dataset(10);
+  Dataset dataset = empty_dataset(cifar10_format);
   append_file(cifar10_format, path, expected, dataset, at);
   return dataset;
 }
 
 Dataset cifar100_file(const std::string& path, std::int64_t expected, Location at) {
-  Dataset dataset = empty_dataset(100);
+  Dataset dataset = empty_dataset(cifar100_format);
   append_file(cifar100_format, path, expected, dataset, at);
   return dataset;
 }
 
 Dataset cifar10(const std::string& folder, Split split, Location at) {
-  check_split("cifar10", split, at);
+  require_split("cifar10", split, at);
   constexpr std::int64_t per_file = 10'000;
   std::vector<std::string> names{"test_batch.bin"};
   if (split == Split::train) {
@@ -147,14 +141,14 @@ Dataset cifar10(const std::string& folder, Split split, Location at) {
              "data_batch_5.bin"};
   }
   const std::filesystem::path root = folder_with(folder, "cifar-10-batches-bin", names[0]);
-  Dataset dataset = empty_dataset(10);
+  Dataset dataset = empty_dataset(cifar10_format);
   for (const std::string& name : names)
     append_file(cifar10_format, (root / name).string(), per_file, dataset, at);
   return dataset;
 }
 
 Dataset cifar100(const std::string& folder, Split split, Location at) {
-  check_split("cifar100", split, at);
+  require_split("cifar100", split, at);
   const std::string name = split == Split::train ? "train.bin" : "test.bin";
   const std::int64_t count = split == Split::train ? 50'000 : 10'000;
   const std::filesystem::path root = folder_with(folder, "cifar-100-binary", name);

@@ -33,13 +33,16 @@ void check_dataset(const Dataset* dataset, Location at) {
   }
 }
 
-std::vector<double> per_channel(const char* name, std::vector<double> given, const std::vector<double>& cifar,
-                                double otherwise, const Dataset& dataset, Location at) {
-  const auto channels = static_cast<std::size_t>(dataset.channels);
-  if (given.empty()) return channels == 3 ? cifar : std::vector<double>(channels, otherwise);
-  require(given.size() == channels, std::string(name) + " for " + std::to_string(channels) + " channels",
-          std::to_string(given.size()) + " numbers", at);
-  return given;
+/// The caller's numbers, or the data set's, or the same for each channel.
+std::vector<double> per_channel(const char* name, const std::vector<double>& given,
+                                const std::vector<double>& of_dataset, double otherwise,
+                                std::int64_t channels, Location at) {
+  const std::vector<double>& numbers = given.empty() ? of_dataset : given;
+  if (numbers.empty()) return std::vector<double>(static_cast<std::size_t>(channels), otherwise);
+  require(static_cast<std::int64_t>(numbers.size()) == channels,
+          std::string(name) + " for " + std::to_string(channels) + " channels",
+          std::to_string(numbers.size()) + " numbers", at);
+  return numbers;
 }
 
 DataLoaderOptions completed(DataLoaderOptions options, const Dataset* dataset, Location at) {
@@ -53,8 +56,8 @@ DataLoaderOptions completed(DataLoaderOptions options, const Dataset* dataset, L
             std::string(name) + " ≥ 0 and ≤ " + std::to_string(most_pixels) + " pixels",
             std::to_string(pixels), at);
   }
-  options.mean = per_channel("mean", options.mean, {0.4914, 0.4822, 0.4465}, 0, *dataset, at);
-  options.stddev = per_channel("stddev", options.stddev, {0.2470, 0.2435, 0.2616}, 1, *dataset, at);
+  options.mean = per_channel("mean", options.mean, dataset->mean, 0, dataset->channels, at);
+  options.stddev = per_channel("stddev", options.stddev, dataset->stddev, 1, dataset->channels, at);
   for (double mean : options.mean) require(std::isfinite(mean), "a finite mean", core::number_text(mean), at);
   for (double deviation : options.stddev) {
     require(deviation > 0 && std::isfinite(deviation), "a finite stddev > 0", core::number_text(deviation),

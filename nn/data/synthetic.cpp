@@ -5,6 +5,7 @@
 
 #include "fusetape/data.hpp"
 #include "nn/data/checks.hpp"
+#include "nn/data/normalisation.hpp"
 #include "nn/data/random.hpp"
 
 namespace fusetape::data {
@@ -93,6 +94,9 @@ Dataset synthetic_images(SyntheticOptions options, Location at) {
   Dataset dataset;
   dataset.height = dataset.width = options.size;
   dataset.classes = options.classes;
+  const Normalisation by = cifar10_normalisation();
+  dataset.mean = by.mean;
+  dataset.stddev = by.stddev;
   within_memory("synthetic_images", what, at, [&] {
     dataset.images.resize(static_cast<std::size_t>(bytes.value()));
     dataset.labels.reserve(static_cast<std::size_t>(options.count));

@@ -156,6 +156,19 @@ void cifar(Bytes bytes) {
   });
 }
 
+void idx(Bytes bytes) {
+  if (bytes.empty() || bytes[0] >= bytes.size()) return;
+  static MemoryFile images, labels;
+  const std::string& label_path = labels.hold(bytes.subspan(1, bytes[0]));
+  const std::string& image_path = images.hold(bytes.subspan(1 + bytes[0]));
+  taken([&] {
+    const data::Dataset set = data::idx_files(image_path, label_path);
+    require(set.labels.size() + 8 == bytes[0], "labels get lost");
+    require(set.images.size() + 16 + 1 + bytes[0] == bytes.size(), "pixels get lost");
+    for (const std::uint8_t label : set.labels) require(label < set.classes, "a label is out of range");
+  });
+}
+
 void tuning_file(Bytes bytes) {
   static MemoryFile file;
   static const std::string header = tuning_header();

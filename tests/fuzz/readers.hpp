@@ -14,6 +14,7 @@ using Bytes = std::span<const std::uint8_t>;
 void safetensors(Bytes bytes);
 void checkpoint(Bytes bytes);  ///< into a small run, which a refused file must leave as it was
 void cifar(Bytes bytes);  ///< as CIFAR-10 or, where the first byte is odd, CIFAR-100; the file is the rest
+void idx(Bytes bytes);  ///< the first byte says how many bytes are the labels' file; the images' is the rest
 void tuning_file(
     Bytes bytes);  ///< whole or, where the first byte is odd, the rest is its list of convolutions
 
@@ -21,7 +22,10 @@ struct Target {
   const char* name;  ///< of its folder in corpus/, too
   void (*run)(Bytes);
 };
-constexpr Target targets[] = {
-    {"safetensors", safetensors}, {"checkpoint", checkpoint}, {"cifar", cifar}, {"tuning_file", tuning_file}};
+constexpr Target targets[] = {{"safetensors", safetensors},
+                              {"checkpoint", checkpoint},
+                              {"cifar", cifar},
+                              {"idx", idx},
+                              {"tuning_file", tuning_file}};
 
 }  // namespace fusetape::fuzz

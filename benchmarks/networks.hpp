@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-/// The networks for images that the example programs train.
-namespace examples {
+/// The networks for images that are measured.
+namespace benchmarks {
 
 namespace ft = fusetape;
 
@@ -106,4 +106,4 @@ inline std::unique_ptr<ft::nn::Module> network(const std::string& name) {
   throw std::runtime_error("there is no network " + name);
 }
 
-}  // namespace examples
+}  // namespace benchmarks

@@ -11,13 +11,13 @@
 #include <utility>
 #include <vector>
 
-#include "compare_subjects.hpp"
-#include "machine_speed.hpp"
-#include "statistics.hpp"
-#include "timed_steps.hpp"
+#include "benchmarks/machine_speed.hpp"
+#include "benchmarks/statistics.hpp"
+#include "benchmarks/subjects.hpp"
+#include "benchmarks/timed_steps.hpp"
 
 /// compare_fusion --profile: every kernel of a step beside the least time that its bytes and operations need.
-namespace examples {
+namespace benchmarks {
 
 /// The least time for what a kernel moves and multiplies, one beside the other.
 struct Floor {
@@ -74,7 +74,6 @@ struct Profile {
 };
 
 // ---- the measurement
-// ----------------------------------------------------------------------------------------------------
 
 inline std::vector<KernelRow> merge_kernels(const ft::Report& report, const std::vector<double>& kernel_ms,
                                             const MachineSpeed& machine) {
@@ -171,7 +170,6 @@ inline Profile profile_steps(Subject& subject, const Mode& mode, int count, cons
 }
 
 // ---- the report
-// ---------------------------------------------------------------------------------------------------------
 
 inline std::string label_of(const ft::GroupReport& group) {
   constexpr std::size_t longest = 96, shown = 60;
@@ -287,4 +285,4 @@ inline nlohmann::ordered_json chrome_trace(const ft::Report& report) {
   return {{"traceEvents", std::move(events)}, {"displayTimeUnit", "ms"}};
 }
 
-}  // namespace examples
+}  // namespace benchmarks

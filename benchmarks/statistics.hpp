@@ -8,7 +8,7 @@
 #include <vector>
 
 /// What compare_fusion says about its samples.
-namespace examples {
+namespace benchmarks {
 
 /// The value below which a part of the samples lies, between neighbours on a line.
 inline double quantile(std::vector<double> samples, double part) {
@@ -58,4 +58,4 @@ inline Ratio paired_ratio(const std::vector<double>& slow, const std::vector<dou
   return {median(pairs), median_ci95(pairs, seed)};
 }
 
-}  // namespace examples
+}  // namespace benchmarks

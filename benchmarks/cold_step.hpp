@@ -7,10 +7,10 @@
 #include <exception>
 #include <stdexcept>
 
-#include "command_line.hpp"
+#include "examples/command_line.hpp"
 
 /// A program's very first step.
-namespace examples {
+namespace benchmarks {
 
 struct ColdStep {
   double ms = 0;
@@ -38,7 +38,7 @@ ColdStep cold_step(Step&& step) {
       const ColdStep cold{.ms = ms, .resident_bytes = most_resident_bytes() - before};
       if (::write(ends[1], &cold, sizeof cold) == sizeof cold) status = 0;
     } catch (const std::exception& error) {
-      complain("compare_fusion", error.what());
+      examples::complain("compare_fusion", error.what());
     }
     ::_exit(status);
   }
@@ -51,4 +51,4 @@ ColdStep cold_step(Step&& step) {
   return cold;
 }
 
-}  // namespace examples
+}  // namespace benchmarks

@@ -8,12 +8,13 @@
 #include <utility>
 #include <vector>
 
-#include "gan_training.hpp"
-#include "mlp_network.hpp"
-#include "networks.hpp"
+#include "benchmarks/networks.hpp"
+#include "examples/gan_training.hpp"
+#include "examples/mlp_network.hpp"
 
-/// What compare_fusion times: whole training steps of a network, or of one block alone.
-namespace examples {
+/// What is measured: whole training steps of a network, or of one block alone. Public headers only, so that
+/// tools/bench_diff.py can build it against the library of another revision.
+namespace benchmarks {
 
 namespace ft = fusetape;
 
@@ -39,7 +40,6 @@ inline std::vector<ft::Tensor> gradients_of(const std::vector<ft::Parameter>& pa
 }
 
 // ---- a network, on generated images
-// -------------------------------------------------------------------------------------
 
 using Batches = std::vector<ft::data::Batch>;
 
@@ -102,7 +102,6 @@ class Evaluation : public Subject {
 };
 
 // ---- small training steps with Adam
-// --------------------------------------------------------------------------------------------
 
 inline ft::Tensor random_points(std::int64_t batch) {
   const ft::Tensor points = ft::randn({batch, 2});
@@ -125,7 +124,7 @@ class MlpTraining : public Subject {
   std::vector<ft::Tensor> gradients() const override { return gradients_of(model_.parameters()); }
 
  private:
-  Mlp model_;
+  examples::Mlp model_;
   ft::optim::Adam adam_{model_.parameters()};
   ft::DType precision_;
   ft::Tensor points_, arms_;
@@ -146,14 +145,13 @@ class GanTraining : public Subject {
   }
 
  private:
-  Gan gan_;
+  examples::Gan gan_;
   bool discriminator_;
   ft::DType precision_;
   ft::Tensor points_;
 };
 
 // ---- one block of ResNet-20's first stage
-// -------------------------------------------------------------------------------
 
 inline constexpr std::int64_t channels = 16, size = 32;
 
@@ -276,4 +274,4 @@ class SubjectFactory {
   std::shared_ptr<const Batches> batches_;
 };
 
-}  // namespace examples
+}  // namespace benchmarks

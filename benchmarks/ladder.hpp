@@ -11,13 +11,13 @@
 #include <utility>
 #include <vector>
 
-#include "compare_subjects.hpp"
-#include "statistics.hpp"
-#include "timed_steps.hpp"
+#include "benchmarks/statistics.hpp"
+#include "benchmarks/subjects.hpp"
+#include "benchmarks/timed_steps.hpp"
 
 /// compare_fusion --ladder: the fusion rules switched on family by family, each rung measured against the one
 /// below it.
-namespace examples {
+namespace benchmarks {
 
 struct Rung {
   std::string name;
@@ -114,4 +114,4 @@ inline nlohmann::ordered_json to_json(const std::vector<Rung>& ladder) {
   return json;
 }
 
-}  // namespace examples
+}  // namespace benchmarks

@@ -11,7 +11,7 @@
 #include <string>
 
 /// What the machine does in a second, measured: the yardstick of compare_fusion --profile.
-namespace examples {
+namespace benchmarks {
 
 namespace ft = fusetape;
 
@@ -129,4 +129,4 @@ inline MachineSpeed measure_machine(int threads, bool with_half) {
   return speed;
 }
 
-}  // namespace examples
+}  // namespace benchmarks

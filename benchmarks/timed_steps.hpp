@@ -9,11 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "compare_subjects.hpp"
-#include "statistics.hpp"
+#include "benchmarks/statistics.hpp"
+#include "benchmarks/subjects.hpp"
 
 /// A training step under some of the fusion rules, its time and its plan.
-namespace examples {
+namespace benchmarks {
 
 /// With what a step is planned.
 struct Mode {
@@ -57,7 +57,6 @@ inline std::vector<std::string> parse_rules(const std::string& list) {
 }
 
 // ---- in reports
-// ---------------------------------------------------------------------------------------------------------
 
 /// Moved by all kernels of a step.
 inline std::int64_t bytes_moved(const ft::Report& report) {
@@ -91,4 +90,4 @@ inline const char* name_of(ft::Retention retention) {
   return "?";
 }
 
-}  // namespace examples
+}  // namespace benchmarks
