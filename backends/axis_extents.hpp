@@ -2,7 +2,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "core/op_attrs.hpp"
+#include "core/op/op_attrs.hpp"
 
 namespace fusetape::backends {
 

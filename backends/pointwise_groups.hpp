@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/plan/group.hpp"
+#include "core/plan/rules/group.hpp"
 
 /// Groups of pointwise nodes, as every device sees them.
 namespace fusetape::backends {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "backends/backend.hpp"
-#include "core/op_list.hpp"
+#include "core/op/op_list.hpp"
 
 /// The update of an optimizer, of one parameter or of all of a model in one group, as the kernels of every
 /// backend see it.

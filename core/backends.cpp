@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "core/check.hpp"
-#include "core/memory.hpp"
+#include "core/tape/memory.hpp"
 
 namespace fusetape::core {
 namespace {

@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "core/check.hpp"
-#include "core/op.hpp"
+#include "core/op/op.hpp"
 
 namespace fusetape {
 namespace {

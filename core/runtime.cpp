@@ -6,8 +6,8 @@
 
 #include "core/backends.hpp"
 #include "core/check.hpp"
-#include "core/fork.hpp"
-#include "core/tape.hpp"
+#include "core/tape/fork.hpp"
+#include "core/tape/tape.hpp"
 #include "fusetape/autograd.hpp"
 
 namespace fusetape {

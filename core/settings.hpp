@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "core/plan/backend.hpp"
-#include "core/plan/rules.hpp"
+#include "core/plan/rules/rules.hpp"
 
 namespace fusetape::core {
 

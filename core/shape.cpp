@@ -1,6 +1,6 @@
 #include "fusetape/shape.hpp"
 
-#include "core/op.hpp"
+#include "core/op/op.hpp"
 
 namespace fusetape {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/settings.hpp"
-#include "core/tape.hpp"
+#include "core/tape/tape.hpp"
 #include "fusetape/error.hpp"
 #include "fusetape/runtime.hpp"
 

@@ -7,10 +7,10 @@
 #include <sstream>
 
 #include "core/check.hpp"
-#include "core/element.hpp"
-#include "core/op_attrs.hpp"
-#include "core/op_list.hpp"
-#include "core/tape.hpp"
+#include "core/numerics/element.hpp"
+#include "core/op/op_attrs.hpp"
+#include "core/op/op_list.hpp"
+#include "core/tape/tape.hpp"
 #include "fusetape/ops.hpp"
 #include "fusetape/runtime.hpp"
 

@@ -4,10 +4,10 @@
 #include <numbers>
 #include <vector>
 
-#include "core/generator.hpp"
-#include "core/number_text.hpp"
-#include "core/op.hpp"
-#include "core/philox.hpp"
+#include "core/numerics/generator.hpp"
+#include "core/numerics/number_text.hpp"
+#include "core/numerics/philox.hpp"
+#include "core/op/op.hpp"
 #include "fusetape/nn.hpp"
 
 /// The same numbers as randn and rand, computed at once: a parameter is a leaf, not a recorded draw.

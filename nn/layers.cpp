@@ -1,8 +1,8 @@
 #include <cmath>
 #include <limits>
 
-#include "core/checked.hpp"
-#include "core/number_text.hpp"
+#include "core/numerics/checked.hpp"
+#include "core/numerics/number_text.hpp"
 #include "fusetape/nn.hpp"
 
 /// Each layer hands on here(): an error names the user's call, not this file.

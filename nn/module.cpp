@@ -7,7 +7,7 @@
 #include <set>
 #include <typeinfo>
 
-#include "core/module_scope.hpp"
+#include "core/tape/module_scope.hpp"
 #include "fusetape/nn.hpp"
 
 namespace fusetape::nn {

@@ -1,9 +1,9 @@
 // Activations, and their gradients as ops of their own: from the stored output where it suffices.
 #include <cmath>
 
-#include "core/formulas.hpp"
-#include "core/number_text.hpp"
-#include "core/op_list.hpp"
+#include "core/numerics/formulas.hpp"
+#include "core/numerics/number_text.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape::ops {

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "core/number_text.hpp"
-#include "core/op_attrs.hpp"
-#include "core/op_list.hpp"
+#include "core/numerics/number_text.hpp"
+#include "core/op/op_attrs.hpp"
+#include "core/op/op_list.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
 

@@ -1,6 +1,6 @@
 // Conversions that keep the shape: cast, the bias along the last axis, and the start of a new history.
-#include "core/formulas.hpp"
-#include "core/op_list.hpp"
+#include "core/numerics/formulas.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape::ops {

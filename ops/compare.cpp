@@ -1,6 +1,6 @@
 // Comparisons (bool, without gradients) and the choice between two tensors.
-#include "core/formulas.hpp"
-#include "core/op_list.hpp"
+#include "core/numerics/formulas.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape::ops {

@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <string>
 
-#include "core/autocast.hpp"
-#include "core/checked.hpp"
-#include "core/op_attrs.hpp"
-#include "core/op_list.hpp"
+#include "core/autograd/autocast.hpp"
+#include "core/numerics/checked.hpp"
+#include "core/op/op_attrs.hpp"
+#include "core/op/op_list.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
 #include "ops/reference.hpp"

@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <string>
 
-#include "core/loss_formulas.hpp"
-#include "core/number_text.hpp"
-#include "core/op_attrs.hpp"
-#include "core/op_list.hpp"
+#include "core/numerics/loss_formulas.hpp"
+#include "core/numerics/number_text.hpp"
+#include "core/op/op_attrs.hpp"
+#include "core/op/op_list.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
 #include "ops/reference.hpp"

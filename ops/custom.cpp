@@ -6,9 +6,9 @@
 #include <exception>
 #include <mutex>
 
-#include "core/module_scope.hpp"
-#include "core/op.hpp"
-#include "core/tape.hpp"
+#include "core/op/op.hpp"
+#include "core/tape/module_scope.hpp"
+#include "core/tape/tape.hpp"
 #include "fusetape/autograd.hpp"
 
 namespace fusetape::core {

@@ -1,6 +1,6 @@
 // The elements of a user's own op, in place or converted.
-#include "core/element.hpp"
-#include "core/op.hpp"
+#include "core/numerics/element.hpp"
+#include "core/op/op.hpp"
 #include "fusetape/custom.hpp"
 
 namespace fusetape {

@@ -1,8 +1,8 @@
 #include "ops/helpers.hpp"
 
-#include "core/element.hpp"
-#include "core/module_scope.hpp"
-#include "core/value.hpp"
+#include "core/numerics/element.hpp"
+#include "core/tape/module_scope.hpp"
+#include "core/tape/value.hpp"
 
 namespace fusetape::ops {
 

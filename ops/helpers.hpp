@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/op.hpp"
-#include "core/op_attrs.hpp"
+#include "core/op/op.hpp"
+#include "core/op/op_attrs.hpp"
 #include "fusetape/ops.hpp"
 
 /// What many ops share: operands as tensors, shape and dtype rules, the gradient of broadcasting.

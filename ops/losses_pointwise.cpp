@@ -1,9 +1,9 @@
 // Losses that are compared element by element: binary cross entropy and the squared error.
 #include <string>
 
-#include "core/autocast.hpp"
-#include "core/formulas.hpp"
-#include "core/op_list.hpp"
+#include "core/autograd/autocast.hpp"
+#include "core/numerics/formulas.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape::ops {

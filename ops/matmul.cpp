@@ -1,6 +1,6 @@
 // Matrix products and the linear layer.
-#include "core/autocast.hpp"
-#include "core/op_list.hpp"
+#include "core/autograd/autocast.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape::ops {

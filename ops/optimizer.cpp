@@ -3,8 +3,8 @@
 #include <cmath>
 #include <string>
 
-#include "core/op_attrs.hpp"
-#include "core/op_list.hpp"
+#include "core/op/op_attrs.hpp"
+#include "core/op/op_list.hpp"
 
 namespace fusetape::ops {
 

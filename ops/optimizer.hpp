@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "core/op_list.hpp"
+#include "core/op/op_list.hpp"
 #include "fusetape/ops.hpp"
 
 /// Recorded update steps, for the optim module. The scalars of a step are tensors so that all parameters

@@ -1,7 +1,7 @@
 // Arithmetic, element by element, with NumPy broadcasting.
-#include "core/element.hpp"
-#include "core/formulas.hpp"
-#include "core/op_list.hpp"
+#include "core/numerics/element.hpp"
+#include "core/numerics/formulas.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape::ops {

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <string>
 
-#include "core/checked.hpp"
-#include "core/op_attrs.hpp"
-#include "core/op_list.hpp"
+#include "core/numerics/checked.hpp"
+#include "core/op/op_attrs.hpp"
+#include "core/op/op_list.hpp"
 #include "fusetape/ops.hpp"
 #include "ops/helpers.hpp"
 #include "ops/reference.hpp"

@@ -1,9 +1,9 @@
 // Random numbers and dropout: pure functions of (seed, counter), which are scalar inputs drawn when the call
 // is recorded.
-#include "core/generator.hpp"
-#include "core/number_text.hpp"
-#include "core/op_list.hpp"
-#include "core/philox.hpp"
+#include "core/numerics/generator.hpp"
+#include "core/numerics/number_text.hpp"
+#include "core/numerics/philox.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape::ops {

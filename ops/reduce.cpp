@@ -1,8 +1,8 @@
 // Reductions over any set of axes; argmax over one.
 #include <cmath>
 
-#include "core/op_list.hpp"
-#include "core/reference.hpp"
+#include "core/numerics/reference.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape::ops {

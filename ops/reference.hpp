@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/op.hpp"
+#include "core/op/op.hpp"
 
 /// Small parts that reference loops share.
 namespace fusetape::ops {

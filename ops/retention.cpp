@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/op_list.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 #include "ops/reference.hpp"
 

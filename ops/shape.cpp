@@ -1,10 +1,10 @@
 // Other shapes, axes and parts of the same elements.
 #include <numeric>
 
-#include "core/checked.hpp"
-#include "core/formulas.hpp"
-#include "core/op_list.hpp"
-#include "core/reference.hpp"
+#include "core/numerics/checked.hpp"
+#include "core/numerics/formulas.hpp"
+#include "core/numerics/reference.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape::ops {

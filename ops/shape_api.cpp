@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/checked.hpp"
-#include "core/element.hpp"
-#include "core/op_list.hpp"
+#include "core/numerics/checked.hpp"
+#include "core/numerics/element.hpp"
+#include "core/op/op_list.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape {

@@ -6,7 +6,7 @@
 
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/pointwise_blocks.hpp"
-#include "core/op_list.hpp"
+#include "core/op/op_list.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {

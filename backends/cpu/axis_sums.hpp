@@ -4,7 +4,7 @@
 
 #include "backends/axis_extents.hpp"
 #include "backends/cpu/row_sums.hpp"
-#include "core/op_attrs.hpp"
+#include "core/op/op_attrs.hpp"
 #include "core/plan/graph.hpp"
 
 /// sum and mean over neighbouring axes of anything that gives rows of floats.

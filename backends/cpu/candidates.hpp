@@ -17,21 +17,35 @@ struct Candidate {
 };
 
 // Each file of kernels offers its own.
+namespace conv {
 std::span<const Candidate>
 winograd_convolutions();                           ///< 3×3 with stride 1, with batch norms in the transforms
 std::span<const Candidate> onednn_convolutions();  ///< conv2d and its gradients, conv+bias+relu
-std::span<const Candidate> onednn_pooling();       ///< max and average pooling, forward and backward
-std::span<const Candidate> matrix_products();      ///< matmul: oneDNN f32, OpenBLAS f64 and where it serves
+}  // namespace conv
+namespace matmul {
+std::span<const Candidate> matrix_products();  ///< matmul: oneDNN f32, OpenBLAS f64 and where it serves
+}  // namespace matmul
+namespace norm {
 std::span<const Candidate> batch_norms();  ///< batch_norm and its gradient, alone and with add and ReLU
-std::span<const Candidate> pointwise_programs();   ///< every pointwise node, alone and in chains
 std::span<const Candidate> bias_relu_gradients();  ///< g·[y>0] and its sum over pixels
 std::span<const Candidate> relu_masks();           ///< a ReLU's mask as bits, and its gradient
-std::span<const Candidate> reductions();           ///< sum, mean, max over axes; argmax
-std::span<const Candidate> softmaxes();            ///< softmax, log_softmax, and gradients
-std::span<const Candidate> cross_entropies();      ///< cross_entropy and its gradient
-std::span<const Candidate> optimizers();           ///< updates, one or all
-std::span<const Candidate> movements();            ///< concat, slice, pad
-std::span<const Candidate> transposes();           ///< transpose
-std::span<const Candidate> random_draws();         ///< rand, randn, dropout
+}  // namespace norm
+namespace pointwise {
+std::span<const Candidate> pointwise_programs();  ///< every pointwise node, alone and in chains
+}  // namespace pointwise
+namespace reduce {
+std::span<const Candidate> poolings();         ///< max and average pooling, forward and backward
+std::span<const Candidate> reductions();       ///< sum, mean, max over axes; argmax
+std::span<const Candidate> softmaxes();        ///< softmax, log_softmax, and gradients
+std::span<const Candidate> cross_entropies();  ///< cross_entropy and its gradient
+}  // namespace reduce
+namespace update {
+std::span<const Candidate> optimizers();  ///< updates of parameters, one or all; the norm of gradients
+}  // namespace update
+namespace move {
+std::span<const Candidate> movements();     ///< concat, slice, pad
+std::span<const Candidate> transposes();    ///< transpose
+std::span<const Candidate> random_draws();  ///< rand, randn, dropout
+}  // namespace move
 
 }  // namespace fusetape::backends::cpu

@@ -5,7 +5,7 @@
 
 #include "backends/backend.hpp"
 #include "backends/cpu/storage.hpp"
-#include "core/norm_formulas.hpp"
+#include "core/numerics/norm_formulas.hpp"
 
 namespace fusetape::backends::cpu {
 

@@ -8,9 +8,9 @@
 
 #include "backends/candidate_choice.hpp"
 #include "backends/cpu/candidates.hpp"
-#include "backends/cpu/conv_winograd.hpp"
+#include "backends/cpu/conv/winograd_candidate.hpp"
 #include "backends/cpu/onednn_instructions.hpp"
-#include "backends/cpu/tuner.hpp"
+#include "backends/cpu/tune/tuner.hpp"
 #include "backends/custom_kernel.hpp"
 
 namespace fusetape::backends {
@@ -27,21 +27,21 @@ std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1
 
 /// Every kernel of the CPU in the order in which they are asked; the reference comes after all of them.
 std::array<std::span<const Candidate>, 15> candidate_lists() {
-  return {cpu::winograd_convolutions(),
-          cpu::onednn_convolutions(),
-          cpu::onednn_pooling(),
-          cpu::matrix_products(),
-          cpu::batch_norms(),
-          cpu::bias_relu_gradients(),
-          cpu::pointwise_programs(),
-          cpu::reductions(),
-          cpu::softmaxes(),
-          cpu::cross_entropies(),
-          cpu::optimizers(),
-          cpu::movements(),
-          cpu::transposes(),
-          cpu::random_draws(),
-          cpu::relu_masks()};
+  return {cpu::conv::winograd_convolutions(),
+          cpu::conv::onednn_convolutions(),
+          cpu::reduce::poolings(),
+          cpu::matmul::matrix_products(),
+          cpu::norm::batch_norms(),
+          cpu::norm::bias_relu_gradients(),
+          cpu::pointwise::pointwise_programs(),
+          cpu::reduce::reductions(),
+          cpu::reduce::softmaxes(),
+          cpu::reduce::cross_entropies(),
+          cpu::update::optimizers(),
+          cpu::move::movements(),
+          cpu::move::transposes(),
+          cpu::move::random_draws(),
+          cpu::norm::relu_masks()};
 }
 
 /// Why Winograd takes the group: what was timed for its convolution, if that was so. (oneDNN's kernels say so
@@ -59,8 +59,8 @@ std::string inaccurate_winograd(const Graph& graph, const Group& group) {
   if (graph.conv_algorithm != ConvAlgorithm::automatic) return {};
   for (const int n : group.nodes) {
     const plan::GraphNode& node = graph.node(n);
-    if (!cpu::winograd_computes(graph, node).ok) continue;
-    const Support accurate = cpu::winograd_is_accurate(graph, node);
+    if (!cpu::conv::winograd_computes(graph, node).ok) continue;
+    const Support accurate = cpu::conv::winograd_is_accurate(graph, node);
     if (!accurate.ok) return "winograd: " + accurate.reason;
   }
   return {};
@@ -73,7 +73,7 @@ void set_threads_of_all(int threads) {
 }
 
 bool is_winograd(const Candidate* candidate) {
-  return candidate != nullptr && candidate == cpu::winograd_convolutions().data();
+  return candidate != nullptr && candidate == cpu::conv::winograd_convolutions().data();
 }
 
 class CpuBackend final : public Backend {
@@ -129,11 +129,11 @@ class CpuBackend final : public Backend {
 
   /// Winograd's transforms have a place for both parts.
   bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart) const override {
-    return cpu::winograd_serves(graph, convolution).ok;
+    return cpu::conv::winograd_serves(graph, convolution).ok;
   }
 
   std::string tune(Graph& graph, plan::TakenKernels& taken) override {
-    return cpu::process_tuner().tune(graph, taken, *this);
+    return cpu::tune::process_tuner().tune(graph, taken, *this);
   }
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {

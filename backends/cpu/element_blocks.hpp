@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "backends/cpu/pointwise_blocks.hpp"
-#include "core/half.hpp"
+#include "core/numerics/half.hpp"
 
 /// Runs of f32, bf16 or f16 elements as floats: in place where they are floats already.
 namespace fusetape::backends::cpu {

@@ -1,6 +1,6 @@
 #include "backends/cpu/onednn_engine.hpp"
 
-#include "core/thread_end.hpp"
+#include "core/tape/thread_end.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {

@@ -6,7 +6,7 @@
 #include "hwy/highway.h"
 #include "backends/cpu/pointwise_math-inl.hpp"
 #include "backends/cpu/pointwise_blocks.hpp"
-#include "core/op_list.hpp"
+#include "core/op/op_list.hpp"
 // clang-format on
 #include <cstring>
 
@@ -33,7 +33,7 @@ HWY_INLINE Lanes normal_density_of(Lanes x) { return Lanes(hn::Mul(gaussian(x.v)
 #define FUSETAPE_FORMULA \
   template <class T>     \
   HWY_INLINE T
-#include "core/formulas.inc"
+#include "core/numerics/formulas.inc"
 #undef FUSETAPE_FORMULA
 
 }  // namespace formulas

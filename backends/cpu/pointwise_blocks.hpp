@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/op.hpp"
+#include "core/op/op.hpp"
 #include "fusetape/dtype.hpp"
 
 /// The instructions of pointwise programs: vector loops over one block of floats. Bools and u8 are floats

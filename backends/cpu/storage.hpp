@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-#include "core/half.hpp"
+#include "core/numerics/half.hpp"
 
 /// What kernels' tensors are stored as: float or Bf16. Arithmetic on both is in f32.
 namespace fusetape::backends::cpu {

@@ -30,18 +30,32 @@ inline Support supports_dtype(DType dtype) {
 }
 
 // Each file of kernels offers its own.
+namespace conv {
 std::span<const Candidate> convolutions();  ///< conv2d and its gradients, conv+bias+add+relu: cuDNN
-std::span<const Candidate> products();      ///< matmul, alone and with bias and activation: cuBLASLt
-std::span<const Candidate> batch_norms();   ///< batch_norm and its gradient, alone and with add and ReLU
+}  // namespace conv
+namespace matmul {
+std::span<const Candidate> products();  ///< matmul, alone and with bias and activation: cuBLASLt
+}  // namespace matmul
+namespace norm {
+std::span<const Candidate> batch_norms();  ///< batch_norm and its gradient, alone and with add and ReLU
 std::span<const Candidate> bias_relu_gradients();  ///< g·[y>0] and its sum over pixels
 std::span<const Candidate> relu_masks();           ///< a ReLU's mask as bits, and its gradient
-std::span<const Candidate> poolings();             ///< max and average pooling, forward and backward
-std::span<const Candidate> reductions();           ///< sum, mean, max over axes; argmax
-std::span<const Candidate> softmaxes();            ///< softmax, log_softmax, and gradients
-std::span<const Candidate> cross_entropies();      ///< cross_entropy and its gradient
-std::span<const Candidate> optimizers();           ///< updates, one or all; grad_norm
-std::span<const Candidate> random_draws();         ///< rand, randn, dropout
-std::span<const Candidate> movements();            ///< transpose, concat, slice, pad
-std::span<const Candidate> pointwise_programs();   ///< every pointwise node, alone and in chains
+}  // namespace norm
+namespace reduce {
+std::span<const Candidate> poolings();         ///< max and average pooling, forward and backward
+std::span<const Candidate> reductions();       ///< sum, mean, max over axes; argmax
+std::span<const Candidate> softmaxes();        ///< softmax, log_softmax, and gradients
+std::span<const Candidate> cross_entropies();  ///< cross_entropy and its gradient
+}  // namespace reduce
+namespace update {
+std::span<const Candidate> optimizers();  ///< updates of parameters, one or all; the norm of gradients
+}  // namespace update
+namespace move {
+std::span<const Candidate> random_draws();  ///< rand, randn, dropout
+std::span<const Candidate> movements();     ///< transpose, concat, slice, pad
+}  // namespace move
+namespace pointwise {
+std::span<const Candidate> pointwise_programs();  ///< every pointwise node, alone and in chains
+}  // namespace pointwise
 
 }  // namespace fusetape::backends::cuda

@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-#include "core/plan/group.hpp"
+#include "core/plan/rules/group.hpp"
 #include "fusetape/dtype.hpp"
 
 namespace fusetape::backends::cuda {

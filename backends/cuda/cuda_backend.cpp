@@ -4,12 +4,12 @@
 
 #include "backends/candidate_choice.hpp"
 #include "backends/cuda/candidates.hpp"
-#include "backends/cuda/commit.hpp"
-#include "backends/cuda/convolutions.hpp"
+#include "backends/cuda/conv/convolutions.hpp"
 #include "backends/cuda/faults.hpp"
 #include "backends/cuda/graph_replay.hpp"
 #include "backends/cuda/host_kernel.hpp"
 #include "backends/cuda/staging.hpp"
+#include "backends/cuda/update/commit.hpp"
 #include "backends/custom_kernel.hpp"
 
 namespace fusetape::backends {
@@ -23,10 +23,11 @@ using plan::Group;
 
 /// Every kernel of the device in the order in which they are asked.
 std::array<std::span<const Candidate>, 13> candidate_lists() {
-  return {cuda::convolutions(),      cuda::products(),   cuda::batch_norms(),  cuda::bias_relu_gradients(),
-          cuda::relu_masks(),        cuda::poolings(),   cuda::reductions(),   cuda::softmaxes(),
-          cuda::cross_entropies(),   cuda::optimizers(), cuda::random_draws(), cuda::movements(),
-          cuda::pointwise_programs()};
+  return {cuda::conv::convolutions(),           cuda::matmul::products(),   cuda::norm::batch_norms(),
+          cuda::norm::bias_relu_gradients(),    cuda::norm::relu_masks(),   cuda::reduce::poolings(),
+          cuda::reduce::reductions(),           cuda::reduce::softmaxes(),  cuda::reduce::cross_entropies(),
+          cuda::update::optimizers(),           cuda::move::random_draws(), cuda::move::movements(),
+          cuda::pointwise::pointwise_programs()};
 }
 
 class DeviceBackend final : public Backend {
@@ -80,7 +81,7 @@ class DeviceBackend final : public Backend {
 
   bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart part) const override {
     Device device = made_on();
-    return part == NormPart::sums && cuda::carries_statistics(graph, convolution, device).ok;
+    return part == NormPart::sums && cuda::conv::carries_statistics(graph, convolution, device).ok;
   }
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {
@@ -102,7 +103,7 @@ class DeviceBackend final : public Backend {
 
   std::unique_ptr<Kernel> compile_commits(const Graph& graph,
                                           std::span<const plan::Commit> commits) override {
-    return cuda::make_commit(graph, commits, *device_, faults_);
+    return cuda::update::make_commit(graph, commits, *device_, faults_);
   }
 
   std::unique_ptr<Replay> make_replay(std::span<Kernel* const> kernels, std::size_t values) override {

@@ -1,6 +1,6 @@
 #pragma once
 #include "backends/cuda/kernels/lines.hpp"
-#include "core/reference.hpp"
+#include "core/numerics/reference.hpp"
 
 namespace fusetape::backends::cuda {
 

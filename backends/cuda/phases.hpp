@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/host_device.hpp"
+#include "core/numerics/host_device.hpp"
 
 /// Kernels as phases: what every thread of a block does between two barriers. A device runs them with
 /// __syncthreads() in between, a host one thread after the other, in any order; so one source is checked on

@@ -8,7 +8,7 @@
 #include "backends/backend.hpp"
 #include "backends/candidate_choice.hpp"
 #include "backends/cpu/candidates.hpp"
-#include "backends/cpu/conv_winograd.hpp"
+#include "backends/cpu/conv/winograd_candidate.hpp"
 
 namespace fusetape::backends {
 namespace {
@@ -43,11 +43,11 @@ class NullBackend final : public Backend {
   Support supports(const plan::Graph& graph, const plan::Group& group) const override {
     const auto* conv = group.as<plan::Convolution>();
     if (conv == nullptr || !conv->carries()) return {};
-    const std::array lists{cpu::winograd_convolutions()};
+    const std::array lists{cpu::conv::winograd_convolutions()};
     return support_of(choose(lists, graph, group), group, "CPU");
   }
   bool carries(const plan::Graph& graph, const plan::GraphNode& convolution, NormPart) const override {
-    return cpu::winograd_serves(graph, convolution).ok;
+    return cpu::conv::winograd_serves(graph, convolution).ok;
   }
   std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) override {
     return std::make_unique<NullKernel>(graph, group);

@@ -6,7 +6,7 @@
 #include "backends/backend.hpp"
 #include "backends/custom_kernel.hpp"
 #include "core/check.hpp"
-#include "core/reference.hpp"
+#include "core/numerics/reference.hpp"
 
 namespace fusetape::backends {
 namespace {

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/plan/group.hpp"
+#include "core/plan/rules/group.hpp"
 
 /// What the planner asks of a device. backends/ has one of these for each.
 namespace fusetape::plan {

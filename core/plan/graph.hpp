@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/op.hpp"
+#include "core/op/op.hpp"
 #include "fusetape/runtime.hpp"
 
 /// What the planner works on: one slice of the tape with dense ids, and the groups it makes of it. Names no

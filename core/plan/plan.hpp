@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "core/plan/backend.hpp"
-#include "core/plan/group.hpp"
-#include "core/plan/numbers.hpp"
-#include "core/plan/rules.hpp"
+#include "core/plan/passes/numbers.hpp"
+#include "core/plan/rules/group.hpp"
+#include "core/plan/rules/rules.hpp"
 #include "fusetape/runtime.hpp"
 
 namespace fusetape::plan {

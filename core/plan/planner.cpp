@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/check.hpp"
-#include "core/plan/passes.hpp"
+#include "core/plan/passes/passes.hpp"
 #include "fusetape/error.hpp"
 
 namespace fusetape::plan {

@@ -1,7 +1,7 @@
 #pragma once
 #include <string>
 
-#include "core/checked.hpp"
+#include "core/numerics/checked.hpp"
 #include "fusetape/data.hpp"
 #include "fusetape/error.hpp"
 #include "nn/within_memory.hpp"

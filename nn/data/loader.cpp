@@ -6,8 +6,8 @@
 #include <string>
 #include <thread>
 
-#include "core/fork.hpp"
-#include "core/number_text.hpp"
+#include "core/numerics/number_text.hpp"
+#include "core/tape/fork.hpp"
 #include "fusetape/data.hpp"
 #include "nn/data/batch_maker.hpp"
 #include "nn/data/checks.hpp"

@@ -3,7 +3,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/philox.hpp"
+#include "core/numerics/philox.hpp"
 
 /// Random numbers of the data pipeline: pure functions of keys, whatever the order they are asked in.
 namespace fusetape::data {

@@ -4,7 +4,7 @@
 #include <set>
 #include <string_view>
 
-#include "core/checked.hpp"
+#include "core/numerics/checked.hpp"
 #include "fusetape/io.hpp"
 #include "fusetape/runtime.hpp"
 #include "nn/io/kernel_choices.hpp"

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <limits>
 
-#include "core/checked.hpp"
+#include "core/numerics/checked.hpp"
 
 namespace fusetape::io {
 namespace {

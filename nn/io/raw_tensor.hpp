@@ -2,7 +2,7 @@
 #include <cstddef>
 #include <utility>
 
-#include "core/value.hpp"
+#include "core/tape/value.hpp"
 #include "fusetape/runtime.hpp"
 #include "fusetape/tensor.hpp"
 

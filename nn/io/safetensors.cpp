@@ -9,7 +9,7 @@
 #include <system_error>
 
 #include "core/atomic_file.hpp"
-#include "core/checked.hpp"
+#include "core/numerics/checked.hpp"
 #include "fusetape/io.hpp"
 #include "nn/io/foreign_dtypes.hpp"
 #include "nn/io/raw_tensor.hpp"

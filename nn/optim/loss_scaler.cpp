@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/checked.hpp"
-#include "core/module_scope.hpp"
-#include "core/number_text.hpp"
+#include "core/numerics/checked.hpp"
+#include "core/numerics/number_text.hpp"
+#include "core/tape/module_scope.hpp"
 #include "fusetape/autograd.hpp"
 #include "fusetape/ops.hpp"
 #include "fusetape/optim.hpp"

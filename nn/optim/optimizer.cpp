@@ -2,10 +2,10 @@
 #include <iterator>
 #include <set>
 
-#include "core/checked.hpp"
-#include "core/module_scope.hpp"
-#include "core/number_text.hpp"
-#include "core/tape.hpp"
+#include "core/numerics/checked.hpp"
+#include "core/numerics/number_text.hpp"
+#include "core/tape/module_scope.hpp"
+#include "core/tape/tape.hpp"
 #include "fusetape/autograd.hpp"
 #include "fusetape/ops.hpp"
 #include "fusetape/optim.hpp"

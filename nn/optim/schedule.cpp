@@ -2,8 +2,8 @@
 #include <cmath>
 #include <numbers>
 
-#include "core/checked.hpp"
-#include "core/number_text.hpp"
+#include "core/numerics/checked.hpp"
+#include "core/numerics/number_text.hpp"
 #include "fusetape/optim.hpp"
 #include "nn/optim/setting_reader.hpp"
 

@@ -2,8 +2,8 @@
 #include <cmath>
 #include <string>
 
-#include "core/checked.hpp"
-#include "core/number_text.hpp"
+#include "core/numerics/checked.hpp"
+#include "core/numerics/number_text.hpp"
 #include "fusetape/optim.hpp"
 
 namespace fusetape::optim {

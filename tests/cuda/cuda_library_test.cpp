@@ -2,16 +2,16 @@
 // asked, and what happens where it refuses.
 #include <doctest/doctest.h>
 
-#include "backends/cuda/convolutions.hpp"
+#include "backends/cuda/conv/convolutions.hpp"
 #include "backends/cuda/cuda_backend.hpp"
 #include "backends/cuda/library_cache.hpp"
 #include "core/backends.hpp"
-#include "core/tape.hpp"
+#include "core/tape/tape.hpp"
 #include "device_cases.hpp"
 
 namespace ft = fusetape;
 using namespace fusetape::tests;
-using namespace fusetape::backends::cuda;
+namespace cuda = fusetape::backends::cuda;
 using ft::DType;
 using ft::Shape;
 using ft::Tensor;
@@ -116,7 +116,8 @@ TEST_CASE("cuda: a batch norm behind a convolution is folded into its weights, w
                      [=](In in) { return relu(norm(conv2d(in[0], in[1], same), in) + in[7]); },
                      forward_only({"conv2d+batch_norm_inference+add+relu"})});
   }
-  expect_run(KernelList<FoldWeights<float>, FoldWeights<Bf16>, FoldWeights<F16>>{});
+  expect_run(cuda::KernelList<cuda::FoldWeights<float>, cuda::FoldWeights<cuda::Bf16>,
+                              cuda::FoldWeights<cuda::F16>>{});
 }
 
 TEST_CASE("cuda: a batch norm's statistics come with the convolution where the library makes them") {
@@ -143,7 +144,7 @@ TEST_CASE("cuda: a batch norm's statistics come with the convolution where the l
     ft::materialize({call(data_for(op_case, DType::bf16))});
     CHECK_FALSE(contains(launches(), "batch_norm_statistics"));
   }
-  expect_run(KernelList<NormStatisticsOfSums>{});
+  expect_run(cuda::KernelList<cuda::NormStatisticsOfSums>{});
 }
 
 TEST_CASE("cuda: without its batch norm's statistics, a convolution says why") {
@@ -216,7 +217,7 @@ TEST_CASE("cuda: statistics ride in a convolution where that was not measured sl
                          {6, 5, 1, false},
                          {9, 5, 1, false}}) {
     CAPTURE(row.with);
-    CHECK(pays_with_statistics(row.with, row.without, row.pass) == row.pays);
+    CHECK(cuda::conv::pays_with_statistics(row.with, row.without, row.pass) == row.pays);
   }
 }
 
@@ -394,36 +395,36 @@ TEST_CASE("cuda: operations of the libraries are built once, whatever plan asks 
 
 TEST_CASE("cuda: of too many operations those that no kernel holds are let go, once what is queued has run") {
   HostDouble device;
-  LibraryCache libraries(device);
-  const auto spec_of = [](std::size_t n) { return ProductSpec{.m = static_cast<std::int64_t>(n) + 1}; };
+  cuda::LibraryCache libraries(device);
+  const auto spec_of = [](std::size_t n) { return cuda::ProductSpec{.m = static_cast<std::int64_t>(n) + 1}; };
   const auto held = libraries.find(spec_of(0)).operation;
-  device.run(Stream::compute, *libraries.find(spec_of(1)).operation, OperationArgs{}, {});
-  for (std::size_t n = 1; n <= LibraryCache::most; ++n) libraries.find(spec_of(n));
-  CHECK(device.operations_built() == LibraryCache::most + 1);
+  device.run(Stream::compute, *libraries.find(spec_of(1)).operation, cuda::OperationArgs{}, {});
+  for (std::size_t n = 1; n <= cuda::LibraryCache::most; ++n) libraries.find(spec_of(n));
+  CHECK(device.operations_built() == cuda::LibraryCache::most + 1);
   CHECK(libraries.find(spec_of(0)).operation == held);
-  CHECK(device.operations_built() == LibraryCache::most + 1);
+  CHECK(device.operations_built() == cuda::LibraryCache::most + 1);
   libraries.find(spec_of(1));
-  CHECK(device.operations_built() == LibraryCache::most + 2);
+  CHECK(device.operations_built() == cuda::LibraryCache::most + 2);
   device.synchronize();
 }
 
 TEST_CASE("cuda: of too many programs those that no kernel holds are let go, once what is queued has run") {
   HostDouble device;
-  LibraryCache libraries(device);
+  cuda::LibraryCache libraries(device);
   int runs = 0;
   const auto source = [&](std::size_t n) {
-    return ProgramSource{.name = "program",
-                         .text = std::to_string(n),
-                         .run_block = [&](const void*, Thread, HostOrder) { ++runs; }};
+    return cuda::ProgramSource{.name = "program",
+                               .text = std::to_string(n),
+                               .run_block = [&](const void*, cuda::Thread, cuda::HostOrder) { ++runs; }};
   };
-  const LibraryCache::Program held = libraries.find(source(0));
+  const cuda::LibraryCache::Program held = libraries.find(source(0));
   device.launch(Stream::compute, {.kernel = libraries.find(source(1)).get()}, {});
-  for (std::size_t n = 2; n < LibraryCache::most; ++n) libraries.find(source(n));
-  CHECK(device.programs_held() == LibraryCache::most);
+  for (std::size_t n = 2; n < cuda::LibraryCache::most; ++n) libraries.find(source(n));
+  CHECK(device.programs_held() == cuda::LibraryCache::most);
   CHECK(runs == 0);
-  const LibraryCache::Program one_too_many = libraries.find(source(LibraryCache::most));
+  const cuda::LibraryCache::Program one_too_many = libraries.find(source(cuda::LibraryCache::most));
   CHECK(device.programs_held() == 2);
   CHECK(runs == 1);
   CHECK(libraries.find(source(0)) == held);
-  CHECK(libraries.find(source(LibraryCache::most)) == one_too_many);
+  CHECK(libraries.find(source(cuda::LibraryCache::most)) == one_too_many);
 }

@@ -2,7 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "on_double.hpp"
-#include "op_runs.hpp"
+#include "tests/ops/op_runs.hpp"
 
 namespace ft = fusetape;
 using namespace fusetape::tests;

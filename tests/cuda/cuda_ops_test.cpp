@@ -4,7 +4,7 @@
 
 #include "backends.hpp"
 #include "on_double.hpp"
-#include "op_runs.hpp"
+#include "tests/ops/op_runs.hpp"
 
 namespace ft = fusetape;
 using namespace fusetape::tests;

@@ -3,8 +3,8 @@
 #include <doctest/doctest.h>
 
 #include "backends/cuda/kernels/all.hpp"
-#include "core/op.hpp"
-#include "core/op_attrs.hpp"
+#include "core/op/op.hpp"
+#include "core/op/op_attrs.hpp"
 #include "device_cases.hpp"
 
 namespace ft = fusetape;

@@ -4,10 +4,10 @@
 
 #include "backends/cuda/cuda_backend.hpp"
 #include "core/backends.hpp"
-#include "core/tape.hpp"
+#include "core/tape/tape.hpp"
 #include "on_double.hpp"
-#include "op_runs.hpp"
 #include "ops/optimizer.hpp"
+#include "tests/ops/op_runs.hpp"
 
 namespace ft = fusetape;
 namespace nn = fusetape::nn;

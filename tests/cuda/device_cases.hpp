@@ -3,7 +3,7 @@
 
 #include "backends/cuda/kernels/all.hpp"
 #include "on_double.hpp"
-#include "op_runs.hpp"
+#include "tests/ops/op_runs.hpp"
 
 /// Op cases for the kernels of the device.
 namespace fusetape::tests {

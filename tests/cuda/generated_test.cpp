@@ -8,10 +8,10 @@
 #include <functional>
 #include <sstream>
 
-#include "backends/cuda/pointwise_program.hpp"
-#include "core/op_attrs.hpp"
-#include "core/plan/passes.hpp"
-#include "core/reference.hpp"
+#include "backends/cuda/pointwise/pointwise_program.hpp"
+#include "core/numerics/reference.hpp"
+#include "core/op/op_attrs.hpp"
+#include "core/plan/passes/passes.hpp"
 #include "generated_kernels.hpp"
 #include "helpers.hpp"
 
@@ -19,7 +19,7 @@ namespace ft = fusetape;
 using namespace fusetape::tests;
 using ft::DType;
 using ft::Shape;
-using ft::backends::cuda::PointwiseProgram;
+using ft::backends::cuda::pointwise::PointwiseProgram;
 using ft::core::Attrs;
 
 namespace {
@@ -54,14 +54,14 @@ class Chain {
   /// Why the chain is no program.
   std::string refusal() {
     ft::plan::close_group(graph_, group_);
-    return ft::backends::cuda::pointwise_refusal(graph_, group_);
+    return ft::backends::cuda::pointwise::pointwise_refusal(graph_, group_);
   }
   std::shared_ptr<const PointwiseProgram> program(const std::string& name) {
     group_.name = name;
     CHECK(refusal() == "");
-    if (group_.reduction_node() >= 0) CHECK(ft::backends::cuda::sum_refusal(graph_, group_) == "");
+    if (group_.reduction_node() >= 0) CHECK(ft::backends::cuda::pointwise::sum_refusal(graph_, group_) == "");
     return std::make_shared<const PointwiseProgram>(
-        ft::backends::cuda::make_pointwise_program(graph_, group_));
+        ft::backends::cuda::pointwise::make_pointwise_program(graph_, group_));
   }
 
  private:
@@ -291,7 +291,7 @@ std::vector<GeneratedKernel> kernels_of(const std::vector<Made>& made) {
   std::vector<GeneratedKernel> kernels;
   kernels.reserve(made.size());
   for (const Made& one : made)
-    kernels.push_back({one.program->name, ft::backends::cuda::pointwise_text(*one.program)});
+    kernels.push_back({one.program->name, ft::backends::cuda::pointwise::pointwise_text(*one.program)});
   return kernels;
 }
 
@@ -306,7 +306,7 @@ TEST_CASE("the text of generated kernels computes what their double does") {
   }
   REQUIRE(compiled.errors == "");
   for (const Made& one : made) {
-    const auto on_host = ft::backends::cuda::pointwise_on_host(one.program);
+    const auto on_host = ft::backends::cuda::pointwise::pointwise_on_host(one.program);
     if (one.program->sum) {
       compare(one.what, *one.program, on_host, compiled, one.program->count);
       continue;
@@ -332,7 +332,7 @@ bool computes_in_doubles(const std::string& ptx) {
 
 TEST_CASE("NVRTC compiles the text of generated kernels: f32 alone, 16 bytes at a time") {
   for (const Made& one : all_programs()) {
-    const std::string text = ft::backends::cuda::pointwise_text(*one.program);
+    const std::string text = ft::backends::cuda::pointwise::pointwise_text(*one.program);
     const NvrtcCompiled compiled = compile_with_nvrtc({one.program->name, text});
     if (!compiled.why_not.empty()) {
       MESSAGE("skipped: " << compiled.why_not);

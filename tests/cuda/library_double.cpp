@@ -5,7 +5,7 @@
 #include <numbers>
 #include <vector>
 
-#include "core/reference.hpp"
+#include "core/numerics/reference.hpp"
 #include "fusetape/error.hpp"
 
 namespace fusetape::tests {

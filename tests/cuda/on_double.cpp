@@ -2,7 +2,7 @@
 
 #include "backends/cuda/cuda_backend.hpp"
 #include "core/backends.hpp"
-#include "core/tape.hpp"
+#include "core/tape/tape.hpp"
 
 namespace fusetape::tests {
 

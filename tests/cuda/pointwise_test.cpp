@@ -1,7 +1,7 @@
 // Pointwise nodes and chains on the CUDA backend.
 #include <doctest/doctest.h>
 
-#include "core/op.hpp"
+#include "core/op/op.hpp"
 #include "device_cases.hpp"
 
 namespace ft = fusetape;

@@ -8,7 +8,7 @@
 
 #include "backends/cuda/cuda_backend.hpp"
 #include "core/backends.hpp"
-#include "core/tape.hpp"
+#include "core/tape/tape.hpp"
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
 

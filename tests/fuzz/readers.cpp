@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "backends/cpu/tuning_file.hpp"
-#include "small_net.hpp"
+#include "backends/cpu/tune/tuning_file.hpp"
+#include "tests/nn/small_net.hpp"
 
 namespace fusetape::fuzz {
 namespace {
@@ -105,7 +105,7 @@ struct Run {
 std::string tuning_header() {
   const auto file = std::filesystem::temp_directory_path() / ("fusetape_fuzz." + std::to_string(::getpid())) /
                     "tuning.json";
-  const std::string failed = backends::cpu::add_tunings(file, {{"a", {.kernel = "direct"}}});
+  const std::string failed = backends::cpu::tune::add_tunings(file, {{"a", {.kernel = "direct"}}});
   require(failed.empty(), "a tuning file cannot be written");
   std::ifstream in(file);
   std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
@@ -175,7 +175,8 @@ void tuning_file(Bytes bytes) {
   std::string text(bytes.begin(), bytes.end());
   if (!text.empty() && text[0] % 2 != 0) text = header + text.substr(1);
   const auto* const first = reinterpret_cast<const std::uint8_t*>(text.data());
-  const backends::cpu::StoredTunings stored = backends::cpu::read_tunings(file.hold({first, text.size()}));
+  const backends::cpu::tune::StoredTunings stored =
+      backends::cpu::tune::read_tunings(file.hold({first, text.size()}));
   require(stored.ignored.empty() || stored.tunings.empty(), "what is ignored is used");
 }
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "backends/cpu/tuning_file.hpp"
+#include "backends/cpu/tune/tuning_file.hpp"
 #include "fusetape/fusetape.hpp"
 
 int main(int argc, char** argv) try {
@@ -17,7 +17,7 @@ int main(int argc, char** argv) try {
     fusetape::io::save_tensors(file, {.tensors = {{"values", values}}, .metadata = {}});
     return 0;
   }
-  const std::string why = fusetape::backends::cpu::add_tunings(
+  const std::string why = fusetape::backends::cpu::tune::add_tunings(
       file, {{"convolution " + std::to_string(number), {.kernel = "direct"}}});
   if (why.empty()) return 0;
   std::fprintf(stderr, "%s: %s\n", file.c_str(), why.c_str());

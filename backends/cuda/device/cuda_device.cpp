@@ -6,7 +6,7 @@
 #include "backends/cuda/device/device_facts.hpp"
 #include "backends/cuda/device/kernel_table.hpp"
 #include "backends/cuda/device/queued_operation.hpp"
-#include "core/number_text.hpp"
+#include "core/numerics/number_text.hpp"
 #include "fusetape/error.hpp"
 
 namespace fusetape::backends::cuda {

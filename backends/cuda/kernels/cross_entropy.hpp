@@ -1,7 +1,7 @@
 #pragma once
 #include "backends/cuda/kernels/fault.hpp"
 #include "backends/cuda/kernels/softmax.hpp"
-#include "core/loss_formulas.hpp"
+#include "core/numerics/loss_formulas.hpp"
 
 /// Cross entropy of logits {rows, classes} and labels, and its gradient: softmax inside.
 namespace fusetape::backends::cuda {

@@ -3,8 +3,8 @@
 #include <cstdint>
 
 #include "backends/cuda/phases.hpp"
-#include "core/half.hpp"
-#include "core/host_device.hpp"
+#include "core/numerics/half.hpp"
+#include "core/numerics/host_device.hpp"
 
 #ifndef __CUDA_ARCH__
 #include "core/check.hpp"

@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-#include "core/host_device.hpp"
+#include "core/numerics/host_device.hpp"
 
 namespace fusetape::backends::cuda {
 

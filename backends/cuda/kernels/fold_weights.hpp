@@ -1,12 +1,12 @@
 #pragma once
 #include "backends/cuda/kernels/elements.hpp"
 #include "backends/cuda/phases.hpp"
-#include "core/norm_formulas.hpp"
+#include "core/numerics/norm_formulas.hpp"
 
 namespace fusetape::backends::cuda {
 
 /// The filters and the bias of a convolution with the batch norm behind it folded in
-/// (core/norm_formulas.hpp).
+/// (core/numerics/norm_formulas.hpp).
 template <class T>
 struct FoldWeights {
   struct Args {

@@ -1,7 +1,7 @@
 #pragma once
 #include "backends/cuda/kernels/channel_parts.hpp"
 #include "backends/cuda/kernels/elements.hpp"
-#include "core/norm_formulas.hpp"
+#include "core/numerics/norm_formulas.hpp"
 
 /// Batch norm, forward: the statistics of a run of rows, of all of them, and y = [relu](norm₁(x₁) [+
 /// norm₂(x₂)]

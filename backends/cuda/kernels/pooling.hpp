@@ -1,7 +1,7 @@
 #pragma once
 #include "backends/cuda/kernels/elements.hpp"
 #include "backends/cuda/phases.hpp"
-#include "core/pool_geometry.hpp"
+#include "core/numerics/pool_geometry.hpp"
 
 /// Max and average pooling, NHWC. A thread has Width channels of a pixel that is written: 8 where all pixels
 /// start on a boundary of 16 bytes, else 1. Gradients are gathered from the windows over a pixel, in their

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/half.hpp"
-#include "core/host_device.hpp"
+#include "core/numerics/half.hpp"
+#include "core/numerics/host_device.hpp"
 
 /// Elements of generated kernels: as they are stored, as floats, and several at a time. This text is part of
 /// every such kernel.
@@ -39,8 +39,9 @@ FUSETAPE_HD inline float to_float(Bool x) { return x.value != 0 ? 1.0f : 0.0f; }
 FUSETAPE_HD inline float to_float(U8 x) { return static_cast<float>(x.value); }
 FUSETAPE_HD inline float to_float(I64 x) { return static_cast<float>(x); }
 
-/// Rounded to nearest even; u8 comes from what was one. A device has instructions that round as core/half.hpp
-/// does, but for a NaN's payload: a chain of 16 bits would be slower than its memory without them.
+/// Rounded to nearest even; u8 comes from what was one. A device has instructions that round as
+/// core/numerics/half.hpp does, but for a NaN's payload: a chain of 16 bits would be slower than its memory
+/// without them.
 template <class T>
 FUSETAPE_HD T from_float(float x);
 template <>

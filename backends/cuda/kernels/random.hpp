@@ -1,9 +1,9 @@
 #pragma once
 #include "backends/cuda/kernels/elements.hpp"
 #include "backends/cuda/phases.hpp"
-#include "core/philox.hpp"
+#include "core/numerics/philox.hpp"
 
-/// rand, randn and dropout: every number is core/philox.hpp's of its element, whatever the thread.
+/// rand, randn and dropout: every number is core/numerics/philox.hpp's of its element, whatever the thread.
 namespace fusetape::backends::cuda {
 
 enum class Draw : std::uint8_t { uniform, normal, dropout };

@@ -1,7 +1,7 @@
 #pragma once
 #include "backends/cuda/kernels/fault.hpp"
 #include "backends/cuda/kernels/tensor_list.hpp"
-#include "core/update_formulas.hpp"
+#include "core/numerics/update_formulas.hpp"
 
 /// The update of many parameters at once, with the clipping of their gradients.
 namespace fusetape::backends::cuda {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "backends/cuda/device/cuda_device.hpp"
-#include "core/reference.hpp"
+#include "core/numerics/reference.hpp"
 #include "cuda/library_double.hpp"
 #include "fusetape/error.hpp"
 

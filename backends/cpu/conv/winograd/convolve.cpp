@@ -1,0 +1,160 @@
+#include <span>
+
+#include "backends/cpu/channel_rows.hpp"
+#include "backends/cpu/conv/winograd/convolve_part.hpp"
+#include "backends/cpu/conv/winograd/forms.hpp"
+#include "core/check.hpp"
+
+/// How a convolution is shared among threads, and how their sums come together.
+namespace fusetape::backends::cpu::conv::winograd {
+namespace {
+
+/// Each thread has a range of tiles and a range of outputs.
+struct Shares {
+  std::int64_t tiles, outs;
+  int tile_parts, out_parts;
+  std::int64_t block_tiles;
+
+  Shares(const Problem& problem, const Blocking& blocking, int threads)
+      : tiles(Tiles(problem).count()), outs(problem.out) {
+    out_parts =
+        static_cast<int>(std::min<std::int64_t>({blocking.out_parts, threads, divided_up(outs, chunk)}));
+    tile_parts = static_cast<int>(std::min<std::int64_t>(threads / out_parts, divided_up(tiles, 4)));
+    block_tiles = std::min(blocking.tiles, divided_up(divided_up(tiles, 4), tile_parts) * 4);
+  }
+
+  int parts() const { return tile_parts * out_parts; }
+  std::int64_t tile_begin(int tile_part) const {
+    return std::min(tiles, divided_up(tiles, 4) * tile_part / tile_parts * 4);
+  }
+  std::int64_t out_begin(int out_part) const {
+    return std::min(outs, divided_up(outs, chunk) * out_part / out_parts * chunk);
+  }
+  /// Room for the outputs of any part.
+  std::int64_t most_outs() const { return divided_up(divided_up(outs, chunk), out_parts) * chunk; }
+};
+
+/// Parts of a tile range stand side by side.
+ConvolvePart carve_part(const Problem& problem, const Shares& shares, int part, ScratchCarver& carver) {
+  const int tile_part = part / shares.out_parts, out_part = part % shares.out_parts;
+  const std::int64_t outs = shares.most_outs();
+  ConvolvePart it{.first_tile = shares.tile_begin(tile_part),
+                  .end_tile = shares.tile_begin(tile_part + 1),
+                  .first_out = shares.out_begin(out_part),
+                  .end_out = shares.out_begin(out_part + 1),
+                  .block_tiles = shares.block_tiles,
+                  .writes_source = out_part == 0};
+  it.transformed = carver.take<float>(positions * shares.block_tiles * rounded_up(problem.in, chunk));
+  it.products = carver.take<float>(half_inverted * shares.block_tiles * outs);
+  it.rows = carver.take<float>(pixel_scratch);
+  it.sums.shift = carver.take<float>(outs);
+  it.sums.block_first = carver.take<float>(outs);
+  it.sums.block_second = carver.take<float>(outs);
+  it.sums.first = carver.take<double>(outs);
+  it.sums.second = carver.take<double>(outs);
+  return it;
+}
+
+std::span<ConvolvePart> carve(const Problem& problem, const Shares& shares, ScratchCarver& carver) {
+  ConvolvePart* parts = carver.take<ConvolvePart>(shares.parts());
+  for (int i = 0; i < shares.parts(); ++i) {
+    const ConvolvePart part = carve_part(problem, shares, i, carver);
+    if (parts != nullptr) parts[i] = part;
+  }
+  return {parts, static_cast<std::size_t>(shares.parts())};
+}
+
+void clear(const PartSums& sums, std::int64_t outs) {
+  for (float* each : {sums.shift, sums.block_first, sums.block_second}) std::fill_n(each, outs, 0.0f);
+  for (double* each : {sums.first, sums.second}) std::fill_n(each, outs, 0.0);
+}
+
+/// Chan's formula: to mean and M2 of n numbers come those of m others.
+void add_moments(double n, double& mean, double& m2, double m, double other_mean, double other_m2) {
+  const double apart = other_mean - mean;
+  mean += apart * (m / (n + m));
+  m2 += other_m2 + apart * apart * (n * m / (n + m));
+}
+
+void fold_moments(std::int64_t pixels, std::int64_t outs, PartSums& sums) {
+  const double n = static_cast<double>(sums.pixels), m = static_cast<double>(pixels), one_of = 1 / m;
+  for (std::int64_t c = 0; c < outs; ++c) {
+    const double first = sums.block_first[c], second = sums.block_second[c];
+    add_moments(n, sums.first[c], sums.second[c], m, static_cast<double>(sums.shift[c]) + first * one_of,
+                second - first * first * one_of);
+    sums.shift[c] = static_cast<float>(sums.first[c]);
+  }
+}
+
+void fold_gradient(std::int64_t outs, PartSums& sums) {
+  for (std::int64_t c = 0; c < outs; ++c) {
+    sums.first[c] += sums.block_first[c];
+    sums.second[c] += sums.block_second[c];
+  }
+}
+
+/// Of all parts, in the order of their tiles.
+void combine(std::span<const ConvolvePart> parts, const Sink& sink, std::int64_t outs) {
+  std::fill_n(sink.first, outs, 0.0);
+  std::fill_n(sink.second, outs, 0.0);
+  for (std::int64_t c = 0; c < outs; ++c) {
+    double pixels = 0;
+    for (const ConvolvePart& part : parts) {
+      if (c < part.first_out || c >= part.end_out || part.sums.pixels == 0) continue;
+      const double first = part.sums.first[c - part.first_out], second = part.sums.second[c - part.first_out];
+      const double m = static_cast<double>(part.sums.pixels);
+      if (sink.sums == Sums::moments) {
+        add_moments(pixels, sink.first[c], sink.second[c], m, first, second);
+      } else {
+        sink.first[c] += first;
+        sink.second[c] += second;
+      }
+      pixels += m;
+    }
+  }
+}
+
+}  // namespace
+
+void fold_block(Sums kind, std::int64_t pixels, std::int64_t outs, PartSums& sums) {
+  kind == Sums::moments ? fold_moments(pixels, outs, sums) : fold_gradient(outs, sums);
+  sums.pixels += pixels;
+  for (float* each : {sums.block_first, sums.block_second}) std::fill_n(each, outs, 0.0f);
+}
+
+std::size_t convolve_scratch_bytes(const Problem& problem, const Blocking& blocking, int threads) {
+  const Shares shares(problem, blocking, threads);
+  ScratchCarver carver(nullptr);
+  carve(problem, shares, carver);
+  return carver.used();
+}
+
+void convolve(const Problem& problem, const Source& source, const float* u, const Sink& sink,
+              const Blocking& blocking, int threads, std::byte* scratch) {
+  FUSETAPE_ASSERT(is_offered(source) && is_offered(sink));
+  const Shares shares(problem, blocking, threads);
+  ScratchCarver carver(scratch);
+  const std::span<ConvolvePart> parts = carve(problem, shares, carver);
+  for_parts(shares.parts(), [&](int i) {
+    ConvolvePart& part = parts[static_cast<std::size_t>(i)];
+    if (sink.sums != Sums::none) clear(part.sums, shares.most_outs());
+    convolve_part(problem, source, u, sink, part);
+  });
+  if (sink.sums != Sums::none) combine(parts, sink, problem.out);
+}
+
+Blocking default_blocking(const Problem& problem, int threads) {
+  // The larger the weights, the more tiles have to share each reading of them.
+  const std::int64_t pairs = problem.in * problem.out, tiles = Tiles(problem).count();
+  Blocking blocking{.tiles = problem.in <= 16 ? 8 : pairs <= 128 * 128 ? 16 : pairs <= 256 * 256 ? 32 : 128};
+  // Too few tiles: threads share them, and each reads a part of the weights.
+  const std::int64_t most = std::min<std::int64_t>(threads, divided_up(problem.out, chunk));
+  for (int parts = 1; parts <= most; ++parts) {
+    if (threads % parts != 0) continue;
+    blocking.out_parts = parts;
+    if (tiles * parts / threads >= blocking.tiles / 2) break;
+  }
+  return blocking;
+}
+
+}  // namespace fusetape::backends::cpu::conv::winograd

@@ -1,0 +1,111 @@
+// Updates: one node, or all parameters of a model in as few launches as there is room for their pointers in
+// the arguments, with the clipping of their gradients.
+#include "backends/cuda/candidates.hpp"
+#include "backends/cuda/device_kernel.hpp"
+#include "backends/cuda/element_types.hpp"
+#include "backends/cuda/faults.hpp"
+#include "backends/cuda/kernels/updates.hpp"
+#include "backends/cuda/tensor_list.hpp"
+#include "backends/cuda/update/grad_norm.hpp"
+#include "backends/update_groups.hpp"
+
+namespace fusetape::backends::cuda::update {
+namespace {
+
+using plan::Graph;
+using plan::Group;
+
+class OptimizerKernel final : public DeviceKernel, public NotesFaults {
+ public:
+  OptimizerKernel(const Graph& graph, const Group& group, DeviceApi& device)
+      : DeviceKernel(graph, device), updates_(updates_of(graph, group)) {
+    name = "cuda:" + group.name;
+    tensor_passes = tensor_passes_of(updates_);
+  }
+
+  std::vector<std::pair<int, int>> in_place() const override { return in_place_of(updates_); }
+  bool can_fail() const override { return false; }
+  void note_to(std::shared_ptr<Faults> faults) override { faults_ = std::move(faults); }
+
+  void run(const KernelArgs& args) override {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      with_element_type(dtype, [&](auto element) {
+        using T = decltype(element);
+#define FUSETAPE_RUN_UPDATE(name) \
+  if (updates_.front().op == &ops::name##_op) run_list<T, core::updates::name>(args, dtype);
+        FUSETAPE_UPDATE_OPS(FUSETAPE_RUN_UPDATE)
+#undef FUSETAPE_RUN_UPDATE
+      });
+    }
+  }
+
+ private:
+  /// The group's scalars are those of its first update.
+  Access scalars(const KernelArgs& args) const {
+    const Update& first = updates_.front();
+    Access access;
+    for (const int scalar : first.scalars) access.reads.push_back(whole(args, scalar));
+    if (first.scale >= 0) access.reads.push_back(whole(args, first.scale));
+    access.reads.push_back(piece(faults_->place(), 1));
+    return access;
+  }
+
+  Access tensors(const KernelArgs& args, const Update& update) const {
+    Access access;
+    for (std::size_t i = 0; i < update.in.size(); ++i) {
+      if (update.in[i] >= 0) access.reads.push_back(whole(args, update.in[i]));
+      if (update.out[i] >= 0) access.writes.push_back(whole(args, update.out[i]));
+    }
+    return access;
+  }
+
+  /// The updates of this dtype.
+  template <class T, class U>
+  void run_list(const KernelArgs& args, DType dtype) const {
+    using K = ParameterUpdate<T, U>;
+    const Update& first = updates_.front();
+    typename K::Args arguments{};
+    for (std::size_t i = 0; i < first.scalars.size(); ++i)
+      arguments.scalars[i] = args.in<double>(first.scalars[i]);
+    if (first.scale >= 0) arguments.scale = args.in<T>(first.scale);
+    arguments.fault = faults_->place();
+    arguments.variant = first.variant;
+    TensorList<K> list(arguments, scalars(args));
+    for (const Update& update : updates_) {
+      if (update.dtype != dtype) continue;
+      list.add(update.elements, tensors(args, update), [&](std::int64_t from) {
+        const auto in = [&](std::size_t i) {
+          return update.in[i] >= 0 ? args.in<T>(update.in[i]) + from : nullptr;
+        };
+        const auto out = [&](std::size_t i) {
+          return update.out[i] >= 0 ? args.out<T>(update.out[i]) + from : nullptr;
+        };
+        typename K::Entry entry{.p = in(0), .g = in(1), .new_p = out(0), .new_g = out(1)};
+        for (std::size_t s = 0; s < std::size(entry.state); ++s) {
+          entry.state[s] = in(2 + s);
+          entry.new_state[s] = out(2 + s);
+        }
+        return entry;
+      });
+    }
+    for (const auto& part : list.parts()) launch<K>({.x = part.blocks}, part.args, part.access);
+  }
+
+  std::vector<Update> updates_;
+  std::shared_ptr<Faults> faults_;
+};
+
+Support supports(const Graph& graph, const Group& group, Device&) { return supports_updates(graph, group); }
+
+std::unique_ptr<Kernel> make(const Graph& graph, const Group& group, Device& device) {
+  return std::make_unique<OptimizerKernel>(graph, group, device.api);
+}
+
+constexpr Candidate candidates[] = {{"cuda:optimizer", supports, make},
+                                    {"cuda:grad_norm", supports_grad_norm, make_grad_norm}};
+
+}  // namespace
+
+std::span<const Candidate> optimizers() { return candidates; }
+
+}  // namespace fusetape::backends::cuda::update

@@ -1,0 +1,90 @@
+#include "core/plan/rules/norm_roles.hpp"
+
+#include <span>
+
+#include "core/check.hpp"
+#include "core/op/op_list.hpp"
+
+namespace fusetape::plan {
+namespace {
+
+using core::NormRole;
+
+/// The role's place.
+int* value_of(NormRoles& roles, NormRole role) {
+  switch (role) {
+    case NormRole::none:
+      return nullptr;
+    case NormRole::x:
+      return &roles.x;
+    case NormRole::gamma:
+      return &roles.gamma;
+    case NormRole::beta:
+      return &roles.beta;
+    case NormRole::running_mean:
+      return &roles.running_mean;
+    case NormRole::running_var:
+      return &roles.running_var;
+    case NormRole::mean:
+      return &roles.mean;
+    case NormRole::inv_std:
+      return &roles.inv_std;
+    case NormRole::new_running_mean:
+      return &roles.new_running_mean;
+    case NormRole::new_running_var:
+      return &roles.new_running_var;
+    case NormRole::dx:
+      return &roles.dx;
+    case NormRole::dgamma:
+      return &roles.dgamma;
+    case NormRole::dbeta:
+      return &roles.dbeta;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+NormRoles norm_roles(const Graph& graph, int node) {
+  const GraphNode& norm = graph.node(node);
+  FUSETAPE_ASSERT(norm.op->norm != nullptr);
+  NormRoles roles;
+  roles.node = node;
+  const auto take = [&](const NormRole* names, std::span<const int> values) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (int* const value = value_of(roles, names[i])) *value = values[i];
+    }
+  };
+  std::span<const int> inputs(norm.inputs);
+  if (norm.op->numbers == 1) {
+    roles.momentum = inputs.back();
+    inputs = inputs.first(inputs.size() - 1);
+  }
+  take(norm.op->norm->inputs, inputs);
+  take(norm.op->norm->outputs, norm.outputs);
+  return roles;
+}
+
+Statistics statistics_of(const GraphNode& norm) {
+  if (norm.is(ops::batch_norm_inference_op)) return Statistics::running;
+  return norm.is(ops::batch_norm_apply_op) ? Statistics::given : Statistics::batch;
+}
+
+bool is_norm_gradient(const GraphNode& norm) {
+  return norm.is(ops::batch_norm_grad_op) || norm.is(ops::batch_norm_grad_sums_op) ||
+         norm.is(ops::batch_norm_grad_apply_op);
+}
+
+const GraphNode* forward_norm_of_mask(const Graph& graph, int y, const NormRoles& roles) {
+  const GraphNode* relu = graph.producer_if(y, ops::relu_op);
+  if (relu == nullptr) return nullptr;
+  const GraphNode* norm = graph.producer_if(relu->inputs[0], ops::batch_norm_op);
+  if (norm == nullptr) norm = graph.producer_if(relu->inputs[0], ops::batch_norm_apply_op);
+  if (norm == nullptr || norm->outputs[0] != relu->inputs[0]) return nullptr;
+  const NormRoles made = norm_roles(graph, graph.value(relu->inputs[0]).producer);
+  const bool same = made.x == roles.x && (roles.gamma < 0 || made.gamma == roles.gamma) &&
+                    made.mean == roles.mean && made.inv_std == roles.inv_std;
+  return same ? norm : nullptr;
+}
+
+}  // namespace fusetape::plan

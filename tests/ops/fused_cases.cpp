@@ -1,0 +1,340 @@
+#include "tests/ops/op_cases.hpp"
+
+namespace fusetape::tests {
+namespace {
+
+using Cases = std::vector<OpCase>;
+using In = const Inputs&;
+
+const Shape image_shapes[] = {{1, 4, 3, 2},  {2, 3, 3, 1}, {2, 7, 5, 3},  {1, 7, 5, 17},
+                              {3, 4, 4, 24}, {2, 1, 1, 8}, {5, 33, 31, 9}};
+
+// ---- convolution with bias and ReLU ----
+
+void add_convolutions(Cases& cases) {
+  const Conv2dOptions same{.padding = {1, 1}}, strided{.stride = {2, 2}, .padding = {1, 1}};
+  for (const Shape& x : image_shapes) {
+    for (const std::int64_t out : {1, 3, 24}) {
+      const Shape w{out, 3, 3, x[3]};
+      for (const Conv2dOptions& o : {same, strided}) {
+        const std::string how =
+            named("", x) + " to " + std::to_string(out) + (o.stride[0] == 2 ? ", strided" : "");
+        // Sums of eighths are multiples of 1/64, the bias is none: no ReLU sees 0, and every sum is exact.
+        const std::vector<Input> with_bias{eighths(x), eighths(w), real({out})};
+        cases.push_back({"conv+bias+relu" + how,
+                         with_bias,
+                         [o](In in) { return relu(conv2d(in[0], in[1], in[2], o)); },
+                         {.groups = {"conv2d+bias+relu", "relu_grad+bias_grad"}}});
+        cases.push_back({"conv+bias" + how,
+                         with_bias,
+                         [o](In in) { return conv2d(in[0], in[1], in[2], o); },
+                         {.groups = {"conv2d+bias"}}});
+        cases.push_back({"conv+relu" + how,
+                         {real(x), real(w)},
+                         [o](In in) { return relu(conv2d(in[0], in[1], o)); },
+                         {.same_bits = false, .groups = {"conv2d+relu"}}});
+      }
+    }
+  }
+  cases.push_back(
+      {"conv+bias+relu, groups and dilation",
+       {eighths({2, 7, 6, 4}), eighths({6, 3, 3, 2}), real({6})},
+       [](In in) {
+         return relu(conv2d(in[0], in[1], in[2], {.padding = {2, 2}, .dilation = {2, 2}, .groups = 2}));
+       },
+       {.groups = {"conv2d+bias+relu", "relu_grad+bias_grad"}}});
+  cases.push_back({"conv+bias+relu, depthwise",
+                   {eighths({1, 5, 5, 8}), eighths({8, 3, 3, 1}), real({8})},
+                   [](In in) {
+                     return relu(conv2d(in[0], in[1], in[2], {.padding = {1, 1}, .groups = 8}));
+                   },
+                   {.groups = {"conv2d+bias+relu"}}});
+  cases.push_back({"conv+bias+relu, the image needs no gradient",
+                   {constant(eighths({2, 6, 6, 3})), eighths({8, 3, 3, 3}), real({8})},
+                   [](In in) {
+                     return relu(conv2d(in[0], in[1], in[2], {.padding = {1, 1}}));
+                   },
+                   {.groups = {"conv2d+bias+relu", "relu_grad+bias_grad"}}});
+  cases.push_back({"conv+bias+relu, the pre-activation is read elsewhere",
+                   {eighths({1, 4, 4, 2}), eighths({3, 3, 3, 2}), real({3})},
+                   [](In in) {
+                     const Tensor before = conv2d(in[0], in[1], in[2]);
+                     return Results{relu(before), before * 2};
+                   },
+                   {.groups = {"conv2d+bias"}}});
+  cases.push_back({"two layers, linear and ReLU",
+                   {eighths({5, 4}), eighths({6, 4}), real({6}), eighths({3, 6}), real({3})},
+                   [](In in) { return linear(relu(linear(in[0], in[1], in[2])), in[3], in[4]); },
+                   {.groups = {"relu_grad+bias_grad"}}});
+}
+
+// ---- batch norm with add and ReLU ----
+
+/// x, γ, β and the running statistics.
+std::vector<Input> norm_inputs(const Shape& x) {
+  const std::int64_t c = x.back();
+  return {real(x), scale(c), shift(c), constant(shift(c)), constant(scale(c))};
+}
+
+/// The normalisation of inputs first … first + 4, and its new statistics.
+BatchNormResult norm(In in, std::size_t first = 0) {
+  return batch_norm(in[first], in[first + 1], in[first + 2], in[first + 3], in[first + 4], {.eps = 1e-2});
+}
+Tensor inference(In in, std::size_t first = 0) {
+  return batch_norm_inference(in[first], in[first + 1], in[first + 2], in[first + 3], in[first + 4]);
+}
+
+std::vector<Input> operator+(std::vector<Input> a, const std::vector<Input>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+void add_norms(Cases& cases) {
+  for (const Shape& x : image_shapes) {
+    const std::vector<Input> one = norm_inputs(x), with_z = norm_inputs(x) + std::vector{real(x)},
+                             two = one + one;
+    cases.push_back({named("bn+relu", x),
+                     one,
+                     [](In in) { return relu(batch_norm(in[0], in[1], in[2])); },
+                     {.groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
+    cases.push_back({named("bn+relu, running statistics", x),
+                     one,
+                     [](In in) {
+                       BatchNormResult n = norm(in);
+                       return Results{relu(std::move(n.y)), n.running_mean, n.running_var};
+                     },
+                     {.groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
+    cases.push_back({named("bn+add", x),
+                     with_z,
+                     [](In in) {
+                       BatchNormResult n = norm(in);
+                       return Results{n.y + in[5], n.running_mean, n.y.detach()};
+                     },
+                     {.groups = {"batch_norm+add"}}});
+    cases.push_back({named("bn+bn+add", x),
+                     two,
+                     [](In in) { return norm(in).y + norm(in, 5).y; },
+                     {.groups = {"batch_norm+batch_norm+add"}}});
+    cases.push_back({named("bn+add+relu", x),
+                     with_z,
+                     [](In in) { return relu(norm(in).y + in[5]); },
+                     {.groups = {"batch_norm+add+relu", "relu_grad+batch_norm_grad"}}});
+    cases.push_back({named("add of bn on the right, relu", x),
+                     with_z,
+                     [](In in) { return relu(in[5] + norm(in).y); },
+                     {.groups = {"batch_norm+add+relu", "relu_grad+batch_norm_grad"}}});
+    cases.push_back(
+        {named("bn+bn+add+relu", x),
+         two,
+         [](In in) {
+           BatchNormResult a = norm(in), b = norm(in, 5);
+           return Results{relu(std::move(a.y) + std::move(b.y)), a.running_var, b.running_mean};
+         },
+         {.groups = {"batch_norm+batch_norm+add+relu", "relu_grad+batch_norm_grad+batch_norm_grad"}}});
+    cases.push_back({named("bn inference+relu", x),
+                     one,
+                     [](In in) { return relu(inference(in)); },
+                     {.groups = {"batch_norm_inference+relu"}}});
+    cases.push_back({named("bn inference+add+relu", x),
+                     with_z,
+                     [](In in) { return relu(inference(in) + in[5]); },
+                     {.groups = {"batch_norm_inference+add+relu"}}});
+    cases.push_back({named("bn inference twice+add+relu", x),
+                     two,
+                     [](In in) { return relu(inference(in) + inference(in, 5)); },
+                     {.groups = {"batch_norm_inference+batch_norm_inference+add+relu"}}});
+  }
+}
+
+void add_odd_norms(Cases& cases) {
+  const Shape x{2, 4, 3, 5};
+  cases.push_back({"bn+relu of a matrix",
+                   norm_inputs({9, 6}),
+                   [](In in) { return relu(norm(in).y); },
+                   {.groups = {"batch_norm+relu"}}});
+  cases.push_back({"bn+relu, x needs no gradient",
+                   {constant(real(x)), scale(5), shift(5)},
+                   [](In in) { return relu(batch_norm(in[0], in[1], in[2])); },
+                   {.groups = {"batch_norm+relu", "relu_grad+batch_norm_grad"}}});
+  cases.push_back({"bn+add+relu, z broadcast", norm_inputs(x) + std::vector{real({5})},
+                   [](In in) { return relu(norm(in).y + in[5]); }});
+  cases.push_back({"bn added to itself, relu", norm_inputs(x), [](In in) {
+                     const Tensor y = norm(in).y;
+                     return relu(y + y);
+                   }});
+  cases.push_back({"bn+add+relu where z is x",
+                   norm_inputs(x),
+                   [](In in) { return relu(norm(in).y + in[0]); },
+                   {.groups = {"batch_norm+add+relu"}}});
+  cases.push_back(
+      {"bn of one x with two scales, added, relu",
+       {real(x), scale(5), shift(5), scale(5), shift(5)},
+       [](In in) { return relu(batch_norm(in[0], in[1], in[2]) + batch_norm(in[0], in[3], in[4])); },
+       {.groups = {"batch_norm+batch_norm+add+relu"}}});
+  std::vector<Input> first_is_constant = norm_inputs(x) + norm_inputs(x);
+  first_is_constant[0].constant = true;
+  cases.push_back({"bn+bn+add+relu, the first x needs no gradient",
+                   first_is_constant,
+                   [](In in) { return relu(norm(in).y + norm(in, 5).y); },
+                   {.groups = {"relu_grad+batch_norm_grad+batch_norm_grad"}}});
+  // Both gradients of the fork and y live on: only the xs' places are free for the results.
+  cases.push_back({"bn+bn+add+relu before a fork, everything else is kept",
+                   norm_inputs(x) + norm_inputs(x) + std::vector{real(x), real(x)},
+                   [](In in) {
+                     Inputs doubled = in;
+                     doubled[0] = in[0] * 2;
+                     doubled[5] = in[5] * 2;
+                     Tensor a = norm(doubled).y, b = norm(doubled, 5).y;
+                     const Tensor y = relu(std::move(a) + std::move(b));
+                     return Results{y + in[10], y + in[11], y.detach()};
+                   },
+                   {.groups = {"add+relu_grad+batch_norm_grad+batch_norm_grad"}}});
+  cases.push_back({"training and inference added, relu",
+                   norm_inputs(x) + norm_inputs(x),
+                   [](In in) { return relu(norm(in).y + inference(in, 5)); },
+                   {.groups = {"batch_norm+add+relu"}}});
+  cases.push_back(
+      {"statistics that go on into a second bn", norm_inputs(x) + std::vector{real(x)}, [](In in) {
+         const BatchNormResult first = norm(in);
+         const BatchNormResult second =
+             batch_norm(in[5], in[1], in[2], first.running_mean, first.running_var);
+         return Results{relu(first.y) + relu(second.y), second.running_mean, second.running_var};
+       }});
+  cases.push_back({"statistics that go on into the bn that is added, relu",
+                   norm_inputs(x) + std::vector{real(x)},
+                   [](In in) {
+                     const BatchNormResult first = norm(in);
+                     const BatchNormResult second =
+                         batch_norm(in[5], in[1], in[2], first.running_mean, first.running_var);
+                     return Results{relu(second.y + first.y), second.running_mean, second.running_var};
+                   },
+                   {.groups = {"batch_norm+add+relu"}}});
+  cases.push_back({"bn and the bn of that added, relu",
+                   norm_inputs(x) + norm_inputs(x),
+                   [](In in) {
+                     Inputs inner = in;
+                     inner[5] = norm(in).y;
+                     return relu(inner[5] + norm(inner, 5).y);
+                   },
+                   {.groups = {"batch_norm+add+relu"}}});
+  cases.push_back({"relu of the new running mean of two rows", norm_inputs({2, 5}), [](In in) {
+                     const BatchNormResult result = norm(in);
+                     return Results{relu(result.running_mean), result.y};
+                   }});
+}
+
+/// What lies inside a group and is wanted outside, too: one more output.
+void add_norms_with_readers(Cases& cases) {
+  for (const Shape& x : image_shapes) {
+    const std::vector<Input> with_z = norm_inputs(x) + std::vector{real(x)},
+                             two = norm_inputs(x) + norm_inputs(x);
+    cases.push_back({named("bn+relu, the normalised value is read elsewhere", x),
+                     norm_inputs(x),
+                     [](In in) {
+                       const Tensor y = norm(in).y;
+                       return Results{relu(y), y * 0.5};
+                     },
+                     {.groups = {"batch_norm+relu"}}});
+    cases.push_back({named("bn inference+relu, a handle on the normalised value", x),
+                     norm_inputs(x),
+                     [](In in) {
+                       const Tensor y = inference(in);
+                       return Results{relu(y), y};
+                     },
+                     {.groups = {"batch_norm_inference+relu"}}});
+    cases.push_back({named("bn+add+relu, a handle on the normalised value", x),
+                     with_z,
+                     [](In in) {
+                       const Tensor y = norm(in).y;
+                       return Results{y, relu(y + in[5])};
+                     },
+                     {.groups = {"batch_norm+add+relu"}}});
+    cases.push_back({named("bn+add+relu, the sum is read elsewhere", x),
+                     with_z,
+                     [](In in) {
+                       const Tensor sum = in[5] + norm(in).y;
+                       return Results{relu(sum), sum * 0.5};
+                     },
+                     {.groups = {"batch_norm+add+relu"}}});
+    cases.push_back({named("bn+bn+add+relu, all inside is read elsewhere", x),
+                     two,
+                     [](In in) {
+                       const Tensor a = norm(in).y, b = norm(in, 5).y, sum = a + b;
+                       return Results{relu(sum), sum * 0.5, a * 0.25, b};
+                     },
+                     {.groups = {"batch_norm+batch_norm+add+relu"}}});
+  }
+  cases.push_back({"bn+add+relu, z is made from the normalised value", norm_inputs({2, 4, 3, 5}), [](In in) {
+                     const Tensor y = norm(in).y;
+                     return relu(y + exp(y));
+                   }});
+}
+
+// ---- blocks ----
+
+Tensor plain_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta) {
+  return batch_norm(x, gamma, beta, {.eps = 1e-2});
+}
+
+void add_blocks(Cases& cases) {
+  const Conv2dOptions same{.padding = {1, 1}};
+  for (const auto& [image, c] : {std::pair<Shape, std::int64_t>{{2, 3, 3, 2}, 2},
+                                 {{2, 5, 4, 3}, 3},
+                                 {{2, 6, 6, 16}, 16},
+                                 {{2, 20, 23, 12}, 12}}) {
+    const Shape w{c, 3, 3, c};
+    const std::vector<Input> block{real(image), real(w), scale(c), shift(c), real(w), scale(c), shift(c)};
+    // The fork at the entry: the block's own gradient and the shortcut's meet there.
+    const auto residual = [same](const Tensor& x, In in) {
+      return relu(plain_norm(conv2d(relu(plain_norm(conv2d(x, in[1], same), in[2], in[3])), in[4], same),
+                             in[5], in[6]) +
+                  x);
+    };
+    cases.push_back({named("residual block", image),
+                     block,
+                     [residual](In in) { return residual(in[0], in); },
+                     {.same_bits = false,
+                      .tolerance = 2e-5,
+                      .groups = {"batch_norm+relu", "batch_norm+add+relu", "relu_grad+batch_norm_grad"}}});
+    cases.push_back({named("two residual blocks that share their weights", image),
+                     block,
+                     [residual](In in) { return residual(residual(in[0], in), in); },
+                     {.same_bits = false,
+                      .tolerance = 1e-4,
+                      .wide_only = true,
+                      .groups = {"add+relu_grad+batch_norm_grad"}}});
+  }
+  cases.push_back(
+      {"projection shortcut",
+       {real({2, 6, 6, 4}), real({8, 3, 3, 4}), scale(8), shift(8), real({8, 1, 1, 4}), scale(8), shift(8)},
+       [](In in) {
+         return relu(plain_norm(conv2d(in[0], in[1], {.stride = {2, 2}, .padding = {1, 1}}), in[2], in[3]) +
+                     plain_norm(conv2d(in[0], in[4], {.stride = {2, 2}}), in[5], in[6]));
+       },
+       {.same_bits = false,
+        .tolerance = 2e-5,
+        .groups = {"batch_norm+batch_norm+add+relu", "relu_grad+batch_norm_grad+batch_norm_grad"}}});
+  cases.push_back(
+      {"a small classifier",
+       {real({4, 6, 6, 3}), real({8, 3, 3, 3}), real({8}), real({10, 8}), real({10}), labels(4, 10)},
+       [same](In in) {
+         const Tensor features = global_avg_pool(max_pool2d(relu(conv2d(in[0], in[1], in[2], same))));
+         return cross_entropy(linear(features, in[3], in[4]), in[5]);
+       },
+       {.same_bits = false, .tolerance = 2e-5, .groups = {"conv2d+bias+relu"}}});
+}
+
+}  // namespace
+
+std::vector<OpCase> fused_cases() {
+  Cases norms, cases;
+  for (const auto add : {add_norms, add_odd_norms, add_norms_with_readers}) add(norms);
+  for (OpCase& norm : norms) {
+    norm.flags.same_bits_bf16 = true;
+    cases.push_back(std::move(norm));
+  }
+  for (const auto add : {add_convolutions, add_blocks}) add(cases);
+  return cases;
+}
+
+}  // namespace fusetape::tests
