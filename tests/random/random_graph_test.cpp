@@ -78,15 +78,16 @@ Run run(const Mode& mode, Recipe recipe) {
   }
 }
 
-/// How far two tensors are apart, relative to the larger (0.1 at least: a gradient that vanishes is a
-/// difference of larger numbers): by their largest elements, or by their norms.
+/// How far two tensors are apart, relative to the second (0.1 at least: a gradient that vanishes is a
+/// difference of larger numbers): by their largest elements, or by their norms. Elements that are equal
+/// count as well, so that runs of which other elements differ are measured by one scale.
 double distance(const Numbers& a, const Numbers& b, bool by_norm) {
   if (a.size() != b.size()) return HUGE_VAL;
   double largest = 0.1, apart = 0, squares = 0, squares_apart = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     if (std::isnan(a[i]) != std::isnan(b[i])) return HUGE_VAL;
+    if (std::isfinite(b[i])) largest = std::max(largest, std::abs(b[i]));
     if (std::isnan(a[i]) || a[i] == b[i]) continue;
-    largest = std::max(largest, std::abs(b[i]));
     apart = std::max(apart, std::abs(a[i] - b[i]));
     squares_apart += (a[i] - b[i]) * (a[i] - b[i]);
   }
@@ -318,6 +319,29 @@ std::uint64_t setting(const char* name, std::uint64_t otherwise) {
 }
 
 }  // namespace
+
+TEST_CASE("random programs: how far tensors are apart") {
+  struct Row {
+    std::string of;
+    Numbers a, b;
+    double expected;
+  };
+  const Row rows[] = {
+      {"equal ones", {1, -2}, {1, -2}, 0},
+      {"relative to the largest", {1.5, 4}, {1, -4}, 2},
+      {"which may be an equal one", {1.5, -4}, {1, -4}, 0.125},
+      {"small ones", {0.0625, 0}, {0.03125, 0}, 0.3125},
+      {"equal infinities give no scale", {HUGE_VAL, 1.5}, {HUGE_VAL, 1}, 0.5},
+      {"an infinity", {1, 1}, {HUGE_VAL, 1}, HUGE_VAL},
+      {"equal NaNs", {NAN, 1.5}, {NAN, 1}, 0.5},
+      {"a NaN", {NAN, 1}, {1, 1}, HUGE_VAL},
+      {"other sizes", {1}, {1, 1}, HUGE_VAL},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.of);
+    CHECK(distance(row.a, row.b, false) == row.expected);
+  }
+}
 
 TEST_CASE("random programs: every mode agrees") {
   const std::uint64_t only = setting("FUSETAPE_SEED", 0);
