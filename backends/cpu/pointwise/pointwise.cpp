@@ -110,7 +110,8 @@ class PointwiseSumKernel final : public Kernel, private RowSource {
 
 Support supports_program(const Graph& graph, const Group& group) {
   std::string reason = pointwise_refusal(graph, group);
-  return {.ok = reason.empty(), .reason = std::move(reason)};
+  if (reason.empty()) return {};
+  return {.ok = false, .reason = std::move(reason)};
 }
 
 Support supports_pointwise(const Graph& graph, const Group& group) {

@@ -95,7 +95,8 @@ Support supports_pointwise(const Graph& graph, const Group& group, Device&) {
   if (group.as<plan::Chain>() == nullptr) return {.ok = false, .reason = {}};
   std::string reason = pointwise_refusal(graph, group);
   if (reason.empty() && group.reduction_node() >= 0) reason = sum_refusal(graph, group);
-  return {.ok = reason.empty(), .reason = std::move(reason)};
+  if (reason.empty()) return {};
+  return {.ok = false, .reason = std::move(reason)};
 }
 
 std::unique_ptr<Kernel> make_pointwise(const Graph& graph, const Group& group, Device& device) {
