@@ -36,6 +36,7 @@ void restore_kernel_choices(const std::vector<KernelChoice>& choices) {
   for (const KernelChoice& choice : choices) all.emplace(choice.work, choice);
   for (KernelChoice& choice : kernel_choices()) all.emplace(choice.work, std::move(choice));
   std::vector<KernelChoice> merged;
+  merged.reserve(all.size());
   for (auto& [work, choice] : all) merged.push_back(std::move(choice));
   set_kernel_choices(merged);
 }
