@@ -5,7 +5,7 @@
 namespace fusetape {
 
 /// Mixed precision for a scope: while it lives, ops that this thread records choose the precision of their
-/// f32 and bf16 (f16) inputs by the table in core/autocast.cpp. Products (conv2d, conv_transpose2d, matmul,
+/// f32 and bf16 (f16) inputs, each by its kind. Products (conv2d, conv_transpose2d, matmul,
 /// linear) run in bf16 (f16); reductions, softmax and losses in f32; of two inputs that differ, arithmetic
 /// takes f32; everything else goes on in what it is given. The casts are recorded and differentiable, so
 /// parameters stay f32 and so do their gradients. backward() and optimizers record in the precision of the

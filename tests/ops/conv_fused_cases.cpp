@@ -129,7 +129,7 @@ void add_forks(Cases& cases) {
 
 // ---- siblings: convolutions of one image, side by side ----
 
-/// What the CPU takes side by side: with AVX-512, where that pays (see conv_siblings.cpp).
+/// What the CPU takes side by side: with AVX-512, where that pays (see backends/cpu/conv/siblings.cpp).
 Flags merged(std::vector<std::string> groups) {
   if (__builtin_cpu_supports("avx512bw") == 0) groups.clear();
   return {.groups = std::move(groups)};

@@ -6,7 +6,7 @@
 #include "backends/cpu/conv/onednn.hpp"
 #include "core/op/op_list.hpp"
 
-/// ConvDescription with what stands behind it, and its two gradients, through oneDNN in f32 and bf16.
+/// Convolution with what stands behind it, and its two gradients, through oneDNN in f32 and bf16.
 /// Activations stay plain NHWC; the weights, small beside them, are reordered into the layout that oneDNN
 /// wants, inside each run.
 namespace fusetape::backends::cpu::conv {

@@ -4,7 +4,7 @@
 
 #include "backends/cpu/onednn_engine.hpp"
 
-/// oneDNN's convolution as the kernels of conv_*.cpp share it: what a group asks for, in oneDNN's terms, and
+/// oneDNN's convolution as the kernels of this folder share it: what a group asks for, in oneDNN's terms, and
 /// which of oneDNN's implementations answers.
 namespace fusetape::backends::cpu::conv {
 

@@ -44,28 +44,18 @@ Roles single_roles(const Graph& graph, int id) {
 }
 
 /// Without the results that no one beside the group reads: they need no place.
-void drop_unwritten(const Graph& graph, const Group& group, NormRoles& roles) {
-  for (int* const role : {&roles.x, &roles.gamma, &roles.beta, &roles.running_mean, &roles.running_var,
-                          &roles.mean, &roles.inv_std, &roles.new_running_mean, &roles.new_running_var,
-                          &roles.normed, &roles.dx, &roles.dgamma, &roles.dbeta}) {
-    int& value = *role;
-    if (value < 0) continue;
+void drop_unwritten(const Graph& graph, Group& group) {
+  const auto drop = [&](int& value) {
+    if (value < 0) return;
     const int producer = graph.value(value).producer;
     const bool made_here = std::binary_search(group.nodes.begin(), group.nodes.end(), producer);
     if (made_here && !group.writes(value)) value = -1;
-  }
-}
-
-void drop_unwritten(const Graph& graph, Group& group) {
-  if (auto* forward = std::get_if<NormForward>(&group.roles)) {
-    for (NormRoles& norm : forward->norm) drop_unwritten(graph, group, norm);
-    if (forward->y >= 0 && !group.writes(forward->y)) forward->y = -1;
-  } else if (auto* backward = std::get_if<NormBackward>(&group.roles)) {
-    for (NormRoles& norm : backward->norm) drop_unwritten(graph, group, norm);
-  } else if (auto* conv = std::get_if<Convolution>(&group.roles)) {
-    drop_unwritten(graph, group, conv->statistics);
-    drop_unwritten(graph, group, conv->sums);
-  }
+  };
+  std::visit(
+      [&](auto& roles) {
+        if constexpr (requires { roles.results(drop); }) roles.results(drop);
+      },
+      group.roles);
 }
 
 void find_boundary(const Graph& graph, Group& group) {

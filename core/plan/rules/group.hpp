@@ -14,8 +14,8 @@
 /// Of all roles: value ids, -1 where absent; `node…` are node ids. What nobody beside the group reads of its
 /// statistics and sums is absent, too (`close_group`).
 ///
-/// An alternative may say three things of itself that passes ask of any group: `mask_norm`, `always_writes`
-/// and `passes` (see the functions of these names below).
+/// An alternative may say of itself what passes ask of any group: `mask_norm`, `always_writes` and `passes`
+/// (see the functions of these names below), and its `results` that perhaps nobody reads.
 namespace fusetape::plan {
 
 struct Group;
@@ -32,6 +32,13 @@ struct NormRoles {
   int dx = -1, dgamma = -1, dbeta = -1;  ///< outputs backward; dx may be -1 when nobody wants it
 
   bool present() const { return node >= 0; }
+  /// Calls f(value) for each of them.
+  template <class F>
+  void values(F f) {
+    for (int* const value : {&x, &gamma, &beta, &running_mean, &running_var, &mean, &inv_std,
+                             &new_running_mean, &new_running_var, &normed, &dx, &dgamma, &dbeta})
+      f(*value);
+  }
 };
 
 /// Where a normalisation's mean and deviation come from.
@@ -91,6 +98,11 @@ struct Convolution {
     return before_x.present() || before_y.present() || statistics.present() || sums.present();
   }
   const NormRoles* mask_norm() const { return masked_by.present() ? &masked_by : nullptr; }
+  template <class F>
+  void results(F f) {
+    statistics.values(f);
+    sums.values(f);
+  }
   double passes(const Graph& graph, const Group& group) const;
 };
 
@@ -149,6 +161,11 @@ struct NormForward {
   int y = -1;     ///< -1 where only the mask or the statistics are wanted
   int mask = -1;  ///< output: relu_mask(y), one bit an element
 
+  template <class F>
+  void results(F f) {
+    for (NormRoles& roles : norm) roles.values(f);
+    f(y);
+  }
   double passes(const Graph& graph, const Group& group) const;
 };
 
@@ -165,6 +182,10 @@ struct NormBackward {
   int masked = -1;          ///< g', written when the residual branch reads it; else -1
 
   const NormRoles* mask_norm() const { return recompute ? &norm[0] : nullptr; }
+  template <class F>
+  void results(F f) {
+    for (NormRoles& roles : norm) roles.values(f);
+  }
   double passes(const Graph& graph, const Group& group) const;
 };
 
