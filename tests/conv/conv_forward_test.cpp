@@ -112,6 +112,26 @@ TEST_CASE("a sum is not taken where oneDNN is slower with it") {
   CHECK(contains(refusal_of("conv2d_grad_input+add"), "slower than the two apart"));
 }
 
+TEST_CASE("a sum has the same bits in its summand's buffer and beside it") {
+  const OnBackend backend("cpu");
+  const ConvBy direct(ft::ConvAlgorithm::direct);
+  for (const Shape& image : {Shape{1, 1, 1, 4}, Shape{2, 5, 6, 3}, Shape{2, 9, 7, 16}, Shape{1, 30, 30, 8}}) {
+    for (const std::int64_t out : {4, 17, 24}) {
+      CAPTURE(to_string(image));
+      CAPTURE(out);
+      const Parts p = parts(image, out);
+      Tensor summand = p.z * 1.5;
+      const Tensor lent = ft::conv2d(p.x, p.w, same) + std::move(summand);
+      ft::materialize({lent});
+      CHECK(group_names() == "mul; conv2d+add; ");
+      summand = p.z * 1.5;
+      const Tensor beside = ft::conv2d(p.x, p.w, same) + summand;
+      ft::materialize({beside});
+      CHECK(lent.to_vector() == beside.to_vector());
+    }
+  }
+}
+
 TEST_CASE("every epilogue keeps the NaN of x, z and bias, and changes nothing else") {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const bool wide : {false, true}) {

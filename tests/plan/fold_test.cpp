@@ -156,5 +156,5 @@ TEST_CASE("a 7x7 convolution of stride 2 with its batch norm folded, against dou
   const double error =
       difference(got, ft::batch_norm_inference(y, gamma, beta, mean, variance).to_vector<double>());
   CAPTURE(error);
-  CHECK(error <= 5e-7);
+  CHECK(error <= 1e-6);  // one chain of 147 products, in an order that depends on the instructions
 }

@@ -120,7 +120,7 @@ std::unique_ptr<Kernel> make_forward_convolution(const ConvDescription& conv) {
   if (conv.relu) return std::make_unique<NanKeepingRelu>(conv);
   // A z that is x, too, has to stay until the last pixel is read; one in bf16 may be converted before that.
   const bool lends_buffer = conv.z.present() && conv.z.value != conv.x.value && !conv.through_f32;
-  if (lends_buffer) return std::make_unique<AddsWhereItLies>(conv);
+  if (lends_buffer && adds_last(onto_z(conv))) return std::make_unique<AddsWhereItLies>(conv);
   return make_forward_primitives(conv);
 }
 

@@ -258,6 +258,11 @@ bool adds_slowly(const Graph& graph, const plan::Convolution& roles) {
   return !conv.strided() && one_vector_rows(conv);
 }
 
+bool adds_last(const ConvDescription& conv) {
+  const std::string name = implementation_of(conv);
+  return name.starts_with("brg") || name.find("avx512") != std::string::npos;
+}
+
 std::string kernel_name(const ConvDescription& conv, const std::string& implementation) {
   return "onednn:" + implementation + (conv.through_f32 ? ", through f32" : "");
 }
