@@ -153,6 +153,7 @@ std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
   passes.run_optional("decide retention", [&] { decide_retention(plan->graph, chosen); });
   passes.run("fuse", [&] {
     plan->groups = fuse(plan->graph, *options.backend, chosen.rules, plan->report->refusals);
+    leave_unread_unwritten(plan->graph, plan->groups);
   });
   passes.run("schedule", [&] { schedule(plan->graph, plan->groups); });
   passes.run("choose kernels", [&] { choose_kernels(*plan, *options.backend); });

@@ -124,6 +124,14 @@ class Fuser {
   std::vector<std::uint32_t> group_seen_, node_seen_, in_group_;
 };
 
+std::vector<int> groups_by_node(const Graph& graph, const std::vector<Group>& groups) {
+  std::vector<int> group_of(graph.nodes.size(), -1);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (int node : groups[g].nodes) group_of[static_cast<std::size_t>(node)] = static_cast<int>(g);
+  }
+  return group_of;
+}
+
 }  // namespace
 
 std::vector<Group> fuse(const Graph& graph, const Backend& backend, RuleSet rules,
@@ -136,13 +144,33 @@ std::vector<Group> fuse(const Graph& graph, const Backend& backend, RuleSet rule
   return std::move(fuser).groups();
 }
 
+void leave_unread_unwritten(Graph& graph, std::vector<Group>& groups) {
+  const std::vector<int> group_of = groups_by_node(graph, groups);
+  std::vector<int> makers;
+  for (const Group& group : groups) {
+    if (mask_norm(group) == nullptr) continue;
+    for (int id : group.nodes) {
+      const GraphNode& node = graph.node(id);
+      if (!node.is(ops::relu_grad_op)) continue;
+      GraphValue& y = graph.values[static_cast<std::size_t>(node.inputs[1])];
+      y.consumers.erase(std::find(y.consumers.begin(), y.consumers.end(), id));  // once: g may be y, too
+      if (y.producer >= 0) makers.push_back(group_of[static_cast<std::size_t>(y.producer)]);
+    }
+  }
+  for (int maker : makers) close_group(graph, groups[static_cast<std::size_t>(maker)]);
+  std::erase_if(groups, [&](const Group& group) {
+    const bool dead = group.outputs.empty();
+    if (dead) {
+      for (int id : group.nodes) graph.nodes[static_cast<std::size_t>(id)].dead = true;
+    }
+    return dead;
+  });
+}
+
 void schedule(const Graph& graph, std::vector<Group>& groups) {
   // Kahn's algorithm; among the ready groups the one whose last op was recorded first, updates after all
   // else.
-  std::vector<int> group_of(graph.nodes.size(), -1);
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    for (int node : groups[g].nodes) group_of[static_cast<std::size_t>(node)] = static_cast<int>(g);
-  }
+  const std::vector<int> group_of = groups_by_node(graph, groups);
   std::vector<std::vector<int>> readers(groups.size());
   std::vector<int> waits_for(groups.size(), 0);
   for (std::size_t g = 0; g < groups.size(); ++g) {

@@ -30,6 +30,10 @@ void decide_retention(Graph& graph, const Options& options);
 std::vector<Group> fuse(const Graph& graph, const Backend& backend, RuleSet rules,
                         std::vector<RefusalReport>& refusals);
 
+/// What a ReLU's gradient would read of y, if it did not compute its mask from x, is not written for its
+/// sake.
+void leave_unread_unwritten(Graph& graph, std::vector<Group>& groups);
+
 /// The chains of pointwise nodes that no group of `groups` has (`group_of`: which, by node; -1: none), each
 /// with the sum or mean at its end. A chain is cut where the backend refuses it, and the report says so.
 std::vector<Group> find_chains(const Graph& graph, const Backend& backend, const std::vector<Group>& groups,

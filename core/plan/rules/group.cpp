@@ -200,9 +200,9 @@ double BiasReluGrad::passes(const Graph&, const Group&) const { return y >= 0 ? 
 /// A mask of bits is no whole tensor.
 double NormForward::passes(const Graph&, const Group&) const {
   const int outputs[] = {y, sum, norm[0].normed, norm[1].normed};
-  return norms * (statistics == Statistics::batch ? 2 : 1) + (z >= 0 ? 1 : 0) +
-         static_cast<double>(
-             std::count_if(std::begin(outputs), std::end(outputs), [](int id) { return id >= 0; }));
+  const auto written = std::count_if(std::begin(outputs), std::end(outputs), [](int id) { return id >= 0; });
+  const int sources = written > 0 || mask >= 0 ? norms + (z >= 0 ? 1 : 0) : 0;
+  return (statistics == Statistics::batch ? norms : 0) + sources + static_cast<double>(written);
 }
 
 /// Two passes: the sums, then dx. Where g' takes y to make, or is written anyway, the first leaves it for the
