@@ -270,6 +270,48 @@ void add_norms_with_readers(Cases& cases) {
                    }});
 }
 
+// ---- max pooling of a batch norm's ReLU ----
+
+void add_pooled_norms(Cases& cases) {
+  const std::pair<const char*, Pool2dOptions> windows[] = {
+      {"2x2", {}},
+      {"3x3 that overlap", {.window = {3, 3}, .stride = {2, 2}, .padding = {1, 1}}},
+      {"2x3 with gaps", {.window = {2, 3}, .stride = {3, 4}}},
+      {"of 300 places", {.window = {20, 15}, .stride = {1, 1}}},  // more than a byte holds
+  };
+  for (const Shape& x :
+       {Shape{1, 4, 4, 1}, Shape{2, 7, 5, 3}, Shape{5, 9, 8, 17}, Shape{2, 6, 7, 70}, Shape{2, 24, 33, 16}}) {
+    for (const auto& [how, options] : windows) {
+      if (options.window[0] > x[1]) continue;
+      const std::string name = named("max pool of bn+relu", x) + " " + how;
+      cases.push_back(
+          {name,
+           norm_inputs(x),
+           [options](In in) { return max_pool2d(relu(batch_norm(in[0], in[1], in[2])), options); },
+           {.groups = {"batch_norm+relu+max_pool2d", "relu_grad+batch_norm_grad"}}});
+      cases.push_back({name + ", running statistics",
+                       norm_inputs(x),
+                       [options](In in) {
+                         BatchNormResult n = norm(in);
+                         Tensor y = max_pool2d(relu(std::move(n.y)), options);
+                         return Results{std::move(y), n.running_mean, n.running_var};
+                       },
+                       {.groups = {"batch_norm+relu+max_pool2d"}}});
+      cases.push_back({name + ", inference",
+                       norm_inputs(x),
+                       [options](In in) { return max_pool2d(relu(inference(in)), options); },
+                       {.groups = {"batch_norm_inference+relu+max_pool2d"}}});
+      cases.push_back({name + ", the ReLU is read elsewhere",
+                       norm_inputs(x),
+                       [options](In in) {
+                         const Tensor y = relu(norm(in).y);
+                         return Results{max_pool2d(y, options), y * 0.5};
+                       },
+                       {.groups = {"batch_norm+relu"}}});
+    }
+  }
+}
+
 // ---- blocks ----
 
 Tensor plain_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta) {
@@ -328,7 +370,7 @@ void add_blocks(Cases& cases) {
 
 std::vector<OpCase> fused_cases() {
   Cases norms, cases;
-  for (const auto add : {add_norms, add_odd_norms, add_norms_with_readers}) add(norms);
+  for (const auto add : {add_norms, add_odd_norms, add_norms_with_readers, add_pooled_norms}) add(norms);
   for (OpCase& norm : norms) {
     norm.flags.same_bits_bf16 = true;
     cases.push_back(std::move(norm));

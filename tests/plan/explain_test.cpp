@@ -321,6 +321,11 @@ TEST_CASE("near misses: a live handle, another reader, a broadcast; with both li
          const Tensor a = ft::ones({2, 3}), y = ft::matmul(a, ft::ones({3, 2}));
          return std::vector<Tensor>{ft::bias_add(y, ft::ones({2})), ft::sum(y)};
        }},
+      {"a ReLU read beside its pooling", "batch_norm+relu+max_pool2d", "relu has another reader",
+       [&] {
+         const Tensor y = ft::relu(ft::batch_norm(x, gamma, beta));
+         return std::vector<Tensor>{ft::max_pool2d(y), ft::sum(y)};
+       }},
       {"the sum of a fork's gradients kept", "relu_grad+batch_norm_grad, mask from x",
        "fused without the sum of its two gradients: the output of add is kept by a live handle",
        [&] {

@@ -168,6 +168,40 @@ TEST_CASE("max pooling behind a ReLU: its gradient has the mask inside") {
   CHECK(count("relu_grad+bias_grad") == 1);
 }
 
+TEST_CASE("a ReLU's output that only a mask computed from x would need is not written") {
+  struct Case {
+    const char* what;
+    std::vector<std::string> rules;
+    std::vector<std::string> forward;
+    double passes;  ///< of the last of them
+  };
+  const Case cases[] = {
+      // x twice, the pooled image, its index
+      {"pooled", {"all"}, {"batch_norm+relu+max_pool2d"}, 4},
+      // and y, written and read
+      {"pooled, the mask from y", {"batch_norm+relu+max_pool2d"}, {"batch_norm+relu+max_pool2d"}, 6},
+      // nothing but the statistics, since nobody asks for y: its sum is dead
+      {"summed", {"batch_norm"}, {"batch_norm+relu"}, 1},
+  };
+  for (const char* const name : {"cpu", "null"}) {
+    const OnBackend backend(name);
+    for (const Case& c : cases) {
+      CAPTURE(name);
+      CAPTURE(c.what);
+      ft::set_fusion_rules(c.rules);
+      const Tensor x = image(), gamma = channel_values(1), beta = channel_values(0);
+      Tensor y = ft::relu(ft::batch_norm(x, gamma, beta));
+      y = c.what == std::string("summed") ? ft::sum(y) : ft::max_pool2d(y);
+      const std::vector<Tensor> gradients = ft::grad({y}, {x, gamma, beta}, {ft::ones(y.shape())});
+      y = Tensor();
+      ft::materialize();
+      ft::set_fusion_rules({"all"});
+      CHECK(groups("forward") == c.forward);
+      CHECK(ft::explain().groups[0].tensor_passes == c.passes);
+    }
+  }
+}
+
 TEST_CASE("16-bit products: a weight gradient's cast is inside, and nothing runs on the reference") {
   const OnBackend backend("cpu");
   for (const ft::DType dtype : {ft::DType::bf16, ft::DType::f16}) {

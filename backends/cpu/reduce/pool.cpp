@@ -1,3 +1,5 @@
+#include <omp.h>
+
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -5,12 +7,15 @@
 
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/element_blocks.hpp"
+#include "backends/cpu/norm/batch_norm_kernels.hpp"
+#include "backends/cpu/norm/batch_norm_simd.hpp"
 #include "core/numerics/pool_geometry.hpp"
 #include "core/op/op_list.hpp"
 
-/// Max and average pooling, forward and backward, in f32 and 16 bits: plain loops over NHWC that vectorise
-/// over channels. Work is cut into rows of the written image, each made by one thread in a fixed order: the
-/// same bits for any number of threads. oneDNN is not used because the index of the largest element is ours.
+/// Max and average pooling, forward and backward, in f32 and 16 bits, and max pooling of a batch norm's ReLU:
+/// plain loops over NHWC that vectorise over channels. Work is cut into rows of the written image, each made
+/// by one thread in a fixed order: the same bits for any number of threads. oneDNN is not used because the
+/// index of the largest element is ours.
 namespace fusetape::backends::cpu::reduce {
 namespace {
 
@@ -34,16 +39,19 @@ void for_channels(const PoolGeometry& pool, Body body) {
   }
 }
 
-/// Calls body(n, oh, ow, channel, count) for every block of y; a row of the image belongs to one thread.
+/// Calls body(n, oh) for every row of y; each belongs to one thread.
 template <class Body>
-void for_windows(const PoolGeometry& pool, Body body) {
+void for_rows(const PoolGeometry& pool, Body body) {
   const std::int64_t rows = pool.images * pool.h.windows;
 #pragma omp parallel for schedule(static)
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t n = row / pool.h.windows, oh = row % pool.h.windows;
-    for (std::int64_t ow = 0; ow < pool.w.windows; ++ow) {
-      for_channels(pool, [&](std::int64_t channel, std::int64_t count) { body(n, oh, ow, channel, count); });
-    }
+  for (std::int64_t row = 0; row < rows; ++row) body(row / pool.h.windows, row % pool.h.windows);
+}
+
+/// Calls body(ow, channel, count) for every block of a row of y.
+template <class Body>
+void for_windows(const PoolGeometry& pool, Body body) {
+  for (std::int64_t ow = 0; ow < pool.w.windows; ++ow) {
+    for_channels(pool, [&](std::int64_t channel, std::int64_t count) { body(ow, channel, count); });
   }
 }
 
@@ -54,14 +62,15 @@ struct Best {
   alignas(64) std::int32_t place[block];
 };
 
-/// The first largest of a window, per channel; NaN wins over numbers.
-void find_best(const PoolGeometry& pool, const Elements& x, std::int64_t n, std::int64_t oh, std::int64_t ow,
+/// The first largest of a window, per channel; NaN wins over numbers. row_of(ih): where that row of x begins.
+template <class RowOf>
+void find_best(const PoolGeometry& pool, DType dtype, RowOf row_of, std::int64_t oh, std::int64_t ow,
                std::int64_t channel, std::int64_t count, Best& best) {
   alignas(64) float buffer[block];
   const core::Interval rows = pool.h.pixels(oh), columns = pool.w.pixels(ow);
   for (std::int64_t ih = rows.begin; ih < rows.end; ++ih) {
     for (std::int64_t iw = columns.begin; iw < columns.end; ++iw) {
-      const float* pixel = read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);
+      const float* pixel = read_floats(dtype, row_of(ih), iw * pool.channels + channel, count, buffer);
       const auto place = static_cast<std::int32_t>(pool.place(ih, iw, oh, ow));
       if (ih == rows.begin && iw == columns.begin) {
         std::copy_n(pixel, count, best.value);
@@ -79,16 +88,26 @@ void find_best(const PoolGeometry& pool, const Elements& x, std::int64_t n, std:
   }
 }
 
-template <class Index>
-void max_pool(const PoolGeometry& pool, const Elements& x, const Elements& y, Index* index) {
-  for_windows(pool, [=, &pool](std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t channel,
-                               std::int64_t count) {
+/// One row of y and its index.
+template <class Index, class RowOf>
+void max_pool_row(const PoolGeometry& pool, RowOf row_of, const Elements& y, Index* index, std::int64_t n,
+                  std::int64_t oh) {
+  for_windows(pool, [&](std::int64_t ow, std::int64_t channel, std::int64_t count) {
     Best best;
-    find_best(pool, x, n, oh, ow, channel, count, best);
+    find_best(pool, y.dtype, row_of, oh, ow, channel, count, best);
     const std::int64_t at = pool.y_offset(n, oh, ow) + channel;
     store_block(y.dtype, best.value, y.data + at * static_cast<std::int64_t>(size_of(y.dtype)),
                 static_cast<std::size_t>(count));
     for (std::int64_t c = 0; c < count; ++c) index[at + c] = static_cast<Index>(best.place[c]);
+  });
+}
+
+template <class Index>
+void max_pool(const PoolGeometry& pool, const Elements& x, const Elements& y, Index* index) {
+  const auto size = static_cast<std::int64_t>(size_of(x.dtype));
+  for_rows(pool, [&](std::int64_t n, std::int64_t oh) {
+    const auto row_of = [&](std::int64_t ih) { return x.data + pool.x_offset(n, ih, 0) * size; };
+    max_pool_row(pool, row_of, y, index, n, oh);
   });
 }
 
@@ -144,23 +163,25 @@ void max_pool_grad(const PoolGeometry& pool, const Elements& g, const Index* ind
 // ---- average ----------------------------------------------------------------------------------------------
 
 void avg_pool(const PoolGeometry& pool, const Elements& x, const Elements& y) {
-  for_windows(pool, [=, &pool](std::int64_t n, std::int64_t oh, std::int64_t ow, std::int64_t channel,
-                               std::int64_t count) {
-    alignas(64) float sums[block] = {}, buffer[block];
-    const core::Interval down = pool.h.pixels(oh), across = pool.w.pixels(ow);
-    for (std::int64_t ih = down.begin; ih < down.end; ++ih) {
-      for (std::int64_t iw = across.begin; iw < across.end; ++iw) {
-        const float* pixel = read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);
+  for_rows(pool, [&](std::int64_t n, std::int64_t oh) {
+    for_windows(pool, [&](std::int64_t ow, std::int64_t channel, std::int64_t count) {
+      alignas(64) float sums[block] = {}, buffer[block];
+      const core::Interval down = pool.h.pixels(oh), across = pool.w.pixels(ow);
+      for (std::int64_t ih = down.begin; ih < down.end; ++ih) {
+        for (std::int64_t iw = across.begin; iw < across.end; ++iw) {
+          const float* pixel =
+              read_floats(x.dtype, x.data, pool.x_offset(n, ih, iw) + channel, count, buffer);
 #pragma omp simd
-        for (std::int64_t c = 0; c < count; ++c) sums[c] += pixel[c];
+          for (std::int64_t c = 0; c < count; ++c) sums[c] += pixel[c];
+        }
       }
-    }
-    const float share = pool.share(oh, ow);
+      const float share = pool.share(oh, ow);
 #pragma omp simd
-    for (std::int64_t c = 0; c < count; ++c) sums[c] *= share;
-    const std::int64_t at = pool.y_offset(n, oh, ow) + channel;
-    store_block(y.dtype, sums, y.data + at * static_cast<std::int64_t>(size_of(y.dtype)),
-                static_cast<std::size_t>(count));
+      for (std::int64_t c = 0; c < count; ++c) sums[c] *= share;
+      const std::int64_t at = pool.y_offset(n, oh, ow) + channel;
+      store_block(y.dtype, sums, y.data + at * static_cast<std::int64_t>(size_of(y.dtype)),
+                  static_cast<std::size_t>(count));
+    });
   });
 }
 
@@ -280,7 +301,133 @@ std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
   return std::make_unique<PoolingKernel>(graph, group, *pooling_of(graph, group));
 }
 
-constexpr Candidate candidates[] = {{"loops:pooling", supports, make}};
+// ---- max pooling of a batch norm's ReLU -------------------------------------------------------------------
+
+/// What is pooled is made row by row, in a ring of as many rows as a window has, and not written; where
+/// somebody reads it after all, it is made by the norm's own kernel first.
+template <class T>
+class NormMaxPoolKernel final : public Kernel {
+ public:
+  NormMaxPoolKernel(const Graph& graph, const Group& group)
+      : roles_(*group.as<plan::NormMaxPool>()),
+        pool_(graph.value(roles_.norm.norm[0].x).shape, graph.value(roles_.pooled).shape,
+              graph.node(roles_.node).attrs.as<core::Pool2dAttrs>()),
+        row_(pool_.w.size, pool_.channels, 1),
+        parts_(
+            static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), pool_.images * pool_.h.windows))),
+        dtype_(graph.value(roles_.pooled).dtype),
+        byte_index_(graph.value(roles_.index).dtype == DType::u8),
+        eps_(graph.node(roles_.norm.norm[0].node).attrs.as<core::BatchNormAttrs>().eps) {
+    Group first = group;
+    first.roles = roles_.norm;
+    norm_ = norm::make_norm_forward(graph, first);
+    name = "loops:" + group.name;
+    tensor_passes = roles_.passes(graph, group);
+  }
+
+  void run(const KernelArgs& args) override {
+    norm_->run(args);  // the statistics, and y where it is wanted
+    byte_index_ ? pool<std::uint8_t>(args) : pool<std::int64_t>(args);
+  }
+  std::size_t scratch_bytes() const override {
+    return std::max(norm_->scratch_bytes(), carve(nullptr).bytes);  // one after the other
+  }
+  std::vector<std::pair<int, int>> in_place() const override { return norm_->in_place(); }
+
+ private:
+  struct Scratch {
+    float *mean = nullptr, *a = nullptr, *beta = nullptr;  ///< for each element of a row of pixels
+    T* rings = nullptr;
+    std::size_t bytes = 0;
+  };
+
+  std::int64_t row_elements() const { return pool_.w.size * pool_.channels; }
+  std::int64_t ring_elements() const { return pool_.h.window * row_elements(); }
+
+  Scratch carve(std::byte* base) const {
+    ScratchCarver carver(base);
+    Scratch scratch;
+    for (float** each : {&scratch.mean, &scratch.a, &scratch.beta})
+      *each = carver.take<float>(row_.padded_width());
+    scratch.rings = carver.take<T>(parts_ * ring_elements());
+    scratch.bytes = carver.used();
+    return scratch;
+  }
+
+  void fill_patterns(const KernelArgs& args, const Scratch& scratch) const {
+    const plan::NormRoles& norm = roles_.norm.norm[0];
+    const bool running = roles_.norm.statistics == plan::Statistics::running;
+    const float* mean = args.in<float>(running ? norm.running_mean : norm.mean);
+    const float* spread = args.in<float>(running ? norm.running_var : norm.inv_std);
+    const float *gamma = args.in<float>(norm.gamma), *beta = args.in<float>(norm.beta);
+    row_.fill(scratch.mean, [&](std::int64_t c) { return mean[c]; });
+    row_.fill(scratch.a, [&](std::int64_t c) {
+      return core::norm_scale(gamma[c], running ? core::inverse_deviation(spread[c], eps_) : spread[c]);
+    });
+    row_.fill(scratch.beta, [&](std::int64_t c) { return beta[c]; });
+  }
+
+  template <class Index>
+  void pool(const KernelArgs& args) const {
+    const Elements pooled{args.out<std::byte>(roles_.pooled), dtype_};
+    auto* index = args.out<Index>(roles_.index);
+    if (roles_.norm.y >= 0)
+      return max_pool(pool_, {args.out<std::byte>(roles_.norm.y), dtype_}, pooled, index);
+    const Scratch scratch = carve(args.scratch);
+    fill_patterns(args, scratch);
+    const T* x = args.in<T>(roles_.norm.norm[0].x);
+    for_parts(parts_, [&](int part) {
+      T* const ring = scratch.rings + part * ring_elements();
+      const std::int64_t rows = pool_.images * pool_.h.windows, end = rows * (part + 1) / parts_;
+      std::int64_t made = 0;  // the rows of this image before it that windows see, or saw
+      for (std::int64_t row = rows * part / parts_; row < end; ++row) {
+        const std::int64_t n = row / pool_.h.windows, oh = row % pool_.h.windows;
+        const auto row_of = [&](std::int64_t ih) { return ring + ih % pool_.h.window * row_elements(); };
+        const core::Interval seen = pool_.h.pixels(oh);
+        if (oh == 0) made = 0;
+        for (std::int64_t ih = std::max(made, seen.begin); ih < seen.end; ++ih)
+          normalise(scratch, x + pool_.x_offset(n, ih, 0), row_of(ih));
+        made = std::max(made, seen.end);
+        max_pool_row(
+            pool_, [&](std::int64_t ih) { return reinterpret_cast<const std::byte*>(row_of(ih)); }, pooled,
+            index, n, oh);
+      }
+    });
+  }
+
+  void normalise(const Scratch& scratch, const T* x, T* y) const {
+    norm::NormForward<T> row{.relu = true, .y = y};
+    row.x[0] = x;
+    row.mean[0] = scratch.mean;
+    row.a[0] = scratch.a;
+    row.beta[0] = scratch.beta;
+    row_.for_blocks(0, false, [&](const RowBlock& block) { norm::apply_norm(block, row); });
+  }
+
+  plan::NormMaxPool roles_;
+  PoolGeometry pool_;
+  ChannelRows row_;  ///< a row of pixels
+  int parts_;
+  DType dtype_;
+  bool byte_index_;
+  double eps_;
+  std::unique_ptr<Kernel> norm_;
+};
+
+Support supports_norm_max_pool(const Graph& graph, const Group& group) {
+  const auto* roles = group.as<plan::NormMaxPool>();
+  if (roles == nullptr) return {.ok = false, .reason = ""};
+  return norm_operands(graph, roles->norm, {DType::f32, DType::bf16});
+}
+
+std::unique_ptr<Kernel> make_norm_max_pool(const Graph& graph, const Group& group) {
+  if (graph.value(group.as<plan::NormMaxPool>()->pooled).dtype == DType::bf16)
+    return std::make_unique<NormMaxPoolKernel<Bf16>>(graph, group);
+  return std::make_unique<NormMaxPoolKernel<float>>(graph, group);
+}
+
+constexpr Candidate candidates[] = {{"loops:pooling", supports, make},
+                                    {"loops:norm_max_pool", supports_norm_max_pool, make_norm_max_pool}};
 
 }  // namespace
 

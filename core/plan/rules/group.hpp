@@ -169,6 +169,26 @@ struct NormForward {
   double passes(const Graph& graph, const Group& group) const;
 };
 
+/// pooled, index = max_pool2d(relu(norm(x))). The ReLU's output, `norm.y`, is written only where a gradient
+/// reads it after all.
+struct NormMaxPool {
+  NormForward norm;
+  int node = -1;
+  int pooled = -1, index = -1;
+
+  bool always_writes(const Graph&, int value) const {
+    return value == pooled || value == index || value == norm.norm[0].mean || value == norm.norm[0].inv_std;
+  }
+  template <class F>
+  void results(F f) {
+    for (int* const value : {&norm.norm[0].new_running_mean, &norm.norm[0].new_running_var, &norm.y})
+      f(*value);
+  }
+  double passes(const Graph& graph, const Group& group) const {
+    return norm.passes(graph, group) + 3;  // and x or y, whichever is pooled
+  }
+};
+
 /// g' = (g [+ g2]) [· mask], then the gradients of one or two normalisations from g'.
 struct NormBackward {
   NormRoles norm[2];
@@ -190,7 +210,7 @@ struct NormBackward {
 };
 
 using Roles = std::variant<PlainNode, Chain, Convolution, ConvSiblings, MatrixProduct, MaxPoolGrad,
-                           BiasReluGrad, NormForward, NormBackward, Updates>;
+                           BiasReluGrad, NormForward, NormMaxPool, NormBackward, Updates>;
 
 struct Group {
   Roles roles;

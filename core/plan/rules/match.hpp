@@ -23,7 +23,7 @@ using Match = std::optional<Group>(const Cover& cover, int node, Parts parts, Ne
 // carried_rules.cpp
 Match match_carried, match_conv_statistics;
 // norm_rules.cpp
-Match match_batch_norm_relu_mask, match_batch_norm, match_norm_gradient;
+Match match_batch_norm_relu_mask, match_batch_norm, match_norm_max_pool, match_norm_gradient;
 // conv_rules.cpp
 Match match_conv, match_bias_relu_gradient, match_conv_grad_input_add, match_conv_grad_weight_cast;
 // sibling_rules.cpp

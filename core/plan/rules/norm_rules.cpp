@@ -50,6 +50,16 @@ NormRoles backward_roles(const Cover& cover, int node) {
   return roles;
 }
 
+/// y, if anything but its pooling and its ReLU's gradient wants it, else -1.
+int wanted_beside_pool(const Graph& graph, int y, int pool) {
+  const std::vector<int>& readers = graph.value(y).consumers;
+  const bool wanted = graph.value(y).keep || std::any_of(readers.begin(), readers.end(), [&](int reader) {
+                        const GraphNode& node = graph.node(reader);
+                        return reader != pool && !(node.is(ops::relu_grad_op) && node.inputs[0] != y);
+                      });
+  return wanted ? y : -1;
+}
+
 /// Of the two rules for a ReLU behind a norm, and of the mask's.
 std::optional<Group> match_one_norm(const Cover& cover, int node) {
   const GraphNode& relu = cover.graph.node(node);
@@ -177,6 +187,30 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, Parts par
 /// y = relu(norm(x)), or the sum of a norm and something, with a ReLU or not.
 std::optional<Group> match_batch_norm(const Cover& cover, int node, Parts parts, NearMiss& miss) {
   return (parts & with::add) != 0 ? match_sum_of_norms(cover, node, miss) : match_one_norm(cover, node);
+}
+
+/// pooled = max_pool2d(relu(norm(x))). A ReLU's gradient may read y, too: it will rather take its mask from
+/// x.
+std::optional<Group> match_norm_max_pool(const Cover& cover, int node, Parts, NearMiss& miss) {
+  const Graph& graph = cover.graph;
+  const GraphNode& pool = graph.node(node);
+  const GraphNode* relu = free_producer(cover, pool.inputs[0], ops::relu_op);
+  if (relu == nullptr) return std::nullopt;
+  std::optional<Group> group = match_one_norm(cover, id_of(cover, *relu));
+  if (!group.has_value()) return std::nullopt;
+  const NormForward norm = std::get<NormForward>(group->roles);
+  for (int value : {norm.norm[0].normed, wanted_beside_pool(graph, norm.y, node)}) {
+    if (value < 0) continue;
+    miss = {"the output of " + std::string(graph.node(graph.value(value).producer).op->name) +
+                " has another reader",
+            value};
+    return std::nullopt;
+  }
+  group->roles = NormMaxPool{.norm = norm, .node = node, .pooled = pool.outputs[0], .index = pool.outputs[1]};
+  group->nodes.push_back(node);
+  group->name += "+max_pool2d";
+  finish_norm_group(*group);
+  return group;
 }
 
 /// Either of them, and the mask of y as bits; y itself only where somebody else wants it.

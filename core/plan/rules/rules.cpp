@@ -24,6 +24,7 @@ constexpr Rule rules[] = {
     {"conv2d+batch_norm_inference+relu", convolution, &ops::relu_op, match_conv, with::norm},
     {"conv2d+batch_norm_inference+add", convolution, &ops::add_op, match_conv, with::norm},
     {"conv2d+batch_norm_inference", convolution, &ops::batch_norm_inference_op, match_conv, with::norm},
+    {"batch_norm+relu+max_pool2d", batch_norm, &ops::max_pool2d_op, match_norm_max_pool},
     {"batch_norm+add+relu", batch_norm, &ops::relu_op, match_batch_norm, with::add},
     {"batch_norm+relu", batch_norm, &ops::relu_op, match_batch_norm},
     {"batch_norm+add", batch_norm, &ops::add_op, match_batch_norm, with::add},
