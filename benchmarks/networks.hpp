@@ -5,7 +5,10 @@
 #include <stdexcept>
 #include <string>
 
-/// The networks for images that are measured.
+#include "benchmarks/zoo.hpp"
+
+/// The networks for images that are measured. Those that end in _small are a block or two, for tests of
+/// plans.
 namespace benchmarks {
 
 namespace ft = fusetape;
@@ -92,13 +95,19 @@ inline std::unique_ptr<ft::nn::Module> network(const std::string& name) {
   if (name == "resnet20") return std::unique_ptr<ResNet>(new ResNet(ft::nn::resnet20()));
   if (name == "resnet56") return std::unique_ptr<ResNet>(new ResNet(ft::nn::resnet56()));
   if (name == "resnet18") return std::unique_ptr<ResNet>(new ResNet(ft::nn::resnet18()));
-  if (name == "bottleneck") {
+  if (name == "mobilenet_v2") return zoo::mobilenet_v2(zoo::Act::relu6);
+  if (name == "mobilenet_v2_silu") return zoo::mobilenet_v2(zoo::Act::silu);
+  if (name == "bottleneck") return zoo::bottleneck();
+  if (name == "vgg") return zoo::vgg(true);
+  if (name == "vgg_without_norms") return zoo::vgg(false);
+  if (name == "inception") return zoo::inception();
+  if (name == "bottleneck_small") {
     auto net = std::make_unique<SmallNetwork>(64);
     net->blocks.emplace<Bottleneck>(16, 16, 64);
     net->blocks.emplace<Bottleneck>(64, 16, 64);
     return net;
   }
-  if (name == "mobilenet_v2") {
+  if (name == "mobilenet_v2_small") {
     auto net = std::make_unique<SmallNetwork>(16);
     net->blocks.emplace<InvertedResidual>(16, 96);
     return net;

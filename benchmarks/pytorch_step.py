@@ -1,4 +1,4 @@
-"""Times training steps of a residual network in PyTorch: the peer of examples/compare_fusion.
+"""Times training steps of a network in PyTorch: the peer of examples/compare_fusion.
 
     python benchmarks/pytorch_step.py --model resnet20 --mode eager --steps 20
 
@@ -28,9 +28,14 @@ KEPT_HEAP = {
 }
 
 
+# What torch_resnet.py and torch_zoo.py have; asked for before PyTorch is imported.
+MODEL_NAMES = ["resnet20", "resnet56", "resnet18", "mobilenet_v2", "mobilenet_v2_silu", "bottleneck", "vgg",
+               "vgg_without_norms", "inception"]
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet20", choices=["resnet20", "resnet56", "resnet18"])
+    parser.add_argument("--model", default="resnet20", choices=MODEL_NAMES)
     parser.add_argument("--mode", default="eager", choices=["eager", "compiled", "whole"])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
@@ -143,6 +148,9 @@ if __name__ == "__main__":
 
     import torch
     import torch.nn.functional as F
-    from torch_resnet import MODELS
+    import torch_resnet
+    import torch_zoo
+
+    MODELS = torch_resnet.MODELS | torch_zoo.MODELS
 
     main(parsed)

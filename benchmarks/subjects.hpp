@@ -231,9 +231,22 @@ class Block : public Subject {
   ft::Tensor seed_;
 };
 
-inline const std::vector<std::string> subject_names{
-    "resnet20",       "resnet56",    "resnet18", "bottleneck",        "mobilenet_v2",
-    "conv_bias_relu", "bn_add_relu", "mlp",      "gan_discriminator", "gan_generator"};
+inline const std::vector<std::string> subject_names{"resnet20",
+                                                    "resnet56",
+                                                    "resnet18",
+                                                    "mobilenet_v2",
+                                                    "mobilenet_v2_silu",
+                                                    "bottleneck",
+                                                    "vgg",
+                                                    "vgg_without_norms",
+                                                    "inception",
+                                                    "bottleneck_small",
+                                                    "mobilenet_v2_small",
+                                                    "conv_bias_relu",
+                                                    "bn_add_relu",
+                                                    "mlp",
+                                                    "gan_discriminator",
+                                                    "gan_generator"};
 
 /// Makes subjects that start from the same state, whenever they are made.
 class SubjectFactory {

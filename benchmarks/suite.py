@@ -23,6 +23,9 @@ ROWS = [
       for precision in ("f32", "bf16") for batch in (32, 128, 512) for threads in (1, 2)],
     *[("resnet56", 128, precision, 2, 5, 4) for precision in ("f32", "bf16")],
     *[("resnet18", 128, precision, 2, 2, 3) for precision in ("f32", "bf16")],
+    *[(model, batch, precision, threads, 2, 3)
+      for model in ("mobilenet_v2", "mobilenet_v2_silu", "bottleneck", "vgg", "vgg_without_norms", "inception")
+      for batch, threads in ((32, 2), (128, 2), (128, 1)) for precision in ("f32", "bf16")],
 ]
 
 

@@ -23,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytorch_step
+
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 VENV = CACHE / "fusetape" / "torch-venv"
@@ -32,7 +34,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, default=HERE.parent / "build/release/examples/compare_fusion")
-    parser.add_argument("--model", default="resnet20", choices=["resnet20", "resnet56", "resnet18"])
+    parser.add_argument("--model", default="resnet20", choices=pytorch_step.MODEL_NAMES)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="f32", choices=["f32", "bf16"])

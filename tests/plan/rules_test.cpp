@@ -41,7 +41,7 @@ std::string plans_by(const std::vector<std::string>& rules) {
   for (const ft::Retention retention : {ft::Retention::fastest, ft::Retention::smallest}) {
     ft::set_fusion_rules(rules);
     ft::set_retention(retention);
-    benchmarks::SubjectFactory("bottleneck", DType::f32, 2, 1).make()->step(0);
+    benchmarks::SubjectFactory("bottleneck_small", DType::f32, 2, 1).make()->step(0);
     plans += group_names() + " peak " + std::to_string(ft::explain().peak_bytes) + "\n";
   }
   ft::set_retention(before);
