@@ -53,8 +53,6 @@ Support check_norms(const Graph& graph, const NormRoles* norms, int count, std::
 
 Support norm_operands(const Graph& graph, const plan::NormForward& roles,
                       std::initializer_list<DType> dtypes) {
-  if (roles.activation != nullptr && roles.activation != &ops::relu_op)
-    return refuse("no activation but relu");
   return check_norms(graph, roles.norm, roles.norms, {roles.z, roles.sum, roles.y}, dtypes);
 }
 

@@ -195,14 +195,16 @@ constinit const OpDef clamp_op{.name = "clamp",
                                .numbers = 2,
                                .gradient = gradient_clamp,
                                .saves_inputs = bit(0) | bit(1) | bit(2),
-                               .pointwise = element_of<formulas::clamp<double>>};
+                               .pointwise = element_of<formulas::clamp<double>>,
+                               .activation = true};
 constinit const OpDef clamp_grad_op{.name = "clamp_grad",
                                     .infer = infer_like_first,
                                     .numbers = 2,
                                     .gradient = gradient_clamp_grad,
                                     .saves_inputs = bit(1) | bit(2) | bit(3),
                                     .pointwise = element_of<formulas::clamp_grad<double>>,
-                                    .chooses = true};
+                                    .chooses = true,
+                                    .gradient_of = &clamp_op};
 
 }  // namespace fusetape::ops
 

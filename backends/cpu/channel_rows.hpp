@@ -11,6 +11,9 @@ namespace fusetape::backends::cpu {
 
 /// A rectangle of a wide-row tensor: from element `offset` on, `rows` rows of `width` elements.
 struct RowBlock {
+  /// Sums of so many rows are in f32; then they are added to a total.
+  static constexpr std::int64_t chain_rows = 16;
+
   std::int64_t offset = 0;
   std::int64_t rows = 0;
   std::int64_t width = 0;

@@ -171,7 +171,7 @@ HWY_INLINE void run_block(const RowBlock block, const Task task) {
 /// A wide row of sums: few rows are added in f32, in `chain`, and then to the total. A long chain of equal
 /// numbers would lose one digit more each time it becomes ten times as long.
 struct ChainSum {
-  static constexpr std::int64_t rows = 16;
+  static constexpr std::int64_t rows = RowBlock::chain_rows;
   float* chain;  ///< 0 before and after a block
   double* total;
 

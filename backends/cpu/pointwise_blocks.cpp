@@ -4,49 +4,14 @@
 #include "hwy/foreach_target.h"
 // clang-format off
 #include "hwy/highway.h"
-#include "backends/cpu/pointwise_math-inl.hpp"
+#include "backends/cpu/pointwise_formulas-inl.hpp"
 #include "backends/cpu/pointwise_blocks.hpp"
-#include "core/op/op_list.hpp"
 // clang-format on
 #include <cstring>
 
 HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::HWY_NAMESPACE {
 namespace {
-
-// ---- formulas on vectors
-
-namespace formulas {
-
-HWY_INLINE Truths is_nan(Lanes x) { return {hn::IsNaN(x.v)}; }
-HWY_INLINE Lanes abs_of(Lanes x) { return Lanes(hn::Abs(x.v)); }
-HWY_INLINE Lanes exp_of(Lanes x) { return Lanes(vector_exp(x.v)); }
-HWY_INLINE Lanes expm1_of(Lanes x) { return Lanes(vector_expm1(x.v)); }
-HWY_INLINE Lanes log_of(Lanes x) { return Lanes(vector_log(x.v)); }
-HWY_INLINE Lanes log1p_of(Lanes x) { return Lanes(hn::Log1p(D(), x.v)); }
-HWY_INLINE Lanes tanh_of(Lanes x) { return Lanes(vector_tanh(x.v)); }
-HWY_INLINE Lanes pow_of(Lanes base, Lanes exponent) { return Lanes(vector_pow(base.v, exponent.v)); }
-HWY_INLINE Lanes normal_distribution_of(Lanes x) { return Lanes(normal_distribution(x.v)); }
-HWY_INLINE Lanes normal_density_of(Lanes x) { return Lanes(hn::Mul(gaussian(x.v), constant(0.39894228f))); }
-
-// Here and not in a header: what is inlined has to be compiled for the same instruction set.
-#define FUSETAPE_FORMULA \
-  template <class T>     \
-  HWY_INLINE T
-#include "core/numerics/formulas.inc"
-#undef FUSETAPE_FORMULA
-
-}  // namespace formulas
-
-#define FUSETAPE_BLOCK_OP(name, tensors, numbers)    \
-  struct name##_formula {                            \
-    template <class... T>                            \
-    static HWY_INLINE Lanes element(T... operands) { \
-      return formulas::name(operands...);            \
-    }                                                \
-  };
-FUSETAPE_POINTWISE_OPS(FUSETAPE_BLOCK_OP)
-#undef FUSETAPE_BLOCK_OP
 
 // ---- conversions from float to float
 
@@ -70,27 +35,16 @@ struct RoundF16 {
 constexpr std::size_t max_lanes = HWY_MAX_BYTES / sizeof(float);
 static_assert(max_lanes <= scalar_room);
 
-template <class Op, int numbers, class... T>
-HWY_INLINE V with_numbers(const BlockArgs& args, T... operands) {
-  if constexpr (numbers == 0) {
-    return Op::element(operands...).v;
-  } else if constexpr (numbers == 1) {
-    return Op::element(operands..., Lanes(args.numbers[0])).v;
-  } else {
-    return Op::element(operands..., Lanes(args.numbers[0]), Lanes(args.numbers[1])).v;
-  }
-}
-
 HWY_INLINE Lanes load_lanes(const float* from) { return Lanes(hn::LoadU(D(), from)); }
 
 template <class Op, int tensors, int numbers>
 HWY_INLINE V apply(const BlockArgs& args, const float* a, const float* b, const float* c) {
   if constexpr (tensors == 1) {
-    return with_numbers<Op, numbers>(args, load_lanes(a));
+    return with_numbers<Op, numbers>(args.numbers, load_lanes(a));
   } else if constexpr (tensors == 2) {
-    return with_numbers<Op, numbers>(args, load_lanes(a), load_lanes(b));
+    return with_numbers<Op, numbers>(args.numbers, load_lanes(a), load_lanes(b));
   } else {
-    return with_numbers<Op, numbers>(args, load_lanes(a), load_lanes(b), load_lanes(c));
+    return with_numbers<Op, numbers>(args.numbers, load_lanes(a), load_lanes(b), load_lanes(c));
   }
 }
 

@@ -233,6 +233,11 @@ struct OpDef {
   /// are no whole tensors: a convolution's weights.
   double extra_passes = 0;
   const NormSignature* norm = nullptr;  ///< batch norms
+  /// A pointwise op of one tensor that other kernels may compute of what they write.
+  bool activation = false;
+  /// The gradient of such an op: of g and the activation's output, if that saves it, else its input; then the
+  /// activation's numbers.
+  const OpDef* gradient_of = nullptr;
   /// An optimizer's update (core/numerics/update_formulas.inc): p, g, state, scalars → p', new state. All
   /// updates with the same scalars may run as one kernel.
   bool update = false;

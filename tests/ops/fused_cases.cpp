@@ -270,6 +270,79 @@ void add_norms_with_readers(Cases& cases) {
                    }});
 }
 
+// ---- batch norm with other activations ----
+
+struct Act {
+  const char* name;
+  std::function<Tensor(const Tensor&)> of;
+  const char* gradient;  ///< its op; nullptr: of several
+};
+void add_activated_norms(Cases& cases) {
+  const Act acts[] = {
+      {"relu6", [](const Tensor& x) { return relu6(x); }, "relu6_grad"},
+      {"clamp", [](const Tensor& x) { return clamp(x, -0.75, 0.5); }, "clamp_grad"},
+      {"leaky_relu", [](const Tensor& x) { return leaky_relu(x, 0.125); }, "leaky_relu_grad"},
+      {"elu", [](const Tensor& x) { return elu(x, 0.75); }, "elu_grad"},
+      {"sigmoid", [](const Tensor& x) { return sigmoid(x); }, "sigmoid_grad"},
+      {"tanh", [](const Tensor& x) { return tanh(x); }, "tanh_grad"},
+      {"gelu", [](const Tensor& x) { return gelu(x); }, "gelu_grad"},
+      {"silu", [](const Tensor& x) { return silu(x); }, "silu_grad"},
+      {"mish", [](const Tensor& x) { return mish(x); }, "mish_grad"},
+      {"hardsigmoid", [](const Tensor& x) { return hardsigmoid(x); }, "hardsigmoid_grad"},
+      {"hardswish", [](const Tensor& x) { return hardswish(x); }, "hardswish_grad"},
+      {"softplus", [](const Tensor& x) { return softplus(x); }, nullptr},
+  };
+  for (const Act& act : acts) {
+    const std::string name = act.name;
+    const auto of = act.of;
+    const auto with = [&](const char* forward, const char* backward = "+batch_norm_grad") {
+      std::vector<std::string> groups{forward + name};
+      if (act.gradient != nullptr) groups.push_back(act.gradient + std::string(backward));
+      return Flags{.groups = groups};
+    };
+    for (const Shape& x : {Shape{2, 3, 3, 1}, Shape{2, 7, 5, 3}, Shape{5, 9, 8, 17}, Shape{3, 4, 4, 24}}) {
+      const std::vector<Input> one = norm_inputs(x), with_z = norm_inputs(x) + std::vector{real(x)};
+      cases.push_back({named("bn+" + name, x), one,
+                       [of](In in) {
+                         BatchNormResult n = norm(in);
+                         return Results{of(std::move(n.y)), n.running_mean, n.running_var};
+                       },
+                       with("batch_norm+")});
+      cases.push_back({named("bn+add+" + name, x), with_z, [of](In in) { return of(norm(in).y + in[5]); },
+                       with("batch_norm+add+")});
+    }
+    const Shape x{2, 5, 6, 7};
+    const std::vector<Input> one = norm_inputs(x), two = one + one;
+    cases.push_back({"bn+bn+add+" + name, two, [of](In in) { return of(norm(in).y + norm(in, 5).y); },
+                     with("batch_norm+batch_norm+add+", "+batch_norm_grad+batch_norm_grad")});
+    cases.push_back({"bn inference+" + name,
+                     one,
+                     [of](In in) { return of(inference(in)); },
+                     {.groups = {"batch_norm_inference+" + name}}});
+    cases.push_back({"bn+" + name + ", the normalised value and the result are read elsewhere",
+                     one,
+                     [of](In in) {
+                       const Tensor y = norm(in).y, a = of(y);
+                       return Results{a * 0.5, y * 0.25};
+                     },
+                     {.groups = {"batch_norm+" + name}}});
+    cases.push_back({"bn+" + name + " before a fork",
+                     one + std::vector{real(x)},
+                     [of](In in) {
+                       const Tensor a = of(norm(in).y);
+                       return Results{a + in[5], a * 0.5};
+                     },
+                     {.groups = {"batch_norm+" + name}}});
+    cases.push_back({"bn+add+" + name + ", the sum is read elsewhere",
+                     one + std::vector{real(x)},
+                     [of](In in) {
+                       const Tensor sum = in[5] + norm(in).y;
+                       return Results{of(sum), sum * 0.5};
+                     },
+                     {.groups = {"batch_norm+add+" + name}}});
+  }
+}
+
 // ---- max pooling of a batch norm's ReLU ----
 
 void add_pooled_norms(Cases& cases) {
@@ -370,7 +443,9 @@ void add_blocks(Cases& cases) {
 
 std::vector<OpCase> fused_cases() {
   Cases norms, cases;
-  for (const auto add : {add_norms, add_odd_norms, add_norms_with_readers, add_pooled_norms}) add(norms);
+  for (const auto add :
+       {add_norms, add_odd_norms, add_norms_with_readers, add_pooled_norms, add_activated_norms})
+    add(norms);
   for (OpCase& norm : norms) {
     norm.flags.same_bits_bf16 = true;
     cases.push_back(std::move(norm));

@@ -64,6 +64,38 @@ void add_single(Cases& cases) {
   }
 }
 
+/// Every activation that rides with a norm, of special numbers, and its gradient by them, with what it reads
+/// made from x: as of the single ops.
+void add_special_activations(Cases& cases) {
+  for (const core::OpDef* gradient : core::all_ops()) {
+    if (gradient->gradient_of == nullptr) continue;
+    const core::OpDef* const op = gradient->gradient_of;
+    const auto call = [](const core::OpDef& of, std::vector<Tensor> inputs) {
+      for (const double number : {-0.5, 0.75}) {
+        if (static_cast<int>(inputs.size()) - (of.gradient_of != nullptr ? 2 : 1) < of.numbers)
+          inputs.push_back(scalar(number, DType::f64));
+      }
+      return core::record(of, inputs, core::Attrs::of(core::NoAttrs{}), Location::current())[0];
+    };
+    for (const Shape& x : {Shape{2, 7, 5, 3}, Shape{3, 4, 4, 24}, Shape{9, 31, 17}}) {
+      std::vector<Input> inputs = norm_inputs(special(x));
+      cases.push_back({named("bn apply of special numbers, " + std::string(op->name), x), inputs,
+                       [=](In in) { return call(*op, {applied(in)}); },
+                       in_group(("batch_norm_apply+" + std::string(op->name)).c_str())});
+      inputs.push_back(special(x));
+      Flags flags = in_group((std::string(gradient->name) + "+batch_norm_grad").c_str());
+      flags.same_bits = false;  // sums of them
+      cases.push_back({named(std::string(gradient->name) + " of bn apply of special numbers", x), inputs,
+                       [=](In in) {
+                         const Tensor normed = applied(in);
+                         const Tensor read = op->saves_outputs != 0 ? call(*op, {normed}) : normed;
+                         return norm_grad(call(*gradient, {in[5], read}), in);
+                       },
+                       flags});
+    }
+  }
+}
+
 void add_forward(Cases& cases) {
   for (const Shape& x : shapes) {
     const std::vector<Input> one = norm_inputs(real(x)), with_z = one + std::vector{real(x)}, two = one + one;
@@ -171,7 +203,7 @@ void add_backward(Cases& cases) {
 
 std::vector<OpCase> retention_cases() {
   Cases cases;
-  for (const auto add : {add_single, add_forward, add_backward}) add(cases);
+  for (const auto add : {add_single, add_special_activations, add_forward, add_backward}) add(cases);
   for (OpCase& op_case : cases) op_case.flags.same_bits_bf16 = true;
   return cases;
 }

@@ -202,6 +202,29 @@ TEST_CASE("a ReLU's output that only a mask computed from x would need is not wr
   }
 }
 
+TEST_CASE("an activation rides with its norm, and backward keeps neither's output") {
+  struct Case {
+    const char* name;
+    Tensor (*of)(ft::Operand);
+    double passes;  ///< backward: g and x twice, dx; of a dear gradient g, x and g', then g', x and dx
+  };
+  const OnBackend backend("cpu");
+  for (const Case& c : {Case{"relu6", ft::relu6, 5}, Case{"hardswish", ft::hardswish, 5},
+                        Case{"silu", ft::silu, 6}, Case{"sigmoid", ft::sigmoid, 6}}) {
+    CAPTURE(c.name);
+    const Tensor x = image(), gamma = channel_values(1), beta = channel_values(0);
+    const Tensor y = ft::sum(c.of(ft::batch_norm(x, gamma, beta)));
+    const std::vector<Tensor> gradients = ft::grad({y}, {x, gamma, beta});
+    ft::materialize();
+    const std::string norm = std::string("batch_norm+") + c.name;
+    CHECK(groups("forward") == std::vector<std::string>{norm, "sum"});
+    CHECK(groups("backward").back() == std::string(c.name) + "_grad+batch_norm_grad");
+    CHECK(ft::explain().groups[0].tensor_passes == 3);
+    CHECK(ft::explain().groups.back().tensor_passes == c.passes);
+    CHECK(ft::explain().kept_bytes < 1024);  // the statistics
+  }
+}
+
 TEST_CASE("16-bit products: a weight gradient's cast is inside, and nothing runs on the reference") {
   const OnBackend backend("cpu");
   for (const ft::DType dtype : {ft::DType::bf16, ft::DType::f16}) {

@@ -111,6 +111,7 @@ void sums(const RowBlock& block, const NormBackward<T>& norm) {
                                        : sums_block<T, 0, MaskFrom::output>(block, norm);
   }
   if (norm.norms == 2) {
+    if (norm.mask == MaskFrom::nothing) return sums_block<T, 2, MaskFrom::nothing>(block, norm);
     return norm.mask == MaskFrom::bits ? sums_block<T, 2, MaskFrom::bits>(block, norm)
                                        : sums_block<T, 2, MaskFrom::output>(block, norm);
   }

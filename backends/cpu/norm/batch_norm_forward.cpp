@@ -1,14 +1,17 @@
 #include <omp.h>
 
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "backends/cpu/channel_moments.hpp"
+#include "backends/cpu/norm/activation.hpp"
 #include "backends/cpu/norm/batch_norm_kernels.hpp"
 #include "backends/cpu/norm/batch_norm_simd.hpp"
 #include "core/op/op_attrs.hpp"
 
-/// y = [relu] (norm₁(x₁) [+ norm₂(x₂)] [+ z]): a pass for the statistics, if they are not given, and one for
-/// y and what else somebody reads of it.
+/// y = activation(norm₁(x₁) [+ norm₂(x₂)] [+ z]): a pass for the statistics, if they are not given, and one
+/// for y and what else somebody reads of it.
 namespace fusetape::backends::cpu::norm {
 namespace {
 
@@ -35,7 +38,7 @@ template <class T>
 class NormForwardKernel final : public Kernel {
  public:
   NormForwardKernel(const plan::NormForward& roles, const Graph& graph)
-      : roles_(roles), relu_(roles.activation != nullptr), rows_(rows_of(graph, roles.norm[0].x)) {
+      : roles_(roles), relu_(roles.activation == &ops::relu_op), rows_(rows_of(graph, roles.norm[0].x)) {
     for (int i = 0; i < roles_.norms; ++i) {
       eps_[i] = graph.node(roles_.norm[i].node).attrs.as<core::BatchNormAttrs>().eps;
     }
@@ -44,7 +47,8 @@ class NormForwardKernel final : public Kernel {
     }
     applies_ = !written_.empty() || roles_.mask >= 0;
     tensor_passes = count_passes();
-    name = relu_ ? "highway:batch_norm_relu" : "highway:batch_norm";
+    name = "highway:batch_norm";
+    if (roles_.activation != nullptr) name += "_" + std::string(roles_.activation->name);
   }
 
   void run(const KernelArgs& args) override {
@@ -221,11 +225,37 @@ class NormForwardKernel final : public Kernel {
     norm.y = out(roles_.y);
     norm.sum = out(roles_.sum);
     if (roles_.mask >= 0) norm.mask = args.out<std::uint8_t>(roles_.mask);
+    const auto loop = loop_of(args, norm);
     // From the end: what the statistics read last may still be in a cache.
-    for_parts(rows_.parts(), [&](int part) {
-      rows_.for_blocks(part, roles_.statistics == plan::Statistics::batch,
-                       [&](const RowBlock& block) { apply_norm(block, norm); });
-    });
+    for_parts(rows_.parts(),
+              [&](int part) { rows_.for_blocks(part, roles_.statistics == plan::Statistics::batch, loop); });
+  }
+
+  /// What is done with a block of rows.
+  std::function<void(const RowBlock&)> loop_of(const KernelArgs& args, NormForward<T> norm) const {
+    const bool inside = roles_.activation == nullptr || relu_ || norm.y == nullptr;
+    if (inside) return [norm](const RowBlock& block) { apply_norm(block, norm); };
+    const Activation activation = activation_of(roles_.activation, roles_.numbers, args);
+    T* const y = norm.y;
+    norm.y = before_activation(norm);
+    const auto in_registers = activation_rows<T>(*roles_.activation).forward;
+    if (in_registers != nullptr && roles_.norms == 1 && roles_.z < 0 && norm.y == y) {
+      return [norm, activation, in_registers](const RowBlock& block) {
+        in_registers(block, norm, activation.numbers);
+      };
+    }
+    return [norm, activation, y](const RowBlock& block) {
+      for_chunks(block, [&](const RowBlock& chunk) {
+        apply_norm(chunk, norm);
+        activate(activation, norm.y + chunk.offset, nullptr, y + chunk.offset, chunk.rows * chunk.width);
+      });
+    };
+  }
+
+  /// Where what the activation reads is left: in its own place, if somebody else wants it, or in y's.
+  T* before_activation(NormForward<T>& norm) const {
+    T*& own = roles_.norms == 1 && roles_.z < 0 ? norm.normed[0] : norm.sum;
+    return own != nullptr ? std::exchange(own, nullptr) : norm.y;
   }
 
   plan::NormForward roles_;

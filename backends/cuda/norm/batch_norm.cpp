@@ -10,15 +10,19 @@ using plan::Graph;
 using plan::Group;
 
 constexpr auto dtypes = {DType::f32, DType::bf16, DType::f16};
+const Support only_relu{.ok = false, .reason = "the device's norms know no activation but relu"};
 
 Support supports_forward(const Graph& graph, const Group& group, Device&) {
   const auto* roles = group.as<plan::NormForward>();
-  return roles != nullptr ? norm_operands(graph, *roles, dtypes) : Support{.ok = false, .reason = {}};
+  if (roles == nullptr) return {.ok = false, .reason = {}};
+  if (roles->activation != nullptr && roles->activation != &ops::relu_op) return only_relu;
+  return norm_operands(graph, *roles, dtypes);
 }
 
 Support supports_backward(const Graph& graph, const Group& group, Device&) {
   const auto* roles = group.as<plan::NormBackward>();
-  return roles != nullptr ? norm_operands(graph, *roles, dtypes) : Support{.ok = false, .reason = {}};
+  if (roles == nullptr) return {.ok = false, .reason = {}};
+  return roles->gradient == nullptr ? norm_operands(graph, *roles, dtypes) : only_relu;
 }
 
 constexpr Candidate candidates[] = {

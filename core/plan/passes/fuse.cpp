@@ -21,7 +21,7 @@ class Fuser {
       if (rule.match == nullptr || (rules >> r & 1) == 0) continue;
       for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
         const GraphNode& node = graph_.nodes[n];
-        if (node.dead || !node.is(*rule.anchor) || group_of_[n] >= 0) continue;
+        if (node.dead || !rule.anchor.fits(*node.op) || group_of_[n] >= 0) continue;
         NearMiss miss;
         std::optional<Group> group = rule.match({graph_, group_of_}, static_cast<int>(n), rule.parts, miss);
         if (!group.has_value()) {
@@ -151,7 +151,7 @@ void leave_unread_unwritten(Graph& graph, std::vector<Group>& groups) {
     if (mask_norm(group) == nullptr) continue;
     for (int id : group.nodes) {
       const GraphNode& node = graph.node(id);
-      if (!node.is(ops::relu_grad_op)) continue;
+      if (node.op->gradient_of == nullptr) continue;
       GraphValue& y = graph.values[static_cast<std::size_t>(node.inputs[1])];
       y.consumers.erase(std::find(y.consumers.begin(), y.consumers.end(), id));  // once: g may be y, too
       if (y.producer >= 0) makers.push_back(group_of[static_cast<std::size_t>(y.producer)]);

@@ -8,6 +8,7 @@
 #include "core/plan/passes/cost.hpp"
 #include "core/plan/passes/passes.hpp"
 #include "core/plan/passes/rewrite.hpp"
+#include "core/plan/rules/norm_roles.hpp"
 
 /// What backward gets of forward's intermediate values: the value itself, one bit of it, or the means to
 /// compute it again. A mask is read of the same stored value, a recomputation runs the same arithmetic on the
@@ -118,7 +119,7 @@ class Recomputation {
     for (const GraphNode& node : graph.nodes) {
       if (node.dead || in_forward(node)) continue;
       for (int input : node.inputs) {
-        if (!reads_only_a_mask(node, input)) wanted_.insert(input);
+        if (!computed_by_rule(node, input)) wanted_.insert(input);
       }
     }
   }
@@ -152,11 +153,10 @@ class Recomputation {
  private:
   double size(const Recipe& recipe) const { return static_cast<double>(graph_.value(recipe.value).bytes()); }
 
-  /// relu_grad(g, relu(batch_norm(x))): a fusion rule takes the mask from x.
-  bool reads_only_a_mask(const GraphNode& node, int input) const {
-    if (!node.is(ops::relu_grad_op) || node.inputs[1] != input) return false;
-    const GraphNode* relu = graph_.producer_if(input, ops::relu_op);
-    return relu != nullptr && makes_norm(graph_, relu->inputs[0]);
+  /// relu_grad(g, relu(batch_norm(x))) and its like: a fusion rule computes what it reads from x again.
+  bool computed_by_rule(const GraphNode& node, int input) const {
+    return node.op->gradient_of != nullptr && node.inputs[1] == input && node.inputs[0] != input &&
+           norm_before(graph_, node) != nullptr;
   }
 
   std::vector<Recipe> candidates() {
@@ -222,7 +222,7 @@ class Recomputation {
     std::vector<int> readers;
     for (int reader : graph_.value(recipe.value).consumers) {
       const GraphNode& node = graph_.node(reader);
-      if (!in_forward(node) && !reads_only_a_mask(node, recipe.value)) readers.push_back(reader);
+      if (!in_forward(node) && !computed_by_rule(node, recipe.value)) readers.push_back(reader);
     }
     const int before = *std::min_element(readers.begin(), readers.end());
     std::unordered_map<int, int> again;

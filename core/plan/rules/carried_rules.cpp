@@ -50,6 +50,7 @@ class CarriedMatch {
     if (mask == nullptr || mask->inputs[0] != roles_.result() || mask->inputs[1] == roles_.result()) return;
     if (!same_shape(graph_, mask->inputs[1], roles_.result()) || made_here(mask->inputs[1])) return;
     roles_.mask = mask->inputs[1];
+    mask_ = mask;
     go_on(*mask, "relu_grad");
   }
 
@@ -181,7 +182,7 @@ class CarriedMatch {
   /// The sums read x anyway: where y = relu(norm(x)), its mask comes from x, too.
   void take_mask_from_x() {
     if (roles_.mask < 0) return;
-    const GraphNode* norm = forward_norm_of_mask(graph_, roles_.mask, roles_.sums);
+    const GraphNode* norm = norm_before(graph_, *mask_, roles_.sums);
     if (norm == nullptr) return;
     roles_.masked_by = norm_roles(graph_, id_of(cover_, *norm));
     roles_.mask = -1;
@@ -191,6 +192,7 @@ class CarriedMatch {
   const Graph& graph_;
   Group group_;
   Convolution roles_;
+  const GraphNode* mask_ = nullptr;
   std::string before_, after_;
 };
 

@@ -72,7 +72,7 @@ void find_boundary(const Graph& graph, Group& group) {
   for (int id : group.nodes) {
     const GraphNode& node = graph.node(id);
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-      if (again != nullptr && node.is(ops::relu_grad_op) && i == 1) continue;
+      if (again != nullptr && node.op->gradient_of != nullptr && i == 1) continue;
       const int producer = graph.value(node.inputs[i]).producer;
       if (producer < 0 || !member(producer)) add_once(group.inputs, node.inputs[i]);
     }

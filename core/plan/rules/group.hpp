@@ -157,6 +157,7 @@ struct NormForward {
   Statistics statistics = Statistics::batch;
   int z = -1;
   const OpDef* activation = nullptr;  ///< null: none
+  int numbers[2] = {-1, -1};          ///< inputs, f64 scalars: the activation's (OpDef::numbers)
   int sum = -1;   ///< output: what the activation reads, where somebody beside the group reads it, too
   int y = -1;     ///< -1 where only the mask or the statistics are wanted
   int mask = -1;  ///< output: relu_mask(y), one bit an element
@@ -164,6 +165,7 @@ struct NormForward {
   template <class F>
   void results(F f) {
     for (NormRoles& roles : norm) roles.values(f);
+    f(sum);
     f(y);
   }
   double passes(const Graph& graph, const Group& group) const;
@@ -189,7 +191,8 @@ struct NormMaxPool {
   }
 };
 
-/// g' = (g [+ g2]) [· mask], then the gradients of one or two normalisations from g'.
+/// g' = (g [+ g2]) [· mask], or an activation's gradient by g [+ g2], then the gradients of one or two
+/// normalisations from g'.
 struct NormBackward {
   NormRoles norm[2];
   int norms = 1;
@@ -198,8 +201,12 @@ struct NormBackward {
   int y = -1;     ///< mask from y: !(y ≤ 0); -1 when it is recomputed, comes as bits, or there is none
   int mask = -1;  ///< mask as bits (relu_mask's)
   bool recompute = false;  ///< mask from x: !(fma(a, x − mean, β) ≤ 0), a = γ·inv_std, as forward; norms == 1
-  bool sums_given = false;  ///< batch_norm_grad_apply: dgamma and dbeta are inputs
-  int masked = -1;          ///< g', written when the residual branch reads it; else -1
+  /// In place of the mask: this op's, of g [+ g2] and what it reads: `y`, or computed again from x, as
+  /// forward.
+  const OpDef* gradient = nullptr;
+  int numbers[2] = {-1, -1};  ///< inputs: the op's (OpDef::numbers)
+  bool sums_given = false;    ///< batch_norm_grad_apply: dgamma and dbeta are inputs
+  int masked = -1;            ///< g', written when the residual branch reads it; else -1
 
   const NormRoles* mask_norm() const { return recompute ? &norm[0] : nullptr; }
   template <class F>

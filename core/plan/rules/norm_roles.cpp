@@ -75,13 +75,23 @@ bool is_norm_gradient(const GraphNode& norm) {
          norm.is(ops::batch_norm_grad_apply_op);
 }
 
-const GraphNode* forward_norm_of_mask(const Graph& graph, int y, const NormRoles& roles) {
-  const GraphNode* relu = graph.producer_if(y, ops::relu_op);
-  if (relu == nullptr) return nullptr;
-  const GraphNode* norm = graph.producer_if(relu->inputs[0], ops::batch_norm_op);
-  if (norm == nullptr) norm = graph.producer_if(relu->inputs[0], ops::batch_norm_apply_op);
-  if (norm == nullptr || norm->outputs[0] != relu->inputs[0]) return nullptr;
-  const NormRoles made = norm_roles(graph, graph.value(relu->inputs[0]).producer);
+const GraphNode* norm_before(const Graph& graph, const GraphNode& gradient) {
+  const OpDef& activation = *gradient.op->gradient_of;
+  int value = gradient.inputs[1];
+  if (activation.saves_outputs != 0) {
+    const GraphNode* made = graph.producer_if(value, activation);
+    if (made == nullptr) return nullptr;
+    value = made->inputs[0];
+  }
+  const GraphNode* norm = graph.producer_if(value, ops::batch_norm_op);
+  if (norm == nullptr) norm = graph.producer_if(value, ops::batch_norm_apply_op);
+  return norm != nullptr && norm->outputs[0] == value ? norm : nullptr;
+}
+
+const GraphNode* norm_before(const Graph& graph, const GraphNode& gradient, const NormRoles& roles) {
+  const GraphNode* norm = norm_before(graph, gradient);
+  if (norm == nullptr) return nullptr;
+  const NormRoles made = norm_roles(graph, graph.value(norm->outputs[0]).producer);
   const bool same = made.x == roles.x && (roles.gamma < 0 || made.gamma == roles.gamma) &&
                     made.mean == roles.mean && made.inv_std == roles.inv_std;
   return same ? norm : nullptr;

@@ -13,8 +13,11 @@ Statistics statistics_of(const GraphNode& norm);
 /// Whether the node is a batch norm's gradient, or a part of one.
 bool is_norm_gradient(const GraphNode& norm);
 
-/// The batch_norm (or its repetition) whose ReLU made `y` directly from the x, γ (where known) and statistics
-/// of `roles`; nullptr: the mask has to be read from y.
-const GraphNode* forward_norm_of_mask(const Graph& graph, int y, const NormRoles& roles);
+/// Of an activation's gradient: the batch_norm, whole or in part, from whose x what the gradient reads can be
+/// computed again; nullptr: from none, and it has to be read.
+const GraphNode* norm_before(const Graph& graph, const GraphNode& gradient);
+
+/// The same, of the x, γ (where known) and statistics of `roles` only.
+const GraphNode* norm_before(const Graph& graph, const GraphNode& gradient, const NormRoles& roles);
 
 }  // namespace fusetape::plan

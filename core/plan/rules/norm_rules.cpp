@@ -60,22 +60,29 @@ int wanted_beside_pool(const Graph& graph, int y, int pool) {
   return wanted ? y : -1;
 }
 
-/// Of the two rules for a ReLU behind a norm, and of the mask's.
+/// What an activation, or the gradient of one, reads behind its tensors.
+void take_numbers(const GraphNode& node, int (&numbers)[2]) {
+  std::copy(node.inputs.end() - node.op->numbers, node.inputs.end(), numbers);
+}
+
+/// An activation of a norm.
 std::optional<Group> match_one_norm(const Cover& cover, int node) {
-  const GraphNode& relu = cover.graph.node(node);
-  const GraphNode* norm = free_norm(cover, relu.inputs[0]);
+  const GraphNode& activation = cover.graph.node(node);
+  const GraphNode* norm = free_norm(cover, activation.inputs[0]);
   if (norm == nullptr) return std::nullopt;
   Group group;
-  group.name = std::string(norm->op->name) + "+relu";
+  group.name = std::string(norm->op->name) + "+" + std::string(activation.op->name);
   group.nodes = {id_of(cover, *norm), node};
-  NormForward roles{.statistics = statistics_of(*norm), .activation = relu.op, .y = relu.outputs[0]};
+  NormForward roles{
+      .statistics = statistics_of(*norm), .activation = activation.op, .y = activation.outputs[0]};
+  take_numbers(activation, roles.numbers);
   roles.norm[0] = forward_roles(cover, *norm, node);
   group.roles = roles;
   return group;
 }
 
 /// y = norm(x) + z, and with both summands normalised the same way: norm₁(x₁) + norm₂(x₂). `node` is the sum,
-/// or the ReLU of it.
+/// or the activation of it.
 std::optional<Group> match_sum_of_norms(const Cover& cover, int node, NearMiss& miss) {
   const Graph& graph = cover.graph;
   const GraphNode& last = graph.node(node);
@@ -89,10 +96,10 @@ std::optional<Group> match_sum_of_norms(const Cover& cover, int node, NearMiss& 
   if (!same_shape(graph, a, b)) {
     const GraphNode& norm = first != nullptr ? *first : *second;
     const std::vector<int>& readers = graph.value(sum->outputs[0]).consumers;
-    const bool told_of_relu = ends_in_sum && std::any_of(readers.begin(), readers.end(), [&](int reader) {
-                                return graph.node(reader).is(ops::relu_op);
-                              });
-    if (!told_of_relu) miss = broadcast_operand(graph, first != nullptr ? b : a, id_of(cover, norm));
+    const bool told_before = ends_in_sum && std::any_of(readers.begin(), readers.end(), [&](int reader) {
+                               return graph.node(reader).op->activation;
+                             });
+    if (!told_before) miss = broadcast_operand(graph, first != nullptr ? b : a, id_of(cover, norm));
     return std::nullopt;
   }
 
@@ -117,10 +124,11 @@ std::optional<Group> match_sum_of_norms(const Cover& cover, int node, NearMiss& 
   roles.y = last.outputs[0];
   group.nodes.insert(group.nodes.end(), {id_of(cover, *first), add});
   if (!ends_in_sum) {
-    group.name += "+relu";
+    group.name += "+" + std::string(last.op->name);
     group.nodes.push_back(node);
     roles.sum = if_wanted_beside(graph, sum->outputs[0], node);
     roles.activation = last.op;
+    take_numbers(last, roles.numbers);
   }
   finish_norm_group(group);
   return group;
@@ -128,8 +136,9 @@ std::optional<Group> match_sum_of_norms(const Cover& cover, int node, NearMiss& 
 
 }  // namespace
 
-/// g' = (g [+ g2])·[mask], and the gradients of the one or two batch norms that read g'. The mask is computed
-/// from x, read from y, or comes as bits.
+/// g' = (g [+ g2])·[mask], or another activation's gradient, and the gradients of the one or two batch norms
+/// that read g'. The mask is computed from x, read from y, or comes as bits; what other gradients read is
+/// computed from x, or read.
 std::optional<Group> match_norm_gradient(const Cover& cover, int node, Parts parts, NearMiss& miss) {
   const Graph& graph = cover.graph;
   const GraphNode& mask = graph.node(node);
@@ -157,9 +166,13 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, Parts par
   roles.g = mask.inputs[0];
   (mask.is(ops::relu_grad_mask_op) ? roles.mask : roles.y) = mask.inputs[1];
   roles.masked = read_elsewhere ? masked : -1;
+  if (mask.op->gradient_of != &ops::relu_op && !mask.is(ops::relu_grad_mask_op)) {
+    roles.gradient = mask.op;
+    take_numbers(mask, roles.numbers);
+  }
   if ((parts & with::mask_from_x) != 0) {
     const GraphNode* forward = roles.norms == 1 && (!read_elsewhere || roles.norm[0].dx < 0)
-                                   ? forward_norm_of_mask(graph, roles.y, roles.norm[0])
+                                   ? norm_before(graph, mask, roles.norm[0])
                                    : nullptr;
     if (forward == nullptr) return std::nullopt;
     roles.recompute = true;
@@ -167,14 +180,14 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, Parts par
     roles.norm[0].beta = forward->inputs[2];
     roles.y = -1;
   }
-  group.name = "relu_grad";
+  group.name = mask.is(ops::relu_grad_mask_op) ? "relu_grad" : std::string(mask.op->name);
   miss = {};
   if (const GraphNode* fork = private_producer(cover, roles.g, ops::add_op, miss)) {
     if (same_shape(graph, fork->inputs[0], fork->inputs[1]) && fork->inputs[0] != fork->inputs[1]) {
       roles.g = fork->inputs[0];
       roles.g2 = fork->inputs[1];
       group.nodes.push_back(id_of(cover, *fork));
-      group.name = "add+relu_grad";
+      group.name = "add+" + group.name;
     }
   }
   group.name += name;
@@ -184,7 +197,7 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, Parts par
   return group;
 }
 
-/// y = relu(norm(x)), or the sum of a norm and something, with a ReLU or not.
+/// y = activation(norm(x)), or the sum of a norm and something, with an activation or not.
 std::optional<Group> match_batch_norm(const Cover& cover, int node, Parts parts, NearMiss& miss) {
   return (parts & with::add) != 0 ? match_sum_of_norms(cover, node, miss) : match_one_norm(cover, node);
 }

@@ -12,6 +12,12 @@ using enum Family;
   {"clip+" #name, optimizer, &ops::name##_op, match_updates, with::clipping},
 #define FUSETAPE_UPDATE_RULE(name) {#name, optimizer, &ops::name##_op, match_updates},
 
+/// ReLU has rows of its own: its kernels are older, and know more.
+bool any_activation(const core::OpDef& op) { return op.activation && &op != &ops::relu_op; }
+bool any_gradient(const core::OpDef& op) {
+  return op.gradient_of != nullptr && op.gradient_of != &ops::relu_op;
+}
+
 /// In order: the first row that matches and is supported takes the nodes. Rows without a match function are
 /// passes of their own that are switched here, too.
 constexpr Rule rules[] = {
@@ -27,6 +33,8 @@ constexpr Rule rules[] = {
     {"batch_norm+relu+max_pool2d", batch_norm, &ops::max_pool2d_op, match_norm_max_pool},
     {"batch_norm+add+relu", batch_norm, &ops::relu_op, match_batch_norm, with::add},
     {"batch_norm+relu", batch_norm, &ops::relu_op, match_batch_norm},
+    {"batch_norm+add+activation", batch_norm, any_activation, match_batch_norm, with::add},
+    {"batch_norm+activation", batch_norm, any_activation, match_batch_norm},
     {"batch_norm+add", batch_norm, &ops::add_op, match_batch_norm, with::add},
     {"conv2d&conv2d", convolution, &ops::conv2d_op, match_conv_siblings},
     {"conv2d+add+relu", convolution, &ops::relu_op, match_conv, with::add},
@@ -41,6 +49,9 @@ constexpr Rule rules[] = {
      with::mask_from_x},
     {"relu_grad+batch_norm_grad, mask from y", batch_norm, &ops::relu_grad_op, match_norm_gradient},
     {"relu_grad+batch_norm_grad, mask as bits", batch_norm, &ops::relu_grad_mask_op, match_norm_gradient},
+    {"activation_grad+batch_norm_grad, from x", batch_norm, any_gradient, match_norm_gradient,
+     with::mask_from_x},
+    {"activation_grad+batch_norm_grad", batch_norm, any_gradient, match_norm_gradient},
     {"conv2d+add", convolution, &ops::add_op, match_conv},
     {"conv2d+bias", convolution, &ops::bias_add_op, match_conv},
     {"conv2d_grad_input+add", residual, &ops::add_op, match_conv_grad_input_add},

@@ -41,11 +41,21 @@ namespace with {
 constexpr Parts norm = 1, add = 2, mask_from_x = 4, clipping = 8;
 }
 
+/// The op at which a rule is tried, or a kind of ops.
+struct Anchor {
+  constexpr Anchor(std::nullptr_t = nullptr) {}
+  constexpr Anchor(const core::OpDef* one) : op(one) {}
+  constexpr Anchor(bool (*of_the_kind)(const core::OpDef&)) : kind(of_the_kind) {}
+  bool fits(const core::OpDef& other) const { return kind != nullptr ? kind(other) : op == &other; }
+
+  const core::OpDef* op = nullptr;
+  bool (*kind)(const core::OpDef&) = nullptr;
+};
+
 struct Rule {
   std::string_view name;
   Family family = Family::pointwise;
-  /// The op at which the rule is tried.
-  const core::OpDef* anchor = nullptr;
+  Anchor anchor;
   /// Fills name, nodes and roles. nullopt with a near miss, or with an empty one: no match at all.
   std::optional<Group> (*match)(const Cover& cover, int node, Parts parts, NearMiss& miss) = nullptr;
   Parts parts = 0;
