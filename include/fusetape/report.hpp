@@ -15,11 +15,13 @@ namespace fusetape {
 
 /// One kernel launch of a plan.
 struct GroupReport {
-  std::string name;         ///< "batch_norm+add+relu"
-  std::string rule;         ///< the row of the fusion table that made it; empty: one op alone
-  std::string kernel;       ///< what runs it: "onednn:brgconv:avx512_core"
-  std::string why;          ///< where the reference's loops have to: why no faster kernel could; or what was
-                            ///< timed: "tuned: 0.92 ms, direct 2.7 ms"
+  std::string name;      ///< "batch_norm+add+relu"
+  std::string recorded;  ///< its ops as the program recorded them: a part of a batch norm as batch_norm, and
+                         ///< nothing that is computed again
+  std::string rule;      ///< the row of the fusion table that made it; empty: one op alone
+  std::string kernel;    ///< what runs it: "onednn:brgconv:avx512_core"
+  std::string why;       ///< where the reference's loops have to: why no faster kernel could; or what was
+                         ///< timed: "tuned: 0.92 ms, direct 2.7 ms"
   std::string module_path;  ///< of its last op
   std::string source;       ///< "model.cpp:42" of its last op
   std::string phase;        ///< "forward", "backward" or "update"
@@ -102,8 +104,9 @@ struct Report {
   /// One page without external resources or scripts.
   std::string to_html() const;
 
-  /// Throws Error unless the plan has at least so many groups of this name made by a fusion rule; the message
-  /// counts them and tells the near misses with their lines.
+  /// Throws Error unless at least so many groups that a fusion rule made are of this name, or have these ops
+  /// one after the other among what was recorded ("batch_norm+add+relu", wherever its parts ride); the
+  /// message counts them and tells the near misses with their lines.
   void require_fused(std::string_view name, int at_least = 1, Location at = Location::current()) const;
 };
 

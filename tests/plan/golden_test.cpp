@@ -8,6 +8,7 @@
 #include "helpers.hpp"
 
 namespace ft = fusetape;
+using fusetape::tests::ConvBy;
 using fusetape::tests::OnBackend;
 
 namespace {
@@ -29,6 +30,25 @@ std::int64_t count(const ft::Report& report, const std::string& phase, const std
 }
 
 }  // namespace
+
+TEST_CASE("ResNet-20's blocks count as fused, whichever kernels their parts ride in") {
+  for (const char* name : {"cpu", "null"}) {
+    for (const ft::ConvAlgorithm algorithm : {ft::ConvAlgorithm::direct, ft::ConvAlgorithm::automatic}) {
+      CAPTURE(name);
+      const OnBackend backend(name);
+      const ConvBy how(algorithm);
+      const ft::Report report = resnet20_step(ft::DType::f32);
+      for (const auto& [ops, times] : {std::pair{"batch_norm+add+relu", 9},
+                                       {"batch_norm+batch_norm+add+relu", 2},
+                                       {"batch_norm+relu", 10},
+                                       {"relu_grad+batch_norm_grad", 19},
+                                       {"add+relu_grad+batch_norm_grad", 9}}) {
+        CHECK_NOTHROW(report.require_fused(ops, times));
+        CHECK_THROWS(report.require_fused(ops, times + 1));  // what is computed again does not count
+      }
+    }
+  }
+}
 
 TEST_CASE("ResNet-20's training step: every norm fused both ways, one update, no pre-activation kept") {
   for (const char* name : {"cpu", "null"}) {

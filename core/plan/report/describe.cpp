@@ -5,6 +5,7 @@
 #include "core/op/op_list.hpp"
 #include "core/plan/passes/cost.hpp"
 #include "core/plan/passes/passes.hpp"
+#include "core/plan/rules/norm_roles.hpp"
 
 namespace fusetape::plan {
 namespace {
@@ -124,10 +125,29 @@ void describe_arithmetic(const Graph& graph, const Group& group, const Kernel& k
   }
 }
 
+/// An op's name to the program that recorded it; empty: it recorded none such.
+std::string_view recorded_name(const GraphNode& node) {
+  if (node.recomputed || node.op->view || node.is(ops::relu_mask_op)) return {};
+  if (node.is(ops::relu_grad_mask_op)) return ops::relu_grad_op.name;
+  if (node.is(ops::bias_add_op)) return "bias";  // as groups are named
+  if (node.op->norm == nullptr || node.is(ops::batch_norm_inference_op)) return node.op->name;
+  return is_norm_gradient(node) ? ops::batch_norm_grad_op.name : ops::batch_norm_op.name;
+}
+
+std::string recorded_ops(const Graph& graph, const Group& group) {
+  std::string names;
+  for (int id : group.nodes) {
+    const std::string_view name = recorded_name(graph.node(id));
+    if (!name.empty()) names += (names.empty() ? "" : "+") + std::string(name);
+  }
+  return names;
+}
+
 GroupReport describe_group(const Graph& graph, const Group& group, const Kernel& kernel) {
   const GraphNode& node = graph.node(group.nodes.back());
   GroupReport out;
   out.name = group.name;
+  out.recorded = recorded_ops(graph, group);
   out.rule = group.rule;
   out.kernel = kernel.name;
   out.why = kernel.why;

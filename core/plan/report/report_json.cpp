@@ -12,6 +12,7 @@ std::vector<std::int64_t> extents(const Shape& shape) { return {shape.begin(), s
 
 Json json_of(const GroupReport& group) {
   return {{"name", group.name},
+          {"recorded", group.recorded},
           {"rule", group.rule},
           {"kernel", group.kernel},
           {"why", group.why},

@@ -28,6 +28,12 @@ bool concerns(const RefusalReport& refusal, std::string_view name) {
          std::includes(tried.begin(), tried.end(), wanted.begin(), wanted.end());
 }
 
+/// Whether the ops of `name`, more than one, stand one after the other in `ops`.
+bool has_in_a_row(const std::string& ops, std::string_view name) {
+  return name.find('+') != std::string_view::npos &&
+         ("+" + ops + "+").find("+" + std::string(name) + "+") != std::string::npos;
+}
+
 std::string groups_that_there_are(const std::vector<GroupReport>& groups) {
   std::map<std::string, int> counts;
   for (const GroupReport& group : groups) ++counts[group.name];
@@ -41,7 +47,7 @@ std::string groups_that_there_are(const std::vector<GroupReport>& groups) {
 
 void Report::require_fused(std::string_view name, int at_least, Location at) const {
   const auto found = std::count_if(groups.begin(), groups.end(), [&](const GroupReport& group) {
-    return group.name == name && !group.rule.empty();
+    return !group.rule.empty() && (group.name == name || has_in_a_row(group.recorded, name));
   });
   if (found >= at_least) return;
   std::vector<RefusalReport> near;
