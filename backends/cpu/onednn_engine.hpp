@@ -54,6 +54,8 @@ class OnednnKernel final : public Kernel {
   /// `scratchpad`: what the primitive's descriptor asks for.
   void add(const dnnl::primitive& primitive, const std::vector<Argument>& arguments,
            const dnnl::memory::desc& scratchpad);
+  /// f32 from or to 16 bits that lie as a tensor does is our own loop: without AVX-512 oneDNN's takes 60 ns
+  /// an element and more (3.2, its reference implementation).
   void add_reorder(const dnnl::memory& from, const dnnl::memory& to);
 
   void run(const KernelArgs& args) override;
@@ -68,10 +70,18 @@ class OnednnKernel final : public Kernel {
     dnnl::memory memory;
     std::size_t offset;
   };
+  /// Between f32 and 16 bits, in one order of memory.
+  struct Conversion {
+    DType from = DType::f32, to = DType::f32;
+    std::int64_t count = 0;
+    void run(const void* in, void* out) const;
+  };
   struct Step {
     dnnl::primitive primitive;
     std::vector<dnnl_exec_arg_t> arguments;
+    Conversion conversion;  ///< with a count, in place of the primitive: of argument 0 to argument 1
   };
+  void add_conversion(const dnnl::memory& from, const dnnl::memory& to);
   std::vector<ValueMemory> values_;
   std::vector<ScratchMemory> scratch_;
   std::vector<Step> steps_;
