@@ -11,7 +11,7 @@ def conv(inputs, outputs, kernel, stride=1, groups=1, act="relu", norm=True):
     if norm:
         layers.append(nn.BatchNorm2d(outputs))
     if act:
-        layers.append(ACTIVATIONS[act](inplace=True))
+        layers.append(ACTIVATIONS[act](inplace=act != "silu"))  # SiLU's gradient needs its input
     return nn.Sequential(*layers)
 
 

@@ -124,8 +124,8 @@ struct Classifier : ft::nn::Module {
   ft::Tensor forward(const ft::Tensor& x) override { return (*fc)(average(features(x))); }
 };
 
-/// MobileNetV2 ("MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018) without its last stage, and
-/// with less stride, for small images.
+/// After MobileNetV2 ("MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018), for small images:
+/// without the last stage, with less stride, fewer blocks and a head of half the width.
 inline std::unique_ptr<Classifier> mobilenet_v2(Act act) {
   struct Stage {
     std::int64_t factor, out, count, stride;

@@ -54,8 +54,8 @@ class OnednnKernel final : public Kernel {
   /// `scratchpad`: what the primitive's descriptor asks for.
   void add(const dnnl::primitive& primitive, const std::vector<Argument>& arguments,
            const dnnl::memory::desc& scratchpad);
-  /// f32 from or to 16 bits that lie as a tensor does is our own loop: without AVX-512 oneDNN's takes 60 ns
-  /// an element and more (3.2, its reference implementation).
+  /// f32 from or to 16 bits that lie as a tensor does is our own loop: without AVX-512 oneDNN's takes 100
+  /// ns an element (3.2, its reference implementation).
   void add_reorder(const dnnl::memory& from, const dnnl::memory& to);
 
   void run(const KernelArgs& args) override;

@@ -225,6 +225,21 @@ TEST_CASE("an activation rides with its norm, and backward keeps neither's outpu
   }
 }
 
+TEST_CASE("a pre-activation that somebody holds is written without the activation that nobody asks for") {
+  const OnBackend backend("cpu");
+  for (Tensor (*const of)(ft::Operand) : {ft::relu, ft::relu6, ft::sigmoid, ft::silu}) {
+    const Tensor x = ft::variable(ft::randn({2, 5, 6, 7})), gamma = ft::variable(ft::rand({7}) + 0.5);
+    const Tensor beta = ft::variable(ft::randn({7}));
+    const Tensor normed = ft::batch_norm(x, gamma, beta), detached = ft::relu(normed.detach());
+    std::vector<Tensor> gradients = ft::grad({ft::sum(of(normed))}, {x, gamma, beta});
+    ft::materialize();
+    const Tensor again = ft::batch_norm(x, gamma, beta), both = ft::relu(again);
+    ft::materialize();
+    CHECK(normed.to_vector() == again.to_vector());
+    CHECK(detached.to_vector() == both.to_vector());
+  }
+}
+
 TEST_CASE("16-bit products: a weight gradient's cast is inside, and nothing runs on the reference") {
   const OnBackend backend("cpu");
   for (const ft::DType dtype : {ft::DType::bf16, ft::DType::f16}) {

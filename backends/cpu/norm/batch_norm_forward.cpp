@@ -1,6 +1,5 @@
 #include <omp.h>
 
-#include <functional>
 #include <utility>
 #include <vector>
 
@@ -225,31 +224,28 @@ class NormForwardKernel final : public Kernel {
     norm.y = out(roles_.y);
     norm.sum = out(roles_.sum);
     if (roles_.mask >= 0) norm.mask = args.out<std::uint8_t>(roles_.mask);
-    const auto loop = loop_of(args, norm);
-    // From the end: what the statistics read last may still be in a cache.
-    for_parts(rows_.parts(),
-              [&](int part) { rows_.for_blocks(part, roles_.statistics == plan::Statistics::batch, loop); });
-  }
-
-  /// What is done with a block of rows.
-  std::function<void(const RowBlock&)> loop_of(const KernelArgs& args, NormForward<T> norm) const {
     const bool inside = roles_.activation == nullptr || relu_ || norm.y == nullptr;
-    if (inside) return [norm](const RowBlock& block) { apply_norm(block, norm); };
+    if (inside) return over_blocks([&](const RowBlock& block) { apply_norm(block, norm); });
     const Activation activation = activation_of(roles_.activation, roles_.numbers, args);
     T* const y = norm.y;
     norm.y = before_activation(norm);
     const auto in_registers = activation_rows<T>(*roles_.activation).forward;
     if (in_registers != nullptr && roles_.norms == 1 && roles_.z < 0 && norm.y == y) {
-      return [norm, activation, in_registers](const RowBlock& block) {
-        in_registers(block, norm, activation.numbers);
-      };
+      return over_blocks([&](const RowBlock& block) { in_registers(block, norm, activation.numbers); });
     }
-    return [norm, activation, y](const RowBlock& block) {
+    over_blocks([&](const RowBlock& block) {
       for_chunks(block, [&](const RowBlock& chunk) {
         apply_norm(chunk, norm);
         activate(activation, norm.y + chunk.offset, nullptr, y + chunk.offset, chunk.rows * chunk.width);
       });
-    };
+    });
+  }
+
+  /// From the end: what the statistics read last may still be in a cache.
+  template <class Loop>
+  void over_blocks(Loop loop) const {
+    for_parts(rows_.parts(),
+              [&](int part) { rows_.for_blocks(part, roles_.statistics == plan::Statistics::batch, loop); });
   }
 
   /// Where what the activation reads is left: in its own place, if somebody else wants it, or in y's.

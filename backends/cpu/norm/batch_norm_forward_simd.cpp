@@ -108,8 +108,9 @@ void forward_relu(const RowBlock& block, const NormForward<T>& norm) {
 template <class T>
 void forward_without_relu(const RowBlock& block, const NormForward<T>& norm) {
   if (norm.norms == 2) return run_block<ForwardColumn<T, 2, false, false, Writes::given>>(block, norm);
-  norm.z != nullptr ? run_block<ForwardColumn<T, 1, false, true, Writes::given>>(block, norm)
-                    : run_block<ForwardColumn<T, 1, false, false, Writes::y>>(block, norm);
+  if (norm.z != nullptr) return run_block<ForwardColumn<T, 1, false, true, Writes::given>>(block, norm);
+  norm.normed[0] != nullptr ? run_block<ForwardColumn<T, 1, false, false, Writes::given>>(block, norm)
+                            : run_block<ForwardColumn<T, 1, false, false, Writes::y>>(block, norm);
 }
 
 template <class T>

@@ -39,10 +39,10 @@ struct NormForward {
   const T* z = nullptr;
   T* y = nullptr;
 
-  // What may be written beside y, or without it; only with the ReLU.
+  // What may be written beside y, or without it.
   T* normed[2] = {};             ///< each nᵢ
   T* sum = nullptr;              ///< what the ReLU reads
-  std::uint8_t* mask = nullptr;  ///< where y is not 0, one bit an element
+  std::uint8_t* mask = nullptr;  ///< where y is not 0, one bit an element; only with the ReLU
 };
 void apply_norm(const RowBlock& block, const NormForward<float>& norm);
 void apply_norm(const RowBlock& block, const NormForward<Bf16>& norm);

@@ -69,8 +69,9 @@ void find_best(const PoolGeometry& pool, DType dtype, RowOf row_of, std::int64_t
   alignas(64) float buffer[block];
   const core::Interval rows = pool.h.pixels(oh), columns = pool.w.pixels(ow);
   for (std::int64_t ih = rows.begin; ih < rows.end; ++ih) {
+    const std::byte* const row = row_of(ih);
     for (std::int64_t iw = columns.begin; iw < columns.end; ++iw) {
-      const float* pixel = read_floats(dtype, row_of(ih), iw * pool.channels + channel, count, buffer);
+      const float* pixel = read_floats(dtype, row, iw * pool.channels + channel, count, buffer);
       const auto place = static_cast<std::int32_t>(pool.place(ih, iw, oh, ow));
       if (ih == rows.begin && iw == columns.begin) {
         std::copy_n(pixel, count, best.value);

@@ -145,26 +145,25 @@ std::vector<Group> fuse(const Graph& graph, const Backend& backend, RuleSet rule
 }
 
 void leave_unread_unwritten(Graph& graph, std::vector<Group>& groups) {
-  const std::vector<int> group_of = groups_by_node(graph, groups);
-  std::vector<int> makers;
+  bool any = false;
   for (const Group& group : groups) {
-    if (mask_norm(group) == nullptr) continue;
+    const NormRoles* const again = mask_norm(group);
+    if (again == nullptr) continue;
     for (int id : group.nodes) {
-      const GraphNode& node = graph.node(id);
+      GraphNode& node = graph.nodes[static_cast<std::size_t>(id)];
       if (node.op->gradient_of == nullptr) continue;
-      GraphValue& y = graph.values[static_cast<std::size_t>(node.inputs[1])];
-      y.consumers.erase(std::find(y.consumers.begin(), y.consumers.end(), id));  // once: g may be y, too
-      if (y.producer >= 0) makers.push_back(group_of[static_cast<std::size_t>(y.producer)]);
+      node.inputs[1] = again->x;
+      any = true;
     }
   }
-  for (int maker : makers) close_group(graph, groups[static_cast<std::size_t>(maker)]);
-  std::erase_if(groups, [&](const Group& group) {
-    const bool dead = group.outputs.empty();
-    if (dead) {
-      for (int id : group.nodes) graph.nodes[static_cast<std::size_t>(id)].dead = true;
-    }
-    return dead;
-  });
+  if (!any) return;
+  drop_dead_nodes(graph);
+  find_consumers(graph);
+  for (Group& group : groups) {
+    std::erase_if(group.nodes, [&](int id) { return graph.node(id).dead; });
+    close_group(graph, group);
+  }
+  std::erase_if(groups, [](const Group& group) { return group.nodes.empty(); });
 }
 
 void schedule(const Graph& graph, std::vector<Group>& groups) {

@@ -30,8 +30,8 @@ void decide_retention(Graph& graph, const Options& options);
 std::vector<Group> fuse(const Graph& graph, const Backend& backend, RuleSet rules,
                         std::vector<RefusalReport>& refusals);
 
-/// What an activation's gradient would read, if its kernel did not compute that from a norm's x again, is not
-/// written for its sake.
+/// An activation's gradient whose kernel computes what it reads from a norm's x again gets that x for an
+/// input: what it read is not written for its sake, and what only it read is not computed.
 void leave_unread_unwritten(Graph& graph, std::vector<Group>& groups);
 
 /// The chains of pointwise nodes that no group of `groups` has (`group_of`: which, by node; -1: none), each

@@ -115,7 +115,8 @@ struct Recipe {
 
 class Recomputation {
  public:
-  Recomputation(Graph& graph, const Speed& speed) : graph_(graph), speed_(speed) {
+  Recomputation(Graph& graph, const Options& options)
+      : graph_(graph), options_(options), speed_(options.backend->speed()) {
     for (const GraphNode& node : graph.nodes) {
       if (node.dead || in_forward(node)) continue;
       for (int input : node.inputs) {
@@ -153,10 +154,26 @@ class Recomputation {
  private:
   double size(const Recipe& recipe) const { return static_cast<double>(graph_.value(recipe.value).bytes()); }
 
-  /// relu_grad(g, relu(batch_norm(x))) and its like: a fusion rule computes what it reads from x again.
+  /// relu_grad(g, relu(batch_norm(x))) and its like: a fusion rule computes what it reads from x again, where
+  /// the gradient goes to that norm and the backend has such a kernel.
   bool computed_by_rule(const GraphNode& node, int input) const {
-    return node.op->gradient_of != nullptr && node.inputs[1] == input && node.inputs[0] != input &&
-           norm_before(graph_, node) != nullptr;
+    const bool reads = node.op->gradient_of != nullptr && node.inputs[1] == input && node.inputs[0] != input;
+    if (!reads) return false;
+    const std::vector<int>& readers = graph_.value(node.outputs[0]).consumers;
+    return std::any_of(readers.begin(), readers.end(), [&](int reader) {
+      if (!is_norm_gradient(graph_.node(reader))) return false;
+      NormBackward roles{.g = node.inputs[0], .recompute = true};
+      roles.norm[0] = norm_roles(graph_, reader);
+      const GraphNode* norm = norm_before(graph_, node, roles.norm[0]);
+      if (norm == nullptr || node.is(ops::relu_grad_op)) return norm != nullptr;
+      roles.norm[0].gamma = norm->inputs[1];
+      roles.norm[0].beta = norm->inputs[2];
+      roles.gradient = node.op;
+      const int id = static_cast<int>(&node - graph_.nodes.data());
+      const Group group{
+          .roles = roles, .rule = "activation_grad+batch_norm_grad, from x", .nodes = {id, reader}};
+      return options_.backend->supports(graph_, group).ok;
+    });
   }
 
   std::vector<Recipe> candidates() {
@@ -250,6 +267,7 @@ class Recomputation {
   }
 
   Graph& graph_;
+  const Options& options_;
   const Speed speed_;
   std::unordered_set<int> wanted_;  ///< values that backward reads
   std::unordered_set<int> given_up_, needed_as_source_;
@@ -267,7 +285,7 @@ void decide_retention(Graph& graph, const Options& options) {
   if (!has_rule(options.rules, "recompute") || options.retention == Retention::fastest) return;
   const double budget = options.retention == Retention::smallest ? std::numeric_limits<double>::infinity()
                                                                  : balanced_share * seconds_of(graph, speed);
-  Recomputation(graph, speed).run(budget);
+  Recomputation(graph, options).run(budget);
   drop_dead_nodes(graph);  // what only backward read, and now makes itself
   find_consumers(graph);
 }

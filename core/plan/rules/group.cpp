@@ -48,8 +48,9 @@ void drop_unwritten(const Graph& graph, Group& group) {
   const auto drop = [&](int& value) {
     if (value < 0) return;
     const int producer = graph.value(value).producer;
+    if (producer < 0) return;
     const bool made_here = std::binary_search(group.nodes.begin(), group.nodes.end(), producer);
-    if (made_here && !group.writes(value)) value = -1;
+    if ((made_here || graph.node(producer).dead) && !group.writes(value)) value = -1;
   };
   std::visit(
       [&](auto& roles) {

@@ -159,7 +159,7 @@ struct NormForward {
   const OpDef* activation = nullptr;  ///< null: none
   int numbers[2] = {-1, -1};          ///< inputs, f64 scalars: the activation's (OpDef::numbers)
   int sum = -1;   ///< output: what the activation reads, where somebody beside the group reads it, too
-  int y = -1;     ///< -1 where only the mask or the statistics are wanted
+  int y = -1;     ///< -1 where only others of its results are wanted
   int mask = -1;  ///< output: relu_mask(y), one bit an element
 
   template <class F>
