@@ -23,8 +23,9 @@ class Gan {
   ft::Tensor train_discriminator(const ft::Tensor& real_points) {
     // Detached: the discriminator's loss is no business of the generator.
     const ft::Tensor fake = generate(batch_).detach();
-    const ft::Tensor loss = ft::bce_with_logits(discriminator_(real_points), real_label_) +
-                            ft::bce_with_logits(discriminator_(fake), fake_label_);
+    const ft::Tensor of_real = ft::bce_with_logits(discriminator_(real_points), real_label_);
+    const ft::Tensor of_fake = ft::bce_with_logits(discriminator_(fake), fake_label_);
+    const ft::Tensor loss = of_real + of_fake;
     discriminator_steps_.zero_grad();
     loss.backward();
     discriminator_steps_.step();

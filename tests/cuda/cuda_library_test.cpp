@@ -133,7 +133,9 @@ TEST_CASE("cuda: a batch norm's statistics come with the convolution where the l
          return relu(normed(conv2d(y, in[1], same), in) + in[0]);
        }},
   };
-  for (const auto& [name, call] : cases) {
+  for (const auto& row : cases) {
+    const auto& name = row.first;
+    const auto& call = row.second;
     CAPTURE(name);
     const OpCase op_case{name, inputs, [&call = call](In in) { return call(in); }, forward_only({})};
     check_on_device(op_case);

@@ -46,7 +46,9 @@ TEST_CASE("relu(batch_norm(x) + z) is two groups of device kernels in every shap
                               {3, 4, 4, 16}, {2, 3, 2, 520}, {70, 9, 9, 8}, {33, 40}};
   const std::pair<DType, double> dtypes[] = {{DType::f32, 2e-5}, {DType::bf16, 0.05}, {DType::f16, 0.008}};
   for (const ft::Shape& shape : shapes) {
-    for (const auto& [dtype, tolerance] : dtypes) {
+    for (const auto& row : dtypes) {
+      const auto& dtype = row.first;
+      const auto& tolerance = row.second;
       std::vector<Numbers> expected;
       {
         const OnBackend reference("reference");

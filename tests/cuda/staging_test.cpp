@@ -43,9 +43,10 @@ TEST_CASE("staging: of two large uploads none waits; past the room for slots the
     std::size_t bytes;
     bool waits;
   };
-  for (const auto& [bytes, waits] :
-       {Row{Staging::large_slot_bytes / 2, false}, Row{5 * Staging::large_slot_bytes, false},
-        Row{(Staging::most_large_slots / 2 + 1) * Staging::large_slot_bytes, true}}) {
+  for (const Row& row : {Row{Staging::large_slot_bytes / 2, false}, Row{5 * Staging::large_slot_bytes, false},
+                         Row{(Staging::most_large_slots / 2 + 1) * Staging::large_slot_bytes, true}}) {
+    const std::size_t bytes = row.bytes;
+    const bool waits = row.waits;
     CAPTURE(bytes);
     HostDouble device;
     Staging staging(device);

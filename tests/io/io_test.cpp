@@ -84,7 +84,9 @@ TEST_CASE("tensors of every dtype come back to the bit") {
   const TensorFile back = ft::io::load_tensors(folder / "all.safetensors");
   CHECK(back.metadata == file.metadata);
   REQUIRE(back.tensors.size() == file.tensors.size());
-  for (const auto& [name, tensor] : file.tensors) {
+  for (const auto& row : file.tensors) {
+    const auto& name = row.first;
+    const auto& tensor = row.second;
     CAPTURE(name);
     CHECK(back.tensors.at(name).dtype() == tensor.dtype());
     CHECK(back.tensors.at(name).shape() == tensor.shape());

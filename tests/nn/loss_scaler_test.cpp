@@ -181,7 +181,9 @@ TEST_CASE("options that make no sense") {
       {{.backoff = 1}, "backoff between 0 and 1"},
       {{.growth_interval = 0}, "growth_interval ≥ 1"},
   };
-  for (const auto& [options, says] : rows) {
+  for (const auto& row : rows) {
+    const auto& options = row.first;
+    const auto& says = row.second;
     CHECK(contains(message_of([&] { optim::LossScaler{options}; }), says));
   }
   optim::LossScaler scaler;

@@ -298,11 +298,11 @@ TEST_CASE("cast of every edge to every dtype") {
     }
     const std::pair<DType, Wholes> wholes[] = {
         {DType::i64, long_edges}, {DType::u8, byte_edges}, {DType::boolean, bool_edges}};
-    for (const auto& [from, edges] : wholes) {
+    for (const auto& row : wholes) {
+      const auto& from = row.first;
+      const auto& edges = row.second;
       CAPTURE(name_of(from));
-      const auto cast_to = [&, &from = from, &edges = edges](DType dtype) {
-        return ft::cast(tensor(edges, from), dtype);
-      };
+      const auto cast_to = [&](DType dtype) { return ft::cast(tensor(edges, from), dtype); };
       Wholes bytes, bools;
       Reals floats, doubles;
       for (const std::int64_t x : edges) {

@@ -354,7 +354,9 @@ void add_pooled_norms(Cases& cases) {
   };
   for (const Shape& x :
        {Shape{1, 4, 4, 1}, Shape{2, 7, 5, 3}, Shape{5, 9, 8, 17}, Shape{2, 6, 7, 70}, Shape{2, 24, 33, 16}}) {
-    for (const auto& [how, options] : windows) {
+    for (const auto& row : windows) {
+      const auto& how = row.first;
+      const auto& options = row.second;
       if (options.window[0] > x[1]) continue;
       const std::string name = named("max pool of bn+relu", x) + " " + how;
       cases.push_back(

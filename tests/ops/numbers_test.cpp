@@ -321,8 +321,9 @@ TEST_CASE("Adam's steps are exact: 1 − β and the corrections are taken in dou
   all.push_back("reference");
   for (const std::string& name : all) {
     const OnBackend backend(name);
-    for (const auto& [beta1, beta2] :
-         {std::pair(0.9, 0.999), {0.95, 0.9999}, {0.99, 0.99999}, {0.0, 0.5}, {0.5, 0.0}}) {
+    for (const auto& row : {std::pair(0.9, 0.999), {0.95, 0.9999}, {0.99, 0.99999}, {0.0, 0.5}, {0.5, 0.0}}) {
+      const auto& beta1 = row.first;
+      const auto& beta2 = row.second;
       for (const int steps : {1, 7}) {
         const long double deviation = deviation_of<optim::Adam>(
             optim::AdamOptions{.lr = 0.3, .beta1 = beta1, .beta2 = beta2}, 100'000, steps);

@@ -73,7 +73,9 @@ TEST_CASE("f64, bf16, f16: the CPU agrees with the reference") {
   const std::pair<DType, double> dtypes[] = {{DType::f64, 1e-12}, {DType::bf16, 0.04}, {DType::f16, 0.005}};
   for (const OpCase& op_case : all_cases()) {
     if (input_elements(op_case) > 2000) continue;
-    for (const auto& [dtype, tolerance] : dtypes) {
+    for (const auto& row : dtypes) {
+      const auto& dtype = row.first;
+      const auto& tolerance = row.second;
       if (op_case.flags.wide_only && dtype != DType::f64) continue;
       expect_no_error(op_case, [&] {
         const CaseOutcome expected = run(op_case, dtype, oracle);

@@ -57,8 +57,12 @@ void add_shapes(Cases& cases) {
     int axis;
     std::int64_t start, stop, step;
   };
-  for (const auto& [axis, start, stop, step] :
+  for (const auto& row :
        {SliceCase{0, 1, 3, 1}, {1, 0, 5, 2}, {2, -2, 2, 1}, {1, 1, -1, 3}, {1, 2, 2, 1}, {-3, 0, 3, 2}}) {
+    const int axis = row.axis;
+    const std::int64_t start = row.start;
+    const std::int64_t stop = row.stop;
+    const std::int64_t step = row.step;
     cases.push_back({"slice " + std::to_string(axis) + " " + std::to_string(start) + ":" +
                          std::to_string(stop) + ":" + std::to_string(step),
                      {real({3, 5, 2})},

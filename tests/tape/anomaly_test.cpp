@@ -67,7 +67,9 @@ TEST_CASE("every floating dtype is searched: how many, which first") {
     DType dtype;
     double largest;
   } types[] = {{DType::f32, 3e38}, {DType::f64, 1e308}, {DType::bf16, 3e38}, {DType::f16, 65504}};
-  for (const auto& [dtype, largest] : types) {
+  for (const auto& row : types) {
+    const auto& dtype = row.dtype;
+    const auto& largest = row.largest;
     CAPTURE(ft::name_of(dtype));
     std::vector<double> data(10'007, 0.0);
     data[5] = largest, data[6] = -largest, data[7] = 1e-40;

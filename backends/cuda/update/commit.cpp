@@ -42,7 +42,7 @@ class CommitKernel final : public DeviceKernel {
     arguments.fault = faults_->place();
     TensorList<K> tensors(arguments, {{piece(faults_->place(), 1)}, {}});
     for (const Sized& each : list) {
-      const auto [value, input] = each.commit;
+      const int value = each.commit.value, input = each.commit.input;  // clang captures no structured binding
       tensors.add(each.bytes / static_cast<std::int64_t>(sizeof(Word)),
                   {{whole(args, value)}, {whole(args, input)}}, [&](std::int64_t first) {
                     return typename K::Entry{
