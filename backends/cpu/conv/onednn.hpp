@@ -43,8 +43,9 @@ dnnl::convolution_backward_weights::primitive_desc grad_weight_desc(const ConvDe
 std::string implementation_of(const ConvDescription& conv);
 /// Every sound implementation for the pass with the instructions of the built-in choice, by name.
 std::vector<std::string> implementations_of(const ConvDescription& conv);
-/// Whether what is added to y's buffer is added last, as if it were read beside it: brgconv and the direct
-/// kernels of AVX-512 do so, those of AVX2 and the matrix products begin their sums with it: other bits.
+/// Whether what is added to y's buffer is added last, as if it were read beside it: so do brgconv and, with
+/// few channels at least, the direct kernels of AVX-512. Those of AVX2 begin their sums with it: other bits.
+/// Nobody looked at the others, which are taken for such.
 bool adds_last(const ConvDescription& conv);
 /// "onednn:brgconv:avx512_core"
 std::string kernel_name(const ConvDescription& conv, const std::string& implementation);

@@ -124,14 +124,6 @@ class Fuser {
   std::vector<std::uint32_t> group_seen_, node_seen_, in_group_;
 };
 
-std::vector<int> groups_by_node(const Graph& graph, const std::vector<Group>& groups) {
-  std::vector<int> group_of(graph.nodes.size(), -1);
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    for (int node : groups[g].nodes) group_of[static_cast<std::size_t>(node)] = static_cast<int>(g);
-  }
-  return group_of;
-}
-
 }  // namespace
 
 std::vector<Group> fuse(const Graph& graph, const Backend& backend, RuleSet rules,
@@ -169,7 +161,10 @@ void leave_unread_unwritten(Graph& graph, std::vector<Group>& groups) {
 void schedule(const Graph& graph, std::vector<Group>& groups) {
   // Kahn's algorithm; among the ready groups the one whose last op was recorded first, updates after all
   // else.
-  const std::vector<int> group_of = groups_by_node(graph, groups);
+  std::vector<int> group_of(graph.nodes.size(), -1);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (int node : groups[g].nodes) group_of[static_cast<std::size_t>(node)] = static_cast<int>(g);
+  }
   std::vector<std::vector<int>> readers(groups.size());
   std::vector<int> waits_for(groups.size(), 0);
   for (std::size_t g = 0; g < groups.size(); ++g) {
