@@ -8,6 +8,7 @@
 
 #include "backends/candidate_choice.hpp"
 #include "backends/cpu/candidates.hpp"
+#include "backends/cpu/conv/rows/row_convolution.hpp"
 #include "backends/cpu/conv/winograd_candidate.hpp"
 #include "backends/cpu/onednn_instructions.hpp"
 #include "backends/cpu/tune/tuner.hpp"
@@ -26,8 +27,9 @@ constexpr std::size_t huge_page = std::size_t{2} << 20;
 std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
 
 /// Every kernel of the CPU in the order in which they are asked; the reference comes after all of them.
-std::array<std::span<const Candidate>, 15> candidate_lists() {
+std::array<std::span<const Candidate>, 16> candidate_lists() {
   return {cpu::conv::winograd_convolutions(),
+          cpu::conv::carrying_convolutions(),
           cpu::conv::onednn_convolutions(),
           cpu::reduce::poolings(),
           cpu::matmul::matrix_products(),
@@ -127,9 +129,10 @@ class CpuBackend final : public Backend {
     return support_of(choose(candidate_lists(), graph, group), group, "CPU");
   }
 
-  /// Winograd's transforms have a place for both parts.
-  bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart) const override {
-    return cpu::conv::winograd_serves(graph, convolution).ok;
+  bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart,
+               const core::OpDef* activation) const override {
+    return cpu::conv::winograd_carries(graph, convolution, activation) ||
+           cpu::conv::carries_by_rows(graph, convolution);
   }
 
   std::string tune(Graph& graph, plan::TakenKernels& taken) override {

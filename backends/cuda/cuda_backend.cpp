@@ -79,7 +79,8 @@ class DeviceBackend final : public Backend {
     return support_of(choose(candidate_lists(), graph, group, device), group, "CUDA");
   }
 
-  bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart part) const override {
+  bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart part,
+               const core::OpDef*) const override {
     Device device = made_on();
     return part == NormPart::sums && cuda::conv::carries_statistics(graph, convolution, device).ok;
   }

@@ -1,6 +1,5 @@
 // The null backend: plans as a device with every fused kernel would, and runs nothing. Parts of batch norms
-// ride where the CPU's built-in order has them ride: in Winograd's transforms, which take no other group of
-// the kind.
+// ride where the CPU's built-in order has them ride.
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -8,6 +7,7 @@
 #include "backends/backend.hpp"
 #include "backends/candidate_choice.hpp"
 #include "backends/cpu/candidates.hpp"
+#include "backends/cpu/conv/rows/row_convolution.hpp"
 #include "backends/cpu/conv/winograd_candidate.hpp"
 
 namespace fusetape::backends {
@@ -43,11 +43,13 @@ class NullBackend final : public Backend {
   Support supports(const plan::Graph& graph, const plan::Group& group) const override {
     const auto* conv = group.as<plan::Convolution>();
     if (conv == nullptr || !conv->carries()) return {};
-    const std::array lists{cpu::conv::winograd_convolutions()};
+    const std::array lists{cpu::conv::winograd_convolutions(), cpu::conv::carrying_convolutions()};
     return support_of(choose(lists, graph, group), group, "CPU");
   }
-  bool carries(const plan::Graph& graph, const plan::GraphNode& convolution, NormPart) const override {
-    return cpu::conv::winograd_serves(graph, convolution).ok;
+  bool carries(const plan::Graph& graph, const plan::GraphNode& convolution, NormPart,
+               const core::OpDef* activation) const override {
+    return cpu::conv::winograd_carries(graph, convolution, activation) ||
+           cpu::conv::carries_by_rows(graph, convolution);
   }
   std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) override {
     return std::make_unique<NullKernel>(graph, group);

@@ -124,9 +124,11 @@ class Backend {
   /// Whether a fused group can run as one kernel. Single nodes always can.
   virtual Support supports(const Graph& graph, const Group& group) const = 0;
   /// Whether the kernel of this convolution (or gradient of one) has a place where a part of a batch norm
-  /// beside it costs next to nothing.
-  virtual bool carries(const Graph& graph, const GraphNode& convolution, NormPart part) const {
+  /// beside it, and the activation behind that (null: none), or its gradient, cost next to nothing.
+  virtual bool carries(const Graph& graph, const GraphNode& convolution, NormPart part,
+                       const OpDef* activation) const {
     static_cast<void>(graph), static_cast<void>(convolution), static_cast<void>(part);
+    static_cast<void>(activation);
     return false;
   }
   /// Notes on the graph's nodes (GraphNode::tuned) which kernels `carries`, `supports` and `compile` are to

@@ -62,6 +62,11 @@ std::vector<OpCase> carried_cases() {
     cases.push_back({named("conv+bn+relu twice", x), inputs_of(x, 2),
                      [](In in) { return norm(conv(relu(norm(conv(in[0], in, 0), in, 0)), in, 1), in, 1); },
                      expecting({forward, backward, weights})});
+    cases.push_back(
+        {named("conv with a bias, bn", x),
+         {real(x), real({x.back(), 3, 3, x.back()}), real({x.back()}), scale(x.back()), shift(x.back())},
+         [](In in) { return normed(conv2d(in[0], in[1], in[2], same), in[3], in[4]); },
+         no_bf16(expecting({"conv2d+bias+batch_norm_statistics"}))});
     cases.push_back({named("two residual blocks", x), inputs_of(x, 4),
                      [](In in) { return block(block(in[0], in, 0), in, 2); },
                      expecting({forward, forward_sum, backward, backward_sum, weights})});

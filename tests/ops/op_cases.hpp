@@ -97,6 +97,8 @@ std::vector<OpCase> retention_cases();
 std::vector<OpCase> split_norm_cases();
 /// Convolutions that Winograd computes, and what rides in their transforms.
 std::vector<OpCase> carried_cases();
+/// 1×1 and depthwise convolutions, and what rides in their kernels.
+std::vector<OpCase> row_cases();
 std::vector<OpCase> chain_cases();   ///< pointwise chains, with casts, broadcasts and reductions at their end
 std::vector<OpCase> linear_cases();  ///< matrix products with bias and activation; pooling behind a ReLU
 std::vector<OpCase> update_cases();  ///< optimizer steps, with and without clipping

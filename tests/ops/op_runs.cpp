@@ -76,7 +76,7 @@ std::vector<OpCase> all_cases() {
   std::vector<OpCase> cases;
   for (const auto family :
        {pointwise_cases, layer_cases, tensor_cases, fused_cases, conv_fused_cases, chain_cases, linear_cases,
-        update_cases, retention_cases, split_norm_cases, extreme_cases}) {
+        update_cases, retention_cases, split_norm_cases, row_cases, extreme_cases}) {
     for (OpCase& op_case : family()) cases.push_back(std::move(op_case));
   }
   return cases;

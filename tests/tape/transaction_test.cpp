@@ -72,9 +72,9 @@ class TrappedBackend final : public backends::Backend {
   backends::Support supports(const plan::Graph& graph, const plan::Group& group) const override {
     return cpu_->supports(graph, group);
   }
-  bool carries(const plan::Graph& graph, const plan::GraphNode& convolution,
-               backends::NormPart part) const override {
-    return cpu_->carries(graph, convolution, part);
+  bool carries(const plan::Graph& graph, const plan::GraphNode& convolution, backends::NormPart part,
+               const fusetape::core::OpDef* activation) const override {
+    return cpu_->carries(graph, convolution, part, activation);
   }
   std::unique_ptr<backends::Kernel> compile(const plan::Graph& graph, const plan::Group& group) override {
     if (compiles_left == 0) throw ft::Error("trap", "a kernel cannot be made");

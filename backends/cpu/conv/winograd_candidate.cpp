@@ -48,11 +48,22 @@ Support check_types(const Graph& graph, const Convolution& conv) {
   return {};
 }
 
+bool is_relu_or_none(const core::OpDef* activation) {
+  return activation == nullptr || activation == &ops::relu_op;
+}
+
+/// Whether the transforms have such a form (winograd::Source).
+bool is_offered(const plan::Prologue& prologue) {
+  const bool is_sum = prologue.norms == 2 || prologue.z >= 0;
+  return is_relu_or_none(prologue.activation) && (prologue.activation != nullptr || !is_sum);
+}
+
 Support supports(const Graph& graph, const Group& group) {
   const auto* conv = group.as<Convolution>();
-  if (conv == nullptr || conv->before_activation >= 0) return refuse("");
-  if (conv->activation != nullptr && conv->activation != &ops::relu_op)
-    return refuse("no activation but relu");
+  if (conv == nullptr || conv->before_activation >= 0 || conv->weights_node >= 0) return refuse("");
+  if (!is_relu_or_none(conv->activation) || conv->gradient != nullptr || !is_offered(conv->before_x) ||
+      !is_offered(conv->before_y))
+    return refuse("no activation but relu, and no sum without it");
   Support serves = winograd_serves(graph, graph.node(conv->node));
   if (!serves.ok) return serves;
   if (!group.writes(conv->result())) return refuse("nobody reads the convolution's result, only its sums");
@@ -173,6 +184,10 @@ Support winograd_serves(const Graph& graph, const GraphNode& conv) {
   if (conv.tuned != nullptr && !conv.tuned->kernel.empty())
     return conv.tuned->kernel == "winograd" ? Support{} : refuse(conv.tuned->why);
   return pays_by_shape(conv, *winograd_problem(graph, conv), graph.value(conv.inputs[0]).dtype);
+}
+
+bool winograd_carries(const Graph& graph, const GraphNode& conv, const core::OpDef* activation) {
+  return is_relu_or_none(activation) && winograd_serves(graph, conv).ok;
 }
 
 std::vector<winograd::Blocking> winograd_blockings(const winograd::Problem& problem, int threads) {

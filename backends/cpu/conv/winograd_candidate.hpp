@@ -25,6 +25,8 @@ Support winograd_is_accurate(const plan::Graph& graph, const plan::GraphNode& co
 /// Whether it is to compute it: where it is accurate, and where it is the fastest by what was timed, or else
 /// by shape.
 Support winograd_serves(const plan::Graph& graph, const plan::GraphNode& conv);
+/// And whether its transforms have a place for parts of a norm with this activation (null: none).
+bool winograd_carries(const plan::Graph& graph, const plan::GraphNode& conv, const core::OpDef* activation);
 
 /// Blockings worth timing, the built-in one first, and how a TunedKernel holds one.
 std::vector<winograd::Blocking> winograd_blockings(const winograd::Problem& problem, int threads);

@@ -58,7 +58,7 @@ class Operand {
   }
 
   Source source(const KernelArgs& args, ScratchCarver& carver) const {
-    Source source{.dtype = dtype_, .relu = prologue_.relu};
+    Source source{.dtype = dtype_, .relu = prologue_.activation != nullptr};
     const auto tensor = [&](int value) { return tensor_of(args, value); };
     if (prologue_.g >= 0) {
       source.x = tensor(prologue_.g);

@@ -2,9 +2,8 @@
 
 #include <vector>
 
-#include "backends/cpu/norm/activation.hpp"
 #include "backends/cpu/norm/batch_norm_kernels.hpp"
-#include "backends/cpu/norm/batch_norm_simd.hpp"
+#include "backends/cpu/norm/gradient_rows.hpp"
 
 /// From g' = (g [+ g2])·mask, or an activation's gradient: Σg' and Σg'·x̂ of one or two normalisations in one
 /// pass, then dx = a(g' − (Σg' + x̂·Σg'x̂)/n) in another.
@@ -20,7 +19,7 @@ struct Scratch {
   float *mean[2] = {}, *a[2] = {}, *b[2] = {}, *c[2] = {};
   float *chain_g = nullptr, *chain_gx[2] = {};  ///< a wide row for each part
   double *sum_g = nullptr, *sum_gx[2] = {};
-  std::byte* chunks = nullptr;  ///< two for each part: g', and what the activation's gradient reads
+  std::byte* room = nullptr;  ///< for each part: that of GradientRows
   std::size_t bytes = 0;
 };
 
@@ -28,7 +27,7 @@ template <class T>
 class NormBackwardKernel final : public Kernel {
  public:
   NormBackwardKernel(const Graph& graph, const plan::NormBackward& roles)
-      : roles_(roles), rows_(rows_of(graph, roles_.norm[0].x)) {
+      : roles_(roles), rows_(rows_of(graph, roles_.norm[0].x)), gradient_(roles.gradient, roles.recompute) {
     if (roles_.recompute) mask_ = MaskFrom::input;
     if (!roles_.recompute && roles_.y >= 0) mask_ = MaskFrom::output;
     if (roles_.mask >= 0) mask_ = MaskFrom::bits;
@@ -39,11 +38,8 @@ class NormBackwardKernel final : public Kernel {
     // and nobody asks for it, it waits in the place of the first dx: one write more, and it is not made
     // twice.
     staged_ = roles_.masked;
-    if (roles_.gradient != nullptr && mask_ == MaskFrom::input) {
-      activation_ = activation_rows<T>(*roles_.gradient->gradient_of);
-    }
-    const bool dear = roles_.gradient != nullptr ? activation_.sums == nullptr
-                                                 : roles_.g2 >= 0 && mask_ == MaskFrom::output;
+    const bool dear =
+        roles_.gradient != nullptr ? gradient_.is_dear() : roles_.g2 >= 0 && mask_ == MaskFrom::output;
     if (staged_ < 0 && wanted_count_ > 0 && dear) staged_ = roles_.norm[wanted_[0]].dx;
     tensor_passes = count_passes();
     name = "highway:batch_norm";
@@ -57,7 +53,7 @@ class NormBackwardKernel final : public Kernel {
   void run(const KernelArgs& args) override {
     const Scratch scratch = carve(args.scratch);
     const NormBackward<T> norm = tensors(args, scratch);
-    gradient_ = activation_of(roles_.gradient, roles_.numbers, args);
+    gradient_.begin(roles_.numbers, args);
     if (roles_.sums_given) {
       take_sums(args, scratch);
     } else {
@@ -113,9 +109,7 @@ class NormBackwardKernel final : public Kernel {
       scratch.chain_gx[i] = carver.take<float>(all_parts);
       scratch.sum_gx[i] = carver.take<double>(all_parts);
     }
-    if (roles_.gradient != nullptr) {
-      scratch.chunks = reinterpret_cast<std::byte*>(carver.take<T>(2 * rows_.parts() * most_in_chunk(rows_)));
-    }
+    scratch.room = reinterpret_cast<std::byte*>(carver.take<T>(rows_.parts() * gradient_.room(rows_)));
     scratch.bytes = carver.used();
     return scratch;
   }
@@ -156,61 +150,9 @@ class NormBackwardKernel final : public Kernel {
         norm.sum_gx[i] = scratch.sum_gx[i] + at;
       }
       norm.clear_sums(row);
-      rows_.for_blocks(part, false, [&](const RowBlock& block) {
-        if (roles_.gradient == nullptr) return add_gradient_sums(block, norm);
-        if (activation_.sums != nullptr) return activation_.sums(block, norm, gradient_.numbers);
-        for_chunks(block, [&](const RowBlock& chunk) {
-          add_gradient_sums({.rows = chunk.rows, .width = chunk.width},
-                            with_gradient(norm, chunk, scratch, part));
-        });
-      });
+      T* const room = reinterpret_cast<T*>(scratch.room) + part * gradient_.room(rows_);
+      rows_.for_blocks(part, false, [&](const RowBlock& block) { gradient_.add_sums(block, norm, room); });
     });
-  }
-
-  /// The tensors of a chunk from its beginning on, with g' in the place of g: made where the second pass
-  /// finds it, or in the thread's own room.
-  NormBackward<T> with_gradient(NormBackward<T> norm, const RowBlock& chunk, const Scratch& scratch,
-                                int part) const {
-    const std::int64_t count = chunk.rows * chunk.width;
-    T* const room = reinterpret_cast<T*>(scratch.chunks) + 2 * part * most_in_chunk(rows_);
-    const auto advance = [&](auto*& tensor) {
-      if (tensor != nullptr) tensor += chunk.offset;
-    };
-    advance(norm.g), advance(norm.g2), advance(norm.y), advance(norm.masked);
-    for (int i = 0; i < norm.norms; ++i) advance(norm.x[i]);
-    if (norm.masked == nullptr) norm.masked = room;
-
-    const RowBlock alone{.rows = chunk.rows, .width = chunk.width};
-    if (activation_.masked != nullptr) {
-      activation_.masked(alone, norm, gradient_.numbers);
-    } else {
-      const T* const read =
-          norm.mask == MaskFrom::output ? norm.y : read_again(alone, norm, room + most_in_chunk(rows_));
-      if (norm.g2 != nullptr) {
-        activate({.function = block_function(ops::add_op)}, norm.g, norm.g2, room, count);
-        norm.g = room;  // not where g' goes to: y may lie there
-      }
-      activate(gradient_, norm.g, read, norm.masked, count);
-    }
-    norm.g = norm.masked;
-    norm.g2 = nullptr;
-    norm.masked = nullptr;
-    norm.mask = MaskFrom::nothing;
-    return norm;
-  }
-
-  /// What the activation's gradient reads, from x.
-  const T* read_again(const RowBlock& block, const NormBackward<T>& norm, T* room) const {
-    NormForward<T> forward{.y = room};
-    forward.x[0] = norm.x[0];
-    forward.mean[0] = norm.mean[0];
-    forward.a[0] = norm.scale;
-    forward.beta[0] = norm.beta;
-    apply_norm(block, forward);
-    const core::OpDef& activation = *roles_.gradient->gradient_of;
-    if (activation.saves_outputs != 0)
-      activate({.function = block_function(activation)}, room, nullptr, room, block.rows * block.width);
-    return room;
   }
 
   /// dγ and dβ.
@@ -272,8 +214,8 @@ class NormBackwardKernel final : public Kernel {
     // From the end: what the first pass touched last may still be in a cache.
     for_parts(rows_.parts(), [&](int part) {
       rows_.for_blocks(part, true, [&](const RowBlock& block) {
-        const bool again = activation_.dx != nullptr && staged_ < 0;
-        again ? activation_.dx(block, norm, gradient_.numbers) : apply_norm_gradient(block, norm);
+        const bool again = gradient_.dx() != nullptr && staged_ < 0;
+        again ? gradient_.dx()(block, norm, gradient_.numbers()) : apply_norm_gradient(block, norm);
       });
     });
   }
@@ -284,8 +226,7 @@ class NormBackwardKernel final : public Kernel {
   int staged_ = -1;     ///< the value that holds g' between the passes; -1: it is made twice
   int wanted_[2] = {};  ///< the normalisations whose dx somebody wants
   int wanted_count_ = 0;
-  ActivationRows<T> activation_;  ///< whose gradient stands for the mask, where it takes what it reads from x
-  Activation gradient_;           ///< of this run
+  GradientRows<T> gradient_;
 };
 
 }  // namespace

@@ -6,7 +6,7 @@
 #include "backends/cpu/channel_moments.hpp"
 #include "backends/cpu/norm/activation.hpp"
 #include "backends/cpu/norm/batch_norm_kernels.hpp"
-#include "backends/cpu/norm/batch_norm_simd.hpp"
+#include "backends/cpu/norm/part_moments.hpp"
 #include "core/op/op_attrs.hpp"
 
 /// y = activation(norm₁(x₁) [+ norm₂(x₂)] [+ z]): a pass for the statistics, if they are not given, and one
@@ -18,17 +18,7 @@ using plan::Graph;
 using plan::Group;
 using plan::NormRoles;
 
-/// Room for the statistics of one normalisation. `origin`, the mean of the tensor's first rows, is subtracted
-/// from everything that is summed over all blocks; `shift`, the mean so far, from what is summed within a
-/// block: no mean is too large for them.
-struct Moments {
-  float* origin = nullptr;
-  float *shift = nullptr, *chain_sum = nullptr, *chain_square = nullptr;  ///< a wide row for each part
-  double *block_sum = nullptr, *block_square = nullptr, *sum = nullptr, *square = nullptr;
-};
-
 struct Scratch {
-  Moments moments[2];
   float *mean[2] = {}, *a[2] = {}, *beta[2] = {};
   std::size_t bytes = 0;
 };
@@ -45,6 +35,9 @@ class NormForwardKernel final : public Kernel {
       if (output >= 0) written_.push_back(output);
     }
     applies_ = !written_.empty() || roles_.mask >= 0;
+    if (roles_.statistics == plan::Statistics::batch)
+      moments_.resize(static_cast<std::size_t>(rows_.parts() * roles_.norms));
+    scratch_bytes_ = carve(nullptr).bytes;
     tensor_passes = count_passes();
     name = "highway:batch_norm";
     if (roles_.activation != nullptr) name += "_" + std::string(roles_.activation->name);
@@ -53,7 +46,7 @@ class NormForwardKernel final : public Kernel {
   void run(const KernelArgs& args) override {
     const Scratch scratch = carve(args.scratch);
     if (roles_.statistics == plan::Statistics::batch) {
-      measure(args, scratch);
+      measure(args);
       for (int i = 0; i < roles_.norms; ++i) finish_statistics(args, scratch, i);
     } else {
       for (int i = 0; i < roles_.norms; ++i) take_statistics(args, scratch, i);
@@ -61,7 +54,7 @@ class NormForwardKernel final : public Kernel {
     if (applies_) apply(args, scratch);
   }
 
-  std::size_t scratch_bytes() const override { return carve(nullptr).bytes; }
+  std::size_t scratch_bytes() const override { return scratch_bytes_; }
 
   std::vector<std::pair<int, int>> in_place() const override {
     std::vector<std::pair<int, int>> pairs;
@@ -89,81 +82,40 @@ class NormForwardKernel final : public Kernel {
     return ChannelRows(shape.elements() / shape.back(), shape.back(), omp_get_max_threads());
   }
 
-  Scratch carve(std::byte* base) const {
+  Scratch carve(std::byte* base) {
     ScratchCarver carver(base);
-    const std::int64_t row = rows_.padded_width(), all_parts = row * rows_.parts();
+    const std::int64_t row = rows_.padded_width();
     Scratch scratch;
     for (int i = 0; i < roles_.norms; ++i) {
       for (float** each : {&scratch.mean[i], &scratch.a[i], &scratch.beta[i]}) {
         *each = carver.take<float>(row);
       }
-      if (roles_.statistics != plan::Statistics::batch) continue;
-      Moments& moments = scratch.moments[i];
-      moments.origin = carver.take<float>(row);
-      for (float** each : {&moments.shift, &moments.chain_sum, &moments.chain_square}) {
-        *each = carver.take<float>(all_parts);
-      }
-      for (double** each : {&moments.block_sum, &moments.block_square, &moments.sum, &moments.square}) {
-        *each = carver.take<double>(all_parts);
-      }
     }
+    for (PartMoments<T>& each : moments_) each.take(carver, rows_);
     scratch.bytes = carver.used();
     return scratch;
   }
 
-  void measure(const KernelArgs& args, const Scratch& scratch) const {
-    for (int i = 0; i < roles_.norms; ++i) {
-      const T* x = args.in<T>(roles_.norm[i].x);
-      rows_.fill(scratch.moments[i].origin, [&](std::int64_t c) { return mean_of_first_rows(x + c); });
-    }
+  void measure(const KernelArgs& args) {
     for_parts(rows_.parts(), [&](int part) {
       for (int i = 0; i < roles_.norms; ++i) {
-        measure_part(args.in<T>(roles_.norm[i].x), scratch.moments[i], part);
+        const T* x = args.in<T>(roles_.norm[i].x);
+        PartMoments<T>& moments = this->moments(part, i);
+        moments.begin(rows_);
+        rows_.for_blocks(part, false, [&](const RowBlock& block) { moments.add(rows_, block, x); });
+        moments.end(rows_);
       }
     });
   }
 
-  float mean_of_first_rows(const T* column) const {
-    const std::int64_t count = std::min<std::int64_t>(16, rows_.rows());
-    double sum = 0;
-    for (std::int64_t row = 0; row < count; ++row) sum += to_float(column[row * rows_.channels()]);
-    return static_cast<float>(sum / static_cast<double>(count));
+  PartMoments<T>& moments(int part, int norm) {
+    return moments_[static_cast<std::size_t>(part * roles_.norms + norm)];
   }
 
-  void measure_part(const T* x, const Moments& moments, int part) const {
-    const std::int64_t row = rows_.padded_width(), at = part * row;
-    float* shift = moments.shift + at;
-    double *block_sum = moments.block_sum + at, *block_square = moments.block_square + at;
-    double *sum = moments.sum + at, *square = moments.square + at;
-    const ShiftedMoments of_block{.shift = shift,
-                                  .chain_sum = moments.chain_sum + at,
-                                  .chain_square = moments.chain_square + at,
-                                  .sum = block_sum,
-                                  .square = block_square};
-    std::copy_n(moments.origin, row, shift);
-    for (float* chain : {of_block.chain_sum, of_block.chain_square}) std::fill_n(chain, row, 0.0f);
-    for (double* total : {sum, square}) std::fill_n(total, row, 0.0);
-    std::int64_t rows_before = 0;
-    rows_.for_blocks(part, false, [&](const RowBlock& block) {
-      for (double* total : {block_sum, block_square}) std::fill_n(total, row, 0.0);
-      add_shifted_moments(block, x, of_block);
-      // From moments about the shift to moments about the origin; then the next shift is the mean so far.
-      rows_before += block.rows;
-      const double rows = static_cast<double>(block.rows), mean_of = 1.0 / static_cast<double>(rows_before);
-      for (std::int64_t j = 0; j < block.width; ++j) {
-        const double away = static_cast<double>(shift[j]) - static_cast<double>(moments.origin[j]);
-        const double s1 = block_sum[j], s2 = block_square[j];
-        sum[j] += s1 + rows * away;
-        square[j] += s2 + away * (2 * s1 + rows * away);
-        shift[j] = static_cast<float>(static_cast<double>(moments.origin[j]) + sum[j] * mean_of);
-      }
-    });
-  }
-
-  void finish_statistics(const KernelArgs& args, const Scratch& scratch, int i) const {
+  void finish_statistics(const KernelArgs& args, const Scratch& scratch, int i) {
     const NormRoles& norm = roles_.norm[i];
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
-      const core::Moments all = moments_of(args, scratch, i, c);
+      const core::Moments all = moments_of(args, i, c);
       const float mean = static_cast<float>(all.mean);
       const float inv_std = inverse_deviation(all.variance(), eps_[i]);
       if (norm.mean >= 0) args.out<float>(norm.mean)[c] = mean;
@@ -176,14 +128,12 @@ class NormForwardKernel final : public Kernel {
     if (applies_) replicate(args, scratch, i);
   }
 
-  core::Moments moments_of(const KernelArgs& args, const Scratch& scratch, int i, std::int64_t c) const {
-    const Moments& moments = scratch.moments[i];
-    const double n = static_cast<double>(rows_.rows());
-    const double sum = rows_.total(moments.sum, c), square = rows_.total(moments.square, c);
-    if (!std::isfinite(square)) {
-      return moments_in_doubles(args.in<T>(roles_.norm[i].x) + c, rows_.rows(), rows_.channels());
-    }
-    return {n, static_cast<double>(moments.origin[c]) + sum / n, square - sum * sum / n};
+  core::Moments moments_of(const KernelArgs& args, int i, std::int64_t c) {
+    core::Moments all{0, 0, 0};
+    for (int part = 0; part < rows_.parts(); ++part) all = joined(all, moments(part, i).of(rows_, c));
+    return std::isfinite(all.square)
+               ? all
+               : moments_in_doubles(args.in<T>(roles_.norm[i].x) + c, rows_.rows(), rows_.channels());
   }
 
   /// From inputs: the running mean and variance, or a batch's mean and inverse deviation.
@@ -260,6 +210,8 @@ class NormForwardKernel final : public Kernel {
   double eps_[2] = {};
   std::vector<int> written_;  ///< whole tensors
   bool applies_ = false;      ///< more than the statistics is wanted
+  std::size_t scratch_bytes_ = 0;
+  std::vector<PartMoments<T>> moments_;  ///< of each part and norm, where the statistics are the batch's
 };
 
 }  // namespace

@@ -34,7 +34,7 @@ class Carry {
       const GraphNode& node = graph_.nodes[n];
       if (node.dead) continue;
       if (node.is(ops::batch_norm_grad_apply_op)) repeat_gradient(node, rewrite);
-      if (node.is(ops::relu_op)) repeat_activation(node, rewrite);
+      if (node.op->activation) repeat_activation(node, rewrite);
     }
     rewrite.apply();
   }
@@ -42,39 +42,49 @@ class Carry {
  private:
   const GraphNode* producer(int value, const core::OpDef& op) const { return graph_.producer_if(value, op); }
 
-  bool carries(int node, NormPart part) const {
+  bool carries(int node, NormPart part, const OpDef* activation) const {
     const GraphNode& conv = graph_.node(node);
-    const bool convolution =
-        conv.is(ops::conv2d_op) || conv.is(ops::conv2d_grad_input_op) || conv.is(ops::conv2d_grad_weight_op);
-    return convolution && backend_.carries(graph_, conv, part);
+    return conv_pass(*conv.op).has_value() && backend_.carries(graph_, conv, part, activation);
   }
 
   /// As an operand that it transforms: a forward's x, a weight gradient's x or g, an input gradient's g.
   bool carries_operand(int reader, int value) const {
-    if (!carries(reader, NormPart::applied)) return false;
+    const int producer = graph_.value(value).producer;
+    const GraphNode* made = producer < 0 ? nullptr : &graph_.node(producer);
+    const OpDef* activation = made != nullptr && made->op->activation ? made->op : nullptr;
+    if (!carries(reader, NormPart::applied, activation)) return false;
     const GraphNode& conv = graph_.node(reader);
     const bool weights = conv.is(ops::conv2d_grad_weight_op);
     return (conv.inputs[0] == value) != (weights && conv.inputs[1] == value);
   }
 
-  /// The value that stands for relu(norm(x) [+ z]) or norm(x): what a convolution would make in its prologue.
-  int result_of(int normed) const {
-    const auto only_reader = [&](int value, const core::OpDef& op) -> const GraphNode* {
-      const GraphValue& info = graph_.value(value);
-      if (info.keep || info.consumers.size() != 1) return nullptr;
-      const GraphNode& reader = graph_.node(info.consumers[0]);
-      return reader.is(op) ? &reader : nullptr;
-    };
-    if (const GraphNode* relu = only_reader(normed, ops::relu_op)) return relu->outputs[0];
-    if (const GraphNode* add = only_reader(normed, ops::add_op)) {
-      if (const GraphNode* relu = only_reader(add->outputs[0], ops::relu_op)) return relu->outputs[0];
+  /// What reads `value` beside the gradient of what made it, if that is one node.
+  const GraphNode* only_reader(int value) const {
+    const GraphNode* only = nullptr;
+    for (int reader : graph_.value(value).consumers) {
+      const GraphNode& node = graph_.node(reader);
+      if (node.op->gradient_of != nullptr && node.inputs[0] != value) continue;
+      if (only != nullptr) return nullptr;
+      only = &node;
     }
-    return normed;
+    return graph_.value(value).keep ? nullptr : only;
+  }
+
+  /// The value that stands for activation(norm(x) [+ z]): what a convolution would make in its prologue.
+  int result_of(int normed) const {
+    int result = normed;
+    const GraphNode* reader = only_reader(result);
+    if (reader != nullptr && reader->is(ops::add_op)) {
+      result = reader->outputs[0];
+      reader = only_reader(result);
+    }
+    return reader != nullptr && reader->op->activation ? reader->outputs[0] : result;
   }
 
   bool pays_forward(const GraphNode& norm) const {
-    const GraphValue& x = graph_.value(norm.inputs[0]);
-    if (producer(norm.inputs[0], ops::conv2d_op) != nullptr && carries(x.producer, NormPart::sums))
+    const GraphNode* bias = producer(norm.inputs[0], ops::bias_add_op);
+    const int x = bias != nullptr ? bias->inputs[0] : norm.inputs[0];
+    if (producer(x, ops::conv2d_op) != nullptr && carries(graph_.value(x).producer, NormPart::sums, nullptr))
       return true;
     const int result = result_of(norm.outputs[0]);
     const std::vector<int>& readers = graph_.value(result).consumers;
@@ -88,14 +98,16 @@ class Carry {
     if (std::any_of(readers.begin(), readers.end(),
                     [&](int reader) { return carries_operand(reader, gradient.outputs[0]); }))
       return true;
-    const GraphNode* mask = producer(gradient.inputs[0], ops::relu_grad_op);
-    if (mask == nullptr) return false;
-    const GraphNode* fork = producer(mask->inputs[0], ops::add_op);
+    int g = gradient.inputs[0];
+    const int maker = graph_.value(g).producer;
+    const OpDef* activation = maker < 0 ? nullptr : graph_.node(maker).op->gradient_of;
+    if (activation != nullptr) g = graph_.node(maker).inputs[0];
+    const GraphNode* fork = producer(g, ops::add_op);
     const auto made_by_carrier = [&](int value) {
       return producer(value, ops::conv2d_grad_input_op) != nullptr &&
-             carries(graph_.value(value).producer, NormPart::sums);
+             carries(graph_.value(value).producer, NormPart::sums, activation);
     };
-    return fork == nullptr ? made_by_carrier(mask->inputs[0])
+    return fork == nullptr ? made_by_carrier(g)
                            : std::any_of(fork->inputs.begin(), fork->inputs.end(), made_by_carrier);
   }
 
@@ -141,17 +153,26 @@ class Carry {
     for (std::size_t i = 1; i < readers.size(); ++i) repeat_before(readers[i], dx, {&apply}, rewrite);
   }
 
-  /// relu(norm(x)): its own gradient takes the mask from x.
-  void repeat_activation(const GraphNode& relu, Rewrite& rewrite) {
-    const int y = relu.outputs[0];
-    const GraphNode* norm = producer(relu.inputs[0], ops::batch_norm_apply_op);
-    if (norm == nullptr || graph_.value(relu.inputs[0]).keep || graph_.value(y).keep) return;
-    if (graph_.value(relu.inputs[0]).consumers.size() != 1) return;
-    std::vector<int> again;
+  /// activation(norm(x)): its own gradient takes what it reads from x.
+  void repeat_activation(const GraphNode& activation, Rewrite& rewrite) {
+    const int y = activation.outputs[0], normed = activation.inputs[0];
+    const GraphNode* norm = producer(normed, ops::batch_norm_apply_op);
+    if (norm == nullptr || graph_.value(normed).keep || graph_.value(y).keep) return;
+    const auto is_own_gradient = [&](int reader, int read) {
+      const GraphNode& node = graph_.node(reader);
+      return node.op->gradient_of == activation.op && node.inputs[0] != read &&
+             same_norm_follows(node, *norm);
+    };
+    std::vector<int> gradients, again;
+    for (int reader : graph_.value(normed).consumers) {
+      if (&graph_.node(reader) == &activation) continue;
+      if (!is_own_gradient(reader, normed)) return;
+      gradients.push_back(reader);
+    }
     bool forward = false;
     for (int reader : graph_.value(y).consumers) {
       const GraphNode& node = graph_.node(reader);
-      if (node.is(ops::relu_grad_op) && node.inputs[0] != y && same_norm_follows(node, *norm)) continue;
+      if (is_own_gradient(reader, y)) continue;
       if (!carries_operand(reader, y)) return;
       if (node.is(ops::conv2d_op) && !forward) {
         forward = true;
@@ -160,7 +181,8 @@ class Carry {
       }
     }
     if (!forward) return;
-    for (int reader : again) repeat_before(reader, y, {norm, &relu}, rewrite);
+    for (int reader : again) repeat_before(reader, y, {norm, &activation}, rewrite);
+    for (int reader : gradients) repeat_before(reader, normed, {norm}, rewrite);
   }
 
   /// Whether a mask is for the gradient of the norm that made the activation.

@@ -45,13 +45,19 @@ class CarriedMatch {
     go_on(*add, "add");
   }
 
+  /// A ReLU's mask, or another activation's gradient.
   void mask() {
-    const GraphNode* mask = only_reader(ops::relu_grad_op);
+    const GraphNode* mask =
+        only_reader([](const GraphNode& node) { return node.op->gradient_of != nullptr; });
     if (mask == nullptr || mask->inputs[0] != roles_.result() || mask->inputs[1] == roles_.result()) return;
     if (!same_shape(graph_, mask->inputs[1], roles_.result()) || made_here(mask->inputs[1])) return;
     roles_.mask = mask->inputs[1];
+    if (!mask->is(ops::relu_grad_op)) {
+      roles_.gradient = mask->op;
+      take_numbers(*mask, roles_.gradient_numbers);
+    }
     mask_ = mask;
-    go_on(*mask, "relu_grad");
+    go_on(*mask, mask->op->name);
   }
 
   void statistics() {
@@ -69,6 +75,23 @@ class CarriedMatch {
     take_mask_from_x();
   }
 
+  /// Beside an input gradient, the weights' gradient of the same y.
+  bool weights_gradient() {
+    const GraphNode* apply =
+        roles_.before_y.present() ? graph_.producer_if(roles_.y, ops::batch_norm_grad_apply_op) : nullptr;
+    if (apply == nullptr) return take_weights_gradient(roles_.y);
+    // Each reader has its own copy of what made y.
+    for (int reader : graph_.value(apply->inputs[0]).consumers) {
+      const GraphNode& copy = graph_.node(reader);
+      if (&copy == apply || !copy.is(*apply->op) || copy.inputs != apply->inputs || !cover_.free(reader))
+        continue;
+      if (!take_weights_gradient(copy.outputs[0])) continue;
+      take(copy);
+      return true;
+    }
+    return false;
+  }
+
   void wider() {
     const GraphNode* cast = only_reader(ops::cast_op);
     if (cast == nullptr || graph_.value(cast->outputs[0]).dtype != DType::f32) return;
@@ -84,26 +107,51 @@ class CarriedMatch {
   }
 
  private:
-  void take(const GraphNode& node) { group_.nodes.push_back(id_of(cover_, node)); }
-  void join(const GraphNode& node, const char* name) {
-    take(node);
-    after_ += std::string("+") + name;
+  bool take_weights_gradient(int y) {
+    for (int reader : graph_.value(y).consumers) {
+      const GraphNode& gradient = graph_.node(reader);
+      if (!gradient.is(ops::conv2d_grad_weight_op) || !cover_.free(reader) || gradient.inputs[1] != y)
+        continue;
+      if (gradient.attrs != node().attrs || !same_shape(graph_, gradient.inputs[0], roles_.x)) continue;
+      roles_.weights_node = reader;
+      roles_.read_x = gradient.inputs[0];
+      roles_.dw = gradient.outputs[0];
+      take(gradient);
+      prologue(roles_.read_x, roles_.before_x);
+      after_ += "&" + std::string(gradient.op->name);
+      return true;
+    }
+    return false;
   }
-  void go_on(const GraphNode& node, const char* name) {
+
+  void take(const GraphNode& node) { group_.nodes.push_back(id_of(cover_, node)); }
+  void join(const GraphNode& node, std::string_view name) {
+    take(node);
+    after_ += "+" + std::string(name);
+  }
+  void go_on(const GraphNode& node, std::string_view name) {
     join(node, name);
     roles_.result() = node.outputs[0];
   }
 
-  /// The free node `op` if it is the only one to read what the group makes so far, and nobody else can.
-  const GraphNode* only_reader(const core::OpDef& op) const {
+  /// The free node if it is the only one to read what the group makes so far, and nobody else can.
+  template <class Accept>
+  const GraphNode* only_reader(Accept accept) const {
     const GraphValue& value = graph_.value(roles_.result());
-    return !value.keep && value.consumers.size() == 1 ? first_reader(op) : nullptr;
+    if (value.keep || value.consumers.size() != 1 || !cover_.free(value.consumers[0])) return nullptr;
+    const GraphNode& reader = graph_.node(value.consumers[0]);
+    return accept(reader) ? &reader : nullptr;
+  }
+  const GraphNode* only_reader(const core::OpDef& op) const {
+    const bool any_place = &op == &ops::add_op;
+    return only_reader([&](const GraphNode& node) {
+      return node.is(op) && (any_place || node.inputs[0] == roles_.result());
+    });
   }
   const GraphNode* first_reader(const core::OpDef& op) const {
     for (int reader : graph_.value(roles_.result()).consumers) {
       const GraphNode& node = graph_.node(reader);
-      const bool as_operand = node.inputs[0] == roles_.result() || &op == &ops::add_op;
-      if (node.is(op) && as_operand && cover_.free(reader)) return &node;
+      if (node.is(op) && node.inputs[0] == roles_.result() && cover_.free(reader)) return &node;
     }
     return nullptr;
   }
@@ -121,7 +169,8 @@ class CarriedMatch {
                          [this](int value) { return made_here(value); });
     };
     const int w = roles_.pass == ConvPass::grad_weight ? -1 : roles_.w;
-    return reads(roles_.x, roles_.before_x) || reads(roles_.y, roles_.before_y) || made_here(w) ||
+    const int x = roles_.weights_node >= 0 ? roles_.read_x : roles_.x;
+    return reads(x, roles_.before_x) || reads(roles_.y, roles_.before_y) || made_here(w) ||
            made_here(roles_.masked_by.x);
   }
 
@@ -140,18 +189,23 @@ class CarriedMatch {
     before_ += "batch_norm_apply+";
   }
 
-  /// [relu](norm(x) [+ norm(x2)] [+ z])
+  /// The free activation that makes the value.
+  const GraphNode* free_activation(int value) const {
+    const int producer = graph_.value(value).producer;
+    const bool activation = producer >= 0 && cover_.free(producer) && graph_.node(producer).op->activation;
+    return activation ? &graph_.node(producer) : nullptr;
+  }
+
+  /// activation(norm(x) [+ norm(x2)] [+ z])
   bool norm_prologue(int operand, Prologue& prologue) {
-    const GraphNode* relu = free_producer(cover_, operand, ops::relu_op);
-    if (relu == nullptr) {
-      const GraphNode* norm = free_producer(cover_, operand, ops::batch_norm_apply_op);
-      if (norm != nullptr) add_norm(prologue, *norm);
-      return norm != nullptr;
-    }
-    const int sum = relu->inputs[0];
-    if (const GraphNode* norm = inner_norm(sum)) {
+    const GraphNode* activation = free_activation(operand);
+    const int sum = activation != nullptr ? activation->inputs[0] : operand;
+    const auto made_by = [&](const core::OpDef& op) {
+      return activation == nullptr || inner(sum) ? free_producer(cover_, sum, op) : nullptr;
+    };
+    if (const GraphNode* norm = made_by(ops::batch_norm_apply_op)) {
       add_norm(prologue, *norm);
-    } else if (const GraphNode* add = inner(sum) ? free_producer(cover_, sum, ops::add_op) : nullptr) {
+    } else if (const GraphNode* add = made_by(ops::add_op)) {
       const int a = add->inputs[0], b = add->inputs[1];
       if (a == b || !same_shape(graph_, a, b)) return false;
       const GraphNode *first = inner_norm(a), *second = inner_norm(b);
@@ -164,9 +218,11 @@ class CarriedMatch {
     } else {
       return false;
     }
-    take(*relu);
-    prologue.relu = true;
-    before_ += "relu+";
+    if (activation == nullptr) return true;
+    take(*activation);
+    prologue.activation = activation->op;
+    take_numbers(*activation, prologue.numbers);
+    before_ += std::string(activation->op->name) + "+";
     return true;
   }
 
@@ -222,6 +278,17 @@ std::optional<Group> match_carried(const Cover& cover, int node, Parts, NearMiss
       match.wider();
       break;
   }
+  return std::move(match).finish();
+}
+
+/// Both gradients of a convolution: they read the same y.
+std::optional<Group> match_both_gradients(const Cover& cover, int node, Parts, NearMiss&) {
+  CarriedMatch match(cover, node);
+  match.prologue(match.roles().y, match.roles().before_y);
+  if (!match.weights_gradient()) return std::nullopt;
+  match.other_branch();
+  match.mask();
+  match.gradient_sums();
   return std::move(match).finish();
 }
 

@@ -180,7 +180,8 @@ std::int64_t bytes_moved(const Graph& graph, const std::vector<int>& inputs, con
 }
 
 double Convolution::passes(const Graph& graph, const Group& group) const {
-  if (carries()) return count_whole(graph, group.inputs, group.outputs) - 1;  // beside the weights
+  const int weights = weights_node >= 0 ? 2 : 1;  // and their gradient
+  if (carries()) return count_whole(graph, group.inputs, group.outputs) - weights;
   return z >= 0 ? 3 : 2;
 }
 

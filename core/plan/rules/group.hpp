@@ -60,10 +60,11 @@ struct Chain {
 /// What a convolution's transform makes of other tensors in place of reading an operand. The operand is an
 /// output, too, where anybody else reads it.
 struct Prologue {
-  int norms = 0;  ///< [relu](norm₁(x₁) [+ norm₂(x₂)] [+ z]), the statistics given; 0: not so
+  int norms = 0;  ///< activation(norm₁(x₁) [+ norm₂(x₂)] [+ z]), the statistics given; 0: not so
   NormRoles norm[2];
   int z = -1;
-  bool relu = false;
+  const OpDef* activation = nullptr;  ///< null: none
+  int numbers[2] = {-1, -1};          ///< inputs, f64 scalars: the activation's (OpDef::numbers)
   int g = -1;  ///< batch norm's gradient, from g, norm[0] and its sums dgamma, dbeta (inputs); -1: not so
 
   bool present() const { return norms > 0 || g >= 0; }
@@ -85,11 +86,17 @@ struct Convolution {
   int z = -1;        ///< of the result's shape
   const OpDef* activation = nullptr;  ///< null: none
   int before_activation =
-      -1;                ///< output: what the activation reads, where somebody beside the group reads it, too
-  int mask = -1;         ///< y' of !(y' ≤ 0); -1: none, or from `masked_by`
-  NormRoles masked_by;   ///< mask computed again: !(fma(a, x − mean, β) ≤ 0)
+      -1;               ///< output: what the activation reads, where somebody beside the group reads it, too
+  int mask = -1;        ///< y' of !(y' ≤ 0), or what `gradient` reads; -1: none, or from `masked_by`
+  NormRoles masked_by;  ///< from whose x that is computed again: fma(a, x − mean, β), or its activation
+  const OpDef* gradient = nullptr;     ///< in place of the mask: this op's, of what is written
+  int gradient_numbers[2] = {-1, -1};  ///< inputs: the op's (OpDef::numbers)
   NormRoles statistics;  ///< of what is written: mean, inv_std, new running statistics are outputs
   NormRoles sums;        ///< of what is written: dgamma, dbeta are outputs
+  // Beside an input gradient the weights' gradient of the same y; -1: not so.
+  int weights_node = -1;
+  int read_x = -1;  ///< forward's x, which before_x may make
+  int dw = -1;
 
   int& result() { return pass == ConvPass::forward ? y : pass == ConvPass::grad_input ? x : w; }
   int result() const { return const_cast<Convolution*>(this)->result(); }

@@ -1,5 +1,7 @@
 #include "core/plan/rules/match.hpp"
 
+#include <algorithm>
+
 namespace fusetape::plan {
 namespace {
 
@@ -45,6 +47,10 @@ int id_of(const Cover& cover, const GraphNode& node) {
 }
 
 bool same_shape(const Graph& graph, int a, int b) { return graph.value(a).shape == graph.value(b).shape; }
+
+void take_numbers(const GraphNode& node, int (&numbers)[2]) {
+  std::copy(node.inputs.end() - node.op->numbers, node.inputs.end(), numbers);
+}
 
 int only_if_used(const Graph& graph, int value) {
   return graph.value(value).keep || !graph.value(value).consumers.empty() ? value : -1;

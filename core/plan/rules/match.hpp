@@ -17,11 +17,13 @@ const GraphNode* free_producer(const Cover& cover, int value, const core::OpDef&
 int id_of(const Cover& cover, const GraphNode& node);
 bool same_shape(const Graph& graph, int a, int b);
 int only_if_used(const Graph& graph, int value);
+/// What an activation, or the gradient of one, reads behind its tensors.
+void take_numbers(const GraphNode& node, int (&numbers)[2]);
 
 using Match = std::optional<Group>(const Cover& cover, int node, Parts parts, NearMiss& miss);
 
 // carried_rules.cpp
-Match match_carried, match_conv_statistics;
+Match match_carried, match_both_gradients, match_conv_statistics;
 // norm_rules.cpp
 Match match_batch_norm_relu_mask, match_batch_norm, match_norm_max_pool, match_norm_gradient;
 // conv_rules.cpp

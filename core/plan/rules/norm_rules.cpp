@@ -60,11 +60,6 @@ int wanted_beside_pool(const Graph& graph, int y, int pool) {
   return wanted ? y : -1;
 }
 
-/// What an activation, or the gradient of one, reads behind its tensors.
-void take_numbers(const GraphNode& node, int (&numbers)[2]) {
-  std::copy(node.inputs.end() - node.op->numbers, node.inputs.end(), numbers);
-}
-
 /// An activation of a norm.
 std::optional<Group> match_one_norm(const Cover& cover, int node) {
   const GraphNode& activation = cover.graph.node(node);

@@ -1,0 +1,340 @@
+#include <omp.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "backends/cpu/conv/rows/depthwise_rows.hpp"
+#include "backends/cpu/conv/rows/operand_rows.hpp"
+#include "backends/cpu/conv/rows/result_rows.hpp"
+#include "backends/cpu/conv/rows/row_convolution.hpp"
+#include "backends/cpu/conv/rows/taps.hpp"
+#include "core/check.hpp"
+
+/// Depthwise convolutions, image by image and row by row. The rows of an image that are read stand in a ring:
+/// each is made once, and read from L1 or L2.
+namespace fusetape::backends::cpu::conv::rows {
+namespace {
+
+using plan::Convolution;
+using plan::ConvPass;
+using plan::Graph;
+using plan::Group;
+
+/// The filter {channels, kh, kw, 1}, and what it does.
+struct Filter {
+  std::int64_t height = 0, width = 0, channels = 0;
+  std::int64_t places() const { return height * width; }
+};
+
+/// The last rows of one image, with room for the padding at both sides, which stays 0.
+class Ring {
+ public:
+  Ring(const Axis& rows, const Axis& columns, std::int64_t channels)
+      : rows_(rows.read),
+        slots_(std::min(rows.read,
+                        (rows.kernel - 1) * rows.dilation / (rows.is_grad_input ? rows.stride : 1) + 1)),
+        left_(columns.before()),
+        width_(columns.read),
+        channels_(channels),
+        slot_((left_ + columns.read + columns.behind()) * channels) {}
+
+  std::int64_t floats() const { return slots_ * slot_; }
+  void begin(float* room) {
+    data_ = room;
+    std::fill_n(room, floats(), 0.0f);
+  }
+  void begin_image(std::int64_t image) {
+    image_ = image;
+    next_ = 0;
+  }
+  /// Reads on, up to before row `end` of the image.
+  void read_to(std::int64_t end, const OperandRows<float>& operand) {
+    for (; next_ < std::min(end, rows_); ++next_) {
+      float* const to = slot(next_) + left_ * channels_;
+      const float* from = operand.read((image_ * rows_ + next_) * width_, width_, to);
+      if (from != to) std::copy_n(from, width_ * channels_, to);
+    }
+  }
+  /// What reading the next row will.
+  void look_ahead(const OperandRows<float>& operand, Ahead& ahead) const {
+    if (next_ < rows_) operand.look_ahead((image_ * rows_ + next_) * width_, width_, ahead);
+  }
+  /// Pixel 0 of a row that was read and is still there.
+  const float* row(std::int64_t row) const {
+    FUSETAPE_ASSERT(row < next_ && row >= next_ - slots_);
+    return slot(row) + left_ * channels_;
+  }
+
+ private:
+  float* slot(std::int64_t row) const { return data_ + row % slots_ * slot_; }
+
+  std::int64_t rows_, slots_, left_, width_, channels_, slot_;
+  float* data_ = nullptr;
+  std::int64_t image_ = 0, next_ = 0;
+};
+
+/// What all passes share.
+struct Geometry {
+  Geometry(const Graph& graph, const Convolution& conv) {
+    const auto a = graph.node(conv.node).attrs.as<core::ConvAttrs>();
+    const Shape &x = graph.value(conv.x).shape, &y = graph.value(conv.y).shape;
+    filter = {a.kernel_h, a.kernel_w, x[3]};
+    images = x[0];
+    parts = static_cast<int>(std::min<std::int64_t>(images, omp_get_max_threads()));
+    rows = {y[1], x[1], a.kernel_h, a.stride_h, a.pad_h, a.dilation_h, false};
+    columns = {y[2], x[2], a.kernel_w, a.stride_w, a.pad_w, a.dilation_w, false};
+    if (conv.pass != ConvPass::grad_input) return;
+    for (Axis* axis : {&rows, &columns}) {
+      std::swap(axis->written, axis->read);
+      axis->is_grad_input = true;
+    }
+  }
+  std::int64_t channels() const { return filter.channels; }
+  /// The end of what row `row` meets, beginning with the image's first row.
+  std::int64_t rows_met(std::int64_t row) const {
+    std::int64_t end = 0, at = 0;
+    for (std::int64_t i = 0; i < filter.height; ++i) {
+      if (rows.meets(row, i, at)) end = std::max(end, at + 1);
+    }
+    return end;
+  }
+  std::int64_t first_image(int part) const { return images * part / parts; }
+
+  Filter filter;
+  std::int64_t images = 0;
+  int parts = 1;
+  Axis rows, columns;
+};
+
+/// dw(c, i, j) = Σ over pixels of x·g. An image's sum is in f32, that of many in doubles: of each thread for
+/// its own, then of all threads in their order.
+class TapSums {
+ public:
+  TapSums(const Filter& filter, int parts) : filter_(filter), parts_(parts) {}
+
+  /// Before the images of a run.
+  void begin(ScratchCarver& carver) {
+    of_image_ = carver.take<float>(parts_ * size());
+    totals_ = carver.take<double>(parts_ * size());
+  }
+  void begin_part(int part) const { std::fill_n(totals_ + part * size(), size(), 0.0); }
+  void begin_image(int part) const { std::fill_n(of_image_ + part * size(), size(), 0.0f); }
+  /// Of the image: {channels} for a place of the filter.
+  float* sums(int part, std::int64_t place) const {
+    return of_image_ + part * size() + place * filter_.channels;
+  }
+  void end_image(int part) const {
+    const float* sums = of_image_ + part * size();
+    double* totals = totals_ + part * size();
+    for (std::int64_t i = 0; i < size(); ++i) totals[i] += static_cast<double>(sums[i]);
+  }
+  void end(float* dw) const {
+    for (std::int64_t c = 0; c < filter_.channels; ++c) {
+      for (std::int64_t i = 0; i < filter_.places(); ++i) {
+        double sum = 0;
+        for (int part = 0; part < parts_; ++part) sum += totals_[part * size() + i * filter_.channels + c];
+        dw[c * filter_.places() + i] = static_cast<float>(sum);
+      }
+    }
+  }
+
+ private:
+  std::int64_t size() const { return filter_.places() * filter_.channels; }
+
+  Filter filter_;
+  int parts_;
+  float* of_image_ = nullptr;
+  double* totals_ = nullptr;
+};
+
+/// All passes: y, dx, dw, or dx and dw together. The ring holds x where y or dw alone is made, else g.
+class Depthwise final : public Kernel {
+ public:
+  Depthwise(const Graph& graph, const Group& group)
+      : conv_(*group.as<Convolution>()), geometry_(graph, conv_) {
+    const bool of_g = conv_.pass == ConvPass::grad_input;
+    const bool alone = conv_.pass == ConvPass::grad_weight;
+    of_g ? ringed_.emplace(graph, group, conv_.y, conv_.before_y)
+         : ringed_.emplace(graph, group, conv_.x, conv_.before_x);
+    if (alone) beside_.emplace(graph, group, conv_.y, conv_.before_y);
+    if (conv_.weights_node >= 0) beside_.emplace(graph, group, conv_.read_x, conv_.before_x);
+    if (!alone) result_.emplace(graph, conv_, geometry_.parts);
+    if (beside_) sums_.emplace(geometry_.filter, geometry_.parts);
+    rings_.assign(static_cast<std::size_t>(geometry_.parts),
+                  Ring(geometry_.rows, geometry_.columns, geometry_.channels()));
+    // Some rows are finished at a time: sums over a few pixels cost more than the pixels.
+    constexpr std::int64_t most_floats = 1 << 16;
+    rows_at_once_ = std::clamp<std::int64_t>(most_floats / row_floats(), 1, 64);
+    name = "highway:depthwise";
+    ScratchCarver counted(nullptr);
+    carve({}, counted);
+    scratch_bytes_ = counted.used();
+  }
+
+  void run(const KernelArgs& args) override {
+    ScratchCarver carver(args.scratch);
+    const Room room = carve(args, carver);
+    if (result_) turn_weights(args.in<float>(conv_.w), room.weights);
+    const std::int64_t places = geometry_.filter.places();
+    for_parts(geometry_.parts, [&](int part) {
+      const Part mine{.part = part,
+                      .ring = &rings_[static_cast<std::size_t>(part)],
+                      .weights = room.weights,
+                      .beside = room.parts + part * part_room(),
+                      .images = room.images + part * places,
+                      .filters = room.filters + part * places,
+                      .sums = room.sums + part * places};
+      mine.ring->begin(mine.beside + beside_room());
+      run_part(mine);
+    });
+    if (result_) result_->end(args);
+    if (sums_) sums_->end(args.out<float>(result_ ? conv_.dw : conv_.w));
+  }
+
+  std::size_t scratch_bytes() const override { return scratch_bytes_; }
+
+  std::vector<std::pair<int, int>> in_place() const override {
+    std::vector<std::pair<int, int>> pairs;
+    const plan::NormRoles& norm = conv_.statistics;
+    if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
+    if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
+    return pairs;
+  }
+
+ private:
+  struct Room {
+    float *weights, *parts;
+    const float **images, **filters;
+    float** sums;
+  };
+  struct Part {
+    int part;
+    Ring* ring;
+    const float* weights;
+    float* beside;
+    // Of each tap.
+    const float **images, **filters;
+    float** sums;
+  };
+
+  std::int64_t row_floats() const { return geometry_.columns.written * geometry_.channels(); }
+  std::int64_t beside_room() const { return beside_ ? beside_->room(geometry_.columns.written) : 0; }
+  std::int64_t part_room() const { return beside_room() + rings_[0].floats(); }
+  Room carve(const KernelArgs& args, ScratchCarver& carver) {
+    ringed_->begin(args, carver);
+    if (beside_) beside_->begin(args, carver);
+    if (result_) result_->begin(args, carver);
+    if (sums_) sums_->begin(carver);
+    const Filter& filter = geometry_.filter;
+    const std::int64_t parts = geometry_.parts, places = parts * filter.places();
+    float* const weights = carver.take<float>(filter.places() * filter.channels);
+    float* const rooms = carver.take<float>(parts * part_room());
+    const float** const images = carver.take<const float*>(places);
+    const float** const filters = carver.take<const float*>(places);
+    return {weights, rooms, images, filters, carver.take<float*>(places)};
+  }
+
+  /// {channels, place} to {place, channels}.
+  void turn_weights(const float* w, float* turned) const {
+    const Filter& filter = geometry_.filter;
+    for (std::int64_t c = 0; c < filter.channels; ++c) {
+      for (std::int64_t i = 0; i < filter.places(); ++i)
+        turned[i * filter.channels + c] = w[c * filter.places() + i];
+    }
+  }
+
+  void run_part(const Part& mine) {
+    const std::int64_t width = geometry_.columns.written, height = geometry_.rows.written;
+    const std::int64_t end = geometry_.first_image(mine.part + 1) * height;
+    if (sums_) sums_->begin_part(mine.part);
+    std::int64_t done = geometry_.first_image(mine.part) * height;
+    for (std::int64_t row = done; row < end; ++row) {
+      const std::int64_t image = row / height, r = row - image * height;
+      if (r == 0) {
+        mine.ring->begin_image(image);
+        if (sums_) sums_->begin_image(mine.part);
+      }
+      mine.ring->read_to(geometry_.rows_met(r), *ringed_);
+      const float* const beside = beside_ ? beside_->read(row * width, width, mine.beside) : nullptr;
+      Ahead ahead;
+      mine.ring->look_ahead(*ringed_, ahead);
+      if (beside_ && row + 1 < end) beside_->look_ahead((row + 1) * width, width, ahead);
+      if (result_ && row + 1 < end) result_->look_ahead((row + 1) * width, width, ahead);
+      convolve(mine, r, beside, result_ ? result_->at(row * width) : nullptr, ahead);
+      if (r + 1 == height) {
+        if (ringed_->is_written()) mine.ring->read_to(geometry_.rows.read, *ringed_);
+        if (sums_) sums_->end_image(mine.part);
+      }
+      if (row + 1 - done < rows_at_once_ && row + 1 < end) continue;
+      if (result_) result_->finish(mine.part, done * width, (row + 1 - done) * width);
+      done = row + 1;
+    }
+  }
+
+  /// Row r of an image: the columns of one remainder after the other.
+  void convolve(const Part& mine, std::int64_t r, const float* beside, float* to, Ahead& ahead) const {
+    const Axis& columns = geometry_.columns;
+    const std::int64_t channels = geometry_.channels(), period = columns.period();
+    for (std::int64_t q = 0; q < std::min(period, columns.written); ++q) {
+      const int taps = find_taps(mine, r, q);
+      const std::int64_t pixels = (columns.written - q + period - 1) / period;
+      if (beside != nullptr) {
+        add_weight_gradient({.taps = taps,
+                             .x = mine.images,
+                             .g = beside + q * channels,
+                             .sums = mine.sums,
+                             .pixels = pixels,
+                             .channels = channels,
+                             .x_step = columns.step() * channels,
+                             .g_step = period * channels});
+      }
+      if (to == nullptr) continue;
+      convolve_row({.taps = taps,
+                    .x = mine.images,
+                    .w = mine.filters,
+                    .y = to + q * channels,
+                    .pixels = pixels,
+                    .channels = channels,
+                    .x_step = columns.step() * channels,
+                    .y_step = period * channels,
+                    .ahead = &ahead});
+    }
+  }
+
+  /// What meets the written row r, from its column q on.
+  int find_taps(const Part& mine, std::int64_t r, std::int64_t q) const {
+    const Axis &rows = geometry_.rows, &columns = geometry_.columns;
+    const std::int64_t channels = geometry_.channels();
+    int taps = 0;
+    for (std::int64_t i = 0; i < rows.kernel; ++i) {
+      std::int64_t row = 0, column = 0;
+      if (!rows.meets(r, i, row) || row < 0 || row >= rows.read) continue;
+      for (std::int64_t j = 0; j < columns.kernel; ++j) {
+        if (!columns.meets(q, j, column)) continue;
+        const std::int64_t place = i * columns.kernel + j;
+        mine.images[taps] = mine.ring->row(row) + column * channels;
+        mine.filters[taps] = mine.weights + place * channels;
+        mine.sums[taps] = sums_ ? sums_->sums(mine.part, place) : nullptr;
+        ++taps;
+      }
+    }
+    return taps;
+  }
+
+  Convolution conv_;
+  Geometry geometry_;
+  std::int64_t rows_at_once_ = 0;
+  std::size_t scratch_bytes_ = 0;
+  std::optional<OperandRows<float>> ringed_, beside_;
+  std::optional<ResultRows<float>> result_;
+  std::optional<TapSums> sums_;
+  std::vector<Ring> rings_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_depthwise(const Graph& graph, const Group& group) {
+  return std::make_unique<Depthwise>(graph, group);
+}
+
+}  // namespace fusetape::backends::cpu::conv::rows

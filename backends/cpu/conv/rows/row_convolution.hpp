@@ -1,0 +1,24 @@
+#pragma once
+#include "backends/backend.hpp"
+#include "core/op/op_attrs.hpp"
+
+/// 1×1 and depthwise convolutions, and their gradients, that make what they read and finish what they write a
+/// few rows of pixels at a time: parts of batch norms, activations and their gradients ride along at the
+/// price of a cache's bandwidth. Each thread has some images and reads what it wrote a kernel ago.
+namespace fusetape::backends::cpu::conv {
+
+/// Whether these kernels compute the convolution (or the gradient of one), and have a place for parts of
+/// norms.
+bool carries_by_rows(const plan::Graph& graph, const plan::GraphNode& conv);
+
+namespace rows {
+
+enum class Form : std::uint8_t { none, pointwise, depthwise };
+/// Which of them computes the node.
+Form form_of(const plan::Graph& graph, const plan::GraphNode& conv);
+
+std::unique_ptr<Kernel> make_pointwise(const plan::Graph& graph, const plan::Group& group);
+std::unique_ptr<Kernel> make_depthwise(const plan::Graph& graph, const plan::Group& group);
+
+}  // namespace rows
+}  // namespace fusetape::backends::cpu::conv
