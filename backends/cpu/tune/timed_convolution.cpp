@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "backends/cpu/conv/onednn.hpp"
+#include "backends/cpu/conv/rows/row_convolution.hpp"
 #include "backends/cpu/conv/winograd_candidate.hpp"
 
 namespace fusetape::backends::cpu::tune {
@@ -157,6 +158,12 @@ std::vector<Contender> TimedConvolution::algorithms() {
   const bool promising =
       winograd_computes(graph_, node()).ok && winograd_is_accurate(graph_, node()).ok &&
       transformed_channels(node(), *winograd_problem(graph_, node())) >= least_winograd_channels;
+  if (carries_by_rows(graph_, node())) {
+    const Contender rows{{.kernel = by_rows}, "by rows"};
+    Contender direct;
+    if (!supported_by_onednn([&] { direct = direct_contender(graph_); }).ok) return {rows};
+    return rows_serve(graph_, node()).ok ? std::vector{rows, direct} : std::vector{direct, rows};
+  }
   if (!promising) return {direct_contender(graph_)};
   Contender direct;
   if (!supported_by_onednn([&] { direct = direct_contender(graph_); }).ok) return {winograd};
@@ -164,6 +171,7 @@ std::vector<Contender> TimedConvolution::algorithms() {
 }
 
 std::vector<Contender> TimedConvolution::variants(const Contender& winner) {
+  if (winner.kernel.kernel == by_rows) return {};
   if (winner.kernel.kernel != "winograd") return other_implementations(graph_, winner.kernel.kernel);
   const winograd::Problem problem = *winograd_problem(graph_, node());
   const int threads = omp_get_max_threads();
@@ -181,6 +189,7 @@ bool TimedConvolution::offers(const TunedKernel& kernel) {
              return other.kernel.blocking == kernel.blocking;
            });
   }
+  if (kernel.kernel == by_rows) return carries_by_rows(graph_, node());
   std::string obeyed;
   const Support direct = supported_by_onednn([&] {
     ConvDescription conv = direct_convolution(graph_);

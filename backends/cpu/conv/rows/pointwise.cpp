@@ -24,11 +24,6 @@ std::int64_t pixels_at_once(std::int64_t floats_of_pixel) {
   return std::clamp(most_floats / floats_of_pixel / tile * tile, tile, most);
 }
 
-/// Threads for so many pixels.
-int parts_for(std::int64_t pixels) {
-  return static_cast<int>(std::clamp<std::int64_t>(pixels / 64, 1, omp_get_max_threads()));
-}
-
 /// dw(o, c) = Σ over pixels of g(p, o)·x(p, c): of each thread for its own, then of all threads in their
 /// order.
 class WeightSums {
@@ -80,7 +75,7 @@ class Pointwise final : public Kernel {
         in_(graph.value(conv_.x).shape[3]),
         out_(graph.value(conv_.y).shape[3]),
         pixels_(graph.value(conv_.x).elements() / in_),
-        parts_(parts_for(pixels_)) {
+        parts_(parts_of_pixels(pixels_)) {
     at_once_ = pixels_at_once(in_ + out_);
     const bool forward = conv_.pass == ConvPass::forward;
     if (forward || makes_dw()) x_.emplace(graph, group, forward_x(), conv_.before_x);
@@ -196,6 +191,10 @@ class Pointwise final : public Kernel {
 };
 
 }  // namespace
+
+int parts_of_pixels(std::int64_t pixels) {
+  return static_cast<int>(std::clamp<std::int64_t>(pixels / 64, 1, omp_get_max_threads()));
+}
 
 std::unique_ptr<Kernel> make_pointwise(const Graph& graph, const Group& group) {
   return std::make_unique<Pointwise>(graph, group);

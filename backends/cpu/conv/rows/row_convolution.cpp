@@ -1,5 +1,7 @@
 #include "backends/cpu/conv/rows/row_convolution.hpp"
 
+#include <omp.h>
+
 #include "backends/cpu/candidates.hpp"
 
 namespace fusetape::backends::cpu::conv {
@@ -28,8 +30,10 @@ Support check_types(const Graph& graph, const Convolution& conv) {
 
 Support supports(const Graph& graph, const Group& group) {
   const auto* conv = group.as<Convolution>();
-  if (conv == nullptr || !conv->carries()) return refuse("");
-  if (!carries_by_rows(graph, graph.node(conv->node))) return refuse("");
+  if (conv == nullptr || !carries_by_rows(graph, graph.node(conv->node))) return refuse("");
+  if (!conv->carries()) {
+    if (Support serves = rows_serve(graph, graph.node(conv->node)); !serves.ok) return serves;
+  }
   if (conv->activation != nullptr || conv->before_activation >= 0 || conv->folded.present())
     return refuse("no activation behind the convolution");
   if (!group.writes(conv->result())) return refuse("nobody reads the convolution's result, only its sums");
@@ -38,8 +42,11 @@ Support supports(const Graph& graph, const Group& group) {
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.as<Convolution>()->node);
-  return rows::form_of(graph, node) == Form::pointwise ? rows::make_pointwise(graph, group)
-                                                       : rows::make_depthwise(graph, group);
+  std::unique_ptr<Kernel> kernel = rows::form_of(graph, node) == Form::pointwise
+                                       ? rows::make_pointwise(graph, group)
+                                       : rows::make_depthwise(graph, group);
+  if (node.tuned != nullptr && node.tuned->kernel == by_rows) kernel->why = node.tuned->why;
+  return kernel;
 }
 
 constexpr Candidate candidates[] = {{"highway:convolution by rows", supports, make}};
@@ -60,6 +67,17 @@ Form rows::form_of(const Graph& graph, const GraphNode& conv) {
 bool carries_by_rows(const Graph& graph, const GraphNode& conv) {
   return plan::conv_pass(*conv.op).has_value() && graph.value(conv.inputs[0]).dtype == DType::f32 &&
          rows::form_of(graph, conv) != Form::none;
+}
+
+Support rows_serve(const Graph& graph, const GraphNode& conv) {
+  if (!carries_by_rows(graph, conv)) return refuse("");
+  if (conv.tuned != nullptr && !conv.tuned->kernel.empty())
+    return conv.tuned->kernel == by_rows ? Support{} : refuse(conv.tuned->why);
+  const Shape& image = graph.value(plan::convolution_of(conv, -1).x).shape;
+  const std::int64_t parts = rows::form_of(graph, conv) == Form::pointwise
+                                 ? rows::parts_of_pixels(image[0] * image[1] * image[2])
+                                 : image[0];
+  return parts >= omp_get_max_threads() ? Support{} : refuse("too few rows for all threads");
 }
 
 std::span<const Candidate> carrying_convolutions() { return candidates; }
