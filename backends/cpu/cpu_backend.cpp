@@ -29,7 +29,7 @@ std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1
 /// Every kernel of the CPU in the order in which they are asked; the reference comes after all of them.
 std::array<std::span<const Candidate>, 16> candidate_lists() {
   return {cpu::conv::winograd_convolutions(),
-          cpu::conv::carrying_convolutions(),
+          cpu::conv::row_convolutions(),
           cpu::conv::onednn_convolutions(),
           cpu::reduce::poolings(),
           cpu::matmul::matrix_products(),
@@ -132,7 +132,7 @@ class CpuBackend final : public Backend {
   bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart,
                const core::OpDef* activation) const override {
     return cpu::conv::winograd_carries(graph, convolution, activation) ||
-           cpu::conv::carries_by_rows(graph, convolution);
+           cpu::conv::rows_compute(graph, convolution);
   }
 
   std::string tune(Graph& graph, plan::TakenKernels& taken) override {

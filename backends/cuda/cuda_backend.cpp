@@ -1,5 +1,6 @@
 #include "backends/cuda/cuda_backend.hpp"
 
+#include <algorithm>
 #include <array>
 
 #include "backends/candidate_choice.hpp"
@@ -82,7 +83,11 @@ class DeviceBackend final : public Backend {
   bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart part,
                const core::OpDef*) const override {
     Device device = made_on();
-    return part == NormPart::sums && cuda::conv::carries_statistics(graph, convolution, device).ok;
+    const std::vector<int>& readers = graph.value(convolution.outputs[0]).consumers;
+    const bool has_bias = std::any_of(readers.begin(), readers.end(),
+                                      [&](int reader) { return graph.node(reader).is(ops::bias_add_op); });
+    return part == NormPart::sums && !has_bias &&
+           cuda::conv::carries_statistics(graph, convolution, device).ok;
   }
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {

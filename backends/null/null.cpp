@@ -43,13 +43,13 @@ class NullBackend final : public Backend {
   Support supports(const plan::Graph& graph, const plan::Group& group) const override {
     const auto* conv = group.as<plan::Convolution>();
     if (conv == nullptr || !conv->carries()) return {};
-    const std::array lists{cpu::conv::winograd_convolutions(), cpu::conv::carrying_convolutions()};
+    const std::array lists{cpu::conv::winograd_convolutions(), cpu::conv::row_convolutions()};
     return support_of(choose(lists, graph, group), group, "CPU");
   }
   bool carries(const plan::Graph& graph, const plan::GraphNode& convolution, NormPart,
                const core::OpDef* activation) const override {
     return cpu::conv::winograd_carries(graph, convolution, activation) ||
-           cpu::conv::carries_by_rows(graph, convolution);
+           cpu::conv::rows_compute(graph, convolution);
   }
   std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) override {
     return std::make_unique<NullKernel>(graph, group);

@@ -24,7 +24,7 @@ class PartMoments {
     const std::int64_t row = rows.padded_width();
     for (float* each : {origin_, chain_sum_, chain_square_}) std::fill_n(each, row, 0.0f);
     for (double* each : {block_sum_, block_square_, sum_, square_}) std::fill_n(each, row, 0.0);
-    elements_ = rows_since_ = 0;
+    elements_ = whole_rows_ = rows_since_ = 0;
   }
 
   /// `x`: the whole tensor.
@@ -61,14 +61,17 @@ class PartMoments {
  private:
   /// From moments about the shift to moments about the origin; then the next shift is the mean so far.
   void fold(const ChannelRows& rows, std::int64_t width) {
+    const bool whole = width == rows.width();
     const double count = static_cast<double>(rows_since_);
-    const double mean_of = static_cast<double>(rows.width()) / static_cast<double>(elements_);
+    if (whole) whole_rows_ += rows_since_;
+    // Columns of a row that was not whole have a few rows more than that.
+    const double mean_of = whole ? 1.0 / static_cast<double>(whole_rows_) : 0;
     for (std::int64_t j = 0; j < width; ++j) {
       const double away = static_cast<double>(shift_[j]) - static_cast<double>(origin_[j]);
       const double s1 = std::exchange(block_sum_[j], 0.0), s2 = std::exchange(block_square_[j], 0.0);
       sum_[j] += s1 + count * away;
       square_[j] += s2 + away * (2 * s1 + count * away);
-      shift_[j] = static_cast<float>(static_cast<double>(origin_[j]) + sum_[j] * mean_of);
+      if (whole) shift_[j] = static_cast<float>(static_cast<double>(origin_[j]) + sum_[j] * mean_of);
     }
     rows_since_ = 0;
   }
@@ -85,7 +88,7 @@ class PartMoments {
 
   float *origin_ = nullptr, *shift_ = nullptr, *chain_sum_ = nullptr, *chain_square_ = nullptr;
   double *block_sum_ = nullptr, *block_square_ = nullptr, *sum_ = nullptr, *square_ = nullptr;
-  std::int64_t elements_ = 0, rows_since_ = 0;  ///< all, and those in block_…
+  std::int64_t elements_ = 0, whole_rows_ = 0, rows_since_ = 0;  ///< all, and the rows in block_…
 };
 
 }  // namespace fusetape::backends::cpu::norm

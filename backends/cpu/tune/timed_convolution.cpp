@@ -155,15 +155,15 @@ std::vector<Contender> TimedConvolution::algorithms() {
   node().tuned = nullptr;
   const bool by_shape = winograd_serves(graph_, node()).ok;
   if (by_shape && graph_.conv_algorithm == ConvAlgorithm::winograd) return {winograd};
-  const bool promising =
-      winograd_computes(graph_, node()).ok && winograd_is_accurate(graph_, node()).ok &&
-      transformed_channels(node(), *winograd_problem(graph_, node())) >= least_winograd_channels;
-  if (carries_by_rows(graph_, node())) {
+  if (rows_compute(graph_, node())) {
     const Contender rows{{.kernel = by_rows}, "by rows"};
     Contender direct;
     if (!supported_by_onednn([&] { direct = direct_contender(graph_); }).ok) return {rows};
     return rows_serve(graph_, node()).ok ? std::vector{rows, direct} : std::vector{direct, rows};
   }
+  const bool promising =
+      winograd_computes(graph_, node()).ok && winograd_is_accurate(graph_, node()).ok &&
+      transformed_channels(node(), *winograd_problem(graph_, node())) >= least_winograd_channels;
   if (!promising) return {direct_contender(graph_)};
   Contender direct;
   if (!supported_by_onednn([&] { direct = direct_contender(graph_); }).ok) return {winograd};
@@ -189,7 +189,7 @@ bool TimedConvolution::offers(const TunedKernel& kernel) {
              return other.kernel.blocking == kernel.blocking;
            });
   }
-  if (kernel.kernel == by_rows) return carries_by_rows(graph_, node());
+  if (kernel.kernel == by_rows) return rows_compute(graph_, node());
   std::string obeyed;
   const Support direct = supported_by_onednn([&] {
     ConvDescription conv = direct_convolution(graph_);

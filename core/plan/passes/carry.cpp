@@ -58,7 +58,7 @@ class Carry {
     return (conv.inputs[0] == value) != (weights && conv.inputs[1] == value);
   }
 
-  /// What reads `value` beside the gradient of what made it, if that is one node.
+  /// What reads `value` beside the gradients of activations that read or made it, if that is one node.
   const GraphNode* only_reader(int value) const {
     const GraphNode* only = nullptr;
     for (int reader : graph_.value(value).consumers) {

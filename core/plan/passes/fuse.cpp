@@ -30,6 +30,7 @@ class Fuser {
         }
         group->rule = rule.name;
         if (std::string reason = refusal(*group); !reason.empty()) {
+          if ((rule.parts & with::pair) != 0) continue;
           refusals_.note(rule, static_cast<int>(n), *group, std::move(reason));
         } else {
           take(std::move(*group));

@@ -13,7 +13,8 @@
 /// What backward gets of forward's intermediate values: the value itself, one bit of it, or the means to
 /// compute it again. A mask is read of the same stored value, a recomputation runs the same arithmetic on the
 /// same operands, and every sum has the same order whichever groups form: equal to the bit in f32 and bf16 on
-/// CPU. The reference's batch norm has its statistics unrounded in forward: equal to a rounding.
+/// CPU, but where it changes which convolution carries a norm, and so sums a statistic. The reference's batch
+/// norm has its statistics unrounded in forward: equal to a rounding.
 namespace fusetape::plan {
 namespace {
 

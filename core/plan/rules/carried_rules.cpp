@@ -79,13 +79,14 @@ class CarriedMatch {
   bool weights_gradient() {
     const GraphNode* apply =
         roles_.before_y.present() ? graph_.producer_if(roles_.y, ops::batch_norm_grad_apply_op) : nullptr;
-    if (apply == nullptr) return take_weights_gradient(roles_.y);
+    if (take_weights_gradient(roles_.y)) return true;
+    if (apply == nullptr) return false;
     // Each reader has its own copy of what made y.
     for (int reader : graph_.value(apply->inputs[0]).consumers) {
       const GraphNode& copy = graph_.node(reader);
       if (&copy == apply || !copy.is(*apply->op) || copy.inputs != apply->inputs || !cover_.free(reader))
         continue;
-      if (!take_weights_gradient(copy.outputs[0])) continue;
+      if (!inner(copy.outputs[0]) || !take_weights_gradient(copy.outputs[0])) continue;
       take(copy);
       return true;
     }
@@ -112,16 +113,29 @@ class CarriedMatch {
       const GraphNode& gradient = graph_.node(reader);
       if (!gradient.is(ops::conv2d_grad_weight_op) || !cover_.free(reader) || gradient.inputs[1] != y)
         continue;
-      if (gradient.attrs != node().attrs || !same_shape(graph_, gradient.inputs[0], roles_.x)) continue;
+      if (gradient.attrs != node().attrs || !same_shape(graph_, gradient.inputs[0], roles_.x) ||
+          made_here(gradient.inputs[0]))
+        continue;
       roles_.weights_node = reader;
       roles_.read_x = gradient.inputs[0];
       roles_.dw = gradient.outputs[0];
       take(gradient);
       prologue(roles_.read_x, roles_.before_x);
       after_ += "&" + std::string(gradient.op->name);
+      take_wider_weights();
       return true;
     }
     return false;
+  }
+
+  void take_wider_weights() {
+    const GraphValue& dw = graph_.value(roles_.dw);
+    if (dw.keep || dw.consumers.size() != 1 || !cover_.free(dw.consumers[0])) return;
+    const GraphNode& cast = graph_.node(dw.consumers[0]);
+    if (!cast.is(ops::cast_op) || graph_.value(cast.outputs[0]).dtype != DType::f32) return;
+    roles_.dw = cast.outputs[0];
+    take(cast);
+    after_ += "+cast";
   }
 
   void take(const GraphNode& node) { group_.nodes.push_back(id_of(cover_, node)); }
@@ -163,8 +177,9 @@ class CarriedMatch {
   }
   bool reads_what_it_makes() const {
     const auto reads = [this](int image, const Prologue& prologue) {
-      const int values[] = {prologue.present() || image == roles_.result() ? -1 : image, prologue.z,
-                            prologue.g, prologue.norm[0].x, prologue.norm[1].x};
+      const bool own_result = image == roles_.result() && roles_.weights_node < 0;
+      const int values[] = {prologue.present() || own_result ? -1 : image, prologue.z, prologue.g,
+                            prologue.norm[0].x, prologue.norm[1].x};
       return std::any_of(std::begin(values), std::end(values),
                          [this](int value) { return made_here(value); });
     };

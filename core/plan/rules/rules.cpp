@@ -23,7 +23,8 @@ bool any_gradient(const core::OpDef& op) {
 constexpr Rule rules[] = {
     {"batch norm in conv2d's transforms", transform, &ops::conv2d_op, match_carried},
     {"conv2d+batch_norm_statistics", transform, &ops::conv2d_op, match_conv_statistics},
-    {"conv2d_grad_input&conv2d_grad_weight", transform, &ops::conv2d_grad_input_op, match_both_gradients},
+    {"conv2d_grad_input&conv2d_grad_weight", transform, &ops::conv2d_grad_input_op, match_both_gradients,
+     with::pair},
     {"batch norm in conv2d_grad_input's transforms", transform, &ops::conv2d_grad_input_op, match_carried},
     {"batch norm in conv2d_grad_weight's transforms", transform, &ops::conv2d_grad_weight_op, match_carried},
     {"batch_norm+relu, mask as bits", batch_norm, &ops::relu_mask_op, match_batch_norm_relu_mask},

@@ -1,7 +1,9 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
+#include <utility>
 
 #include "backends/cpu/conv/rows/depthwise_rows.hpp"
 #include "backends/cpu/conv/rows/operand_rows.hpp"
@@ -9,6 +11,7 @@
 #include "backends/cpu/conv/rows/row_convolution.hpp"
 #include "backends/cpu/conv/rows/taps.hpp"
 #include "core/check.hpp"
+#include "core/numerics/half.hpp"
 
 /// Depthwise convolutions, image by image and row by row. The rows of an image that are read stand in a ring:
 /// each is made once, and read from L1 or L2.
@@ -43,20 +46,24 @@ class Ring {
     data_ = room;
     std::fill_n(room, floats(), 0.0f);
   }
-  void begin_image(std::int64_t image) {
+  /// From row `first` of an image on.
+  void begin_image(std::int64_t image, std::int64_t first) {
     image_ = image;
-    next_ = 0;
+    next_ = first;
   }
   /// Reads on, up to before row `end` of the image.
-  void read_to(std::int64_t end, const OperandRows<float>& operand) {
+  template <class T>
+  void read_to(std::int64_t end, const OperandRows<T>& operand, float* room) {
     for (; next_ < std::min(end, rows_); ++next_) {
       float* const to = slot(next_) + left_ * channels_;
-      const float* from = operand.read((image_ * rows_ + next_) * width_, width_, to);
+      const float* from =
+          operand.read((image_ * rows_ + next_) * width_, width_, std::is_same_v<T, float> ? to : room);
       if (from != to) std::copy_n(from, width_ * channels_, to);
     }
   }
   /// What reading the next row will.
-  void look_ahead(const OperandRows<float>& operand, Ahead& ahead) const {
+  template <class T>
+  void look_ahead(const OperandRows<T>& operand, Ahead& ahead) const {
     if (next_ < rows_) operand.look_ahead((image_ * rows_ + next_) * width_, width_, ahead);
   }
   /// Pixel 0 of a row that was read and is still there.
@@ -80,7 +87,6 @@ struct Geometry {
     const Shape &x = graph.value(conv.x).shape, &y = graph.value(conv.y).shape;
     filter = {a.kernel_h, a.kernel_w, x[3]};
     images = x[0];
-    parts = static_cast<int>(std::min<std::int64_t>(images, omp_get_max_threads()));
     rows = {y[1], x[1], a.kernel_h, a.stride_h, a.pad_h, a.dilation_h, false};
     columns = {y[2], x[2], a.kernel_w, a.stride_w, a.pad_w, a.dilation_w, false};
     if (conv.pass != ConvPass::grad_input) return;
@@ -90,64 +96,85 @@ struct Geometry {
     }
   }
   std::int64_t channels() const { return filter.channels; }
-  /// The end of what row `row` meets, beginning with the image's first row.
-  std::int64_t rows_met(std::int64_t row) const {
-    std::int64_t end = 0, at = 0;
-    for (std::int64_t i = 0; i < filter.height; ++i) {
-      if (rows.meets(row, i, at)) end = std::max(end, at + 1);
-    }
-    return end;
+  /// Cuts the rows that are written, of all images, into a part for each thread. `whole_images`: no row may
+  /// be read by two of them.
+  void cut(bool whole_images) {
+    const std::int64_t pixels = images * rows.written * columns.written;
+    rows_of_unit = whole_images ? rows.written : 1;
+    parts = static_cast<int>(
+        std::min<std::int64_t>(parts_of_pixels(pixels), images * rows.written / rows_of_unit));
   }
-  std::int64_t first_image(int part) const { return images * part / parts; }
+  std::int64_t first_row(int part) const {
+    return images * rows.written / rows_of_unit * part / parts * rows_of_unit;
+  }
+  /// What row `row` meets: from the first to before the second, some of it perhaps outside of the image.
+  std::pair<std::int64_t, std::int64_t> rows_met(std::int64_t row) const {
+    std::int64_t first = rows.read, end = 0, at = 0;
+    for (std::int64_t i = 0; i < filter.height; ++i) {
+      if (!rows.meets(row, i, at)) continue;
+      first = std::min(first, at);
+      end = std::max(end, at + 1);
+    }
+    return {std::max<std::int64_t>(first, 0), end};
+  }
 
   Filter filter;
-  std::int64_t images = 0;
+  std::int64_t images = 0, rows_of_unit = 1;
   int parts = 1;
   Axis rows, columns;
 };
 
-/// dw(c, i, j) = Σ over pixels of x·g. An image's sum is in f32, that of many in doubles: of each thread for
-/// its own, then of all threads in their order.
+/// dw(c, i, j) = Σ over pixels of x·g. The sum of some rows is in f32, that of many in doubles: of each
+/// thread for its own, then of all threads in their order.
 class TapSums {
  public:
   TapSums(const Filter& filter, int parts) : filter_(filter), parts_(parts) {}
 
-  /// Before the images of a run.
+  /// Before the rows of a run.
   void begin(ScratchCarver& carver) {
-    of_image_ = carver.take<float>(parts_ * size());
+    sums_ = carver.take<float>(parts_ * size());
     totals_ = carver.take<double>(parts_ * size());
   }
-  void begin_part(int part) const { std::fill_n(totals_ + part * size(), size(), 0.0); }
-  void begin_image(int part) const { std::fill_n(of_image_ + part * size(), size(), 0.0f); }
-  /// Of the image: {channels} for a place of the filter.
-  float* sums(int part, std::int64_t place) const {
-    return of_image_ + part * size() + place * filter_.channels;
+  void begin_part(int part) const {
+    std::fill_n(sums_ + part * size(), size(), 0.0f);
+    std::fill_n(totals_ + part * size(), size(), 0.0);
   }
-  void end_image(int part) const {
-    const float* sums = of_image_ + part * size();
+  /// {channels} for a place of the filter.
+  float* sums(int part, std::int64_t place) const { return sums_ + part * size() + place * filter_.channels; }
+  /// To the doubles.
+  void fold(int part) const {
+    float* sums = sums_ + part * size();
     double* totals = totals_ + part * size();
-    for (std::int64_t i = 0; i < size(); ++i) totals[i] += static_cast<double>(sums[i]);
+    for (std::int64_t i = 0; i < size(); ++i) totals[i] += static_cast<double>(std::exchange(sums[i], 0.0f));
   }
-  void end(float* dw) const {
+  void end(DType dtype, void* dw) const {
     for (std::int64_t c = 0; c < filter_.channels; ++c) {
       for (std::int64_t i = 0; i < filter_.places(); ++i) {
         double sum = 0;
         for (int part = 0; part < parts_; ++part) sum += totals_[part * size() + i * filter_.channels + c];
-        dw[c * filter_.places() + i] = static_cast<float>(sum);
+        dw_element(dtype, dw, c * filter_.places() + i, static_cast<float>(sum));
       }
     }
   }
 
  private:
+  static void dw_element(DType dtype, void* dw, std::int64_t i, float value) {
+    if (dtype == DType::f32)
+      static_cast<float*>(dw)[i] = value;
+    else
+      static_cast<std::uint16_t*>(dw)[i] = core::to_bf16(value);
+  }
   std::int64_t size() const { return filter_.places() * filter_.channels; }
 
   Filter filter_;
   int parts_;
-  float* of_image_ = nullptr;
+  float* sums_ = nullptr;
   double* totals_ = nullptr;
 };
 
 /// All passes: y, dx, dw, or dx and dw together. The ring holds x where y or dw alone is made, else g.
+/// T is float or Bf16; what is computed with are floats.
+template <class T>
 class Depthwise final : public Kernel {
  public:
   Depthwise(const Graph& graph, const Group& group)
@@ -157,14 +184,20 @@ class Depthwise final : public Kernel {
     of_g ? ringed_.emplace(graph, group, conv_.y, conv_.before_y)
          : ringed_.emplace(graph, group, conv_.x, conv_.before_x);
     if (alone) beside_.emplace(graph, group, conv_.y, conv_.before_y);
+    geometry_.cut(ringed_->is_written());
     if (conv_.weights_node >= 0) beside_.emplace(graph, group, conv_.read_x, conv_.before_x);
     if (!alone) result_.emplace(graph, conv_, geometry_.parts);
-    if (beside_) sums_.emplace(geometry_.filter, geometry_.parts);
+    if (beside_) {
+      sums_.emplace(geometry_.filter, geometry_.parts);
+      dw_dtype_ = graph.value(dw()).dtype;
+    }
     rings_.assign(static_cast<std::size_t>(geometry_.parts),
                   Ring(geometry_.rows, geometry_.columns, geometry_.channels()));
     // Some rows are finished at a time: sums over a few pixels cost more than the pixels.
     constexpr std::int64_t most_floats = 1 << 16;
-    rows_at_once_ = std::clamp<std::int64_t>(most_floats / row_floats(), 1, 64);
+    const std::int64_t repeat = result_ ? result_->pixels_of_row() : 1;
+    const std::int64_t unit = repeat / std::gcd(repeat, geometry_.columns.written);
+    rows_at_once_ = std::max<std::int64_t>(most_floats / row_floats() / unit, 1) * unit;
     name = "highway:depthwise";
     ScratchCarver counted(nullptr);
     carve({}, counted);
@@ -174,21 +207,23 @@ class Depthwise final : public Kernel {
   void run(const KernelArgs& args) override {
     ScratchCarver carver(args.scratch);
     const Room room = carve(args, carver);
-    if (result_) turn_weights(args.in<float>(conv_.w), room.weights);
+    if (result_) turn_weights(args.in<T>(conv_.w), room.weights);
     const std::int64_t places = geometry_.filter.places();
     for_parts(geometry_.parts, [&](int part) {
       const Part mine{.part = part,
                       .ring = &rings_[static_cast<std::size_t>(part)],
                       .weights = room.weights,
                       .beside = room.parts + part * part_room(),
+                      .products = room.parts + part * part_room() + beside_room(),
+                      .ringed = room.parts + part * part_room() + beside_room() + products_room(),
                       .images = room.images + part * places,
                       .filters = room.filters + part * places,
                       .sums = room.sums + part * places};
-      mine.ring->begin(mine.beside + beside_room());
+      mine.ring->begin(mine.ringed + ringed_room());
       run_part(mine);
     });
     if (result_) result_->end(args);
-    if (sums_) sums_->end(args.out<float>(result_ ? conv_.dw : conv_.w));
+    if (sums_) sums_->end(dw_dtype_, args.out<void>(dw()));
   }
 
   std::size_t scratch_bytes() const override { return scratch_bytes_; }
@@ -211,15 +246,22 @@ class Depthwise final : public Kernel {
     int part;
     Ring* ring;
     const float* weights;
-    float* beside;
+    float *beside, *products, *ringed;  ///< a row of each
     // Of each tap.
     const float **images, **filters;
     float** sums;
   };
 
+  static constexpr bool narrow = std::is_same_v<T, Bf16>;
+
+  int dw() const { return conv_.weights_node >= 0 ? conv_.dw : conv_.w; }
   std::int64_t row_floats() const { return geometry_.columns.written * geometry_.channels(); }
   std::int64_t beside_room() const { return beside_ ? beside_->room(geometry_.columns.written) : 0; }
-  std::int64_t part_room() const { return beside_room() + rings_[0].floats(); }
+  std::int64_t products_room() const { return result_ && narrow ? row_floats() : 0; }
+  std::int64_t ringed_room() const { return narrow ? ringed_->room(geometry_.columns.read) : 0; }
+  std::int64_t part_room() const {
+    return beside_room() + products_room() + ringed_room() + rings_[0].floats();
+  }
   Room carve(const KernelArgs& args, ScratchCarver& carver) {
     ringed_->begin(args, carver);
     if (beside_) beside_->begin(args, carver);
@@ -235,39 +277,51 @@ class Depthwise final : public Kernel {
   }
 
   /// {channels, place} to {place, channels}.
-  void turn_weights(const float* w, float* turned) const {
+  void turn_weights(const T* w, float* turned) const {
     const Filter& filter = geometry_.filter;
     for (std::int64_t c = 0; c < filter.channels; ++c) {
       for (std::int64_t i = 0; i < filter.places(); ++i)
-        turned[i * filter.channels + c] = w[c * filter.places() + i];
+        turned[i * filter.channels + c] = to_float(w[c * filter.places() + i]);
     }
   }
 
   void run_part(const Part& mine) {
     const std::int64_t width = geometry_.columns.written, height = geometry_.rows.written;
-    const std::int64_t end = geometry_.first_image(mine.part + 1) * height;
+    const std::int64_t begin = geometry_.first_row(mine.part), end = geometry_.first_row(mine.part + 1);
+    constexpr std::int64_t pixels_of_sum = 256;
+    const std::int64_t rows_of_sum = std::max<std::int64_t>(1, pixels_of_sum / width);
     if (sums_) sums_->begin_part(mine.part);
-    std::int64_t done = geometry_.first_image(mine.part) * height;
-    for (std::int64_t row = done; row < end; ++row) {
+    std::int64_t done = begin;
+    for (std::int64_t row = begin; row < end; ++row) {
       const std::int64_t image = row / height, r = row - image * height;
-      if (r == 0) {
-        mine.ring->begin_image(image);
-        if (sums_) sums_->begin_image(mine.part);
-      }
-      mine.ring->read_to(geometry_.rows_met(r), *ringed_);
+      const auto [first_met, end_met] = geometry_.rows_met(r);
+      if (r == 0 || row == begin) mine.ring->begin_image(image, r == 0 ? 0 : first_met);
+      mine.ring->read_to(end_met, *ringed_, mine.ringed);
       const float* const beside = beside_ ? beside_->read(row * width, width, mine.beside) : nullptr;
       Ahead ahead;
       mine.ring->look_ahead(*ringed_, ahead);
       if (beside_ && row + 1 < end) beside_->look_ahead((row + 1) * width, width, ahead);
       if (result_ && row + 1 < end) result_->look_ahead((row + 1) * width, width, ahead);
-      convolve(mine, r, beside, result_ ? result_->at(row * width) : nullptr, ahead);
-      if (r + 1 == height) {
-        if (ringed_->is_written()) mine.ring->read_to(geometry_.rows.read, *ringed_);
-        if (sums_) sums_->end_image(mine.part);
-      }
-      if (row + 1 - done < rows_at_once_ && row + 1 < end) continue;
+      compute(mine, row, r, beside, ahead);
+      if (r + 1 == height && ringed_->is_written())
+        mine.ring->read_to(geometry_.rows.read, *ringed_, mine.ringed);
+      const bool last = row + 1 == end;
+      if (sums_ && (last || (row + 1 - begin) % rows_of_sum == 0)) sums_->fold(mine.part);
+      if (row + 1 - done < rows_at_once_ && !last) continue;
       if (result_) result_->finish(mine.part, done * width, (row + 1 - done) * width);
       done = row + 1;
+    }
+  }
+
+  /// Row `row` of all images, which is row r of its own.
+  void compute(const Part& mine, std::int64_t row, std::int64_t r, const float* beside, Ahead& ahead) const {
+    if (!result_) return convolve(mine, r, beside, nullptr, ahead);
+    T* const result = result_->at(row * geometry_.columns.written);
+    if constexpr (narrow) {
+      convolve(mine, r, beside, mine.products, ahead);
+      store_block(DType::bf16, mine.products, result, static_cast<std::size_t>(row_floats()));
+    } else {
+      convolve(mine, r, beside, result, ahead);
     }
   }
 
@@ -325,8 +379,9 @@ class Depthwise final : public Kernel {
   Geometry geometry_;
   std::int64_t rows_at_once_ = 0;
   std::size_t scratch_bytes_ = 0;
-  std::optional<OperandRows<float>> ringed_, beside_;
-  std::optional<ResultRows<float>> result_;
+  DType dw_dtype_ = DType::f32;
+  std::optional<OperandRows<T>> ringed_, beside_;
+  std::optional<ResultRows<T>> result_;
   std::optional<TapSums> sums_;
   std::vector<Ring> rings_;
 };
@@ -334,7 +389,9 @@ class Depthwise final : public Kernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_depthwise(const Graph& graph, const Group& group) {
-  return std::make_unique<Depthwise>(graph, group);
+  if (graph.value(group.as<Convolution>()->x).dtype == DType::bf16)
+    return std::make_unique<Depthwise<Bf16>>(graph, group);
+  return std::make_unique<Depthwise<float>>(graph, group);
 }
 
 }  // namespace fusetape::backends::cpu::conv::rows

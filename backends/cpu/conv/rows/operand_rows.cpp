@@ -93,16 +93,20 @@ void OperandRows<T>::look_ahead(std::int64_t first, std::int64_t count, Ahead& a
 template <class T>
 const float* OperandRows<T>::read(std::int64_t first, std::int64_t count, float* room) const {
   const std::int64_t at = first * channels(), elements = count * channels();
-  T* to = written_to_ + at;
-  if constexpr (std::is_same_v<T, float>) {
-    if (!is_made_) return plain_ + at;
-    if (!written_) to = room;
+  const T* pixels = nullptr;
+  if (is_made_) {
+    T* own = reinterpret_cast<T*>(room);
+    if constexpr (std::is_same_v<T, Bf16>) own = reinterpret_cast<T*>(room + elements);
+    T* const to = written_ ? written_to_ + at : own;
     make(first, count, to);
-    return to;
+    pixels = to;
   } else {
-    if (!written_) to = reinterpret_cast<T*>(room + elements);
-    if (is_made_) make(first, count, to);
-    load_block(DType::bf16, is_made_ ? to : plain_ + at, room, static_cast<std::size_t>(elements));
+    pixels = plain_ + at;
+  }
+  if constexpr (std::is_same_v<T, float>) {
+    return pixels;
+  } else {
+    load_block(DType::bf16, pixels, room, static_cast<std::size_t>(elements));
     return room;
   }
 }

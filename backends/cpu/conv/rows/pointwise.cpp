@@ -17,11 +17,11 @@ using plan::ConvPass;
 using plan::Graph;
 using plan::Group;
 
-/// Pixels that a thread works on at a time: what it reads and writes of them stays in L2, and they are whole
-/// tiles of products.
+/// Pixels that a thread works on at a time: what it reads and writes of them stays in L2, they are whole
+/// tiles of products, and enough of them that the weights need not come from memory for a few.
 std::int64_t pixels_at_once(std::int64_t floats_of_pixel) {
-  constexpr std::int64_t most_floats = 1 << 16, tile = 24, most = 16 * tile;
-  return std::clamp(most_floats / floats_of_pixel / tile * tile, tile, most);
+  constexpr std::int64_t most_floats = 1 << 16, tile = 24, most = 16 * tile, least = 3 * tile;
+  return std::clamp(most_floats / floats_of_pixel / tile * tile, least, most);
 }
 
 /// dw(o, c) = Σ over pixels of g(p, o)·x(p, c): of each thread for its own, then of all threads in their
@@ -30,11 +30,8 @@ class WeightSums {
  public:
   WeightSums(std::int64_t out, std::int64_t in, int parts) : out_(out), in_(in), parts_(parts) {}
 
-  /// Before the pixels of a run. The first part's sums are in dw.
-  void begin(float* dw, ScratchCarver& carver) {
-    dw_ = dw;
-    others_ = carver.take<float>((parts_ - 1) * out_ * in_);
-  }
+  /// Before the pixels of a run.
+  void begin(ScratchCarver& carver) { sums_ = carver.take<float>(parts_ * size()); }
   /// `starts`: these are the part's first pixels.
   void add(int part, bool starts, const float* g, const float* x, std::int64_t pixels, Ahead* ahead) const {
     multiply({.m = out_,
@@ -46,28 +43,38 @@ class WeightSums {
               .b = x,
               .b_row = in_,
               .b_panel = panel_width(),
-              .c = part == 0 ? dw_ : others_ + (part - 1) * out_ * in_,
+              .c = sums_ + part * size(),
               .c_row = in_,
               .adds = !starts,
               .ahead = ahead});
   }
-  void end() const {
-    const std::int64_t size = out_ * in_;
+  void end(DType dtype, void* dw) const {
+    constexpr std::int64_t at_once = 1 << 12;
+    const std::int64_t blocks = (size() + at_once - 1) / at_once;
 #pragma omp parallel for num_threads(parts_) schedule(static)
-    for (std::int64_t i = 0; i < size; ++i) {
-      float sum = dw_[i];
-      for (int part = 1; part < parts_; ++part) sum += others_[(part - 1) * size + i];
-      dw_[i] = sum;
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      float* const first = sums_ + block * at_once;
+      const std::int64_t count = std::min(at_once, size() - block * at_once);
+      for (int part = 1; part < parts_; ++part) {
+        const float* other = first + part * size();
+        for (std::int64_t i = 0; i < count; ++i) first[i] += other[i];
+      }
+      std::byte* const to =
+          static_cast<std::byte*>(dw) + block * at_once * static_cast<std::int64_t>(size_of(dtype));
+      store_block(dtype, first, to, static_cast<std::size_t>(count));
     }
   }
 
  private:
+  std::int64_t size() const { return out_ * in_; }
+
   std::int64_t out_, in_;
   int parts_;
-  float *dw_ = nullptr, *others_ = nullptr;
+  float* sums_ = nullptr;  ///< of each part
 };
 
-/// All passes: y, dx, dw, or dx and dw together.
+/// All passes: y, dx, dw, or dx and dw together. T is float or Bf16; products are of floats.
+template <class T>
 class Pointwise final : public Kernel {
  public:
   Pointwise(const Graph& graph, const Group& group)
@@ -80,10 +87,15 @@ class Pointwise final : public Kernel {
     const bool forward = conv_.pass == ConvPass::forward;
     if (forward || makes_dw()) x_.emplace(graph, group, forward_x(), conv_.before_x);
     if (!forward) g_.emplace(graph, group, conv_.y, conv_.before_y);
-    if (makes_image()) result_.emplace(graph, conv_, parts_);
     if (makes_dw()) {
+      dw_dtype_ = graph.value(dw()).dtype;
       sums_.emplace(out_, in_, parts_);
       at_once_ = std::min<std::int64_t>(at_once_, 120);
+    }
+    if (makes_image()) {
+      result_.emplace(graph, conv_, parts_);
+      const std::int64_t row = result_->pixels_of_row();
+      at_once_ = (at_once_ + row - 1) / row * row;
     }
     name = "highway:1×1";
     ScratchCarver counted(nullptr);
@@ -94,7 +106,7 @@ class Pointwise final : public Kernel {
   void run(const KernelArgs& args) override {
     ScratchCarver carver(args.scratch);
     const Room room = carve(args, carver);
-    if (makes_image()) pack_weights(args.in<float>(conv_.w), room.weights);
+    if (makes_image()) pack_weights(args, room);
     for_parts(parts_, [&](int part) {
       Pixels pixels{.part = part, .first = pixels_ * part / parts_, .room = room.parts + part * part_room()};
       const std::int64_t end = pixels_ * (part + 1) / parts_;
@@ -104,7 +116,7 @@ class Pointwise final : public Kernel {
       }
     });
     if (result_) result_->end(args);
-    if (sums_) sums_->end();
+    if (sums_) sums_->end(dw_dtype_, args.out<void>(dw()));
   }
 
   std::size_t scratch_bytes() const override { return scratch_bytes_; }
@@ -119,7 +131,7 @@ class Pointwise final : public Kernel {
 
  private:
   struct Room {
-    float *weights, *parts;
+    float *as_floats, *weights, *parts;
   };
   /// Some of a part.
   struct Pixels {
@@ -128,6 +140,8 @@ class Pointwise final : public Kernel {
     bool starts = true;
     float* room = nullptr;
   };
+
+  static constexpr bool narrow = std::is_same_v<T, Bf16>;
 
   bool makes_image() const { return conv_.pass != ConvPass::grad_weight; }
   bool makes_dw() const { return conv_.pass == ConvPass::grad_weight || conv_.weights_node >= 0; }
@@ -140,18 +154,26 @@ class Pointwise final : public Kernel {
 
   std::int64_t x_room() const { return x_ ? x_->room(at_once_) : 0; }
   std::int64_t g_room() const { return g_ ? g_->room(at_once_) : 0; }
-  std::int64_t part_room() const { return x_room() + g_room(); }
+  std::int64_t products_room() const { return makes_image() && narrow ? at_once_ * made() : 0; }
+  std::int64_t part_room() const { return x_room() + g_room() + products_room(); }
   Room carve(const KernelArgs& args, ScratchCarver& carver) {
     if (x_) x_->begin(args, carver);
     if (g_) g_->begin(args, carver);
     if (result_) result_->begin(args, carver);
-    if (sums_) sums_->begin(args.values == nullptr ? nullptr : args.out<float>(dw()), carver);
+    if (sums_) sums_->begin(carver);
+    float* const as_floats = carver.take<float>(makes_image() && narrow ? in_ * out_ : 0);
     float* const weights = carver.take<float>(makes_image() ? packed_size(summed(), made()) : 0);
-    return {weights, carver.take<float>(parts_ * part_room())};
+    return {as_floats, weights, carver.take<float>(parts_ * part_room())};
   }
 
-  void pack_weights(const float* w, float* packed) const {
-    is_forward() ? pack(w, in_, out_, 1, in_, packed) : pack(w, out_, in_, in_, 1, packed);
+  void pack_weights(const KernelArgs& args, const Room& room) const {
+    float* const packed = room.weights;
+    const auto* w = args.in<float>(conv_.w);
+    if constexpr (narrow) {
+      load_block(DType::bf16, w, room.as_floats, static_cast<std::size_t>(in_ * out_));
+      w = room.as_floats;
+    }
+    is_forward() ? pack(w, in_, out_, 1, in_, packed, parts_) : pack(w, out_, in_, in_, 1, packed, parts_);
   }
 
   /// `next`: pixels that come after these.
@@ -165,6 +187,9 @@ class Pointwise final : public Kernel {
     if (result_) result_->look_ahead(following, next, ahead);
     if (sums_) sums_->add(pixels.part, pixels.starts, g, x, count, &ahead);
     if (!result_) return;
+    T* const result = result_->at(first);
+    float* products = pixels.room + x_room() + g_room();
+    if constexpr (!narrow) products = result;
     multiply({.m = count,
               .n = made(),
               .k = summed(),
@@ -174,9 +199,11 @@ class Pointwise final : public Kernel {
               .b = weights,
               .b_row = panel_width(),
               .b_panel = summed() * panel_width(),
-              .c = result_->at(first),
+              .c = products,
               .c_row = made(),
               .ahead = sums_ ? nullptr : &ahead});
+    if constexpr (narrow)
+      store_block(DType::bf16, products, result, static_cast<std::size_t>(count * made()));
     result_->finish(pixels.part, first, count);
   }
 
@@ -185,8 +212,9 @@ class Pointwise final : public Kernel {
   int parts_;
   std::int64_t at_once_ = 0;
   std::size_t scratch_bytes_ = 0;
-  std::optional<OperandRows<float>> x_, g_;
-  std::optional<ResultRows<float>> result_;
+  DType dw_dtype_ = DType::f32;
+  std::optional<OperandRows<T>> x_, g_;
+  std::optional<ResultRows<T>> result_;
   std::optional<WeightSums> sums_;
 };
 
@@ -197,7 +225,9 @@ int parts_of_pixels(std::int64_t pixels) {
 }
 
 std::unique_ptr<Kernel> make_pointwise(const Graph& graph, const Group& group) {
-  return std::make_unique<Pointwise>(graph, group);
+  if (graph.value(group.as<Convolution>()->x).dtype == DType::bf16)
+    return std::make_unique<Pointwise<Bf16>>(graph, group);
+  return std::make_unique<Pointwise<float>>(graph, group);
 }
 
 }  // namespace fusetape::backends::cpu::conv::rows

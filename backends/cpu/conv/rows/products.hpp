@@ -30,6 +30,6 @@ std::int64_t packed_size(std::int64_t k, std::int64_t n);
 /// b(k, j) at k·row + j·column, panel by panel, as `multiply` reads it fast: b_row is panel_width() then, and
 /// b_panel k·panel_width().
 void pack(const float* b, std::int64_t k, std::int64_t n, std::int64_t row, std::int64_t column,
-          float* packed);
+          float* packed, int threads);
 
 }  // namespace fusetape::backends::cpu::conv::rows

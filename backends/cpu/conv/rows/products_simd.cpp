@@ -152,14 +152,16 @@ std::int64_t rows::packed_size(std::int64_t k, std::int64_t n) {
 }
 
 void rows::pack(const float* b, std::int64_t k, std::int64_t n, std::int64_t row, std::int64_t column,
-                float* packed) {
-  const std::int64_t width = panel_width();
-  for (std::int64_t first = 0; first < n; first += width) {
-    const std::int64_t columns = std::min(width, n - first);
-    for (std::int64_t i = 0; i < k; ++i, packed += width) {
+                float* packed, int threads) {
+  const std::int64_t width = panel_width(), panels = (n + width - 1) / width;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (std::int64_t panel = 0; panel < panels; ++panel) {
+    const std::int64_t first = panel * width, columns = std::min(width, n - first);
+    float* to = packed + panel * k * width;
+    for (std::int64_t i = 0; i < k; ++i, to += width) {
       const float* from = b + i * row + first * column;
-      for (std::int64_t j = 0; j < columns; ++j) packed[j] = from[j * column];
-      std::fill(packed + columns, packed + width, 0.0f);
+      for (std::int64_t j = 0; j < columns; ++j) to[j] = from[j * column];
+      std::fill(to + columns, to + width, 0.0f);
     }
   }
 }

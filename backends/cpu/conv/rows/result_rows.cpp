@@ -35,7 +35,7 @@ ResultRows<T>::ResultRows(const plan::Graph& graph, const plan::Convolution& con
 template <class T>
 void ResultRows<T>::begin(const KernelArgs& args, ScratchCarver& carver) {
   const std::int64_t row = rows_.padded_width();
-  float* patterns[4] = {};
+  float* patterns[3] = {};
   const bool has_patterns = conv_.bias >= 0 || changes_;
   for (float*& pattern : patterns) pattern = has_patterns ? carver.take<float>(row) : nullptr;
   for (norm::PartMoments<T>& moments : moments_) moments.take(carver, rows_);

@@ -15,6 +15,8 @@ class ResultRows {
   /// `parts`: threads that finish pixels at the same time.
   ResultRows(const plan::Graph& graph, const plan::Convolution& conv, int parts);
 
+  /// Sums over a multiple of so many pixels cost least, and are the most exact.
+  std::int64_t pixels_of_row() const { return rows_.repeat(); }
   /// Before the pixels of a run. On a null base, room is only counted.
   void begin(const KernelArgs& args, ScratchCarver& carver);
   /// What these pixels will be written to and finished with.

@@ -8,6 +8,7 @@ namespace fusetape::backends::cpu::conv {
 namespace {
 
 using plan::Convolution;
+using plan::ConvPass;
 using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
@@ -15,26 +16,37 @@ using rows::Form;
 
 Support refuse(std::string reason) { return {.ok = false, .reason = std::move(reason)}; }
 
-/// Images of one dtype; what belongs to a channel is f32.
+bool image(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
+
+/// Images and filter of one dtype, a weight gradient of that or f32; a bias is f32, and so is what belongs to
+/// a norm's channel.
 Support check_types(const Graph& graph, const Convolution& conv) {
-  std::vector<int> operands{conv.x,    conv.y,  conv.w,           conv.z,      conv.mask,
-                            conv.bias, conv.dw, conv.masked_by.x, conv.sums.x, conv.read_x};
+  const bool is_grad_weight = conv.pass == ConvPass::grad_weight;
+  const DType dtype = graph.value(conv.pass == ConvPass::grad_input ? conv.y : conv.x).dtype;
+  if (!image(dtype)) return refuse("f32 and bf16 only");
+  std::vector<int> operands{conv.x, conv.y, conv.z, conv.mask, conv.masked_by.x, conv.sums.x, conv.read_x};
+  if (!is_grad_weight) operands.push_back(conv.w);
   for (const plan::Prologue* read : {&conv.before_x, &conv.before_y}) {
     operands.insert(operands.end(), {read->g, read->z, read->norm[0].x, read->norm[1].x});
   }
   for (const int value : operands) {
-    if (value >= 0 && graph.value(value).dtype != DType::f32) return refuse("f32 only");
+    if (value >= 0 && graph.value(value).dtype != dtype) return refuse("operands of several dtypes");
   }
+  for (const int dw : {is_grad_weight ? conv.w : -1, conv.dw}) {
+    if (dw >= 0 && !image(graph.value(dw).dtype)) return refuse("f32 and bf16 only");
+  }
+  if (conv.bias >= 0 && graph.value(conv.bias).dtype != DType::f32) return refuse("a bias that is not f32");
   return {};
 }
 
 Support supports(const Graph& graph, const Group& group) {
   const auto* conv = group.as<Convolution>();
-  if (conv == nullptr || !carries_by_rows(graph, graph.node(conv->node))) return refuse("");
+  if (conv == nullptr || !rows_compute(graph, graph.node(conv->node))) return refuse("");
   if (!conv->carries()) {
     if (Support serves = rows_serve(graph, graph.node(conv->node)); !serves.ok) return serves;
   }
-  if (conv->activation != nullptr || conv->before_activation >= 0 || conv->folded.present())
+  if (conv->folded.present()) return refuse("");
+  if (conv->activation != nullptr || conv->before_activation >= 0)
     return refuse("no activation behind the convolution");
   if (!group.writes(conv->result())) return refuse("nobody reads the convolution's result, only its sums");
   return check_types(graph, *conv);
@@ -64,22 +76,25 @@ Form rows::form_of(const Graph& graph, const GraphNode& conv) {
   return a.groups > 1 && a.groups == x[3] && w[0] == x[3] ? Form::depthwise : Form::none;
 }
 
-bool carries_by_rows(const Graph& graph, const GraphNode& conv) {
-  return plan::conv_pass(*conv.op).has_value() && graph.value(conv.inputs[0]).dtype == DType::f32 &&
-         rows::form_of(graph, conv) != Form::none;
+bool rows_compute(const Graph& graph, const GraphNode& conv) {
+  if (!plan::conv_pass(*conv.op).has_value() || !image(graph.value(conv.inputs[0]).dtype)) return false;
+  // Every thread sums a weight gradient of its own.
+  constexpr std::int64_t most_sums = std::int64_t{1} << 26;
+  const std::int64_t weights = graph.value(plan::convolution_of(conv, -1).w).elements();
+  return rows::form_of(graph, conv) != Form::none && weights <= most_sums / omp_get_max_threads();
 }
 
 Support rows_serve(const Graph& graph, const GraphNode& conv) {
-  if (!carries_by_rows(graph, conv)) return refuse("");
+  if (!rows_compute(graph, conv)) return refuse("");
   if (conv.tuned != nullptr && !conv.tuned->kernel.empty())
     return conv.tuned->kernel == by_rows ? Support{} : refuse(conv.tuned->why);
-  const Shape& image = graph.value(plan::convolution_of(conv, -1).x).shape;
-  const std::int64_t parts = rows::form_of(graph, conv) == Form::pointwise
-                                 ? rows::parts_of_pixels(image[0] * image[1] * image[2])
-                                 : image[0];
-  return parts >= omp_get_max_threads() ? Support{} : refuse("too few rows for all threads");
+  if (graph.value(conv.inputs[0]).dtype != DType::f32) return refuse("its products are of f32");
+  const Shape& x = graph.value(plan::convolution_of(conv, -1).x).shape;
+  const std::int64_t pixels = x[0] * x[1] * x[2];
+  const bool enough = rows::parts_of_pixels(pixels) == omp_get_max_threads();
+  return enough ? Support{} : refuse("too few pixels for all threads");
 }
 
-std::span<const Candidate> carrying_convolutions() { return candidates; }
+std::span<const Candidate> row_convolutions() { return candidates; }
 
 }  // namespace fusetape::backends::cpu::conv

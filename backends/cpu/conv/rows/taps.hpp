@@ -1,10 +1,6 @@
 #pragma once
-#include <array>
+#include <algorithm>
 #include <cstdint>
-#include <vector>
-
-#include "core/op/op_attrs.hpp"
-#include "fusetape/tensor.hpp"
 
 /// Where a depthwise filter meets the rows and columns of an image.
 namespace fusetape::backends::cpu::conv::rows {
