@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdlib>
 #include <string>
 #include <string_view>
 
@@ -18,6 +19,11 @@ class OnBackend {
  private:
   std::string before_;
 };
+
+/// Whether kernels with AVX-512 may run: the CPU has it, and nobody asked for less.
+inline bool has_avx512() {
+  return __builtin_cpu_supports("avx512bw") != 0 && std::getenv("FUSETAPE_ISA") == nullptr;
+}
 
 /// Fusion on or off for a scope.
 class Fusion {

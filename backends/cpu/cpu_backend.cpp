@@ -10,7 +10,7 @@
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/conv/rows/row_convolution.hpp"
 #include "backends/cpu/conv/winograd_candidate.hpp"
-#include "backends/cpu/onednn_instructions.hpp"
+#include "backends/cpu/instructions.hpp"
 #include "backends/cpu/tune/tuner.hpp"
 #include "backends/custom_kernel.hpp"
 
@@ -159,7 +159,7 @@ class CpuBackend final : public Backend {
   }
 
  private:
-  std::string instructions_ = cpu::limit_onednn_instructions();
+  std::string instructions_ = cpu::limit_instructions();
 };
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include "tests/helpers.hpp"
 #include "tests/ops/op_cases.hpp"
 
 namespace fusetape::tests {
@@ -131,7 +132,7 @@ void add_forks(Cases& cases) {
 
 /// What the CPU takes side by side: with AVX-512, where that pays (see backends/cpu/conv/siblings.cpp).
 Flags merged(std::vector<std::string> groups) {
-  if (__builtin_cpu_supports("avx512bw") == 0) groups.clear();
+  if (!has_avx512()) groups.clear();
   return {.groups = std::move(groups)};
 }
 

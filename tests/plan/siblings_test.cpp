@@ -25,7 +25,7 @@ Tensor drawn(const Shape& shape, DType dtype = DType::f32) {
   return tensor;
 }
 
-bool half_empty_vectors() { return __builtin_cpu_supports("avx512bw") != 0; }
+bool half_empty_vectors() { return has_avx512(); }
 
 /// Every result as the CPU, fused, and as the reference has it.
 void check_against_reference(const std::function<std::vector<Tensor>()>& program, double tolerance) {

@@ -1,12 +1,16 @@
-#include "backends/cpu/onednn_instructions.hpp"
+#include "backends/cpu/instructions.hpp"
 
 #include <cpuid.h>
+#include <hwy/highway.h>
 #include <strings.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <iterator>
 #include <oneapi/dnnl/dnnl.hpp>
+
+#include "fusetape/error.hpp"
 
 namespace fusetape::backends::cpu {
 namespace {
@@ -27,9 +31,23 @@ bool environment_asks_for_less() {
                                        [&](const char* name) { return ::strcasecmp(set, name) == 0; });
 }
 
+std::string limit_to_avx2() {
+  hwy::DisableTargets(HWY_AVX2 - 1);  // the better a target, the lower its bit
+  const char* const rest = dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2) == dnnl::status::success
+                               ? "oneDNN's and our own kernels"
+                               : "our own kernels, but not oneDNN's, which was used before,";
+  return std::string(rest) + " up to avx2: FUSETAPE_ISA";
+}
+
 }  // namespace
 
-std::string limit_onednn_instructions() {
+std::string limit_instructions() {
+  if (const char* set = std::getenv("FUSETAPE_ISA"); set != nullptr && *set != '\0') {
+    if (std::strcmp(set, "avx2") != 0)
+      throw Error("FUSETAPE_ISA",
+                  std::string("expected avx2, or nothing for all that the CPU has, got '") + set + "'");
+    return limit_to_avx2();
+  }
   if (!has_amx() || environment_asks_for_less()) return {};
   if (dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_bf16) == dnnl::status::success) {
     return "oneDNN up to avx512_core_bf16: its AMX kernels have known faults";
