@@ -20,7 +20,7 @@ struct Candidate {
 namespace conv {
 std::span<const Candidate>
 winograd_convolutions();                           ///< 3×3 with stride 1, with batch norms in the transforms
-std::span<const Candidate> row_convolutions();  ///< 1×1 and depthwise, with batch norms on the way or not
+std::span<const Candidate> row_convolutions();     ///< 1×1 and depthwise, with batch norms on the way or not
 std::span<const Candidate> onednn_convolutions();  ///< conv2d and its gradients, conv+bias+relu
 }  // namespace conv
 namespace matmul {

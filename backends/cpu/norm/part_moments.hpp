@@ -50,8 +50,9 @@ class PartMoments {
 
   /// Of a channel. The square is not finite where f32 could not hold the sums.
   core::Moments of(const ChannelRows& rows, std::int64_t channel) const {
-    const double n = static_cast<double>(elements_ / rows.channels());
     if (elements_ == 0) return {0, 0, 0};
+    const std::int64_t pixels = elements_ / rows.channels();
+    const double n = static_cast<double>(pixels);
     double sum = 0, square = 0;
     for (std::int64_t j = channel; j < rows.width(); j += rows.channels())
       sum += sum_[j], square += square_[j];

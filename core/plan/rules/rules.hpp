@@ -40,7 +40,7 @@ using Parts = unsigned;
 namespace with {
 constexpr Parts norm = 1, add = 2, mask_from_x = 4, clipping = 8;
 constexpr Parts pair = 16;  ///< two groups that are whole without each other: nobody misses the pair
-}
+}  // namespace with
 
 /// The op at which a rule is tried, or a kind of ops.
 struct Anchor {

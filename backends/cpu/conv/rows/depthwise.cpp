@@ -1,7 +1,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -195,9 +194,10 @@ class Depthwise final : public Kernel {
                   Ring(geometry_.rows, geometry_.columns, geometry_.channels()));
     // Some rows are finished at a time: sums over a few pixels cost more than the pixels.
     constexpr std::int64_t most_floats = 1 << 16;
-    const std::int64_t repeat = result_ ? result_->pixels_of_row() : 1;
-    const std::int64_t unit = repeat / std::gcd(repeat, geometry_.columns.written);
-    rows_at_once_ = std::max<std::int64_t>(most_floats / row_floats() / unit, 1) * unit;
+    const std::int64_t repeat = result_ ? result_->pixels_of_row() : 1, rows = most_floats / row_floats();
+    std::int64_t unit = 1;  // rows that are whole wide ones
+    while (unit < repeat && unit * geometry_.columns.written % repeat != 0) ++unit;
+    rows_at_once_ = std::max(unit, rows - rows % unit);
     name = "highway:depthwise";
     ScratchCarver counted(nullptr);
     carve({}, counted);
