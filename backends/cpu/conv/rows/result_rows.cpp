@@ -36,8 +36,7 @@ template <class T>
 void ResultRows<T>::begin(const KernelArgs& args, ScratchCarver& carver) {
   const std::int64_t row = rows_.padded_width();
   float* patterns[3] = {};
-  const bool has_patterns = conv_.bias >= 0 || changes_;
-  for (float*& pattern : patterns) pattern = has_patterns ? carver.take<float>(row) : nullptr;
+  for (float*& pattern : patterns) pattern = carver.take<float>(row);
   for (norm::PartMoments<T>& moments : moments_) moments.take(carver, rows_);
   for (PartSums& sums : sums_) {
     for (float** each : {&sums.chain_g, &sums.chain_gx}) *each = carver.take<float>(row);
