@@ -36,7 +36,7 @@ class NormForwardKernel final : public Kernel {
     }
     applies_ = !written_.empty() || roles_.mask >= 0;
     if (roles_.statistics == plan::Statistics::batch)
-      moments_.resize(static_cast<std::size_t>(rows_.parts() * roles_.norms));
+      moments_.resize(static_cast<std::size_t>(rows_.parts()) * static_cast<std::size_t>(roles_.norms));
     scratch_bytes_ = carve(nullptr).bytes;
     tensor_passes = count_passes();
     name = "highway:batch_norm";
@@ -109,7 +109,8 @@ class NormForwardKernel final : public Kernel {
   }
 
   PartMoments<T>& moments(int part, int norm) {
-    return moments_[static_cast<std::size_t>(part * roles_.norms + norm)];
+    const std::int64_t at = std::int64_t{part} * roles_.norms + norm;
+    return moments_[static_cast<std::size_t>(at)];
   }
 
   void finish_statistics(const KernelArgs& args, const Scratch& scratch, int i) {
