@@ -2,6 +2,8 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "backends/backend.hpp"
 #include "backends/cpu/storage.hpp"
@@ -38,6 +40,14 @@ inline void track(const KernelArgs& args, const plan::NormRoles& norm, std::int6
   };
   write(norm.running_mean, norm.new_running_mean, batch.mean);
   write(norm.running_var, norm.new_running_var, batch.unbiased_variance());
+}
+
+/// Running statistics may be updated where they lie (Kernel::in_place).
+inline std::vector<std::pair<int, int>> tracked_in_place(const plan::NormRoles& norm) {
+  std::vector<std::pair<int, int>> pairs;
+  if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
+  if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
+  return pairs;
 }
 
 }  // namespace fusetape::backends::cpu

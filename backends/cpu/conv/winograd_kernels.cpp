@@ -166,10 +166,7 @@ class WinogradConvolution final : public Kernel {
   }
 
   std::vector<std::pair<int, int>> in_place() const override {
-    std::vector<std::pair<int, int>> pairs;
-    const NormRoles& norm = conv_.statistics;
-    if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
-    if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
+    std::vector<std::pair<int, int>> pairs = tracked_in_place(conv_.statistics);
     // What the prologue reads is read again after parts of y are written, and the sums' x after its own
     // pixel.
     const Prologue& read = prologue();

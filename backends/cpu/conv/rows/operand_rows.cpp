@@ -3,23 +3,15 @@
 #include "core/op/op_list.hpp"
 
 namespace fusetape::backends::cpu::conv::rows {
-namespace {
 
 using plan::NormRoles;
-
-ChannelRows rows_of(const plan::Graph& graph, int value) {
-  const Shape& shape = graph.value(value).shape;
-  return ChannelRows(shape.elements() / shape.back(), shape.back(), 1);
-}
-
-}  // namespace
 
 template <class T>
 OperandRows<T>::OperandRows(const plan::Graph& graph, const plan::Group& group, int value,
                             const plan::Prologue& prologue)
     : value_(value),
       prologue_(prologue),
-      rows_(rows_of(graph, value)),
+      rows_(pixel_rows(graph, value)),
       is_made_(prologue.present()),
       written_(is_made_ && group.writes(value)) {
   const core::OpDef* activation = prologue.activation;

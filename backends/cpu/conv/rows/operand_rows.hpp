@@ -7,6 +7,12 @@
 /// activation make it, which then need not exist as a whole.
 namespace fusetape::backends::cpu::conv::rows {
 
+/// An image's pixels as rows of channels, for one thread.
+inline ChannelRows pixel_rows(const plan::Graph& graph, int image) {
+  const Shape& shape = graph.value(image).shape;
+  return ChannelRows(shape.elements() / shape.back(), shape.back(), 1);
+}
+
 /// Pixels are counted over all images. T is float or Bf16; what a kernel reads are floats.
 template <class T>
 class OperandRows {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "backends/cpu/channel_moments.hpp"
 #include "backends/cpu/conv/rows/operand_rows.hpp"
 #include "backends/cpu/conv/rows/products.hpp"
 #include "backends/cpu/conv/rows/result_rows.hpp"
@@ -121,13 +122,7 @@ class Pointwise final : public Kernel {
 
   std::size_t scratch_bytes() const override { return scratch_bytes_; }
 
-  std::vector<std::pair<int, int>> in_place() const override {
-    std::vector<std::pair<int, int>> pairs;
-    const plan::NormRoles& norm = conv_.statistics;
-    if (norm.new_running_mean >= 0) pairs.emplace_back(norm.running_mean, norm.new_running_mean);
-    if (norm.new_running_var >= 0) pairs.emplace_back(norm.running_var, norm.new_running_var);
-    return pairs;
-  }
+  std::vector<std::pair<int, int>> in_place() const override { return tracked_in_place(conv_.statistics); }
 
  private:
   struct Room {

@@ -12,17 +12,12 @@ namespace {
 using norm::MaskFrom;
 using plan::NormRoles;
 
-ChannelRows rows_of(const plan::Graph& graph, int value) {
-  const Shape& shape = graph.value(value).shape;
-  return ChannelRows(shape.elements() / shape.back(), shape.back(), 1);
-}
-
 }  // namespace
 
 template <class T>
 ResultRows<T>::ResultRows(const plan::Graph& graph, const plan::Convolution& conv, int parts)
     : conv_(conv),
-      rows_(rows_of(graph, conv.result())),
+      rows_(pixel_rows(graph, conv.result())),
       changes_(conv.z >= 0 || conv.mask >= 0 || conv.masked_by.present() || conv.sums.present()),
       gradient_rows_(conv.gradient, conv.masked_by.present()) {
   const auto count = static_cast<std::size_t>(parts);
