@@ -143,8 +143,8 @@ std::vector<std::string> some_rules(std::uint64_t seed) {
   return names.empty() ? std::vector<std::string>{"pointwise"} : names;
 }
 
-/// All rows but those that let parts of norms ride in convolutions: which kernel sums a statistic then depends
-/// on where a recomputation stands.
+/// All rows but those that let parts of norms ride in convolutions: which kernel sums a statistic then
+/// depends on where a recomputation stands.
 std::vector<std::string> norms_apart() {
   std::vector<std::string> names;
   for (const ft::FusionRule& rule : ft::fusion_rules()) {
