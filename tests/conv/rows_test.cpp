@@ -68,6 +68,8 @@ TEST_CASE("convolutions by rows: any number of threads, several slices, bf16") {
       {5, 9, 7, 40, 120, {.padding = 2, .dilation = 2}, 3},
       {2, 3, 3, 130, 520, {.padding = 1}, 3},
       {9, 1, 17, 8, 48, {.padding = 3}, 7},
+      // Of the input gradient's rows a later one may meet an earlier row than the one before.
+      {1, 40, 16, 8, 24, {.stride = 3, .padding = 1, .dilation = 2}, 3},
   };
   for (const Geometry& row : rows) {
     for (const DType dtype : {DType::f32, DType::bf16}) {

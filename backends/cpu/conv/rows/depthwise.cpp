@@ -107,15 +107,13 @@ struct Geometry {
   std::int64_t first_row(int part) const {
     return images * rows.written / rows_of_unit * part / parts * rows_of_unit;
   }
-  /// What row `row` meets: from the first to before the second, some of it perhaps outside of the image.
-  std::pair<std::int64_t, std::int64_t> rows_met(std::int64_t row) const {
-    std::int64_t first = rows.read, end = 0, at = 0;
+  /// The end of what row `row` meets, perhaps outside of the image.
+  std::int64_t rows_met(std::int64_t row) const {
+    std::int64_t end = 0, at = 0;
     for (std::int64_t i = 0; i < filter.height; ++i) {
-      if (!rows.meets(row, i, at)) continue;
-      first = std::min(first, at);
-      end = std::max(end, at + 1);
+      if (rows.meets(row, i, at)) end = std::max(end, at + 1);
     }
-    return {std::max<std::int64_t>(first, 0), end};
+    return end;
   }
 
   Filter filter;
@@ -289,9 +287,8 @@ class Depthwise final : public Kernel {
     std::int64_t done = begin;
     for (std::int64_t row = begin; row < end; ++row) {
       const std::int64_t image = row / height, r = row - image * height;
-      const auto [first_met, end_met] = geometry_.rows_met(r);
-      if (r == 0 || row == begin) mine.ring->begin_image(image, r == 0 ? 0 : first_met);
-      mine.ring->read_to(end_met, *ringed_, mine.ringed);
+      if (r == 0 || row == begin) mine.ring->begin_image(image, r == 0 ? 0 : geometry_.rows.earliest(r));
+      mine.ring->read_to(geometry_.rows_met(r), *ringed_, mine.ringed);
       const float* const beside = beside_ ? beside_->read(row * width, width, mine.beside) : nullptr;
       Ahead ahead;
       mine.ring->look_ahead(*ringed_, ahead);

@@ -27,6 +27,13 @@ struct Axis {
     at = shifted >= 0 ? shifted / stride : -((-shifted) / stride);
     return shifted % stride == 0;
   }
+  /// No written place from this one on meets anything before it. (A later one may meet less than this one
+  /// does, where dilation and stride have no common measure.)
+  std::int64_t earliest(std::int64_t place) const {
+    const std::int64_t first =
+        is_grad_input ? (place + pad - (kernel - 1) * dilation) / stride : place * stride - pad;
+    return std::max<std::int64_t>(first, 0);
+  }
   /// Over all written places and filter places: how far before and behind what is read they reach.
   std::int64_t before() const { return reach(true); }
   std::int64_t behind() const { return reach(false); }
