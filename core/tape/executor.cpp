@@ -127,7 +127,7 @@ std::byte* Executor::arena(std::size_t bytes) {
     }
     arena_bytes_ = 0;
     arena_buffer_ = pool_->allocate(bytes);
-    arena_bytes_ = bytes;
+    arena_bytes_ = arena_buffer_.get()->bytes;  // as the pool counts it
   }
   return static_cast<std::byte*>(arena_buffer_.data());
 }

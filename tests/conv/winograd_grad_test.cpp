@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "backends/cpu/conv/winograd/both_gradients.hpp"
 #include "backends/cpu/conv/winograd/weight_gradient.hpp"
 #include "compare.hpp"
 #include "fusetape/runtime.hpp"
@@ -222,4 +223,99 @@ TEST_CASE("a NaN in a corner without padding reaches the only tap that reads it"
   Stored xs(x, DType::f32), dys(dy, DType::f32);
   const Floats dw = gradient(p, {.x = {.x = xs.data()}, .dy = {.x = dys.data()}});
   for (std::size_t i = 0; i < dw.size(); ++i) CHECK(std::isnan(dw[i]) == (i % 27 == 0));
+}
+
+namespace {
+
+struct Gradients {
+  Floats dx, dw;
+};
+
+/// Of both at once; or dx by convolve, cut the same way.
+Gradients both(const wino::Problem& p, const Floats& w, const Run& run, const wino::Blocking& blocking) {
+  const wino::Problem mirrored = p.mirrored();
+  Scratch u(wino::weights_bytes(mirrored));
+  wino::transform_weights(p, w.data(), DType::f32, true, u.floats(), run.threads);
+  Stored dx(Floats(static_cast<std::size_t>(x_size(p)), 7.0f), run.x.dtype);
+  Stored dw(Floats(static_cast<std::size_t>(p.out * 9 * p.in), 7.0f), run.dtype);
+  Scratch scratch(wino::both_gradients_scratch_bytes(p, blocking, run.threads));
+  wino::both_gradients(p, run.x, run.dy, u.floats(), {.y = dx.data(), .dtype = run.x.dtype},
+                       {dw.data(), run.dtype}, blocking, run.threads, scratch.data());
+  CHECK_FALSE(scratch.overrun());
+
+  Stored alone(Floats(static_cast<std::size_t>(x_size(p)), 7.0f), run.x.dtype);
+  Scratch room(wino::convolve_scratch_bytes(mirrored, blocking, run.threads));
+  wino::convolve(mirrored, run.dy, u.floats(), {.y = alone.data(), .dtype = run.x.dtype}, blocking,
+                 run.threads, room.data());
+  CHECK(dx.read<float>() == alone.read<float>());
+  return {dx.read<float>(), dw.read<float>()};
+}
+
+}  // namespace
+
+TEST_CASE("both gradients at once: dx to the bit as alone, dw of every shape, however they are cut") {
+  for (const wino::Problem& p : small_winograd_shapes()) {
+    const Floats x = drawn<float>(x_size(p), 1), dy = drawn<float>(dy_size(p), 2);
+    const Floats w = drawn<float>(p.out * 9 * p.in, 3);
+    const Numbers expected = weight_gradient_of(p, x, dy);
+    Stored xs(x, DType::f32), dys(dy, DType::f32);
+    on_every_target([&] {
+      for (const std::int64_t tiles : {4, 8, 32}) {
+        for (const int threads : {1, 2, 3}) {
+          const Run run{.x = {.x = xs.data()}, .dy = {.x = dys.data()}, .threads = threads};
+          INFO(text(p), ", threads ", threads, ", tiles ", tiles);
+          const Gradients got = both(p, w, run, {.tiles = tiles});
+          CHECK(error(got.dw, expected) <= fusetape::winograd_gradient_error);
+          CHECK(got.dw == both(p, w, run, {.tiles = tiles}).dw);
+        }
+      }
+    });
+  }
+}
+
+TEST_CASE("both gradients at once, of every form of both sources, which are written once") {
+  const wino::Problem problems[] = {{.batch = 2, .height = 9, .width = 6, .in = 24, .out = 16},
+                                    {.batch = 1, .height = 5, .width = 7, .in = 16, .out = 33, .pad = 0},
+                                    // More blocks than one sum takes.
+                                    {.batch = 3, .height = 40, .width = 44, .in = 16, .out = 16}};
+  for (const wino::Problem& p : problems) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const Form& form : forms) {
+        const Form& other = forms[(&form - forms + 3) % std::ssize(forms)];
+        Image x(x_size(p), p.in, form, dtype, 3), dy(dy_size(p), p.out, other, dtype, 10);
+        const Floats w = drawn<float>(p.out * 9 * p.in, 4);
+        const Numbers expected = weight_gradient_of(p, x.values(), dy.values());
+        Run run{.x = x.source(), .dy = dy.source(), .threads = 2};
+        INFO(text(p), ", ", name_of(dtype), ", form ", &form - forms);
+        CHECK(error(both(p, w, run, {.tiles = 4}).dw, expected) <= fusetape::winograd_gradient_error);
+        if (form.norm) CHECK(x.written.read<float>() == x.values());
+        if (other.norm) CHECK(dy.written.read<float>() == dy.values());
+        run.dtype = DType::bf16;
+        CHECK(error(both(p, w, run, {.tiles = 8}).dw, expected) <= 0x1p-8);
+      }
+    }
+  }
+}
+
+TEST_CASE(
+    "both gradients at once: a NaN in x or dy reaches the weight gradients of its channel, and no others") {
+  for (const int pad : {0, 1}) {
+    const wino::Problem p = {.batch = 1, .height = 6, .width = 5, .in = 18, .out = 20, .pad = pad};
+    const Floats w = drawn<float>(p.out * 9 * p.in, 4);
+    for (const bool in_x : {true, false}) {
+      Floats x = drawn<float>(x_size(p), 1), dy = drawn<float>(dy_size(p), 2);
+      (in_x ? x[13 * 18 + 17] : dy[7 * 20 + 3]) = std::nanf("");
+      Stored xs(x, DType::f32), dys(dy, DType::f32);
+      const Run run{.x = {.x = xs.data()}, .dy = {.x = dys.data()}};
+      const wino::Problem mirrored = p.mirrored();
+      Scratch u(wino::weights_bytes(mirrored)),
+          scratch(wino::both_gradients_scratch_bytes(p, {.tiles = 8}, 1));
+      wino::transform_weights(p, w.data(), DType::f32, true, u.floats(), 1);
+      Floats dx(x.size()), dw(w.size());
+      wino::both_gradients(p, run.x, run.dy, u.floats(), {.y = dx.data()}, {dw.data()}, {.tiles = 8}, 1,
+                           scratch.data());
+      for (std::size_t i = 0; i < dw.size(); ++i)
+        CHECK(std::isnan(dw[i]) == (in_x ? i % 18 == 17 : i / (9 * 18) == 3));
+    }
+  }
 }

@@ -7,6 +7,7 @@
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/conv/folded_weights.hpp"
 #include "backends/cpu/conv/winograd/accuracy.hpp"
+#include "backends/cpu/conv/winograd/both_gradients.hpp"
 #include "backends/cpu/conv/winograd/tiles.hpp"
 #include "core/numerics/number_text.hpp"
 #include "core/op/op_list.hpp"
@@ -35,7 +36,7 @@ bool image(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
 Support check_types(const Graph& graph, const Convolution& conv) {
   const bool is_grad_weight = conv.pass == ConvPass::grad_weight;
   const DType dtype = graph.value(conv.pass == ConvPass::grad_input ? conv.y : conv.x).dtype;
-  std::vector<int> operands{conv.z, conv.mask, conv.masked_by.x, conv.sums.x, conv.x, conv.y};
+  std::vector<int> operands{conv.z, conv.mask, conv.masked_by.x, conv.sums.x, conv.read_x, conv.x, conv.y};
   if (!is_grad_weight) operands.push_back(conv.w);
   for (const plan::Prologue* read : {&conv.before_x, &conv.before_y}) {
     operands.insert(operands.end(), {read->g, read->z, read->norm[0].x, read->norm[1].x});
@@ -43,7 +44,9 @@ Support check_types(const Graph& graph, const Convolution& conv) {
   for (const int value : operands) {
     if (value >= 0 && graph.value(value).dtype != dtype) return refuse("operands of several dtypes");
   }
-  if (is_grad_weight && !image(graph.value(conv.w).dtype)) return refuse("f32 and bf16 only");
+  for (const int dw : {is_grad_weight ? conv.w : -1, conv.dw}) {
+    if (dw >= 0 && !image(graph.value(dw).dtype)) return refuse("f32 and bf16 only");
+  }
   if (conv.bias >= 0 && graph.value(conv.bias).dtype != DType::f32) return refuse("a bias that is not f32");
   return {};
 }
@@ -60,12 +63,15 @@ bool is_offered(const plan::Prologue& prologue) {
 
 Support supports(const Graph& graph, const Group& group) {
   const auto* conv = group.as<Convolution>();
-  if (conv == nullptr || conv->before_activation >= 0 || conv->weights_node >= 0) return refuse("");
+  if (conv == nullptr || conv->before_activation >= 0) return refuse("");
   if (!is_relu_or_none(conv->activation) || conv->gradient != nullptr || !is_offered(conv->before_x) ||
       !is_offered(conv->before_y))
     return refuse("no activation but relu, and no sum without it");
   Support serves = winograd_serves(graph, graph.node(conv->node));
   if (!serves.ok) return serves;
+  if (conv->weights_node >= 0) {
+    if (Support both = winograd_serves_both(graph, *conv); !both.ok) return both;
+  }
   if (!group.writes(conv->result())) return refuse("nobody reads the convolution's result, only its sums");
   if (conv->folded.present()) {
     if (Support folds = supports_folding(graph, conv->folded); !folds.ok) return folds;
@@ -184,6 +190,18 @@ Support winograd_serves(const Graph& graph, const GraphNode& conv) {
   if (conv.tuned != nullptr && !conv.tuned->kernel.empty())
     return conv.tuned->kernel == "winograd" ? Support{} : refuse(conv.tuned->why);
   return pays_by_shape(conv, *winograd_problem(graph, conv), graph.value(conv.inputs[0]).dtype);
+}
+
+Support winograd_serves_both(const Graph& graph, const Convolution& conv) {
+  const winograd::Problem problem = *winograd_problem(graph, graph.node(conv.node));
+  constexpr std::int64_t most_pairs = 64 * 64;
+  if (problem.in * problem.out > most_pairs) return refuse("");
+  if (graph.conv_algorithm != ConvAlgorithm::winograd) {
+    const winograd::GradientBlocking cut{.tiles = winograd::both_gradients_blocking.tiles};
+    const double error = winograd::weight_gradient_error(problem, cut, omp_get_max_threads());
+    if (error > winograd_gradient_error) return refuse("");
+  }
+  return winograd_serves(graph, graph.node(conv.weights_node));
 }
 
 bool winograd_carries(const Graph& graph, const GraphNode& conv, const core::OpDef* activation) {

@@ -4,6 +4,7 @@
 
 #include "backends/cpu/channel_moments.hpp"
 #include "backends/cpu/conv/folded_weights.hpp"
+#include "backends/cpu/conv/winograd/both_gradients.hpp"
 #include "backends/cpu/conv/winograd/tiles.hpp"
 #include "backends/cpu/conv/winograd_candidate.hpp"
 #include "backends/cpu/norm/batch_norm_simd.hpp"
@@ -116,7 +117,7 @@ class Operand {
   double rows_ = 0;
 };
 
-/// conv2d and conv2d_grad_input.
+/// conv2d and conv2d_grad_input, and beside the latter conv2d_grad_weight.
 class WinogradConvolution final : public Kernel {
  public:
   WinogradConvolution(const Graph& graph, const Group& group)
@@ -128,13 +129,19 @@ class WinogradConvolution final : public Kernel {
     problem_ = is_grad_input_ ? weights_of_.mirrored() : weights_of_;
     operand_ = Operand(graph, group, read_image(), prologue());
     blocking_ = tuned_blocking(node, winograd_blockings(problem_, threads_));
+    if (has_weights()) {
+      x_ = Operand(graph, group, conv_.read_x, conv_.before_x);
+      dw_dtype_ = graph.value(conv_.dw).dtype;
+      blocking_ = winograd::both_gradients_blocking;
+    }
     if (conv_.folded.present()) folded_.emplace(graph, conv_);
     w_dtype_ = folded_ ? DType::f32 : graph.value(conv_.w).dtype;
     y_dtype_ = graph.value(conv_.result()).dtype;
     if (conv_.statistics.present())
       eps_ = graph.node(conv_.statistics.node).attrs.as<core::BatchNormAttrs>().eps;
     name = "highway:winograd F(4×4, 3×3)";
-    arithmetic = {.flops = winograd::product_flops(problem_), .dtype = DType::f32};
+    if (has_weights()) name += " and F(3×3, 4×4)";
+    arithmetic = {.flops = winograd::product_flops(problem_) * (has_weights() ? 2 : 1), .dtype = DType::f32};
   }
 
   void run(const KernelArgs& args) override {
@@ -150,7 +157,13 @@ class WinogradConvolution final : public Kernel {
       sink.bias = folded.bias;
     }
     winograd::transform_weights(weights_of_, w, w_dtype_, is_grad_input_, u, threads_);
-    winograd::convolve(problem_, source, u, sink, blocking_, threads_, take_work(carver));
+    if (has_weights()) {
+      const Source x = x_.source(args, carver);
+      winograd::both_gradients(weights_of_, x, source, u, sink, {args.values[conv_.dw], dw_dtype_}, blocking_,
+                               threads_, take_work(carver));
+    } else {
+      winograd::convolve(problem_, source, u, sink, blocking_, threads_, take_work(carver));
+    }
     if (conv_.statistics.present()) finish_statistics(args, sink);
     if (conv_.sums.present()) finish_sums(args, sink);
   }
@@ -161,6 +174,7 @@ class WinogradConvolution final : public Kernel {
     sink({}, carver);
     take_weights(carver);
     if (folded_) take_folded(carver);
+    if (has_weights()) x_.source({}, carver);
     take_work(carver);
     return carver.used();
   }
@@ -169,9 +183,12 @@ class WinogradConvolution final : public Kernel {
     std::vector<std::pair<int, int>> pairs = tracked_in_place(conv_.statistics);
     // What the prologue reads is read again after parts of y are written, and the sums' x after its own
     // pixel.
-    const Prologue& read = prologue();
-    const bool free = conv_.z != read_image() && conv_.z != read.g && conv_.z != read.z &&
-                      conv_.z != read.norm[0].x && conv_.z != read.norm[1].x && conv_.z != conv_.sums.x;
+    const auto reads = [this](int image, const Prologue& read) {
+      return conv_.z == image || conv_.z == read.g || conv_.z == read.z || conv_.z == read.norm[0].x ||
+             conv_.z == read.norm[1].x;
+    };
+    const bool free = !reads(read_image(), prologue()) && conv_.z != conv_.sums.x &&
+                      !(has_weights() && reads(conv_.read_x, conv_.before_x));
     if (conv_.z >= 0 && free) pairs.emplace_back(conv_.z, conv_.result());
     return pairs;
   }
@@ -187,9 +204,12 @@ class WinogradConvolution final : public Kernel {
     return carver.take<float>(static_cast<std::int64_t>(winograd::weights_bytes(problem_) / sizeof(float)));
   }
   std::byte* take_work(ScratchCarver& carver) const {
-    return carver.take<std::byte>(
-        static_cast<std::int64_t>(winograd::convolve_scratch_bytes(problem_, blocking_, threads_)));
+    const std::size_t bytes = has_weights()
+                                  ? winograd::both_gradients_scratch_bytes(weights_of_, blocking_, threads_)
+                                  : winograd::convolve_scratch_bytes(problem_, blocking_, threads_);
+    return carver.take<std::byte>(static_cast<std::int64_t>(bytes));
   }
+  bool has_weights() const { return conv_.weights_node >= 0; }
 
   Sink sink(const KernelArgs& args, ScratchCarver& carver) const {
     const auto tensor = [&](int value) { return tensor_of(args, value); };
@@ -253,11 +273,11 @@ class WinogradConvolution final : public Kernel {
   bool is_grad_input_;
   Problem weights_of_;  ///< the forward convolution's
   Problem problem_;
-  Operand operand_;
+  Operand operand_, x_;
   std::optional<FoldedWeights> folded_;  ///< of a batch norm in evaluation
   winograd::Blocking blocking_;
   int threads_;
-  DType w_dtype_ = DType::f32, y_dtype_ = DType::f32;
+  DType w_dtype_ = DType::f32, y_dtype_ = DType::f32, dw_dtype_ = DType::f32;
   double eps_ = 0;  ///< of the norm whose statistics these are
 };
 

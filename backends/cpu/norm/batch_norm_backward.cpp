@@ -17,10 +17,15 @@ using plan::NormRoles;
 struct Scratch {
   float *scale = nullptr, *beta = nullptr;  ///< the forward pass's, where the mask is recomputed
   float *mean[2] = {}, *a[2] = {}, *b[2] = {}, *c[2] = {};
-  float *chain_g = nullptr, *chain_gx[2] = {};  ///< a wide row for each part
-  double *sum_g = nullptr, *sum_gx[2] = {};
-  std::byte* room = nullptr;  ///< for each part: that of GradientRows
+  Rooms<std::byte> parts;  ///< PartSums
   std::size_t bytes = 0;
+};
+
+/// What a thread sums, a wide row each, and a room for GradientRows.
+struct PartSums {
+  float *chain_g = nullptr, *chain_gx[2] = {};
+  double *sum_g = nullptr, *sum_gx[2] = {};
+  std::byte* room = nullptr;
 };
 
 template <class T>
@@ -96,22 +101,35 @@ class NormBackwardKernel final : public Kernel {
 
   Scratch carve(std::byte* base) const {
     ScratchCarver carver(base);
-    const std::int64_t row = rows_.padded_width(), all_parts = row * rows_.parts();
+    const std::int64_t row = rows_.padded_width();
     Scratch scratch;
     scratch.scale = carver.take<float>(row);
     scratch.beta = carver.take<float>(row);
-    scratch.chain_g = carver.take<float>(all_parts);
-    scratch.sum_g = carver.take<double>(all_parts);
     for (int i = 0; i < roles_.norms; ++i) {
       for (float** each : {&scratch.mean[i], &scratch.a[i], &scratch.b[i], &scratch.c[i]}) {
         *each = carver.take<float>(row);
       }
-      scratch.chain_gx[i] = carver.take<float>(all_parts);
-      scratch.sum_gx[i] = carver.take<double>(all_parts);
     }
-    scratch.room = reinterpret_cast<std::byte*>(carver.take<T>(rows_.parts() * gradient_.room(rows_)));
+    ScratchCarver one(nullptr);
+    part_sums(one);
+    scratch.parts = carver.take_rooms<std::byte>(rows_.parts(), static_cast<std::int64_t>(one.used()));
     scratch.bytes = carver.used();
     return scratch;
+  }
+  PartSums part_sums(ScratchCarver& room) const {
+    const std::int64_t row = rows_.padded_width();
+    PartSums sums{.chain_g = room.take<float>(row)};
+    sums.sum_g = room.take<double>(row);
+    for (int i = 0; i < roles_.norms; ++i) {
+      sums.chain_gx[i] = room.take<float>(row);
+      sums.sum_gx[i] = room.take<double>(row);
+    }
+    sums.room = reinterpret_cast<std::byte*>(room.take<T>(gradient_.room(rows_)));
+    return sums;
+  }
+  PartSums part_sums(const Scratch& scratch, int part) const {
+    ScratchCarver room(scratch.parts[part]);
+    return part_sums(room);
   }
 
   NormBackward<T> tensors(const KernelArgs& args, const Scratch& scratch) const {
@@ -141,16 +159,16 @@ class NormBackwardKernel final : public Kernel {
 
   void sum(const NormBackward<T>& tensors, const Scratch& scratch) const {
     for_parts(rows_.parts(), [&](int part) {
-      const std::int64_t row = rows_.padded_width(), at = part * row;
       NormBackward<T> norm = tensors;
-      norm.chain_g = scratch.chain_g + at;
-      norm.sum_g = scratch.sum_g + at;
+      const PartSums sums = part_sums(scratch, part);
+      norm.chain_g = sums.chain_g;
+      norm.sum_g = sums.sum_g;
       for (int i = 0; i < roles_.norms; ++i) {
-        norm.chain_gx[i] = scratch.chain_gx[i] + at;
-        norm.sum_gx[i] = scratch.sum_gx[i] + at;
+        norm.chain_gx[i] = sums.chain_gx[i];
+        norm.sum_gx[i] = sums.sum_gx[i];
       }
-      norm.clear_sums(row);
-      T* const room = reinterpret_cast<T*>(scratch.room) + part * gradient_.room(rows_);
+      norm.clear_sums(rows_.padded_width());
+      T* const room = reinterpret_cast<T*>(sums.room);
       rows_.for_blocks(part, false, [&](const RowBlock& block) { gradient_.add_sums(block, norm, room); });
     });
   }
@@ -160,8 +178,9 @@ class NormBackwardKernel final : public Kernel {
     const NormRoles& roles = roles_.norm[i];
     const float* inv_std = args.in<float>(roles.inv_std);
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
-      const double sum_g = rows_.total(scratch.sum_g, c);
-      const double sum_gxhat = rows_.total(scratch.sum_gx[i], c) * inv_std[c];
+      const double sum_g = rows_.total([&](int part) { return part_sums(scratch, part).sum_g; }, c);
+      const double sum_gx = rows_.total([&](int part) { return part_sums(scratch, part).sum_gx[i]; }, c);
+      const double sum_gxhat = sum_gx * inv_std[c];
       if (roles.dbeta >= 0) args.out<float>(roles.dbeta)[c] = static_cast<float>(sum_g);
       if (roles.dgamma >= 0) args.out<float>(roles.dgamma)[c] = static_cast<float>(sum_gxhat);
       if (roles.dx >= 0) set_coefficients(args, scratch, i, c, sum_g, sum_gxhat);

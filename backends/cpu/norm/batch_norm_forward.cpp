@@ -91,7 +91,10 @@ class NormForwardKernel final : public Kernel {
         *each = carver.take<float>(row);
       }
     }
-    for (PartMoments<T>& each : moments_) each.take(carver, rows_);
+    for (int part = 0; !moments_.empty() && part < rows_.parts(); ++part) {
+      carver.begin_part(part);
+      for (int i = 0; i < roles_.norms; ++i) moments(part, i).take(carver, rows_);
+    }
     scratch.bytes = carver.used();
     return scratch;
   }

@@ -29,18 +29,18 @@ class BiasReluGradKernel final : public Kernel {
   void run(const KernelArgs& args) override {
     const std::int64_t row = rows_.padded_width();
     ScratchCarver carver(args.scratch);
-    float* chains = carver.take<float>(row * rows_.parts());
-    double* sums = carver.take<double>(row * rows_.parts());
+    const auto chains = carver.take_rooms<float>(rows_.parts(), row);
+    const auto sums = carver.take_rooms<double>(rows_.parts(), row);
     const NormBackward<T> tensors = tensors_of(args);
     for_parts(rows_.parts(), [&](int part) {
       NormBackward<T> norm = tensors;
-      norm.chain_g = chains + part * row;
-      norm.sum_g = sums + part * row;
+      norm.chain_g = chains[part];
+      norm.sum_g = sums[part];
       norm.clear_sums(row);
       rows_.for_blocks(part, false, [&](const RowBlock& block) { add_gradient_sums(block, norm); });
     });
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
-      const auto total = static_cast<float>(rows_.total(sums, c));
+      const auto total = static_cast<float>(rows_.total([&](int part) { return sums[part]; }, c));
       if (narrow_bias_) {
         args.out<std::uint16_t>(roles_.bias_grad)[c] = core::to_bf16(total);
       } else {
@@ -50,10 +50,9 @@ class BiasReluGradKernel final : public Kernel {
   }
 
   std::size_t scratch_bytes() const override {
-    const std::int64_t all_parts = rows_.padded_width() * rows_.parts();
     ScratchCarver carver(nullptr);
-    carver.take<float>(all_parts);
-    carver.take<double>(all_parts);
+    carver.take_rooms<float>(rows_.parts(), rows_.padded_width());
+    carver.take_rooms<double>(rows_.parts(), rows_.padded_width());
     return carver.used();
   }
 

@@ -12,7 +12,7 @@ namespace fusetape::backends::cpu::norm {
 /// The mean of the part's first rows is subtracted from everything that is summed, and within a block the
 /// mean so far: no mean is too large for the sums.
 template <class T>
-class PartMoments {
+class alignas(128) PartMoments {
  public:
   void take(ScratchCarver& carver, const ChannelRows& rows) {
     const std::int64_t row = rows.padded_width();

@@ -28,7 +28,9 @@ class PointwiseKernel final : public Kernel {
   }
 
   std::size_t scratch_bytes() const override {
-    return static_cast<std::size_t>(threads_) * run_.program().thread_floats * sizeof(float);
+    ScratchCarver carver(nullptr);
+    storage(carver);
+    return carver.used();
   }
   std::vector<std::pair<int, int>> in_place() const override { return run_.program().in_place; }
 
@@ -43,11 +45,14 @@ class PointwiseKernel final : public Kernel {
   }
 
  private:
+  Rooms<float> storage(ScratchCarver& carver) const {
+    return carver.take_rooms<float>(threads_, static_cast<std::int64_t>(run_.program().thread_floats));
+  }
   std::int64_t block_size() const { return static_cast<std::int64_t>(run_.program().block_size); }
 
   void run_part(const KernelArgs& args, int thread, int threads) {
-    auto* storage = reinterpret_cast<float*>(args.scratch) +
-                    static_cast<std::size_t>(thread) * run_.program().thread_floats;
+    ScratchCarver carver(args.scratch);
+    float* const storage = this->storage(carver)[thread];
     const std::int64_t first = blocks_ * thread / threads;
     const std::int64_t end = blocks_ * (thread + 1) / threads;
     if (first == end) return;
@@ -72,29 +77,31 @@ class PointwiseSumKernel final : public Kernel, private RowSource {
       : run_(compile_pointwise(graph, group)),
         sum_(graph, graph.node(group.reduction_node()), extents),
         y_(graph.node(group.reduction_node()).outputs[0]) {
-    sum_bytes_ = (sum_.scratch_bytes() + 63) / 64 * 64;
+    carve(nullptr);
   }
 
-  std::size_t scratch_bytes() const override {
-    return sum_bytes_ + static_cast<std::size_t>(sum_.parts()) * run_.program().thread_floats * sizeof(float);
-  }
+  std::size_t scratch_bytes() const override { return scratch_bytes_; }
   std::vector<std::pair<int, int>> in_place() const override { return run_.program().in_place; }
 
   void run(const KernelArgs& args) override {
     args_ = &args;
-    sum_.run(*this, reinterpret_cast<double*>(args.scratch), args.out<std::byte>(y_));
+    carve(args.scratch);
+    sum_.run(*this, sums_, args.out<std::byte>(y_));
   }
 
  private:
-  float* storage(int part) const {
-    return reinterpret_cast<float*>(args_->scratch + sum_bytes_) +
-           static_cast<std::size_t>(part) * run_.program().thread_floats;
+  void carve(std::byte* base) {
+    ScratchCarver carver(base);
+    sums_ = carver.take<double>(static_cast<std::int64_t>(sum_.scratch_bytes() / sizeof(double)));
+    storage_ =
+        carver.take_rooms<float>(sum_.parts(), static_cast<std::int64_t>(run_.program().thread_floats));
+    scratch_bytes_ = carver.used();
   }
-  void begin(int part) const override { run_.begin(*args_, storage(part)); }
+  void begin(int part) const override { run_.begin(*args_, storage_[part]); }
   const float* read(int part, std::int64_t at, std::int64_t count, float* buffer) const override {
     const auto block = static_cast<std::int64_t>(run_.program().block_size);
     for (std::int64_t done = 0; done < count; done += block) {
-      run_.block(*args_, storage(part), at + done, static_cast<std::size_t>(std::min(block, count - done)),
+      run_.block(*args_, storage_[part], at + done, static_cast<std::size_t>(std::min(block, count - done)),
                  buffer + done);
     }
     const BlockOperand& reduced = run_.program().reduced;
@@ -104,7 +111,9 @@ class PointwiseSumKernel final : public Kernel, private RowSource {
   ProgramRun run_;
   AxisSum sum_;
   int y_;
-  std::size_t sum_bytes_ = 0;
+  double* sums_ = nullptr;
+  Rooms<float> storage_;
+  std::size_t scratch_bytes_ = 0;
   const KernelArgs* args_ = nullptr;  ///< of the run that is on
 };
 

@@ -30,7 +30,7 @@ struct Filter {
 };
 
 /// The last rows of one image, with room for the padding at both sides, which stays 0.
-class Ring {
+class alignas(128) Ring {
  public:
   Ring(const Axis& rows, const Axis& columns, std::int64_t channels)
       : rows_(rows.read),
@@ -130,26 +130,28 @@ class TapSums {
 
   /// Before the rows of a run.
   void begin(ScratchCarver& carver) {
-    sums_ = carver.take<float>(parts_ * size());
-    totals_ = carver.take<double>(parts_ * size());
+    ScratchCarver one(nullptr);
+    carve(one);
+    rooms_ = carver.take_rooms<std::byte>(parts_, static_cast<std::int64_t>(one.used()));
   }
   void begin_part(int part) const {
-    std::fill_n(sums_ + part * size(), size(), 0.0f);
-    std::fill_n(totals_ + part * size(), size(), 0.0);
+    const Sums at = of(part);
+    std::fill_n(at.floats, size(), 0.0f);
+    std::fill_n(at.doubles, size(), 0.0);
   }
   /// {channels} for a place of the filter.
-  float* sums(int part, std::int64_t place) const { return sums_ + part * size() + place * filter_.channels; }
+  float* sums(int part, std::int64_t place) const { return of(part).floats + place * filter_.channels; }
   /// To the doubles.
   void fold(int part) const {
-    float* sums = sums_ + part * size();
-    double* totals = totals_ + part * size();
-    for (std::int64_t i = 0; i < size(); ++i) totals[i] += static_cast<double>(std::exchange(sums[i], 0.0f));
+    const Sums at = of(part);
+    for (std::int64_t i = 0; i < size(); ++i)
+      at.doubles[i] += static_cast<double>(std::exchange(at.floats[i], 0.0f));
   }
   void end(DType dtype, void* dw) const {
     for (std::int64_t c = 0; c < filter_.channels; ++c) {
       for (std::int64_t i = 0; i < filter_.places(); ++i) {
         double sum = 0;
-        for (int part = 0; part < parts_; ++part) sum += totals_[part * size() + i * filter_.channels + c];
+        for (int part = 0; part < parts_; ++part) sum += of(part).doubles[i * filter_.channels + c];
         dw_element(dtype, dw, c * filter_.places() + i, static_cast<float>(sum));
       }
     }
@@ -162,12 +164,23 @@ class TapSums {
     else
       static_cast<std::uint16_t*>(dw)[i] = core::to_bf16(value);
   }
+  struct Sums {
+    float* floats;
+    double* doubles;
+  };
+  Sums carve(ScratchCarver& room) const {
+    float* const floats = room.take<float>(size());
+    return {floats, room.take<double>(size())};
+  }
+  Sums of(int part) const {
+    ScratchCarver room(rooms_[part]);
+    return carve(room);
+  }
   std::int64_t size() const { return filter_.places() * filter_.channels; }
 
   Filter filter_;
   int parts_;
-  float* sums_ = nullptr;
-  double* totals_ = nullptr;
+  Rooms<std::byte> rooms_;  ///< Sums
 };
 
 /// All passes: y, dx, dw, or dx and dw together. The ring holds x where y or dw alone is made, else g.
@@ -207,18 +220,10 @@ class Depthwise final : public Kernel {
     ScratchCarver carver(args.scratch);
     const Room room = carve(args, carver);
     if (result_) turn_weights(args.in<T>(conv_.w), room.weights);
-    const std::int64_t places = geometry_.filter.places();
     for_parts(geometry_.parts, [&](int part) {
-      const Part mine{.part = part,
-                      .ring = &rings_[static_cast<std::size_t>(part)],
-                      .weights = room.weights,
-                      .beside = room.parts + part * part_room(),
-                      .products = room.parts + part * part_room() + beside_room(),
-                      .ringed = room.parts + part * part_room() + beside_room() + products_room(),
-                      .images = room.images + part * places,
-                      .filters = room.filters + part * places,
-                      .sums = room.sums + part * places};
-      mine.ring->begin(mine.ringed + ringed_room());
+      Part mine{.part = part, .ring = &rings_[static_cast<std::size_t>(part)], .weights = room.weights};
+      ScratchCarver own(room.parts[part]);
+      mine.ring->begin(carve(mine, own));
       run_part(mine);
     });
     if (result_) result_->end(args);
@@ -231,18 +236,17 @@ class Depthwise final : public Kernel {
 
  private:
   struct Room {
-    float *weights, *parts;
-    const float **images, **filters;
-    float** sums;
+    float* weights;
+    Rooms<std::byte> parts;
   };
   struct Part {
-    int part;
-    Ring* ring;
-    const float* weights;
-    float *beside, *products, *ringed;  ///< a row of each
+    int part = 0;
+    Ring* ring = nullptr;
+    const float* weights = nullptr;
+    float *beside = nullptr, *products = nullptr, *ringed = nullptr;  ///< a row of each
     // Of each tap.
-    const float **images, **filters;
-    float** sums;
+    const float **images = nullptr, **filters = nullptr;
+    float** sums = nullptr;
   };
 
   static constexpr bool narrow = std::is_same_v<T, Bf16>;
@@ -252,8 +256,16 @@ class Depthwise final : public Kernel {
   std::int64_t beside_room() const { return beside_ ? beside_->room(geometry_.columns.written) : 0; }
   std::int64_t products_room() const { return result_ && narrow ? row_floats() : 0; }
   std::int64_t ringed_room() const { return narrow ? ringed_->room(geometry_.columns.read) : 0; }
-  std::int64_t part_room() const {
-    return beside_room() + products_room() + ringed_room() + rings_[0].floats();
+  /// What a thread has for itself; returns the ring's floats.
+  float* carve(Part& part, ScratchCarver& room) const {
+    const std::int64_t places = geometry_.filter.places();
+    part.beside = room.take<float>(beside_room());
+    part.products = room.take<float>(products_room());
+    part.ringed = room.take<float>(ringed_room());
+    part.images = room.take<const float*>(places);
+    part.filters = room.take<const float*>(places);
+    part.sums = room.take<float*>(places);
+    return room.take<float>(rings_[0].floats());
   }
   Room carve(const KernelArgs& args, ScratchCarver& carver) {
     ringed_->begin(args, carver);
@@ -261,12 +273,11 @@ class Depthwise final : public Kernel {
     if (result_) result_->begin(args, carver);
     if (sums_) sums_->begin(carver);
     const Filter& filter = geometry_.filter;
-    const std::int64_t parts = geometry_.parts, places = parts * filter.places();
     float* const weights = carver.take<float>(filter.places() * filter.channels);
-    float* const rooms = carver.take<float>(parts * part_room());
-    const float** const images = carver.take<const float*>(places);
-    const float** const filters = carver.take<const float*>(places);
-    return {weights, rooms, images, filters, carver.take<float*>(places)};
+    Part counted;
+    ScratchCarver one(nullptr);
+    carve(counted, one);
+    return {weights, carver.take_rooms<std::byte>(geometry_.parts, static_cast<std::int64_t>(one.used()))};
   }
 
   /// {channels, place} to {place, channels}.

@@ -32,7 +32,7 @@ class WeightSums {
   WeightSums(std::int64_t out, std::int64_t in, int parts) : out_(out), in_(in), parts_(parts) {}
 
   /// Before the pixels of a run.
-  void begin(ScratchCarver& carver) { sums_ = carver.take<float>(parts_ * size()); }
+  void begin(ScratchCarver& carver) { sums_ = carver.take_rooms<float>(parts_, size()); }
   /// `starts`: these are the part's first pixels.
   void add(int part, bool starts, const float* g, const float* x, std::int64_t pixels, Ahead* ahead) const {
     multiply({.m = out_,
@@ -44,7 +44,7 @@ class WeightSums {
               .b = x,
               .b_row = in_,
               .b_panel = panel_width(),
-              .c = sums_ + part * size(),
+              .c = sums_[part],
               .c_row = in_,
               .adds = !starts,
               .ahead = ahead});
@@ -54,10 +54,10 @@ class WeightSums {
     const std::int64_t blocks = (size() + at_once - 1) / at_once;
 #pragma omp parallel for num_threads(parts_) schedule(static)
     for (std::int64_t block = 0; block < blocks; ++block) {
-      float* const first = sums_ + block * at_once;
+      float* const first = sums_[0] + block * at_once;
       const std::int64_t count = std::min(at_once, size() - block * at_once);
       for (int part = 1; part < parts_; ++part) {
-        const float* other = first + part * size();
+        const float* other = sums_[part] + block * at_once;
         for (std::int64_t i = 0; i < count; ++i) first[i] += other[i];
       }
       std::byte* const to =
@@ -71,7 +71,7 @@ class WeightSums {
 
   std::int64_t out_, in_;
   int parts_;
-  float* sums_ = nullptr;  ///< of each part
+  Rooms<float> sums_;
 };
 
 /// All passes: y, dx, dw, or dx and dw together. T is float or Bf16; products are of floats.
@@ -109,7 +109,7 @@ class Pointwise final : public Kernel {
     const Room room = carve(args, carver);
     if (makes_image()) pack_weights(args, room);
     for_parts(parts_, [&](int part) {
-      Pixels pixels{.part = part, .first = pixels_ * part / parts_, .room = room.parts + part * part_room()};
+      Pixels pixels{.part = part, .first = pixels_ * part / parts_, .room = room.parts[part]};
       const std::int64_t end = pixels_ * (part + 1) / parts_;
       for (; pixels.first < end; pixels.first += pixels.count, pixels.starts = false) {
         pixels.count = std::min(at_once_, end - pixels.first);
@@ -126,7 +126,8 @@ class Pointwise final : public Kernel {
 
  private:
   struct Room {
-    float *as_floats, *weights, *parts;
+    float *as_floats, *weights;
+    Rooms<float> parts;
   };
   /// Some of a part.
   struct Pixels {
@@ -158,7 +159,7 @@ class Pointwise final : public Kernel {
     if (sums_) sums_->begin(carver);
     float* const as_floats = carver.take<float>(makes_image() && narrow ? in_ * out_ : 0);
     float* const weights = carver.take<float>(makes_image() ? packed_size(summed(), made()) : 0);
-    return {as_floats, weights, carver.take<float>(parts_ * part_room())};
+    return {as_floats, weights, carver.take_rooms<float>(parts_, part_room())};
   }
 
   void pack_weights(const KernelArgs& args, const Room& room) const {

@@ -32,8 +32,13 @@ void ResultRows<T>::begin(const KernelArgs& args, ScratchCarver& carver) {
   const std::int64_t row = rows_.padded_width();
   float* patterns[3] = {};
   for (float*& pattern : patterns) pattern = carver.take<float>(row);
-  for (norm::PartMoments<T>& moments : moments_) moments.take(carver, rows_);
-  for (PartSums& sums : sums_) {
+  for (std::size_t part = 0; part < moments_.size(); ++part) {
+    carver.begin_part(static_cast<std::int64_t>(part));
+    moments_[part].take(carver, rows_);
+  }
+  for (std::size_t part = 0; part < sums_.size(); ++part) {
+    carver.begin_part(static_cast<std::int64_t>(part));
+    PartSums& sums = sums_[part];
     for (float** each : {&sums.chain_g, &sums.chain_gx}) *each = carver.take<float>(row);
     for (double** each : {&sums.sum_g, &sums.sum_gx}) *each = carver.take<double>(row);
     sums.room = carver.take<T>(gradient_rows_.room(rows_));

@@ -1,6 +1,5 @@
 #include <span>
 
-#include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/conv/winograd/convolve_part.hpp"
 #include "backends/cpu/conv/winograd/forms.hpp"
 #include "core/check.hpp"
@@ -9,36 +8,12 @@
 namespace fusetape::backends::cpu::conv::winograd {
 namespace {
 
-/// Each thread has a range of tiles and a range of outputs.
-struct Shares {
-  std::int64_t tiles, outs;
-  int tile_parts, out_parts;
-  std::int64_t block_tiles;
-
-  Shares(const Problem& problem, const Blocking& blocking, int threads)
-      : tiles(Tiles(problem).count()), outs(problem.out) {
-    out_parts =
-        static_cast<int>(std::min<std::int64_t>({blocking.out_parts, threads, divided_up(outs, chunk)}));
-    tile_parts = static_cast<int>(std::min<std::int64_t>(threads / out_parts, divided_up(tiles, 4)));
-    block_tiles = std::min(blocking.tiles, divided_up(divided_up(tiles, 4), tile_parts) * 4);
-  }
-
-  int parts() const { return tile_parts * out_parts; }
-  std::int64_t tile_begin(int tile_part) const {
-    return std::min(tiles, divided_up(tiles, 4) * tile_part / tile_parts * 4);
-  }
-  std::int64_t out_begin(int out_part) const {
-    return std::min(outs, divided_up(outs, chunk) * out_part / out_parts * chunk);
-  }
-  /// Room for the outputs of any part.
-  std::int64_t most_outs() const { return divided_up(divided_up(outs, chunk), out_parts) * chunk; }
-};
-
 /// Parts of a tile range stand side by side.
 ConvolvePart carve_part(const Problem& problem, const Shares& shares, int part, ScratchCarver& carver) {
   const int tile_part = part / shares.out_parts, out_part = part % shares.out_parts;
   const std::int64_t outs = shares.most_outs();
-  ConvolvePart it{.first_tile = shares.tile_begin(tile_part),
+  ConvolvePart it{.index = part,
+                  .first_tile = shares.tile_begin(tile_part),
                   .end_tile = shares.tile_begin(tile_part + 1),
                   .first_out = shares.out_begin(out_part),
                   .end_out = shares.out_begin(out_part + 1),
@@ -58,6 +33,7 @@ ConvolvePart carve_part(const Problem& problem, const Shares& shares, int part, 
 std::span<ConvolvePart> carve(const Problem& problem, const Shares& shares, ScratchCarver& carver) {
   ConvolvePart* parts = carver.take<ConvolvePart>(shares.parts());
   for (int i = 0; i < shares.parts(); ++i) {
+    carver.begin_part(i);
     const ConvolvePart part = carve_part(problem, shares, i, carver);
     if (parts != nullptr) parts[i] = part;
   }
@@ -131,14 +107,21 @@ std::size_t convolve_scratch_bytes(const Problem& problem, const Blocking& block
 
 void convolve(const Problem& problem, const Source& source, const float* u, const Sink& sink,
               const Blocking& blocking, int threads, std::byte* scratch) {
+  convolve_with(nullptr, problem, source, u, sink, blocking, threads, scratch);
+}
+
+void convolve_with(Companion* companion, const Problem& problem, const Source& source, const float* u,
+                   const Sink& sink, const Blocking& blocking, int threads, std::byte* scratch) {
   FUSETAPE_ASSERT(is_offered(source) && is_offered(sink));
   const Shares shares(problem, blocking, threads);
   ScratchCarver carver(scratch);
   const std::span<ConvolvePart> parts = carve(problem, shares, carver);
   for_parts(shares.parts(), [&](int i) {
-    ConvolvePart& part = parts[static_cast<std::size_t>(i)];
+    ConvolvePart part = parts[static_cast<std::size_t>(i)];  // a copy: the others' are beside it
+    part.companion = companion;
     if (sink.sums != Sums::none) clear(part.sums, shares.most_outs());
     convolve_part(problem, source, u, sink, part);
+    parts[static_cast<std::size_t>(i)] = part;
   });
   if (sink.sums != Sums::none) combine(parts, sink, problem.out);
 }

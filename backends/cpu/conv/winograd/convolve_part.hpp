@@ -1,7 +1,8 @@
 #pragma once
-#include "backends/cpu/conv/winograd/tiles.hpp"
+#include "backends/cpu/channel_rows.hpp"
+#include "backends/cpu/conv/winograd/gradient_steps.hpp"
 
-/// A thread's share of a convolution.
+/// A thread's share of a convolution, and what may be done beside it.
 namespace fusetape::backends::cpu::conv::winograd {
 
 /// One thread's sums, a value for each of its outputs, with room for whole chunks. f32 within a block of
@@ -13,7 +14,18 @@ struct PartSums {
   std::int64_t pixels = 0;                                ///< that they are of
 };
 
+/// What the same thread does with each block of tiles, beside the convolution, while it has them transformed.
+class Companion {
+ public:
+  virtual ~Companion() = default;
+  /// What it reads of the same tiles, 4×4 pixels each.
+  virtual const Source& source() const = 0;
+  /// The tiles from `begin` to before `end`, transformed to place 0 and on.
+  virtual void take(int part, std::int64_t begin, std::int64_t end, const Operand& transformed) = 0;
+};
+
 struct ConvolvePart {
+  int index = 0;
   std::int64_t first_tile = 0, end_tile = 0;
   std::int64_t first_out = 0, end_out = 0;  ///< to before end_out: a chunk's first, or how many there are
   std::int64_t block_tiles = 0;             ///< a multiple of 4
@@ -22,6 +34,32 @@ struct ConvolvePart {
   float* products = nullptr;     ///< [vector of out][tile][6][4][lanes]
   float* rows = nullptr;         ///< for transform_run
   PartSums sums;
+  Companion* companion = nullptr;  ///< or none
+};
+
+/// Each thread has a range of tiles and a range of outputs.
+struct Shares {
+  std::int64_t tiles, outs;
+  int tile_parts, out_parts;
+  std::int64_t block_tiles;
+
+  Shares(const Problem& problem, const Blocking& blocking, int threads)
+      : tiles(Tiles(problem).count()), outs(problem.out) {
+    out_parts =
+        static_cast<int>(std::min<std::int64_t>({blocking.out_parts, threads, divided_up(outs, chunk)}));
+    tile_parts = static_cast<int>(std::min<std::int64_t>(threads / out_parts, divided_up(tiles, 4)));
+    block_tiles = std::min(blocking.tiles, divided_up(divided_up(tiles, 4), tile_parts) * 4);
+  }
+
+  int parts() const { return tile_parts * out_parts; }
+  std::int64_t tile_begin(int tile_part) const {
+    return std::min(tiles, divided_up(tiles, 4) * tile_part / tile_parts * 4);
+  }
+  std::int64_t out_begin(int out_part) const {
+    return std::min(outs, divided_up(outs, chunk) * out_part / out_parts * chunk);
+  }
+  /// Room for the outputs of any part.
+  std::int64_t most_outs() const { return divided_up(divided_up(outs, chunk), out_parts) * chunk; }
 };
 
 /// Adds the sums of a block of so many pixels to those in doubles, and sets them to 0.
@@ -29,5 +67,9 @@ void fold_block(Sums kind, std::int64_t pixels, std::int64_t outs, PartSums& sum
 
 void convolve_part(const Problem& problem, const Source& source, const float* u, const Sink& sink,
                    ConvolvePart& part);
+
+/// As `convolve` of winograd.hpp, with a companion or null.
+void convolve_with(Companion* companion, const Problem& problem, const Source& source, const float* u,
+                   const Sink& sink, const Blocking& blocking, int threads, std::byte* scratch);
 
 }  // namespace fusetape::backends::cpu::conv::winograd

@@ -45,6 +45,7 @@ class Convolution {
     for (std::int64_t tile = part_.first_tile; tile < part_.end_tile; tile += part_.block_tiles) {
       const std::int64_t end = std::min(tile + part_.block_tiles, part_.end_tile);
       transform_input(tile, end);
+      if (part_.companion != nullptr) part_.companion->take(part_.index, tile, end, transformed());
       multiply(tile, end);
       sink(tile, end);
       if (sink_.sums == Sums::none) continue;
@@ -64,13 +65,21 @@ class Convolution {
     });
   }
 
+  winograd::Operand transformed() const {
+    return {.at = part_.transformed,
+            .row = chunks_ * chunk_stride_,
+            .column = winograd::chunk,
+            .chunk = chunk_stride_,
+            .tile = tile_row};
+  }
+
   /// What is fetched ahead while a block is multiplied: images, at an even pace, and the weights to come.
   struct Ahead {
     struct Stretch {
       const char* at;
       std::ptrdiff_t bytes;
     };
-    Stretch images[8] = {};
+    Stretch images[11] = {};
     int count = 0, current = 0;
     int images_at_once = 0;  ///< stretches for each product
     const float *weights = nullptr, *weights_end = nullptr;
@@ -179,8 +188,9 @@ class Convolution {
     fetches_weights_ = problem_.in * problem_.out >= 128 * 128;
   }
 
-  /// First what the source will read and write of the next block, of which the first two rows are the last of
-  /// the tiles above it; then what the sink will of this block, which is used first and so is to come last.
+  /// First what the sources will read and write of the next block, of which the first two rows are the last
+  /// of the tiles above it (a companion's are not); then what the sink will of this block, which is used
+  /// first and so is to come last.
   Ahead images_ahead(std::int64_t first_tile, std::int64_t end_tile) const {
     Ahead ahead;
     const double tiles = static_cast<double>(end_tile - first_tile);
@@ -190,9 +200,15 @@ class Convolution {
     for (const void* x : {source_.x, source_.x2, static_cast<const void*>(source_.written)}) {
       if (x != nullptr && next_tiles > 0) ahead.add(at(x, x_bytes_, end_tile) + seen, x_bytes_ * next_tiles);
     }
+    if (part_.companion != nullptr && next_tiles > 0) {
+      const Source& beside = part_.companion->source();
+      for (const void* x : {beside.x, beside.x2, static_cast<const void*>(beside.written)}) {
+        if (x != nullptr) ahead.add(at(x, y_bytes_, end_tile), y_bytes_ * next_tiles);
+      }
+    }
     const void* const norm_x = sink_.norm_x != sink_.mask_x ? sink_.norm_x : nullptr;
     for (const void* y : {static_cast<const void*>(sink_.y), sink_.z, sink_.mask_y, sink_.mask_x, norm_x}) {
-      if (y != nullptr) ahead.add(at(y, y_bytes_, first_tile), y_bytes_ * tiles);
+      if (y != nullptr && !read_beside(y)) ahead.add(at(y, y_bytes_, first_tile), y_bytes_ * tiles);
     }
     double lines = 0;
     for (const Ahead::Stretch& stretch : ahead.images) lines += static_cast<double>(stretch.bytes) / 64;
@@ -202,6 +218,13 @@ class Convolution {
     const double at_once = std::ceil(lines / static_cast<double>(products * problem_.in));
     ahead.images_at_once = std::min(most, static_cast<int>(at_once));
     return ahead;
+  }
+
+  /// Whether the companion has just read the same pixels.
+  bool read_beside(const void* tensor) const {
+    if (part_.companion == nullptr) return false;
+    const Source& beside = part_.companion->source();
+    return tensor == beside.x || tensor == beside.x2;
   }
 
   static const char* at(const void* tensor, double bytes, std::int64_t tile) {

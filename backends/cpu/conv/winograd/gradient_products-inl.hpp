@@ -17,13 +17,14 @@ using namespace cpu::HWY_NAMESPACE;  // NOLINT(google-build-using-namespace): th
 
 namespace {
 
-/// sums[out][in] = or += Σ over tiles of dy[tile][out]·x[tile][in], 16 channels of each. A function of its
-/// own: the accumulators want half of the registers, and the loop nothing of what is around it.
-/// `Dense`: so much is fetched that it goes to L2 only; L1 takes few lines at a time.
+/// sums[out][in] = or += Σ over tiles of dy[tile][out]·x[tile][in], 16 channels of each; `dy_tile` floats
+/// from tile to tile of dy. A function of its own: the accumulators want half of the registers, and the loop
+/// nothing of what is around it. `Dense`: so much is fetched that it goes to L2 only; L1 takes few lines at a
+/// time.
 template <bool Add, bool Dense>
 HWY_NOINLINE void multiply_chunk(const float* HWY_RESTRICT x, const float* HWY_RESTRICT dy,
-                                 std::int64_t tiles, float* HWY_RESTRICT sums, winograd::Fetch x_ahead,
-                                 winograd::Fetch dy_ahead) {
+                                 std::int64_t dy_tile, std::int64_t tiles, float* HWY_RESTRICT sums,
+                                 winograd::Fetch x_ahead, winograd::Fetch dy_ahead) {
   constexpr int columns = 16 / lanes, rows = columns == 1 ? 16 : 4;
   const Floats d;
   for (int out = 0; out < 16; out += rows) {
@@ -35,7 +36,7 @@ HWY_NOINLINE void multiply_chunk(const float* HWY_RESTRICT x, const float* HWY_R
     }
     const float* from_x = x;
     const float* from_dy = dy + out;
-    for (const float* end = x + tiles * 16; from_x < end; from_x += 16, from_dy += 16) {
+    for (const float* end = x + tiles * 16; from_x < end; from_x += 16, from_dy += dy_tile) {
       if (columns == 1 || out == 0) {
         __builtin_prefetch(x_ahead.at, 0, Dense ? 2 : 3);
         __builtin_prefetch(dy_ahead.at, 0, Dense ? 2 : 3);

@@ -31,9 +31,9 @@ HWY_INLINE Three from_points(Vec m0, Vec m1, Vec m2, Vec m3, Vec m4, Vec m5) {
 }
 
 /// The sums at `sums`, of one out channel and a vector of in channels, to their nine weights, `step` elements
-/// apart.
+/// apart: the first to `first`, and the others on, or back.
 template <class T, class Access>
-HWY_INLINE void write_filter(const float* sums, const Access& access, T* dw, std::int64_t step) {
+HWY_INLINE void write_filter(const float* sums, const Access& access, T* first, std::int64_t step) {
   const Floats d;
   Three column[6];
   for (int j = 0; j < 6; ++j) {
@@ -47,7 +47,7 @@ HWY_INLINE void write_filter(const float* sums, const Access& access, T* dw, std
   for (int r = 0; r < 3; ++r) {
     const Three row = from_points(column[0].v[r], column[1].v[r], column[2].v[r], column[3].v[r],
                                   column[4].v[r], column[5].v[r]);
-    for (int s = 0; s < 3; ++s) access.store(row.v[s], dw + (r * 3 + s) * step);
+    for (int s = 0; s < 3; ++s) access.store(row.v[s], first + (r * 3 + s) * step);
   }
 }
 
@@ -64,10 +64,14 @@ bool goes_past_cache(const T* dw, std::int64_t outs, std::int64_t ins) {
          reinterpret_cast<std::uintptr_t>(dw) % 64 == 0;
 }
 
-/// The filters of one out channel and up to 16 in channels: as above.
+/// The filters of one out channel and up to 16 in channels, from dw on. `turned`: by half a circle.
 template <class T>
-HWY_INLINE void write_filters(const float* sums, std::int64_t channels, bool past_cache, T* dw,
+HWY_INLINE void write_filters(const float* sums, std::int64_t channels, bool past_cache, bool turned, T* dw,
                               std::int64_t step) {
+  if (turned) {
+    dw += 8 * step;
+    step = -step;
+  }
   for (std::int64_t in = 0; in < channels; in += lanes) {
     if constexpr (std::is_same_v<T, float>) {
       if (past_cache) {

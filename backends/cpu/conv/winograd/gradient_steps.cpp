@@ -23,27 +23,42 @@ using winograd::GradientCut;
 using winograd::GradientPass;
 using winograd::GradientSources;
 using winograd::most_tiles_in_sum;
+using winograd::Operand;
 using winograd::Operands;
 using winograd::Run;
+
+PositionStrides strides_of(const Operand& operand) {
+  return {.row = operand.row, .column = operand.column, .tile = operand.tile};
+}
+
+template <unsigned Pairs>
+void spread(const winograd::Problem& image, const winograd::Tiles& tiles, const winograd::Source& source,
+            std::int64_t begin, std::int64_t end, const Operand& to, std::int64_t first, bool writes,
+            float* rows) {
+  const std::int64_t chunks = winograd::divided_up(image.in, chunk);
+  tiles.for_runs(begin, end, [&](const Run& run) HWY_ATTR {
+    for (std::int64_t c = 0; c < chunks; ++c) {
+      transform_gradient_run<Pairs>(image, source, run, c * chunk, writes, strides_of(to),
+                                    to.at + c * to.chunk + (first + run.first) * to.tile, rows);
+    }
+  });
+}
+
+void SpreadTiles(const winograd::Problem& image, const winograd::Tiles& tiles, const winograd::Source& source,
+                 std::int64_t begin, std::int64_t end, const Operand& to, float* rows) {
+  spread<all_rows>(image, tiles, source, begin, end, to, 0, true, rows);
+}
 
 template <unsigned Pairs>
 void transform_tiles(const GradientCut& cut, const GradientSources& from, std::int64_t begin,
                      std::int64_t end, const Operands& to, std::int64_t first, bool writes, float* rows) {
-  const PositionStrides x_strides{.row = 6 * to.x_stride, .column = to.x_stride, .tile = chunk};
   cut.tiles.for_runs(begin, end, [&](const Run& run) HWY_ATTR {
     for (std::int64_t c = 0; c < cut.in_chunks; ++c) {
-      transform_run<Pairs>(cut.problem, cut.tiles, from.x, run, c * chunk, writes, x_strides,
-                           to.x + (c * to.tiles + first + run.first) * chunk, rows);
+      transform_run<Pairs>(cut.problem, cut.tiles, from.x, run, c * chunk, writes, strides_of(to.x),
+                           to.x.at + c * to.x.chunk + (first + run.first) * to.x.tile, rows);
     }
   });
-  const PositionStrides dy_strides{.row = 6 * to.dy_stride, .column = to.dy_stride, .tile = chunk};
-  const winograd::Problem image = cut.problem.mirrored();
-  cut.tiles.for_runs(begin, end, [&](const Run& run) HWY_ATTR {
-    for (std::int64_t c = 0; c < cut.out_chunks; ++c) {
-      transform_gradient_run<Pairs>(image, from.dy, run, c * chunk, writes, dy_strides,
-                                    to.dy + (c * to.tiles + first + run.first) * chunk, rows);
-    }
-  });
+  spread<Pairs>(cut.problem.mirrored(), cut.tiles, from.dy, begin, end, to.dy, first, writes, rows);
 }
 
 void TransformTiles(const GradientCut& cut, const GradientPass& pass, const GradientSources& from,
@@ -58,6 +73,10 @@ void TransformTiles(const GradientCut& cut, const GradientPass& pass, const Grad
     default:
       return transform_tiles<rows_05>(cut, from, begin, end, to, first, writes, rows);
   }
+}
+
+const float* place_in(const Operand& operand, int place, std::int64_t of_chunk) {
+  return operand.at + place / 6 * operand.row + place % 6 * operand.column + of_chunk * operand.chunk;
 }
 
 void MultiplyTiles(const GradientPass& pass, const Operands& from, std::int64_t tiles,
@@ -75,47 +94,48 @@ void MultiplyTiles(const GradientPass& pass, const Operands& from, std::int64_t 
     const std::int64_t position = pass.row[place / 6] * 6 + place % 6;
     for (std::int64_t out = channels.out_begin; out < channels.out_end; ++out) {
       for (std::int64_t in = channels.in_begin; in < channels.in_end; ++in) {
-        const float* const x = from.x + place * from.x_stride + in * from.tiles * chunk;
-        const float* const dy = from.dy + place * from.dy_stride + out * from.tiles * chunk;
+        const float* const x = place_in(from.x, place, in);
+        const float* const dy = place_in(from.dy, place, out);
         float* const to = sums + channels.sums_at(out, in) + position * chunk * chunk;
         for (std::int64_t t = 0; t < tiles; t += most_tiles_in_sum) {
           const auto multiply = add || t > 0 ? extend : make;
-          multiply(x + t * chunk, dy + t * chunk, std::min(most_tiles_in_sum, tiles - t), to, ahead.x.next(),
-                   ahead.dy.next());
+          multiply(x + t * chunk, dy + t * from.dy.tile, from.dy.tile, std::min(most_tiles_in_sum, tiles - t),
+                   to, ahead.x.next(), ahead.dy.next());
         }
       }
     }
   }
 }
 
-void AddParts(const float* sums, int parts, std::int64_t part_stride, std::int64_t count, float* total) {
+void AddParts(std::span<const float* const> parts, std::int64_t at, std::int64_t count, float* total) {
   const Floats d;
   for (std::int64_t i = 0; i < count; i += lanes) {
-    Vec sum = hn::Load(d, sums + i);
-    for (int part = 1; part < parts; ++part) sum = hn::Add(sum, hn::Load(d, sums + part * part_stride + i));
+    Vec sum = hn::Load(d, parts[0] + at + i);
+    for (const float* part : parts.subspan(1)) sum = hn::Add(sum, hn::Load(d, part + at + i));
     hn::Store(sum, d, total + i);
   }
 }
 
 /// Row by row of dw, which is written as it lies in memory as far as the block goes.
 template <class T>
-void write_block(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums, T* dw) {
+void write_block(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums,
+                 bool turned, T* dw) {
   const std::int64_t end = std::min(channels.out_end * chunk, problem.out);
   const bool past_cache = goes_past_cache(dw, problem.out, problem.in);
   for (std::int64_t out = channels.out_begin * chunk; out < end; ++out) {
     for (std::int64_t c = channels.in_begin; c < channels.in_end; ++c) {
       write_filters(sums + channels.sums_at(out / chunk, c) + out % chunk * chunk,
-                    std::min(chunk, problem.in - c * chunk), past_cache,
+                    std::min(chunk, problem.in - c * chunk), past_cache, turned,
                     dw + out * 9 * problem.in + c * chunk, problem.in);
     }
   }
   if (past_cache) hwy::FlushStream();
 }
 
-void WriteWeights(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums, void* dw,
-                  DType dtype) {
-  dtype == DType::bf16 ? write_block(problem, channels, sums, static_cast<Bf16*>(dw))
-                       : write_block(problem, channels, sums, static_cast<float*>(dw));
+void WriteWeights(const winograd::Problem& problem, const ChannelBlock& channels, const float* sums,
+                  bool turned, void* dw, DType dtype) {
+  dtype == DType::bf16 ? write_block(problem, channels, sums, turned, static_cast<Bf16*>(dw))
+                       : write_block(problem, channels, sums, turned, static_cast<float*>(dw));
 }
 
 }  // namespace
@@ -126,6 +146,7 @@ HWY_AFTER_NAMESPACE();
 namespace fusetape::backends::cpu::conv {
 
 HWY_EXPORT(TransformTiles);
+HWY_EXPORT(SpreadTiles);
 HWY_EXPORT(MultiplyTiles);
 HWY_EXPORT(AddParts);
 HWY_EXPORT(WriteWeights);
@@ -138,18 +159,23 @@ void transform_tiles(const GradientCut& cut, const GradientPass& pass, const Gra
   HWY_DYNAMIC_DISPATCH(TransformTiles)(cut, pass, from, begin, end, to, first, writes, rows);
 }
 
+void spread_tiles(const Problem& image, const Tiles& tiles, const Source& source, std::int64_t begin,
+                  std::int64_t end, const Operand& to, float* rows) {
+  HWY_DYNAMIC_DISPATCH(SpreadTiles)(image, tiles, source, begin, end, to, rows);
+}
+
 void multiply_tiles(const GradientPass& pass, const Operands& from, std::int64_t tiles,
                     const ChannelBlock& channels, bool add, float* sums, BothAhead ahead) {
   HWY_DYNAMIC_DISPATCH(MultiplyTiles)(pass, from, tiles, channels, add, sums, ahead);
 }
 
-void add_parts(const float* sums, int parts, std::int64_t part_stride, std::int64_t count, float* total) {
-  HWY_DYNAMIC_DISPATCH(AddParts)(sums, parts, part_stride, count, total);
+void add_parts(std::span<const float* const> parts, std::int64_t at, std::int64_t count, float* total) {
+  HWY_DYNAMIC_DISPATCH(AddParts)(parts, at, count, total);
 }
 
-void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, void* dw,
-                   DType dtype) {
-  HWY_DYNAMIC_DISPATCH(WriteWeights)(problem, channels, sums, dw, dtype);
+void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, bool turned,
+                   void* dw, DType dtype) {
+  HWY_DYNAMIC_DISPATCH(WriteWeights)(problem, channels, sums, turned, dw, dtype);
 }
 
 }  // namespace winograd

@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <span>
 
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/conv/winograd/gradient_ahead.hpp"
@@ -24,11 +25,14 @@ struct GradientPass {
 constexpr GradientPass whole_pass = {6, {0, 1, 2, 3, 4, 5}};
 constexpr GradientPass short_passes[3] = {{2, {1, 2}}, {2, {3, 4}}, {2, {0, 5}}};
 
-/// Both operands of some tiles, transformed: [position of the pass][chunk][tile][16].
+/// Some tiles transformed, 16 channels side by side: floats from row to row of positions, from position to
+/// position of a row, from chunk to chunk of channels and from tile to tile.
+struct Operand {
+  float* at = nullptr;
+  std::int64_t row = 0, column = 0, chunk = 0, tile = 0;
+};
 struct Operands {
-  float *x = nullptr, *dy = nullptr;
-  std::int64_t tiles = 0;                    ///< from chunk to chunk
-  std::int64_t x_stride = 0, dy_stride = 0;  ///< from position to position
+  Operand x, dy;  ///< of x, a tile lies beside the next
 };
 
 /// Chunks of both operands. The sums of a block stand pair by pair, those of an out chunk together.
@@ -72,16 +76,23 @@ struct GradientCut {
   }
   ChannelBlock all_channels() const { return {0, out_chunks, 0, in_chunks}; }
 
-  /// From position to position it is a vector more than a chunk's tiles need: with a power of two between
-  /// them, the 36 places that a tile goes to would share a few sets of the cache.
   Operands operands(ScratchCarver& scratch) const {
-    Operands o{.tiles = std::min(blocking.tiles, tiles.count())};
-    o.x_stride = (in_chunks * o.tiles + 1) * chunk;
-    o.dy_stride = (out_chunks * o.tiles + 1) * chunk;
+    const std::int64_t most = std::min(blocking.tiles, tiles.count());
     const std::int64_t count = blocking.passes == 1 ? positions : positions / 3;
-    o.x = scratch.take<float>(count * o.x_stride);
-    o.dy = scratch.take<float>(count * o.dy_stride);
-    return o;
+    return {.x = take_operand(count, in_chunks, most, scratch),
+            .dy = take_operand(count, out_chunks, most, scratch)};
+  }
+
+  /// [position][chunk][tile][16]. From position to position it is a vector more than a chunk's tiles need:
+  /// with a power of two between them, the 36 places that a tile goes to would share a few sets of the cache.
+  static Operand take_operand(std::int64_t count, std::int64_t chunks, std::int64_t most_tiles,
+                              ScratchCarver& scratch) {
+    const std::int64_t position = (chunks * most_tiles + 1) * chunk;
+    return {.at = scratch.take<float>(count * position),
+            .row = 6 * position,
+            .column = position,
+            .chunk = most_tiles * chunk,
+            .tile = chunk};
   }
 };
 
@@ -91,17 +102,27 @@ void transform_tiles(const GradientCut& cut, const GradientPass& pass, const Gra
                      std::int64_t begin, std::int64_t end, const Operands& to, std::int64_t first,
                      bool writes, float* rows);
 
+/// Transforms the 4×4 pixels of each of those `tiles` from `begin` to before `end`, which cut the image that
+/// is x of `image`, to place 0 and on of the operand, in all positions.
+void spread_tiles(const Problem& image, const Tiles& tiles, const Source& source, std::int64_t begin,
+                  std::int64_t end, const Operand& to, float* rows);
+
 /// Makes, or adds to, the sums of a block of channels at the pass's positions: the products over the first
 /// `tiles` of the operands.
 void multiply_tiles(const GradientPass& pass, const Operands& from, std::int64_t tiles,
                     const ChannelBlock& channels, bool add, float* sums, BothAhead ahead);
 
-/// total = the sum of `parts` arrays of `count` floats, `part_stride` apart, in their order. All 64-byte
+/// total = the sum of what stands at `at` in each of the parts, `count` floats, in their order. All 64-byte
 /// aligned, whole vectors.
-void add_parts(const float* sums, int parts, std::int64_t part_stride, std::int64_t count, float* total);
+void add_parts(std::span<const float* const> parts, std::int64_t at, std::int64_t count, float* total);
 
-/// Writes the weights of a block of channels: its sums transformed back.
-void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, void* dw,
-                   DType dtype);
+/// Writes the weights of a block of channels: its sums transformed back. `turned`: by half a circle.
+void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, bool turned,
+                   void* dw, DType dtype);
+
+/// Adds up the sums of all parts, all channels of each, and writes the weights. `totals`: chunk_sums floats
+/// for each of `writers` threads.
+void join_parts(const GradientCut& cut, std::span<const float* const> parts, int writers, bool turned,
+                const Rooms<float>& totals, void* dw, DType dtype);
 
 }  // namespace fusetape::backends::cpu::conv::winograd

@@ -25,16 +25,19 @@ int parts_of(std::int64_t count, int threads) {
 
 constexpr std::size_t most_stretches = 1024;
 
-/// What a thread has for itself.
+/// What a thread has for itself, with the sums of so many parts.
 struct Workplace {
   float* rows;
   Operands operands;
   std::span<Ahead::Stretch> stretches;
+  float* sums;
   std::size_t bytes;
-  Workplace(const GradientCut& cut, ScratchCarver scratch)
-      : rows(scratch.take<float>(pixel_scratch)),
-        operands(cut.operands(scratch)),
-        stretches(scratch.take<Ahead::Stretch>(most_stretches), most_stretches) {
+  Workplace(const GradientCut& cut, std::int64_t parts, std::byte* room) {
+    ScratchCarver scratch(room);
+    rows = scratch.take<float>(pixel_scratch);
+    operands = cut.operands(scratch);
+    stretches = {scratch.take<Ahead::Stretch>(most_stretches), most_stretches};
+    sums = scratch.take<float>(parts * cut.all_channels().sums_size());
     bytes = scratch.used();
   }
 };
@@ -60,29 +63,22 @@ void sum_by_tiles(const GradientCut& cut, const GradientSources& from, void* dw,
   const auto parts = static_cast<int>(cut.parts(workers));
   const ChannelBlock all = cut.all_channels();
   const int writers = parts_of(all.pairs(), threads);
-  const std::int64_t sums_size = all.sums_size();
-  float* const sums = scratch.take<float>(parts * sums_size);
-  float* const totals = scratch.take<float>(writers * chunk_sums);
-  const std::size_t place_size = Workplace(cut, ScratchCarver(nullptr)).bytes;
-  auto* const places = scratch.take<std::byte>(static_cast<std::int64_t>(place_size) * workers);
+  const int parts_each = parts / workers;
+  const auto** const sums = scratch.take<const float*>(parts);
+  const auto totals = scratch.take_rooms<float>(writers, chunk_sums);
+  const std::size_t place_size = Workplace(cut, parts_each, nullptr).bytes;
+  const auto places = scratch.take_rooms<std::byte>(workers, static_cast<std::int64_t>(place_size));
   if (dw == nullptr) return;
   for_parts(workers, [&](int worker) {
-    const Workplace at(cut, ScratchCarver(places + static_cast<std::size_t>(worker) * place_size));
-    for (int part = worker * (parts / workers); part < (worker + 1) * (parts / workers); ++part) {
-      sum_blocks(cut, from, share(cut.blocks, part, parts), share(cut.blocks, part + 1, parts), at,
-                 sums + part * sums_size);
+    const Workplace at(cut, parts_each, places[worker]);
+    for (int i = 0; i < parts_each; ++i) {
+      const int part = worker * parts_each + i;
+      float* const to = at.sums + i * all.sums_size();
+      sum_blocks(cut, from, share(cut.blocks, part, parts), share(cut.blocks, part + 1, parts), at, to);
+      sums[part] = to;
     }
   });
-  for_parts(writers, [&](int writer) {
-    float* const total = totals + writer * chunk_sums;
-    const std::int64_t end = share(all.pairs(), writer + 1, writers);
-    for (std::int64_t i = share(all.pairs(), writer, writers); i < end; ++i) {
-      const std::int64_t out = i / cut.in_chunks, in = i % cut.in_chunks;
-      // First as they lie in memory: most are in another core's cache.
-      add_parts(sums + all.sums_at(out, in), parts, sums_size, chunk_sums, total);
-      write_weights(cut.problem, {out, out + 1, in, in + 1}, total, dw, dtype);
-    }
-  });
+  join_parts(cut, {sums, static_cast<std::size_t>(parts)}, writers, false, totals, dw, dtype);
 }
 
 // ---- by channels ------------------------------------------------------------------------------------------
@@ -112,8 +108,9 @@ void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* 
   const int transformers = parts_of(std::min(cut.blocking.tiles, cut.tiles.count()), threads);
   // What is complete at once needs no sums but those of the block at hand.
   const bool at_once = cut.blocks == 1 && cut.blocking.passes == 1;
-  float* const sums = scratch.take<float>((at_once ? workers : grid.count) * grid.sums_size());
-  float* const rows = scratch.take<float>(transformers * pixel_scratch);
+  const std::int64_t most_blocks = at_once ? 1 : divided_up(grid.count, workers);
+  const auto sums = scratch.take_rooms<float>(workers, most_blocks * grid.sums_size());
+  const auto rows = scratch.take_rooms<float>(transformers, pixel_scratch);
   const Operands operands = cut.operands(scratch);
   if (dw == nullptr) return;
   const GradientPass& last_pass = passes_of(cut).back();
@@ -124,16 +121,16 @@ void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* 
         const std::int64_t first = share(tiles, part, transformers),
                            end = share(tiles, part + 1, transformers);
         transform_tiles(cut, pass, from, begin + first, begin + end, operands, first,
-                        &pass == &passes_of(cut).front(), rows + part * pixel_scratch);
+                        &pass == &passes_of(cut).front(), rows[part]);
       });
       const bool last = &pass == &last_pass && block + 1 == cut.blocks;
       for_parts(workers, [&](int part) {
-        for (std::int64_t i = share(grid.count, part, workers); i < share(grid.count, part + 1, workers);
-             ++i) {
+        const std::int64_t first = share(grid.count, part, workers);
+        for (std::int64_t i = first; i < share(grid.count, part + 1, workers); ++i) {
           const ChannelBlock channels = grid.block(i);
-          float* const to = sums + (at_once ? part : i) * grid.sums_size();
+          float* const to = sums[part] + (at_once ? 0 : i - first) * grid.sums_size();
           multiply_tiles(pass, operands, tiles, channels, block > 0, to, {});
-          if (last) write_weights(cut.problem, channels, to, dw, dtype);
+          if (last) write_weights(cut.problem, channels, to, false, dw, dtype);
         }
       });
     }
@@ -147,6 +144,21 @@ void run_or_count(const GradientCut& cut, const GradientSources& from, void* dw,
 }
 
 }  // namespace
+
+void join_parts(const GradientCut& cut, std::span<const float* const> parts, int writers, bool turned,
+                const Rooms<float>& totals, void* dw, DType dtype) {
+  const ChannelBlock all = cut.all_channels();
+  for_parts(writers, [&](int writer) {
+    float* const total = totals[writer];
+    const std::int64_t end = share(all.pairs(), writer + 1, writers);
+    for (std::int64_t i = share(all.pairs(), writer, writers); i < end; ++i) {
+      const std::int64_t out = i / cut.in_chunks, in = i % cut.in_chunks;
+      // First as they lie in memory: most are in another core's cache.
+      add_parts(parts, all.sums_at(out, in), chunk_sums, total);
+      write_weights(cut.problem, {out, out + 1, in, in + 1}, total, turned, dw, dtype);
+    }
+  });
+}
 
 /// Measured on Zen 4 (1 MB of L2, 32 MB of L3).
 GradientBlocking default_gradient_blocking(const Problem& problem, int threads) {
