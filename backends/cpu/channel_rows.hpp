@@ -5,6 +5,8 @@
 #include <limits>
 #include <numeric>
 
+#include "backends/cpu/scratch.hpp"
+
 /// How a dense {rows, channels} tensor is cut for per-channel kernels: into wide rows, blocks of them, and
 /// parts for threads.
 namespace fusetape::backends::cpu {
@@ -17,21 +19,6 @@ struct RowBlock {
   std::int64_t offset = 0;
   std::int64_t rows = 0;
   std::int64_t width = 0;
-};
-
-/// What each thread has for itself, apart from the others' (ScratchCarver::take_rooms).
-template <class T>
-class Rooms {
- public:
-  Rooms() = default;
-  Rooms(std::byte* first, std::int64_t bytes) : first_(first), bytes_(bytes) {}
-  T* operator[](int part) const {
-    return first_ == nullptr ? nullptr : reinterpret_cast<T*>(first_ + part * bytes_);
-  }
-
- private:
-  std::byte* first_ = nullptr;  ///< of the first thread
-  std::int64_t bytes_ = 0;      ///< from thread to thread
 };
 
 /// `repeat` rows are joined to one wide row so that few channels, or an odd number of them, still fill whole
@@ -83,13 +70,11 @@ class ChannelRows {
     for (std::int64_t i = channels_; i < width(); ++i) pattern[i] = pattern[i - channels_];
   }
 
-  /// The total of a channel over all parts, in their order; sums_of(part) points to width() doubles.
-  template <class F>
-  double total(F&& sums_of, std::int64_t channel) const {
+  /// The total of a channel over all parts, in their order; `sums` holds width() doubles for each.
+  double total(const InRooms<double>& sums, std::int64_t channel) const {
     double total = 0;
     for (int part = 0; part < parts_; ++part) {
-      const double* const sums = sums_of(part);
-      for (std::int64_t i = channel; i < width(); i += channels_) total += sums[i];
+      for (std::int64_t i = channel; i < width(); i += channels_) total += sums[part][i];
     }
     return total;
   }
@@ -120,40 +105,5 @@ void for_parts(int parts, F&& f) {
 #pragma omp parallel for num_threads(parts) schedule(static, 1)
   for (int part = 0; part < parts; ++part) f(part);
 }
-
-/// Hands out pieces of a kernel's scratch, each on its own cache lines. On a null base it only counts.
-class ScratchCarver {
- public:
-  explicit ScratchCarver(std::byte* base) : base_(base) {}
-
-  template <class T>
-  T* take(std::int64_t count) {
-    const std::size_t at = used_;
-    used_ += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + at);
-  }
-  /// Bytes between what two threads write: where their cores share no cache, one that works nearer to the
-  /// other's memory loses lines to it. (Zen 5, two dies, Winograd's scratch of 136 KB a thread: 0.76 ms side
-  /// by side, 0.66 with 32 KB between them, 0.55 with 64, 0.50 with 128 or more.) They are never touched.
-  static constexpr std::int64_t apart = 1 << 17;
-
-  /// Before what a thread has for itself, which is taken thread by thread.
-  void begin_part(std::int64_t part) {
-    if (part > 0) take<std::byte>(apart);
-  }
-  /// `count` elements for each of `parts` threads.
-  template <class T>
-  Rooms<T> take_rooms(int parts, std::int64_t count) {
-    const std::int64_t gap = parts > 1 && count > 0 ? apart : 0;
-    const std::int64_t bytes = (count * static_cast<std::int64_t>(sizeof(T)) + 63) / 64 * 64 + gap;
-    return {take<std::byte>(parts * bytes), bytes};
-  }
-
-  std::size_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  std::size_t used_ = 0;
-};
 
 }  // namespace fusetape::backends::cpu

@@ -50,7 +50,9 @@ struct Plan {
   std::vector<std::int64_t> pooled_bytes;  ///< by pooled buffer
   std::vector<ArenaBlock> arena;
   std::size_t arena_bytes = 0;
-  std::size_t scratch_bytes = 0;  ///< at the arena's end
+  std::size_t scratch_bytes = 0;  ///< at the arena's end, the rooms included
+  std::size_t rooms_at = 0;       ///< in the scratch
+  std::size_t room_stride = 0;
   std::shared_ptr<Report> report;
   std::vector<void*> pointers;     ///< by value; set by each run
   std::vector<std::byte> scalars;  ///< of each run on a device, on their way to it

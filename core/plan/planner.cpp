@@ -92,8 +92,9 @@ class Passes {
   Plan& plan_;
 };
 
-/// One kernel per group, in order; the scratch is shared, as one kernel runs at a time.
-void choose_kernels(Plan& plan, Backend& backend) {
+/// One kernel per group, in order; scratch and rooms are shared, as one kernel runs at a time.
+void choose_kernels(Plan& plan, Backend& backend, int threads) {
+  std::size_t room_bytes = 0;
   for (std::size_t i = 0; i < plan.groups.size(); ++i) {
     const Group& group = plan.groups[i];
     Step step;
@@ -102,8 +103,13 @@ void choose_kernels(Plan& plan, Backend& backend) {
     step.node = group.nodes.back();
     // In whole lines: on a device the run's scalars follow.
     plan.scratch_bytes = std::max(plan.scratch_bytes, (step.kernel->scratch_bytes() + 63) / 64 * 64);
+    room_bytes = std::max(room_bytes, step.kernel->room_bytes());
     plan.steps.push_back(std::move(step));
   }
+  if (room_bytes == 0) return;
+  plan.room_stride = Rooms::stride_of(room_bytes);
+  plan.rooms_at = plan.scratch_bytes + Rooms::apart;
+  plan.scratch_bytes = plan.rooms_at + static_cast<std::size_t>(threads) * plan.room_stride;
 }
 
 /// What stands around the steps of a device's run.
@@ -156,7 +162,7 @@ std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
     leave_unread_unwritten(plan->graph, plan->groups);
   });
   passes.run("schedule", [&] { schedule(plan->graph, plan->groups); });
-  passes.run("choose kernels", [&] { choose_kernels(*plan, *options.backend); });
+  passes.run("choose kernels", [&] { choose_kernels(*plan, *options.backend, options.threads); });
   passes.run("place memory", [&] {
     place_memory(*plan, has_rule(chosen.rules, "share in place") && !skipped("share in place"),
                  !options.backend->on_host());

@@ -219,7 +219,9 @@ void Executor::execute(plan::Plan& plan) {
   if (!settings_.backend->executes()) return;
   const FlushDenormals flush(settings_.flush_denormals && settings_.backend->on_host());
   std::byte* const scratch = static_cast<std::byte*>(arena_buffer_.data()) + plan.arena_bytes;
-  const plan::KernelArgs args{plan.pointers.data(), scratch};
+  const plan::KernelArgs args{.values = plan.pointers.data(),
+                              .scratch = scratch,
+                              .rooms = {.first = scratch + plan.rooms_at, .stride = plan.room_stride}};
   if (plan.replay != nullptr && settings_.capture && !settings_.profiling && !settings_.anomaly) {
     const auto each = [&] { run_each(plan, args); };
     plan.replay->run(args, std::cref(each));  // by reference: nothing is allocated for it

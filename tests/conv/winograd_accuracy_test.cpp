@@ -59,10 +59,12 @@ double weight_gradient_error(const Problem& p, const GradientBlocking& blocking)
   const Floats x = drawn<float>(x_size(p), 1), dy = drawn<float>(y_size(p), 2);
   const Numbers expected = weight_gradient_of(p, x, dy);
   Floats dw(expected.size());
-  Scratch scratch(wino::weight_gradient_scratch_bytes(p, blocking, threads));
+  const wino::GradientMemory memory = wino::weight_gradient_memory(p, blocking, threads);
+  Scratch scratch(memory.scratch);
+  ThreadRooms rooms(memory.room, threads);
   return worst_target([&] {
     wino::weight_gradient(p, {.x = x.data()}, {.x = dy.data()}, dw.data(), DType::f32, blocking, threads,
-                          scratch.data());
+                          scratch.data(), rooms);
     return relative_error(dw, expected);
   });
 }
@@ -73,10 +75,11 @@ double convolution_error(const Problem& forward, bool backward_data) {
   const Numbers expected = convolved(p, x, taps_of(forward, w, backward_data));
   Floats y(expected.size());
   const wino::Blocking blocking = wino::default_blocking(p, threads);
-  Scratch u(wino::weights_bytes(forward)), scratch(wino::convolve_scratch_bytes(p, blocking, threads));
+  Scratch u(wino::weights_bytes(forward));
+  ThreadRooms rooms(wino::convolve_room_bytes(p, blocking, threads), threads);
   return worst_target([&] {
     wino::transform_weights(forward, w.data(), DType::f32, backward_data, u.floats(), threads);
-    wino::convolve(p, {.x = x.data()}, u.floats(), {.y = y.data()}, blocking, threads, scratch.data());
+    wino::convolve(p, {.x = x.data()}, u.floats(), {.y = y.data()}, blocking, threads, rooms);
     return relative_error(y, expected);
   });
 }

@@ -32,10 +32,12 @@ struct Run {
 Floats gradient(const wino::Problem& p, const Run& run) {
   const wino::GradientBlocking blocking =
       run.blocking ? *run.blocking : wino::default_gradient_blocking(p, run.threads);
-  Scratch scratch(wino::weight_gradient_scratch_bytes(p, blocking, run.threads));
+  const wino::GradientMemory memory = wino::weight_gradient_memory(p, blocking, run.threads);
+  Scratch scratch(memory.scratch);
+  ThreadRooms rooms(memory.room, run.threads);
   Stored dw(Floats(static_cast<std::size_t>(p.out * 9 * p.in), 7.0f), run.dtype);
-  wino::weight_gradient(p, run.x, run.dy, dw.data(), run.dtype, blocking, run.threads, scratch.data());
-  CHECK_FALSE(scratch.overrun());
+  wino::weight_gradient(p, run.x, run.dy, dw.data(), run.dtype, blocking, run.threads, scratch.data(), rooms);
+  CHECK_FALSE((scratch.overrun() || rooms.overrun()));
   return dw.read<float>();
 }
 
@@ -165,9 +167,11 @@ TEST_CASE("many weights, whether aligned or not") {
     for (float* const dw : {aligned, aligned + 1}) {
       const wino::GradientBlocking blocking = wino::default_gradient_blocking(p, 2);
       CHECK(blocking.by_channels);
-      Scratch scratch(wino::weight_gradient_scratch_bytes(p, blocking, 2));
-      wino::weight_gradient(p, {.x = x.data()}, {.x = dy.data()}, dw, DType::f32, blocking, 2,
-                            scratch.data());
+      const wino::GradientMemory memory = wino::weight_gradient_memory(p, blocking, 2);
+      Scratch scratch(memory.scratch);
+      ThreadRooms rooms(memory.room, 2);
+      wino::weight_gradient(p, {.x = x.data()}, {.x = dy.data()}, dw, DType::f32, blocking, 2, scratch.data(),
+                            rooms);
       CHECK(error(Floats(dw, dw + expected.size()), expected) <= fusetape::winograd_gradient_error);
     }
   });
@@ -238,15 +242,18 @@ Gradients both(const wino::Problem& p, const Floats& w, const Run& run, const wi
   wino::transform_weights(p, w.data(), DType::f32, true, u.floats(), run.threads);
   Stored dx(Floats(static_cast<std::size_t>(x_size(p)), 7.0f), run.x.dtype);
   Stored dw(Floats(static_cast<std::size_t>(p.out * 9 * p.in), 7.0f), run.dtype);
-  Scratch scratch(wino::both_gradients_scratch_bytes(p, blocking, run.threads));
+  const wino::GradientMemory memory = wino::both_gradients_memory(p, blocking, run.threads);
+  Scratch scratch(memory.scratch);
+  ThreadRooms rooms(memory.room, run.threads);
   wino::both_gradients(p, run.x, run.dy, u.floats(), {.y = dx.data(), .dtype = run.x.dtype},
-                       {dw.data(), run.dtype}, blocking, run.threads, scratch.data());
-  CHECK_FALSE(scratch.overrun());
+                       {dw.data(), run.dtype}, blocking, run.threads, scratch.data(), rooms);
+  CHECK_FALSE((scratch.overrun() || rooms.overrun()));
 
   Stored alone(Floats(static_cast<std::size_t>(x_size(p)), 7.0f), run.x.dtype);
-  Scratch room(wino::convolve_scratch_bytes(mirrored, blocking, run.threads));
+  ThreadRooms others(wino::convolve_room_bytes(mirrored, blocking, run.threads), run.threads);
   wino::convolve(mirrored, run.dy, u.floats(), {.y = alone.data(), .dtype = run.x.dtype}, blocking,
-                 run.threads, room.data());
+                 run.threads, others);
+  CHECK_FALSE(others.overrun());
   CHECK(dx.read<float>() == alone.read<float>());
   return {dx.read<float>(), dw.read<float>()};
 }
@@ -308,12 +315,14 @@ TEST_CASE(
       Stored xs(x, DType::f32), dys(dy, DType::f32);
       const Run run{.x = {.x = xs.data()}, .dy = {.x = dys.data()}};
       const wino::Problem mirrored = p.mirrored();
-      Scratch u(wino::weights_bytes(mirrored)),
-          scratch(wino::both_gradients_scratch_bytes(p, {.tiles = 8}, 1));
+      Scratch u(wino::weights_bytes(mirrored));
+      const wino::GradientMemory memory = wino::both_gradients_memory(p, {.tiles = 8}, 1);
+      Scratch scratch(memory.scratch);
+      ThreadRooms rooms(memory.room, 1);
       wino::transform_weights(p, w.data(), DType::f32, true, u.floats(), 1);
       Floats dx(x.size()), dw(w.size());
       wino::both_gradients(p, run.x, run.dy, u.floats(), {.y = dx.data()}, {dw.data()}, {.tiles = 8}, 1,
-                           scratch.data());
+                           scratch.data(), rooms);
       for (std::size_t i = 0; i < dw.size(); ++i)
         CHECK(std::isnan(dw[i]) == (in_x ? i % 18 == 17 : i / (9 * 18) == 3));
     }

@@ -78,11 +78,36 @@ class Scratch {
   float* floats() { return reinterpret_cast<float*>(data_); }
   bool overrun() const { return data_[bytes_] != untouched; }
 
- private:
   static constexpr std::byte untouched{0xff};
+
+ private:
   std::size_t bytes_;
   std::vector<std::byte> room_;
   std::byte* data_;
+};
+
+/// The same for each thread.
+class ThreadRooms {
+ public:
+  ThreadRooms(std::size_t bytes, int threads)
+      : bytes_(bytes),
+        threads_(threads),
+        stride_((bytes + 64) / 64 * 64),
+        room_(static_cast<std::size_t>(threads) * stride_) {}
+
+  operator plan::Rooms() { return {.first = room_.data(), .stride = stride_}; }
+  bool overrun() {
+    for (int i = 0; i < threads_; ++i) {
+      if (plan::Rooms(*this)[i][bytes_] != Scratch::untouched) return true;
+    }
+    return room_.overrun();
+  }
+
+ private:
+  std::size_t bytes_;
+  int threads_;
+  std::size_t stride_;
+  Scratch room_;
 };
 
 /// Runs f once for each of Highway's targets that this machine has; then all of them count again.

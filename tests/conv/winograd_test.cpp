@@ -74,7 +74,8 @@ class Trial {
 
   Outcome got() {
     const Problem given = case_.problem;
-    Scratch u(weights_bytes(given)), scratch(convolve_scratch_bytes(p_, case_.blocking, case_.threads));
+    Scratch u(weights_bytes(given));
+    ThreadRooms rooms(convolve_room_bytes(p_, case_.blocking, case_.threads), case_.threads);
     transform_weights(given, w_.data(), case_.dtype, case_.backward_data, u.floats(), case_.threads);
     const bool in_place = has(case_.sink, "in_place");
     Stored y = in_place ? tensors_[0] : Stored(Numbers(at(out_pixels_ * p_.out), -77.0), case_.dtype);
@@ -89,8 +90,8 @@ class Trial {
     to.second = it.second.data();
     Source from = source();
     if (has(case_.source, "written")) from.written = written.data();
-    convolve(p_, from, u.floats(), to, case_.blocking, case_.threads, scratch.data());
-    CHECK_FALSE((u.overrun() || scratch.overrun()));
+    convolve(p_, from, u.floats(), to, case_.blocking, case_.threads, rooms);
+    CHECK_FALSE((u.overrun() || rooms.overrun()));
     it.y = y.read<double>();
     it.written = written.read<double>();
     return it;

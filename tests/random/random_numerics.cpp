@@ -99,6 +99,9 @@ class ProbedKernel final : public Kernel {
   std::size_t scratch_bytes() const override {
     return std::max(kernel_->scratch_bytes(), unrounded_->scratch_bytes());
   }
+  std::size_t room_bytes() const override {
+    return std::max(kernel_->room_bytes(), unrounded_->room_bytes());
+  }
   std::vector<std::pair<int, int>> in_place() const override { return kernel_->in_place(); }
 
   void run(const KernelArgs& args) override {
@@ -115,7 +118,7 @@ class ProbedKernel final : public Kernel {
       const double added = convolves_ ? probe_.disturbance.of_largest * largest_product(args) : 0;
       const auto disturbed = [&](double x) { return x * (1 + relative * share(x)); };
       with_operands(args, disturbed);
-      kernel_->run({pointers_.data(), args.scratch});
+      kernel_->run({pointers_.data(), args.scratch, args.rooms});
       for (const Slot& slot : results_) {
         if (slot.value.dtype != DType::f64) continue;
         auto* const numbers = args.out<double>(slot.id);
@@ -174,7 +177,7 @@ class ProbedKernel final : public Kernel {
       slot.copy.resize(static_cast<std::size_t>(slot.value.bytes()));
       pointers_[static_cast<std::size_t>(slot.id)] = slot.copy.data();
     }
-    kernel_->run({pointers_.data(), args.scratch});
+    kernel_->run({pointers_.data(), args.scratch, args.rooms});
     for (const Slot& slot : results_) {
       if (slot.value.dtype != DType::f64) continue;
       const auto* const sums = reinterpret_cast<const double*>(slot.copy.data());
@@ -190,7 +193,7 @@ class ProbedKernel final : public Kernel {
       slot.copy.resize(static_cast<std::size_t>(slot.value.elements()) * sizeof(double));
       pointers_[static_cast<std::size_t>(slot.id)] = slot.copy.data();
     }
-    unrounded_->run({pointers_.data(), args.scratch});
+    unrounded_->run({pointers_.data(), args.scratch, args.rooms});
   }
 
   static bool differs(const Slot& slot, const KernelArgs& args) {

@@ -51,6 +51,7 @@ class TrappedKernel final : public backends::Kernel {
     if (half_done) throw ft::Error("trap", "a kernel fails");
   }
   std::size_t scratch_bytes() const override { return kernel_->scratch_bytes(); }
+  std::size_t room_bytes() const override { return kernel_->room_bytes(); }
   std::vector<std::pair<int, int>> in_place() const override { return kernel_->in_place(); }
   bool can_fail() const override { return kernel_->can_fail(); }
 

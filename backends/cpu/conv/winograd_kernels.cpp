@@ -117,6 +117,10 @@ class Operand {
   double rows_ = 0;
 };
 
+std::byte* take_scratch(ScratchCarver& carver, const winograd::GradientMemory& memory) {
+  return carver.take<std::byte>(static_cast<std::int64_t>(memory.scratch));
+}
+
 /// conv2d and conv2d_grad_input, and beside the latter conv2d_grad_weight.
 class WinogradConvolution final : public Kernel {
  public:
@@ -160,9 +164,9 @@ class WinogradConvolution final : public Kernel {
     if (has_weights()) {
       const Source x = x_.source(args, carver);
       winograd::both_gradients(weights_of_, x, source, u, sink, {args.values[conv_.dw], dw_dtype_}, blocking_,
-                               threads_, take_work(carver));
+                               threads_, take_scratch(carver, memory()), args.rooms);
     } else {
-      winograd::convolve(problem_, source, u, sink, blocking_, threads_, take_work(carver));
+      winograd::convolve(problem_, source, u, sink, blocking_, threads_, args.rooms);
     }
     if (conv_.statistics.present()) finish_statistics(args, sink);
     if (conv_.sums.present()) finish_sums(args, sink);
@@ -175,9 +179,10 @@ class WinogradConvolution final : public Kernel {
     take_weights(carver);
     if (folded_) take_folded(carver);
     if (has_weights()) x_.source({}, carver);
-    take_work(carver);
+    take_scratch(carver, memory());
     return carver.used();
   }
+  std::size_t room_bytes() const override { return memory().room; }
 
   std::vector<std::pair<int, int>> in_place() const override {
     std::vector<std::pair<int, int>> pairs = tracked_in_place(conv_.statistics);
@@ -203,11 +208,9 @@ class WinogradConvolution final : public Kernel {
   float* take_weights(ScratchCarver& carver) const {
     return carver.take<float>(static_cast<std::int64_t>(winograd::weights_bytes(problem_) / sizeof(float)));
   }
-  std::byte* take_work(ScratchCarver& carver) const {
-    const std::size_t bytes = has_weights()
-                                  ? winograd::both_gradients_scratch_bytes(weights_of_, blocking_, threads_)
-                                  : winograd::convolve_scratch_bytes(problem_, blocking_, threads_);
-    return carver.take<std::byte>(static_cast<std::int64_t>(bytes));
+  winograd::GradientMemory memory() const {
+    if (has_weights()) return winograd::both_gradients_memory(weights_of_, blocking_, threads_);
+    return {.room = winograd::convolve_room_bytes(problem_, blocking_, threads_)};
   }
   bool has_weights() const { return conv_.weights_node >= 0; }
 
@@ -300,21 +303,21 @@ class WinogradGradWeight final : public Kernel {
     ScratchCarver carver(args.scratch);
     const Source x = x_.source(args, carver), dy = dy_.source(args, carver);
     winograd::weight_gradient(problem_, x, dy, args.values[dw_], dtype_, blocking_, threads_,
-                              take_work(carver));
+                              take_scratch(carver, memory()), args.rooms);
   }
 
   std::size_t scratch_bytes() const override {
     ScratchCarver carver(nullptr);
     x_.source({}, carver);
     dy_.source({}, carver);
-    take_work(carver);
+    take_scratch(carver, memory());
     return carver.used();
   }
+  std::size_t room_bytes() const override { return memory().room; }
 
  private:
-  std::byte* take_work(ScratchCarver& carver) const {
-    return carver.take<std::byte>(
-        static_cast<std::int64_t>(winograd::weight_gradient_scratch_bytes(problem_, blocking_, threads_)));
+  winograd::GradientMemory memory() const {
+    return winograd::weight_gradient_memory(problem_, blocking_, threads_);
   }
 
   Problem problem_;

@@ -27,7 +27,9 @@ class Redirected {
   explicit Redirected(const Graph& graph) : values_(graph.values.size(), nullptr) {}
 
   void set(int value, const void* at) { values_[static_cast<std::size_t>(value)] = const_cast<void*>(at); }
-  KernelArgs args(std::byte* scratch) const { return {.values = values_.data(), .scratch = scratch}; }
+  KernelArgs args(std::byte* scratch, plan::Rooms rooms = {}) const {
+    return {.values = values_.data(), .scratch = scratch, .rooms = rooms};
+  }
 
  private:
   std::vector<void*> values_;
@@ -127,12 +129,13 @@ class WithEpilogue final : public Kernel {
     for (int id : outputs_) inner_.set(id, args.values[id]);
     inner_.set(written_, args.values[target_]);
     product_->run(inner_.args(args.scratch));
-    epilogue_->run(inner_.args(args.scratch));
+    epilogue_->run(inner_.args(args.scratch, args.rooms));
   }
 
   std::size_t scratch_bytes() const override {
     return std::max(product_->scratch_bytes(), epilogue_->scratch_bytes());
   }
+  std::size_t room_bytes() const override { return epilogue_->room_bytes(); }
 
  private:
   std::vector<int> inputs_, outputs_;

@@ -14,18 +14,19 @@ using plan::Graph;
 using plan::Group;
 using plan::NormRoles;
 
-struct Scratch {
-  float *scale = nullptr, *beta = nullptr;  ///< the forward pass's, where the mask is recomputed
-  float *mean[2] = {}, *a[2] = {}, *b[2] = {}, *c[2] = {};
-  Rooms<std::byte> parts;  ///< PartSums
+/// What threads sum, a wide row each, and a room for GradientRows.
+struct PartSums {
+  InRooms<float> chain_g, chain_gx[2];
+  InRooms<double> sum_g, sum_gx[2];
+  InRooms<std::byte> room;
   std::size_t bytes = 0;
 };
 
-/// What a thread sums, a wide row each, and a room for GradientRows.
-struct PartSums {
-  float *chain_g = nullptr, *chain_gx[2] = {};
-  double *sum_g = nullptr, *sum_gx[2] = {};
-  std::byte* room = nullptr;
+struct Scratch {
+  float *scale = nullptr, *beta = nullptr;  ///< the forward pass's, where the mask is recomputed
+  float *mean[2] = {}, *a[2] = {}, *b[2] = {}, *c[2] = {};
+  PartSums parts;
+  std::size_t bytes = 0;
 };
 
 template <class T>
@@ -56,7 +57,7 @@ class NormBackwardKernel final : public Kernel {
   }
 
   void run(const KernelArgs& args) override {
-    const Scratch scratch = carve(args.scratch);
+    const Scratch scratch = carve(args.scratch, args.rooms);
     const NormBackward<T> norm = tensors(args, scratch);
     gradient_.begin(roles_.numbers, args);
     if (roles_.sums_given) {
@@ -68,7 +69,8 @@ class NormBackwardKernel final : public Kernel {
     if (wanted_count_ > 0) differentiate(args, scratch, norm);
   }
 
-  std::size_t scratch_bytes() const override { return carve(nullptr).bytes; }
+  std::size_t scratch_bytes() const override { return carve(nullptr, {}).bytes; }
+  std::size_t room_bytes() const override { return part_sums({}).bytes; }
 
   std::vector<std::pair<int, int>> in_place() const override {
     std::vector<std::pair<int, int>> pairs;
@@ -99,7 +101,7 @@ class NormBackwardKernel final : public Kernel {
     return first + (wanted_count_ > 0 ? second : 0);
   }
 
-  Scratch carve(std::byte* base) const {
+  Scratch carve(std::byte* base, plan::Rooms rooms) const {
     ScratchCarver carver(base);
     const std::int64_t row = rows_.padded_width();
     Scratch scratch;
@@ -110,26 +112,22 @@ class NormBackwardKernel final : public Kernel {
         *each = carver.take<float>(row);
       }
     }
-    ScratchCarver one(nullptr);
-    part_sums(one);
-    scratch.parts = carver.take_rooms<std::byte>(rows_.parts(), static_cast<std::int64_t>(one.used()));
+    scratch.parts = part_sums(rooms);
     scratch.bytes = carver.used();
     return scratch;
   }
-  PartSums part_sums(ScratchCarver& room) const {
+  PartSums part_sums(plan::Rooms rooms) const {
     const std::int64_t row = rows_.padded_width();
-    PartSums sums{.chain_g = room.take<float>(row)};
-    sums.sum_g = room.take<double>(row);
+    RoomCarver carver(rooms);
+    PartSums sums{.chain_g = carver.take<float>(row)};
+    sums.sum_g = carver.take<double>(row);
     for (int i = 0; i < roles_.norms; ++i) {
-      sums.chain_gx[i] = room.take<float>(row);
-      sums.sum_gx[i] = room.take<double>(row);
+      sums.chain_gx[i] = carver.take<float>(row);
+      sums.sum_gx[i] = carver.take<double>(row);
     }
-    sums.room = reinterpret_cast<std::byte*>(room.take<T>(gradient_.room(rows_)));
+    sums.room = carver.take<std::byte>(gradient_.room(rows_) * static_cast<std::int64_t>(sizeof(T)));
+    sums.bytes = carver.used();
     return sums;
-  }
-  PartSums part_sums(const Scratch& scratch, int part) const {
-    ScratchCarver room(scratch.parts[part]);
-    return part_sums(room);
   }
 
   NormBackward<T> tensors(const KernelArgs& args, const Scratch& scratch) const {
@@ -160,15 +158,15 @@ class NormBackwardKernel final : public Kernel {
   void sum(const NormBackward<T>& tensors, const Scratch& scratch) const {
     for_parts(rows_.parts(), [&](int part) {
       NormBackward<T> norm = tensors;
-      const PartSums sums = part_sums(scratch, part);
-      norm.chain_g = sums.chain_g;
-      norm.sum_g = sums.sum_g;
+      const PartSums& sums = scratch.parts;
+      norm.chain_g = sums.chain_g[part];
+      norm.sum_g = sums.sum_g[part];
       for (int i = 0; i < roles_.norms; ++i) {
-        norm.chain_gx[i] = sums.chain_gx[i];
-        norm.sum_gx[i] = sums.sum_gx[i];
+        norm.chain_gx[i] = sums.chain_gx[i][part];
+        norm.sum_gx[i] = sums.sum_gx[i][part];
       }
       norm.clear_sums(rows_.padded_width());
-      T* const room = reinterpret_cast<T*>(sums.room);
+      T* const room = reinterpret_cast<T*>(sums.room[part]);
       rows_.for_blocks(part, false, [&](const RowBlock& block) { gradient_.add_sums(block, norm, room); });
     });
   }
@@ -178,9 +176,8 @@ class NormBackwardKernel final : public Kernel {
     const NormRoles& roles = roles_.norm[i];
     const float* inv_std = args.in<float>(roles.inv_std);
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
-      const double sum_g = rows_.total([&](int part) { return part_sums(scratch, part).sum_g; }, c);
-      const double sum_gx = rows_.total([&](int part) { return part_sums(scratch, part).sum_gx[i]; }, c);
-      const double sum_gxhat = sum_gx * inv_std[c];
+      const double sum_g = rows_.total(scratch.parts.sum_g, c);
+      const double sum_gxhat = rows_.total(scratch.parts.sum_gx[i], c) * inv_std[c];
       if (roles.dbeta >= 0) args.out<float>(roles.dbeta)[c] = static_cast<float>(sum_g);
       if (roles.dgamma >= 0) args.out<float>(roles.dgamma)[c] = static_cast<float>(sum_gxhat);
       if (roles.dx >= 0) set_coefficients(args, scratch, i, c, sum_g, sum_gxhat);

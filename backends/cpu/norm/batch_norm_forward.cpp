@@ -37,14 +37,14 @@ class NormForwardKernel final : public Kernel {
     applies_ = !written_.empty() || roles_.mask >= 0;
     if (roles_.statistics == plan::Statistics::batch)
       moments_.resize(static_cast<std::size_t>(rows_.parts()) * static_cast<std::size_t>(roles_.norms));
-    scratch_bytes_ = carve(nullptr).bytes;
+    scratch_bytes_ = carve(nullptr, {}).bytes;
     tensor_passes = count_passes();
     name = "highway:batch_norm";
     if (roles_.activation != nullptr) name += "_" + std::string(roles_.activation->name);
   }
 
   void run(const KernelArgs& args) override {
-    const Scratch scratch = carve(args.scratch);
+    const Scratch scratch = carve(args.scratch, args.rooms);
     if (roles_.statistics == plan::Statistics::batch) {
       measure(args);
       for (int i = 0; i < roles_.norms; ++i) finish_statistics(args, scratch, i);
@@ -55,6 +55,10 @@ class NormForwardKernel final : public Kernel {
   }
 
   std::size_t scratch_bytes() const override { return scratch_bytes_; }
+  std::size_t room_bytes() const override {
+    const auto norms = static_cast<std::size_t>(roles_.norms);
+    return moments_.empty() ? 0 : norms * PartMoments<T>::room_bytes(rows_);
+  }
 
   std::vector<std::pair<int, int>> in_place() const override {
     std::vector<std::pair<int, int>> pairs;
@@ -82,7 +86,7 @@ class NormForwardKernel final : public Kernel {
     return ChannelRows(shape.elements() / shape.back(), shape.back(), omp_get_max_threads());
   }
 
-  Scratch carve(std::byte* base) {
+  Scratch carve(std::byte* base, plan::Rooms rooms) {
     ScratchCarver carver(base);
     const std::int64_t row = rows_.padded_width();
     Scratch scratch;
@@ -92,8 +96,8 @@ class NormForwardKernel final : public Kernel {
       }
     }
     for (int part = 0; !moments_.empty() && part < rows_.parts(); ++part) {
-      carver.begin_part(part);
-      for (int i = 0; i < roles_.norms; ++i) moments(part, i).take(carver, rows_);
+      ScratchCarver room(rooms[part]);
+      for (int i = 0; i < roles_.norms; ++i) moments(part, i).take(room, rows_);
     }
     scratch.bytes = carver.used();
     return scratch;

@@ -28,9 +28,9 @@ class BiasReluGradKernel final : public Kernel {
 
   void run(const KernelArgs& args) override {
     const std::int64_t row = rows_.padded_width();
-    ScratchCarver carver(args.scratch);
-    const auto chains = carver.take_rooms<float>(rows_.parts(), row);
-    const auto sums = carver.take_rooms<double>(rows_.parts(), row);
+    RoomCarver carver(args.rooms);
+    const InRooms<float> chains = carver.take<float>(row);
+    const InRooms<double> sums = carver.take<double>(row);
     const NormBackward<T> tensors = tensors_of(args);
     for_parts(rows_.parts(), [&](int part) {
       NormBackward<T> norm = tensors;
@@ -40,7 +40,7 @@ class BiasReluGradKernel final : public Kernel {
       rows_.for_blocks(part, false, [&](const RowBlock& block) { add_gradient_sums(block, norm); });
     });
     for (std::int64_t c = 0; c < rows_.channels(); ++c) {
-      const auto total = static_cast<float>(rows_.total([&](int part) { return sums[part]; }, c));
+      const auto total = static_cast<float>(rows_.total(sums, c));
       if (narrow_bias_) {
         args.out<std::uint16_t>(roles_.bias_grad)[c] = core::to_bf16(total);
       } else {
@@ -49,10 +49,10 @@ class BiasReluGradKernel final : public Kernel {
     }
   }
 
-  std::size_t scratch_bytes() const override {
-    ScratchCarver carver(nullptr);
-    carver.take_rooms<float>(rows_.parts(), rows_.padded_width());
-    carver.take_rooms<double>(rows_.parts(), rows_.padded_width());
+  std::size_t room_bytes() const override {
+    RoomCarver carver({});
+    carver.take<float>(rows_.padded_width());
+    carver.take<double>(rows_.padded_width());
     return carver.used();
   }
 

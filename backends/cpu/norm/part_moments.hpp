@@ -14,10 +14,17 @@ namespace fusetape::backends::cpu::norm {
 template <class T>
 class alignas(128) PartMoments {
  public:
+  /// Of the part's room.
   void take(ScratchCarver& carver, const ChannelRows& rows) {
     const std::int64_t row = rows.padded_width();
     for (float** each : {&origin_, &shift_, &chain_sum_, &chain_square_}) *each = carver.take<float>(row);
     for (double** each : {&block_sum_, &block_square_, &sum_, &square_}) *each = carver.take<double>(row);
+  }
+
+  static std::size_t room_bytes(const ChannelRows& rows) {
+    ScratchCarver counter(nullptr);
+    PartMoments().take(counter, rows);
+    return counter.used();
   }
 
   void begin(const ChannelRows& rows) {

@@ -27,11 +27,7 @@ class PointwiseKernel final : public Kernel {
     if (run_.program().count < parallel_from) threads_ = 1;
   }
 
-  std::size_t scratch_bytes() const override {
-    ScratchCarver carver(nullptr);
-    storage(carver);
-    return carver.used();
-  }
+  std::size_t room_bytes() const override { return run_.program().thread_floats * sizeof(float); }
   std::vector<std::pair<int, int>> in_place() const override { return run_.program().in_place; }
 
   void run(const KernelArgs& args) override {
@@ -45,14 +41,10 @@ class PointwiseKernel final : public Kernel {
   }
 
  private:
-  Rooms<float> storage(ScratchCarver& carver) const {
-    return carver.take_rooms<float>(threads_, static_cast<std::int64_t>(run_.program().thread_floats));
-  }
   std::int64_t block_size() const { return static_cast<std::int64_t>(run_.program().block_size); }
 
   void run_part(const KernelArgs& args, int thread, int threads) {
-    ScratchCarver carver(args.scratch);
-    float* const storage = this->storage(carver)[thread];
+    auto* const storage = reinterpret_cast<float*>(args.rooms[thread]);
     const std::int64_t first = blocks_ * thread / threads;
     const std::int64_t end = blocks_ * (thread + 1) / threads;
     if (first == end) return;
@@ -76,32 +68,24 @@ class PointwiseSumKernel final : public Kernel, private RowSource {
   PointwiseSumKernel(const Graph& graph, const Group& group, const Extents& extents)
       : run_(compile_pointwise(graph, group)),
         sum_(graph, graph.node(group.reduction_node()), extents),
-        y_(graph.node(group.reduction_node()).outputs[0]) {
-    carve(nullptr);
-  }
+        y_(graph.node(group.reduction_node()).outputs[0]) {}
 
-  std::size_t scratch_bytes() const override { return scratch_bytes_; }
+  std::size_t scratch_bytes() const override { return sum_.scratch_bytes(); }
+  std::size_t room_bytes() const override { return run_.program().thread_floats * sizeof(float); }
   std::vector<std::pair<int, int>> in_place() const override { return run_.program().in_place; }
 
   void run(const KernelArgs& args) override {
     args_ = &args;
-    carve(args.scratch);
-    sum_.run(*this, sums_, args.out<std::byte>(y_));
+    sum_.run(*this, reinterpret_cast<double*>(args.scratch), args.out<std::byte>(y_));
   }
 
  private:
-  void carve(std::byte* base) {
-    ScratchCarver carver(base);
-    sums_ = carver.take<double>(static_cast<std::int64_t>(sum_.scratch_bytes() / sizeof(double)));
-    storage_ =
-        carver.take_rooms<float>(sum_.parts(), static_cast<std::int64_t>(run_.program().thread_floats));
-    scratch_bytes_ = carver.used();
-  }
-  void begin(int part) const override { run_.begin(*args_, storage_[part]); }
+  float* storage(int part) const { return reinterpret_cast<float*>(args_->rooms[part]); }
+  void begin(int part) const override { run_.begin(*args_, storage(part)); }
   const float* read(int part, std::int64_t at, std::int64_t count, float* buffer) const override {
     const auto block = static_cast<std::int64_t>(run_.program().block_size);
     for (std::int64_t done = 0; done < count; done += block) {
-      run_.block(*args_, storage_[part], at + done, static_cast<std::size_t>(std::min(block, count - done)),
+      run_.block(*args_, storage(part), at + done, static_cast<std::size_t>(std::min(block, count - done)),
                  buffer + done);
     }
     const BlockOperand& reduced = run_.program().reduced;
@@ -111,9 +95,6 @@ class PointwiseSumKernel final : public Kernel, private RowSource {
   ProgramRun run_;
   AxisSum sum_;
   int y_;
-  double* sums_ = nullptr;
-  Rooms<float> storage_;
-  std::size_t scratch_bytes_ = 0;
   const KernelArgs* args_ = nullptr;  ///< of the run that is on
 };
 

@@ -333,12 +333,14 @@ class NormMaxPoolKernel final : public Kernel {
   std::size_t scratch_bytes() const override {
     return std::max(norm_->scratch_bytes(), carve(nullptr).bytes);  // one after the other
   }
+  std::size_t room_bytes() const override {
+    return std::max(norm_->room_bytes(), static_cast<std::size_t>(ring_elements()) * sizeof(T));
+  }
   std::vector<std::pair<int, int>> in_place() const override { return norm_->in_place(); }
 
  private:
   struct Scratch {
     float *mean = nullptr, *a = nullptr, *beta = nullptr;  ///< for each element of a row of pixels
-    Rooms<T> rings;
     std::size_t bytes = 0;
   };
 
@@ -350,7 +352,6 @@ class NormMaxPoolKernel final : public Kernel {
     Scratch scratch;
     for (float** each : {&scratch.mean, &scratch.a, &scratch.beta})
       *each = carver.take<float>(row_.padded_width());
-    scratch.rings = carver.take_rooms<T>(parts_, ring_elements());
     scratch.bytes = carver.used();
     return scratch;
   }
@@ -378,7 +379,7 @@ class NormMaxPoolKernel final : public Kernel {
     fill_patterns(args, scratch);
     const T* x = args.in<T>(roles_.norm.norm[0].x);
     for_parts(parts_, [&](int part) {
-      T* const ring = scratch.rings[part];
+      T* const ring = RoomCarver(args.rooms).take<T>(ring_elements())[part];
       const std::int64_t rows = pool_.images * pool_.h.windows, end = rows * (part + 1) / parts_;
       std::int64_t made = 0;  // the rows of this image before it that windows see, or saw
       for (std::int64_t row = rows * part / parts_; row < end; ++row) {

@@ -79,27 +79,27 @@ KernelRace::KernelRace(Backend& backend, Stopwatch stopwatch, Clock::time_point 
       threads_(omp_get_max_threads()) {}
 
 KernelRace::~KernelRace() {
-  for (const Room& room : rooms_) backend_.free(room.data, room.bytes);
+  for (const Block& block : blocks_) backend_.free(block.data, block.bytes);
 }
 
 bool KernelRace::has_time_for(double ms) const {
   return Clock::now() + std::chrono::duration<double, std::milli>(ms) < deadline_;
 }
 
-void* KernelRace::room(std::size_t which, std::size_t bytes, bool filled) {
-  if (rooms_.size() <= which) rooms_.resize(which + 1);
-  Room& room = rooms_[which];
-  if (room.bytes < bytes) {
-    backend_.free(room.data, room.bytes);
-    room = {};
-    room.data = backend_.allocate(bytes);
-    room.bytes = bytes;
-    if (filled) fill(room.data, bytes);
+void* KernelRace::block(std::size_t which, std::size_t bytes, bool filled) {
+  if (blocks_.size() <= which) blocks_.resize(which + 1);
+  Block& block = blocks_[which];
+  if (block.bytes < bytes) {
+    backend_.free(block.data, block.bytes);
+    block = {};
+    block.data = backend_.allocate(bytes);
+    block.bytes = bytes;
+    if (filled) fill(block.data, bytes);
   }
-  return room.data;
+  return block.data;
 }
 
-KernelArgs KernelRace::next_args(const Graph& graph, std::size_t scratch_bytes) {
+KernelArgs KernelRace::next_args(const Graph& graph, const Kernel& kernel) {
   // What a step reads was written long before: beyond the cache, two sets of operands take turns.
   std::int64_t bytes = 0;
   for (const plan::GraphValue& value : graph.values) bytes += value.bytes();
@@ -108,13 +108,17 @@ KernelArgs KernelRace::next_args(const Graph& graph, std::size_t scratch_bytes) 
   for (std::size_t i = 0; i < graph.values.size(); ++i) {
     const bool input = graph.values[i].producer < 0;
     const std::size_t set = second_set_ ? graph.values.size() : 0;
-    values_.push_back(room(1 + set + i, static_cast<std::size_t>(graph.values[i].bytes()), input));
+    values_.push_back(block(1 + set + i, static_cast<std::size_t>(graph.values[i].bytes()), input));
   }
-  return {.values = values_.data(), .scratch = static_cast<std::byte*>(room(0, scratch_bytes, false))};
+  const std::size_t own = (kernel.scratch_bytes() + 63) / 64 * 64;
+  const std::size_t stride = plan::Rooms::stride_of(kernel.room_bytes());
+  auto* const scratch =
+      static_cast<std::byte*>(block(0, own + static_cast<std::size_t>(threads_) * stride, false));
+  return {.values = values_.data(), .scratch = scratch, .rooms = {.first = scratch + own, .stride = stride}};
 }
 
 double KernelRace::run_once(const TimedConvolution& timed, Runner& runner) {
-  return stopwatch_(*runner.kernel, next_args(timed.graph(), runner.kernel->scratch_bytes()));
+  return stopwatch_(*runner.kernel, next_args(timed.graph(), *runner.kernel));
 }
 
 std::vector<KernelRace::Runner> KernelRace::warm_up(TimedConvolution& timed,

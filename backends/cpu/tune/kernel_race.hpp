@@ -41,10 +41,10 @@ class KernelRace {
   bool run_round(const TimedConvolution& timed, std::vector<Runner>& runners);
   double run_once(const TimedConvolution& timed, Runner& runner);
   /// The operands and results of the next run, alternating.
-  KernelArgs next_args(const plan::Graph& graph, std::size_t scratch_bytes);
-  void* room(std::size_t which, std::size_t bytes, bool filled);
+  KernelArgs next_args(const plan::Graph& graph, const Kernel& kernel);
+  void* block(std::size_t which, std::size_t bytes, bool filled);
 
-  struct Room {
+  struct Block {
     void* data = nullptr;
     std::size_t bytes = 0;
   };
@@ -52,7 +52,7 @@ class KernelRace {
   Stopwatch stopwatch_;
   Clock::time_point deadline_;
   int threads_;
-  std::vector<Room> rooms_;
+  std::vector<Block> blocks_;
   std::vector<void*> values_;
   bool second_set_ = false;
 };

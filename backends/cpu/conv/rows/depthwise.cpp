@@ -129,29 +129,27 @@ class TapSums {
   TapSums(const Filter& filter, int parts) : filter_(filter), parts_(parts) {}
 
   /// Before the rows of a run.
-  void begin(ScratchCarver& carver) {
-    ScratchCarver one(nullptr);
-    carve(one);
-    rooms_ = carver.take_rooms<std::byte>(parts_, static_cast<std::int64_t>(one.used()));
+  void begin(RoomCarver& rooms) {
+    sums_ = rooms.take<float>(size());
+    totals_ = rooms.take<double>(size());
   }
   void begin_part(int part) const {
-    const Sums at = of(part);
-    std::fill_n(at.floats, size(), 0.0f);
-    std::fill_n(at.doubles, size(), 0.0);
+    std::fill_n(sums_[part], size(), 0.0f);
+    std::fill_n(totals_[part], size(), 0.0);
   }
   /// {channels} for a place of the filter.
-  float* sums(int part, std::int64_t place) const { return of(part).floats + place * filter_.channels; }
+  float* sums(int part, std::int64_t place) const { return sums_[part] + place * filter_.channels; }
   /// To the doubles.
   void fold(int part) const {
-    const Sums at = of(part);
-    for (std::int64_t i = 0; i < size(); ++i)
-      at.doubles[i] += static_cast<double>(std::exchange(at.floats[i], 0.0f));
+    float* const sums = sums_[part];
+    double* const totals = totals_[part];
+    for (std::int64_t i = 0; i < size(); ++i) totals[i] += static_cast<double>(std::exchange(sums[i], 0.0f));
   }
   void end(DType dtype, void* dw) const {
     for (std::int64_t c = 0; c < filter_.channels; ++c) {
       for (std::int64_t i = 0; i < filter_.places(); ++i) {
         double sum = 0;
-        for (int part = 0; part < parts_; ++part) sum += of(part).doubles[i * filter_.channels + c];
+        for (int part = 0; part < parts_; ++part) sum += totals_[part][i * filter_.channels + c];
         dw_element(dtype, dw, c * filter_.places() + i, static_cast<float>(sum));
       }
     }
@@ -164,23 +162,12 @@ class TapSums {
     else
       static_cast<std::uint16_t*>(dw)[i] = core::to_bf16(value);
   }
-  struct Sums {
-    float* floats;
-    double* doubles;
-  };
-  Sums carve(ScratchCarver& room) const {
-    float* const floats = room.take<float>(size());
-    return {floats, room.take<double>(size())};
-  }
-  Sums of(int part) const {
-    ScratchCarver room(rooms_[part]);
-    return carve(room);
-  }
   std::int64_t size() const { return filter_.places() * filter_.channels; }
 
   Filter filter_;
   int parts_;
-  Rooms<std::byte> rooms_;  ///< Sums
+  InRooms<float> sums_;
+  InRooms<double> totals_;
 };
 
 /// All passes: y, dx, dw, or dx and dw together. The ring holds x where y or dw alone is made, else g.
@@ -212,13 +199,16 @@ class Depthwise final : public Kernel {
     rows_at_once_ = std::max(unit, rows - rows % unit);
     name = "highway:depthwise";
     ScratchCarver counted(nullptr);
-    carve({}, counted);
+    RoomCarver rooms({});
+    carve({}, counted, rooms);
     scratch_bytes_ = counted.used();
+    room_bytes_ = rooms.used();
   }
 
   void run(const KernelArgs& args) override {
     ScratchCarver carver(args.scratch);
-    const Room room = carve(args, carver);
+    RoomCarver rooms(args.rooms);
+    const Room room = carve(args, carver, rooms);
     if (result_) turn_weights(args.in<T>(conv_.w), room.weights);
     for_parts(geometry_.parts, [&](int part) {
       Part mine{.part = part, .ring = &rings_[static_cast<std::size_t>(part)], .weights = room.weights};
@@ -231,13 +221,14 @@ class Depthwise final : public Kernel {
   }
 
   std::size_t scratch_bytes() const override { return scratch_bytes_; }
+  std::size_t room_bytes() const override { return room_bytes_; }
 
   std::vector<std::pair<int, int>> in_place() const override { return tracked_in_place(conv_.statistics); }
 
  private:
   struct Room {
     float* weights;
-    Rooms<std::byte> parts;
+    InRooms<std::byte> parts;
   };
   struct Part {
     int part = 0;
@@ -267,17 +258,17 @@ class Depthwise final : public Kernel {
     part.sums = room.take<float*>(places);
     return room.take<float>(rings_[0].floats());
   }
-  Room carve(const KernelArgs& args, ScratchCarver& carver) {
+  Room carve(const KernelArgs& args, ScratchCarver& carver, RoomCarver& rooms) {
     ringed_->begin(args, carver);
     if (beside_) beside_->begin(args, carver);
-    if (result_) result_->begin(args, carver);
-    if (sums_) sums_->begin(carver);
+    if (result_) result_->begin(args, carver, rooms);
+    if (sums_) sums_->begin(rooms);
     const Filter& filter = geometry_.filter;
     float* const weights = carver.take<float>(filter.places() * filter.channels);
     Part counted;
     ScratchCarver one(nullptr);
     carve(counted, one);
-    return {weights, carver.take_rooms<std::byte>(geometry_.parts, static_cast<std::int64_t>(one.used()))};
+    return {weights, rooms.take<std::byte>(static_cast<std::int64_t>(one.used()))};
   }
 
   /// {channels, place} to {place, channels}.
@@ -381,7 +372,7 @@ class Depthwise final : public Kernel {
   Convolution conv_;
   Geometry geometry_;
   std::int64_t rows_at_once_ = 0;
-  std::size_t scratch_bytes_ = 0;
+  std::size_t scratch_bytes_ = 0, room_bytes_ = 0;
   DType dw_dtype_ = DType::f32;
   std::optional<OperandRows<T>> ringed_, beside_;
   std::optional<ResultRows<T>> result_;

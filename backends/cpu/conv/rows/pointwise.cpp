@@ -32,7 +32,7 @@ class WeightSums {
   WeightSums(std::int64_t out, std::int64_t in, int parts) : out_(out), in_(in), parts_(parts) {}
 
   /// Before the pixels of a run.
-  void begin(ScratchCarver& carver) { sums_ = carver.take_rooms<float>(parts_, size()); }
+  void begin(RoomCarver& rooms) { sums_ = rooms.take<float>(size()); }
   /// `starts`: these are the part's first pixels.
   void add(int part, bool starts, const float* g, const float* x, std::int64_t pixels, Ahead* ahead) const {
     multiply({.m = out_,
@@ -71,7 +71,7 @@ class WeightSums {
 
   std::int64_t out_, in_;
   int parts_;
-  Rooms<float> sums_;
+  InRooms<float> sums_;
 };
 
 /// All passes: y, dx, dw, or dx and dw together. T is float or Bf16; products are of floats.
@@ -100,13 +100,16 @@ class Pointwise final : public Kernel {
     }
     name = "highway:1×1";
     ScratchCarver counted(nullptr);
-    carve({}, counted);
+    RoomCarver rooms({});
+    carve({}, counted, rooms);
     scratch_bytes_ = counted.used();
+    room_bytes_ = rooms.used();
   }
 
   void run(const KernelArgs& args) override {
     ScratchCarver carver(args.scratch);
-    const Room room = carve(args, carver);
+    RoomCarver rooms(args.rooms);
+    const Room room = carve(args, carver, rooms);
     if (makes_image()) pack_weights(args, room);
     for_parts(parts_, [&](int part) {
       Pixels pixels{.part = part, .first = pixels_ * part / parts_, .room = room.parts[part]};
@@ -121,13 +124,14 @@ class Pointwise final : public Kernel {
   }
 
   std::size_t scratch_bytes() const override { return scratch_bytes_; }
+  std::size_t room_bytes() const override { return room_bytes_; }
 
   std::vector<std::pair<int, int>> in_place() const override { return tracked_in_place(conv_.statistics); }
 
  private:
   struct Room {
     float *as_floats, *weights;
-    Rooms<float> parts;
+    InRooms<float> parts;
   };
   /// Some of a part.
   struct Pixels {
@@ -152,14 +156,14 @@ class Pointwise final : public Kernel {
   std::int64_t g_room() const { return g_ ? g_->room(at_once_) : 0; }
   std::int64_t products_room() const { return makes_image() && narrow ? at_once_ * made() : 0; }
   std::int64_t part_room() const { return x_room() + g_room() + products_room(); }
-  Room carve(const KernelArgs& args, ScratchCarver& carver) {
+  Room carve(const KernelArgs& args, ScratchCarver& carver, RoomCarver& rooms) {
     if (x_) x_->begin(args, carver);
     if (g_) g_->begin(args, carver);
-    if (result_) result_->begin(args, carver);
-    if (sums_) sums_->begin(carver);
+    if (result_) result_->begin(args, carver, rooms);
+    if (sums_) sums_->begin(rooms);
     float* const as_floats = carver.take<float>(makes_image() && narrow ? in_ * out_ : 0);
     float* const weights = carver.take<float>(makes_image() ? packed_size(summed(), made()) : 0);
-    return {as_floats, weights, carver.take_rooms<float>(parts_, part_room())};
+    return {as_floats, weights, rooms.take<float>(part_room())};
   }
 
   void pack_weights(const KernelArgs& args, const Room& room) const {
@@ -207,7 +211,7 @@ class Pointwise final : public Kernel {
   std::int64_t in_, out_, pixels_;
   int parts_;
   std::int64_t at_once_ = 0;
-  std::size_t scratch_bytes_ = 0;
+  std::size_t scratch_bytes_ = 0, room_bytes_ = 0;
   DType dw_dtype_ = DType::f32;
   std::optional<OperandRows<T>> x_, g_;
   std::optional<ResultRows<T>> result_;

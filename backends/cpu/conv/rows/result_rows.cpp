@@ -18,6 +18,7 @@ template <class T>
 ResultRows<T>::ResultRows(const plan::Graph& graph, const plan::Convolution& conv, int parts)
     : conv_(conv),
       rows_(pixel_rows(graph, conv.result())),
+      parts_(parts),
       changes_(conv.z >= 0 || conv.mask >= 0 || conv.masked_by.present() || conv.sums.present()),
       gradient_rows_(conv.gradient, conv.masked_by.present()) {
   const auto count = static_cast<std::size_t>(parts);
@@ -28,20 +29,14 @@ ResultRows<T>::ResultRows(const plan::Graph& graph, const plan::Convolution& con
 }
 
 template <class T>
-void ResultRows<T>::begin(const KernelArgs& args, ScratchCarver& carver) {
+void ResultRows<T>::begin(const KernelArgs& args, ScratchCarver& carver, RoomCarver& rooms) {
   const std::int64_t row = rows_.padded_width();
   float* patterns[3] = {};
   for (float*& pattern : patterns) pattern = carver.take<float>(row);
-  for (std::size_t part = 0; part < moments_.size(); ++part) {
-    carver.begin_part(static_cast<std::int64_t>(part));
-    moments_[part].take(carver, rows_);
-  }
-  for (std::size_t part = 0; part < sums_.size(); ++part) {
-    carver.begin_part(static_cast<std::int64_t>(part));
-    PartSums& sums = sums_[part];
-    for (float** each : {&sums.chain_g, &sums.chain_gx}) *each = carver.take<float>(row);
-    for (double** each : {&sums.sum_g, &sums.sum_gx}) *each = carver.take<double>(row);
-    sums.room = carver.take<T>(gradient_rows_.room(rows_));
+  const InRooms<std::byte> of_parts = rooms.take<std::byte>(part_bytes());
+  for (int part = 0; part < parts_; ++part) {
+    ScratchCarver room(of_parts[part]);
+    take_part(part, room);
   }
   if (args.values == nullptr) return;
   result_ = args.out<T>(conv_.result());
@@ -85,6 +80,25 @@ void ResultRows<T>::begin(const KernelArgs& args, ScratchCarver& carver) {
     part.sum_gx[0] = sums.sum_gx;
     part.clear_sums(row);
   }
+}
+
+template <class T>
+void ResultRows<T>::take_part(int part, ScratchCarver& room) {
+  const auto at = static_cast<std::size_t>(part);
+  const std::int64_t row = rows_.padded_width();
+  if (!moments_.empty()) moments_[at].take(room, rows_);
+  if (sums_.empty()) return;
+  PartSums& sums = sums_[at];
+  for (float** each : {&sums.chain_g, &sums.chain_gx}) *each = room.take<float>(row);
+  for (double** each : {&sums.sum_g, &sums.sum_gx}) *each = room.take<double>(row);
+  sums.room = room.take<T>(gradient_rows_.room(rows_));
+}
+
+template <class T>
+std::int64_t ResultRows<T>::part_bytes() {
+  ScratchCarver counter(nullptr);
+  take_part(0, counter);
+  return static_cast<std::int64_t>(counter.used());
 }
 
 template <class T>

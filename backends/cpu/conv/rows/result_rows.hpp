@@ -17,8 +17,8 @@ class ResultRows {
 
   /// Sums over a multiple of so many pixels cost least, and are the most exact.
   std::int64_t pixels_of_row() const { return rows_.repeat(); }
-  /// Before the pixels of a run. On a null base, room is only counted.
-  void begin(const KernelArgs& args, ScratchCarver& carver);
+  /// Before the pixels of a run. On a null base, and without rooms, memory is only counted.
+  void begin(const KernelArgs& args, ScratchCarver& carver, RoomCarver& rooms);
   /// What these pixels will be written to and finished with.
   void look_ahead(std::int64_t first, std::int64_t count, Ahead& ahead) const;
   /// Where the products of pixels from `first` on are to be left.
@@ -36,11 +36,14 @@ class ResultRows {
     T* room = nullptr;
   };
 
+  void take_part(int part, ScratchCarver& room);
+  std::int64_t part_bytes();
   void end_statistics(const KernelArgs& args);
   void end_sums(const KernelArgs& args);
 
   plan::Convolution conv_;
   ChannelRows rows_;
+  int parts_;
   double eps_ = 0;  ///< of the norm whose statistics these are
   bool changes_;    ///< whether pixels are added to, masked, or summed as a gradient
   norm::GradientRows<T> gradient_rows_;

@@ -11,17 +11,18 @@ namespace {
 class WeightSums final : public Companion {
  public:
   WeightSums(const Problem& problem, const Source& x, const Blocking& blocking, int threads,
-             ScratchCarver& carver)
+             plan::Rooms rooms)
       : cut_(problem, {.tiles = blocking.tiles}),
         x_tiles_(problem.mirrored()),
         x_(x),
         shares_(problem.mirrored(), blocking, threads),
-        writers_(static_cast<int>(std::min<std::int64_t>(threads, cut_.all_channels().pairs()))),
-        totals_(carver.take_rooms<float>(writers_, chunk_sums)),
-        rooms_(carver.take_rooms<std::byte>(shares_.parts(),
-                                            static_cast<std::int64_t>(Workplace(*this, nullptr).bytes))) {
-    for (int part = 0; part < shares_.parts(); ++part) sums_count_ += slots_of(part);
-    sums_ = carver.take<const float*>(sums_count_);
+        convolve_bytes_(convolve_room_bytes(problem.mirrored(), blocking, threads)),
+        rooms_(rooms) {}
+
+  GradientMemory memory() const {
+    int sums = 0;
+    for (int part = 0; part < shares_.parts(); ++part) sums += static_cast<int>(slots_of(part));
+    return {static_cast<std::size_t>(sums) * sizeof(const float*), Workplace(*this, nullptr).room_bytes};
   }
 
   const Source& source() const override { return x_; }
@@ -35,27 +36,30 @@ class WeightSums final : public Companion {
                    block % most_blocks_in_part > 0, sums, {});
   }
 
-  void write(const WeightGradient& weights) const {
-    int slot = 0;
+  /// `sums`: of memory().scratch bytes.
+  void write(const WeightGradient& weights, int threads, const float** sums) const {
+    std::size_t count = 0;
     for (int part = 0; part < shares_.parts(); ++part) {
       const Workplace at(*this, rooms_[part]);
-      for (int i = 0; i < slots_of(part); ++i) sums_[slot++] = at.sums + i * sums_size();
+      for (std::int64_t i = 0; i < slots_of(part); ++i) sums[count++] = at.sums + i * sums_size();
     }
-    join_parts(cut_, {sums_, static_cast<std::size_t>(sums_count_)}, writers_, true, totals_, weights.dw,
-               weights.dtype);
+    join_parts(cut_, {sums, count}, true, weights, threads, rooms_);
   }
 
  private:
+  /// In a thread's room, behind what convolve has there; when that is done, join_parts has its place.
   struct Workplace {
     Operand x;
     float *rows, *sums;
-    std::size_t bytes;
+    std::size_t room_bytes;
     Workplace(const WeightSums& of, std::byte* room) {
       ScratchCarver carver(room);
+      const auto before = static_cast<std::int64_t>(of.convolve_bytes_);
+      carver.take<std::byte>(std::max<std::int64_t>(before, chunk_sums * std::int64_t{sizeof(float)}));
       x = GradientCut::take_operand(positions, of.cut_.in_chunks, of.shares_.block_tiles, carver);
       rows = carver.take<float>(pixel_scratch);
       sums = carver.take<float>(of.most_slots() * of.sums_size());
-      bytes = carver.used();
+      room_bytes = carver.used();
     }
   };
 
@@ -75,36 +79,23 @@ class WeightSums final : public Companion {
   const Tiles x_tiles_;
   const Source& x_;
   const Shares shares_;
-  int writers_;
-  std::int64_t sums_count_ = 0;
-  Rooms<float> totals_;
-  Rooms<std::byte> rooms_;
-  const float** sums_ = nullptr;
+  std::size_t convolve_bytes_;
+  plan::Rooms rooms_;
 };
-
-std::int64_t convolve_bytes(const Problem& problem, const Blocking& blocking, int threads) {
-  return static_cast<std::int64_t>(convolve_scratch_bytes(problem.mirrored(), blocking, threads));
-}
 
 }  // namespace
 
-std::size_t both_gradients_scratch_bytes(const Problem& problem, const Blocking& blocking, int threads) {
-  ScratchCarver counter(nullptr);
-  counter.take<std::byte>(convolve_bytes(problem, blocking, threads));
-  const Source none;
-  const WeightSums counted(problem, none, blocking, threads, counter);
-  return counter.used();
+GradientMemory both_gradients_memory(const Problem& problem, const Blocking& blocking, int threads) {
+  return WeightSums(problem, {}, blocking, threads, {}).memory();
 }
 
 void both_gradients(const Problem& problem, const Source& x, const Source& dy, const float* u, const Sink& dx,
-                    const WeightGradient& weights, const Blocking& blocking, int threads,
-                    std::byte* scratch) {
+                    const WeightGradient& weights, const Blocking& blocking, int threads, std::byte* scratch,
+                    plan::Rooms rooms) {
   FUSETAPE_ASSERT(is_offered(x) && blocking.out_parts == 1);
-  ScratchCarver carver(scratch);
-  std::byte* const work = carver.take<std::byte>(convolve_bytes(problem, blocking, threads));
-  WeightSums sums(problem, x, blocking, threads, carver);
-  convolve_with(&sums, problem.mirrored(), dy, u, dx, blocking, threads, work);
-  sums.write(weights);
+  WeightSums sums(problem, x, blocking, threads, rooms);
+  convolve_with(&sums, problem.mirrored(), dy, u, dx, blocking, threads, rooms);
+  sums.write(weights, threads, reinterpret_cast<const float**>(scratch));
 }
 
 }  // namespace fusetape::backends::cpu::conv::winograd

@@ -1,5 +1,3 @@
-#include <span>
-
 #include "backends/cpu/conv/winograd/convolve_part.hpp"
 #include "backends/cpu/conv/winograd/forms.hpp"
 #include "core/check.hpp"
@@ -8,10 +6,11 @@
 namespace fusetape::backends::cpu::conv::winograd {
 namespace {
 
-/// Parts of a tile range stand side by side.
-ConvolvePart carve_part(const Problem& problem, const Shares& shares, int part, ScratchCarver& carver) {
+/// Parts of a tile range follow each other.
+ConvolvePart carve_part(const Problem& problem, const Shares& shares, int part, std::byte* room) {
   const int tile_part = part / shares.out_parts, out_part = part % shares.out_parts;
   const std::int64_t outs = shares.most_outs();
+  ScratchCarver carver(room);
   ConvolvePart it{.index = part,
                   .first_tile = shares.tile_begin(tile_part),
                   .end_tile = shares.tile_begin(tile_part + 1),
@@ -27,22 +26,15 @@ ConvolvePart carve_part(const Problem& problem, const Shares& shares, int part, 
   it.sums.block_second = carver.take<float>(outs);
   it.sums.first = carver.take<double>(outs);
   it.sums.second = carver.take<double>(outs);
+  it.sums.pixels = carver.take<std::int64_t>(1);
+  it.room_bytes = carver.used();
   return it;
-}
-
-std::span<ConvolvePart> carve(const Problem& problem, const Shares& shares, ScratchCarver& carver) {
-  ConvolvePart* parts = carver.take<ConvolvePart>(shares.parts());
-  for (int i = 0; i < shares.parts(); ++i) {
-    carver.begin_part(i);
-    const ConvolvePart part = carve_part(problem, shares, i, carver);
-    if (parts != nullptr) parts[i] = part;
-  }
-  return {parts, static_cast<std::size_t>(shares.parts())};
 }
 
 void clear(const PartSums& sums, std::int64_t outs) {
   for (float* each : {sums.shift, sums.block_first, sums.block_second}) std::fill_n(each, outs, 0.0f);
   for (double* each : {sums.first, sums.second}) std::fill_n(each, outs, 0.0);
+  *sums.pixels = 0;
 }
 
 /// Chan's formula: to mean and M2 of n numbers come those of m others.
@@ -52,8 +44,8 @@ void add_moments(double n, double& mean, double& m2, double m, double other_mean
   m2 += other_m2 + apart * apart * (n * m / (n + m));
 }
 
-void fold_moments(std::int64_t pixels, std::int64_t outs, PartSums& sums) {
-  const double n = static_cast<double>(sums.pixels), m = static_cast<double>(pixels), one_of = 1 / m;
+void fold_moments(std::int64_t pixels, std::int64_t outs, const PartSums& sums) {
+  const double n = static_cast<double>(*sums.pixels), m = static_cast<double>(pixels), one_of = 1 / m;
   for (std::int64_t c = 0; c < outs; ++c) {
     const double first = sums.block_first[c], second = sums.block_second[c];
     add_moments(n, sums.first[c], sums.second[c], m, static_cast<double>(sums.shift[c]) + first * one_of,
@@ -62,7 +54,7 @@ void fold_moments(std::int64_t pixels, std::int64_t outs, PartSums& sums) {
   }
 }
 
-void fold_gradient(std::int64_t outs, PartSums& sums) {
+void fold_gradient(std::int64_t outs, const PartSums& sums) {
   for (std::int64_t c = 0; c < outs; ++c) {
     sums.first[c] += sums.block_first[c];
     sums.second[c] += sums.block_second[c];
@@ -70,20 +62,25 @@ void fold_gradient(std::int64_t outs, PartSums& sums) {
 }
 
 /// Of all parts, in the order of their tiles.
-void combine(std::span<const ConvolvePart> parts, const Sink& sink, std::int64_t outs) {
-  std::fill_n(sink.first, outs, 0.0);
-  std::fill_n(sink.second, outs, 0.0);
-  for (std::int64_t c = 0; c < outs; ++c) {
+void combine(const Problem& problem, const Shares& shares, plan::Rooms rooms, const Sink& sink) {
+  std::fill_n(sink.first, shares.outs, 0.0);
+  std::fill_n(sink.second, shares.outs, 0.0);
+  for (int out_part = 0; out_part < shares.out_parts; ++out_part) {
     double pixels = 0;
-    for (const ConvolvePart& part : parts) {
-      if (c < part.first_out || c >= part.end_out || part.sums.pixels == 0) continue;
-      const double first = part.sums.first[c - part.first_out], second = part.sums.second[c - part.first_out];
-      const double m = static_cast<double>(part.sums.pixels);
-      if (sink.sums == Sums::moments) {
-        add_moments(pixels, sink.first[c], sink.second[c], m, first, second);
-      } else {
-        sink.first[c] += first;
-        sink.second[c] += second;
+    for (int tile_part = 0; tile_part < shares.tile_parts; ++tile_part) {
+      const int index = tile_part * shares.out_parts + out_part;
+      const ConvolvePart part = carve_part(problem, shares, index, rooms[index]);
+      const double m = static_cast<double>(*part.sums.pixels);
+      if (m == 0) continue;
+      for (std::int64_t c = part.first_out; c < part.end_out; ++c) {
+        const double first = part.sums.first[c - part.first_out],
+                     second = part.sums.second[c - part.first_out];
+        if (sink.sums == Sums::moments) {
+          add_moments(pixels, sink.first[c], sink.second[c], m, first, second);
+        } else {
+          sink.first[c] += first;
+          sink.second[c] += second;
+        }
       }
       pixels += m;
     }
@@ -92,38 +89,32 @@ void combine(std::span<const ConvolvePart> parts, const Sink& sink, std::int64_t
 
 }  // namespace
 
-void fold_block(Sums kind, std::int64_t pixels, std::int64_t outs, PartSums& sums) {
+void fold_block(Sums kind, std::int64_t pixels, std::int64_t outs, const PartSums& sums) {
   kind == Sums::moments ? fold_moments(pixels, outs, sums) : fold_gradient(outs, sums);
-  sums.pixels += pixels;
+  *sums.pixels += pixels;
   for (float* each : {sums.block_first, sums.block_second}) std::fill_n(each, outs, 0.0f);
 }
 
-std::size_t convolve_scratch_bytes(const Problem& problem, const Blocking& blocking, int threads) {
-  const Shares shares(problem, blocking, threads);
-  ScratchCarver carver(nullptr);
-  carve(problem, shares, carver);
-  return carver.used();
+std::size_t convolve_room_bytes(const Problem& problem, const Blocking& blocking, int threads) {
+  return carve_part(problem, Shares(problem, blocking, threads), 0, nullptr).room_bytes;
 }
 
 void convolve(const Problem& problem, const Source& source, const float* u, const Sink& sink,
-              const Blocking& blocking, int threads, std::byte* scratch) {
-  convolve_with(nullptr, problem, source, u, sink, blocking, threads, scratch);
+              const Blocking& blocking, int threads, plan::Rooms rooms) {
+  convolve_with(nullptr, problem, source, u, sink, blocking, threads, rooms);
 }
 
 void convolve_with(Companion* companion, const Problem& problem, const Source& source, const float* u,
-                   const Sink& sink, const Blocking& blocking, int threads, std::byte* scratch) {
+                   const Sink& sink, const Blocking& blocking, int threads, plan::Rooms rooms) {
   FUSETAPE_ASSERT(is_offered(source) && is_offered(sink));
   const Shares shares(problem, blocking, threads);
-  ScratchCarver carver(scratch);
-  const std::span<ConvolvePart> parts = carve(problem, shares, carver);
   for_parts(shares.parts(), [&](int i) {
-    ConvolvePart part = parts[static_cast<std::size_t>(i)];  // a copy: the others' are beside it
+    ConvolvePart part = carve_part(problem, shares, i, rooms[i]);
     part.companion = companion;
     if (sink.sums != Sums::none) clear(part.sums, shares.most_outs());
     convolve_part(problem, source, u, sink, part);
-    parts[static_cast<std::size_t>(i)] = part;
   });
-  if (sink.sums != Sums::none) combine(parts, sink, problem.out);
+  if (sink.sums != Sums::none) combine(problem, shares, rooms, sink);
 }
 
 Blocking default_blocking(const Problem& problem, int threads) {

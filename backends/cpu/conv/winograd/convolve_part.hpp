@@ -11,7 +11,7 @@ struct PartSums {
   float* shift = nullptr;  ///< moments: subtracted from what is summed; the mean of the blocks before
   float *block_first = nullptr, *block_second = nullptr;  ///< 0 before a block
   double *first = nullptr, *second = nullptr;             ///< as in Sink
-  std::int64_t pixels = 0;                                ///< that they are of
+  std::int64_t* pixels = nullptr;                         ///< that they are of
 };
 
 /// What the same thread does with each block of tiles, beside the convolution, while it has them transformed.
@@ -34,6 +34,7 @@ struct ConvolvePart {
   float* products = nullptr;     ///< [vector of out][tile][6][4][lanes]
   float* rows = nullptr;         ///< for transform_run
   PartSums sums;
+  std::size_t room_bytes = 0;
   Companion* companion = nullptr;  ///< or none
 };
 
@@ -63,13 +64,13 @@ struct Shares {
 };
 
 /// Adds the sums of a block of so many pixels to those in doubles, and sets them to 0.
-void fold_block(Sums kind, std::int64_t pixels, std::int64_t outs, PartSums& sums);
+void fold_block(Sums kind, std::int64_t pixels, std::int64_t outs, const PartSums& sums);
 
 void convolve_part(const Problem& problem, const Source& source, const float* u, const Sink& sink,
-                   ConvolvePart& part);
+                   const ConvolvePart& part);
 
 /// As `convolve` of winograd.hpp, with a companion or null.
 void convolve_with(Companion* companion, const Problem& problem, const Source& source, const float* u,
-                   const Sink& sink, const Blocking& blocking, int threads, std::byte* scratch);
+                   const Sink& sink, const Blocking& blocking, int threads, plan::Rooms rooms);
 
 }  // namespace fusetape::backends::cpu::conv::winograd

@@ -27,7 +27,7 @@ using winograd::Tiles;
 class Convolution {
  public:
   Convolution(const Problem& problem, const Source& source, const float* u, const Sink& sink,
-              ConvolvePart& part)
+              const ConvolvePart& part)
       : problem_(problem),
         tiles_(problem),
         source_(source),
@@ -237,14 +237,14 @@ class Convolution {
   const Source& source_;
   const float* u_;
   const Sink& sink_;
-  ConvolvePart& part_;
+  const ConvolvePart& part_;
   std::int64_t chunks_, chunk_stride_, first_vector_, end_vector_;
   double x_bytes_ = 0, y_bytes_ = 0;  ///< of a tile
   bool fetches_weights_ = false;
 };
 
 void Convolve(const Problem& problem, const Source& source, const float* u, const Sink& sink,
-              ConvolvePart& part) {
+              const ConvolvePart& part) {
   Convolution(problem, source, u, sink, part).run();
 }
 
@@ -258,7 +258,7 @@ namespace fusetape::backends::cpu::conv {
 HWY_EXPORT(Convolve);
 
 void winograd::convolve_part(const Problem& problem, const Source& source, const float* u, const Sink& sink,
-                             ConvolvePart& part) {
+                             const ConvolvePart& part) {
   HWY_DYNAMIC_DISPATCH(Convolve)(problem, source, u, sink, part);
 }
 

@@ -120,9 +120,9 @@ void add_parts(std::span<const float* const> parts, std::int64_t at, std::int64_
 void write_weights(const Problem& problem, const ChannelBlock& channels, const float* sums, bool turned,
                    void* dw, DType dtype);
 
-/// Adds up the sums of all parts, all channels of each, and writes the weights. `totals`: chunk_sums floats
-/// for each of `writers` threads.
-void join_parts(const GradientCut& cut, std::span<const float* const> parts, int writers, bool turned,
-                const Rooms<float>& totals, void* dw, DType dtype);
+/// Adds up the sums of all parts, all channels of each, and writes the weights. Each room begins with
+/// chunk_sums floats for the purpose.
+void join_parts(const GradientCut& cut, std::span<const float* const> parts, bool turned,
+                const WeightGradient& weights, int threads, plan::Rooms rooms);
 
 }  // namespace fusetape::backends::cpu::conv::winograd

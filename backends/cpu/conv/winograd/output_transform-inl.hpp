@@ -189,7 +189,7 @@ void sink_column(const Sink& sink, const Access& access, const Sinking& block) {
   SinkColumn<T, G, S, HasZ, Access> column(sink, access, block.channel);
   if constexpr (S == Sums::moments) {
     float* const shift = block.sums.shift + block.sums_place;
-    if (block.sums.pixels == 0) {
+    if (*block.sums.pixels == 0) {
       const PixelPlaces places(block.problem, block.tiles.first_run(block.first_tile, block.end_tile),
                                block.channel);
       hn::Store(mean_of_first(column, places, block.products), Floats(), shift);

@@ -30,15 +30,16 @@ struct Workplace {
   float* rows;
   Operands operands;
   std::span<Ahead::Stretch> stretches;
-  float* sums;
+  float *sums, *total;
   std::size_t bytes;
   Workplace(const GradientCut& cut, std::int64_t parts, std::byte* room) {
-    ScratchCarver scratch(room);
-    rows = scratch.take<float>(pixel_scratch);
-    operands = cut.operands(scratch);
-    stretches = {scratch.take<Ahead::Stretch>(most_stretches), most_stretches};
-    sums = scratch.take<float>(parts * cut.all_channels().sums_size());
-    bytes = scratch.used();
+    ScratchCarver carver(room);
+    total = carver.take<float>(chunk_sums);
+    rows = carver.take<float>(pixel_scratch);
+    operands = cut.operands(carver);
+    stretches = {carver.take<Ahead::Stretch>(most_stretches), most_stretches};
+    sums = carver.take<float>(parts * cut.all_channels().sums_size());
+    bytes = carver.used();
   }
 };
 
@@ -57,28 +58,32 @@ void sum_blocks(const GradientCut& cut, const GradientSources& from, std::int64_
   }
 }
 
+/// By tiles: how many threads, and how many parts of the sum each of them makes.
+struct TileShares {
+  int workers, parts_each;
+  TileShares(const GradientCut& cut, int threads)
+      : workers(parts_of(cut.blocks, threads)), parts_each(static_cast<int>(cut.parts(workers)) / workers) {}
+  int parts() const { return workers * parts_each; }
+};
+
 void sum_by_tiles(const GradientCut& cut, const GradientSources& from, void* dw, DType dtype, int threads,
-                  ScratchCarver& scratch) {
-  const int workers = parts_of(cut.blocks, threads);
-  const auto parts = static_cast<int>(cut.parts(workers));
-  const ChannelBlock all = cut.all_channels();
-  const int writers = parts_of(all.pairs(), threads);
-  const int parts_each = parts / workers;
-  const auto** const sums = scratch.take<const float*>(parts);
-  const auto totals = scratch.take_rooms<float>(writers, chunk_sums);
-  const std::size_t place_size = Workplace(cut, parts_each, nullptr).bytes;
-  const auto places = scratch.take_rooms<std::byte>(workers, static_cast<std::int64_t>(place_size));
-  if (dw == nullptr) return;
-  for_parts(workers, [&](int worker) {
-    const Workplace at(cut, parts_each, places[worker]);
-    for (int i = 0; i < parts_each; ++i) {
-      const int part = worker * parts_each + i;
-      float* const to = at.sums + i * all.sums_size();
+                  std::byte* scratch, plan::Rooms rooms) {
+  const TileShares shares(cut, threads);
+  const int parts = shares.parts();
+  auto** const sums = reinterpret_cast<const float**>(scratch);
+  for_parts(shares.workers, [&](int worker) {
+    const Workplace at(cut, shares.parts_each, rooms[worker]);
+    for (int i = 0; i < shares.parts_each; ++i) {
+      const int part = worker * shares.parts_each + i;
+      float* const to = at.sums + i * cut.all_channels().sums_size();
       sum_blocks(cut, from, share(cut.blocks, part, parts), share(cut.blocks, part + 1, parts), at, to);
-      sums[part] = to;
     }
   });
-  join_parts(cut, {sums, static_cast<std::size_t>(parts)}, writers, false, totals, dw, dtype);
+  for (int part = 0; part < parts; ++part) {
+    const Workplace at(cut, shares.parts_each, rooms[part / shares.parts_each]);
+    sums[part] = at.sums + part % shares.parts_each * cut.all_channels().sums_size();
+  }
+  join_parts(cut, {sums, static_cast<std::size_t>(parts)}, false, {dw, dtype}, threads, rooms);
 }
 
 // ---- by channels ------------------------------------------------------------------------------------------
@@ -101,18 +106,38 @@ struct ChannelGrid {
   }
 };
 
-void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* dw, DType dtype, int threads,
-                     ScratchCarver& scratch) {
-  const ChannelGrid grid(cut);
-  const int workers = parts_of(grid.count, threads);
-  const int transformers = parts_of(std::min(cut.blocking.tiles, cut.tiles.count()), threads);
+/// By channels: what threads transform together, and what each sums.
+struct ChannelShares {
+  ChannelGrid grid;
+  int workers, transformers;
   // What is complete at once needs no sums but those of the block at hand.
-  const bool at_once = cut.blocks == 1 && cut.blocking.passes == 1;
-  const std::int64_t most_blocks = at_once ? 1 : divided_up(grid.count, workers);
-  const auto sums = scratch.take_rooms<float>(workers, most_blocks * grid.sums_size());
-  const auto rows = scratch.take_rooms<float>(transformers, pixel_scratch);
-  const Operands operands = cut.operands(scratch);
-  if (dw == nullptr) return;
+  bool at_once;
+  ChannelShares(const GradientCut& cut, int threads)
+      : grid(cut),
+        workers(parts_of(grid.count, threads)),
+        transformers(parts_of(std::min(cut.blocking.tiles, cut.tiles.count()), threads)),
+        at_once(cut.blocks == 1 && cut.blocking.passes == 1) {}
+  std::int64_t most_blocks() const { return at_once ? 1 : divided_up(grid.count, workers); }
+};
+
+struct ChannelWorkplace {
+  float *rows, *sums;
+  std::size_t bytes;
+  ChannelWorkplace(const ChannelShares& shares, std::byte* room) {
+    ScratchCarver carver(room);
+    rows = carver.take<float>(pixel_scratch);
+    sums = carver.take<float>(shares.most_blocks() * shares.grid.sums_size());
+    bytes = carver.used();
+  }
+};
+
+void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* dw, DType dtype, int threads,
+                     std::byte* scratch, plan::Rooms rooms) {
+  const ChannelShares shares(cut, threads);
+  const ChannelGrid& grid = shares.grid;
+  const int workers = shares.workers, transformers = shares.transformers;
+  ScratchCarver carver(scratch);
+  const Operands operands = cut.operands(carver);
   const GradientPass& last_pass = passes_of(cut).back();
   for (const GradientPass& pass : passes_of(cut)) {
     for (std::int64_t block = 0; block < cut.blocks; ++block) {
@@ -121,14 +146,15 @@ void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* 
         const std::int64_t first = share(tiles, part, transformers),
                            end = share(tiles, part + 1, transformers);
         transform_tiles(cut, pass, from, begin + first, begin + end, operands, first,
-                        &pass == &passes_of(cut).front(), rows[part]);
+                        &pass == &passes_of(cut).front(), ChannelWorkplace(shares, rooms[part]).rows);
       });
       const bool last = &pass == &last_pass && block + 1 == cut.blocks;
       for_parts(workers, [&](int part) {
         const std::int64_t first = share(grid.count, part, workers);
+        float* const sums = ChannelWorkplace(shares, rooms[part]).sums;
         for (std::int64_t i = first; i < share(grid.count, part + 1, workers); ++i) {
           const ChannelBlock channels = grid.block(i);
-          float* const to = sums[part] + (at_once ? 0 : i - first) * grid.sums_size();
+          float* const to = sums + (shares.at_once ? 0 : i - first) * grid.sums_size();
           multiply_tiles(pass, operands, tiles, channels, block > 0, to, {});
           if (last) write_weights(cut.problem, channels, to, false, dw, dtype);
         }
@@ -137,25 +163,20 @@ void sum_by_channels(const GradientCut& cut, const GradientSources& from, void* 
   }
 }
 
-void run_or_count(const GradientCut& cut, const GradientSources& from, void* dw, DType dtype, int threads,
-                  ScratchCarver& scratch) {
-  cut.blocking.by_channels ? sum_by_channels(cut, from, dw, dtype, threads, scratch)
-                           : sum_by_tiles(cut, from, dw, dtype, threads, scratch);
-}
-
 }  // namespace
 
-void join_parts(const GradientCut& cut, std::span<const float* const> parts, int writers, bool turned,
-                const Rooms<float>& totals, void* dw, DType dtype) {
+void join_parts(const GradientCut& cut, std::span<const float* const> parts, bool turned,
+                const WeightGradient& weights, int threads, plan::Rooms rooms) {
   const ChannelBlock all = cut.all_channels();
+  const int writers = parts_of(all.pairs(), threads);
   for_parts(writers, [&](int writer) {
-    float* const total = totals[writer];
+    auto* const total = reinterpret_cast<float*>(rooms[writer]);
     const std::int64_t end = share(all.pairs(), writer + 1, writers);
     for (std::int64_t i = share(all.pairs(), writer, writers); i < end; ++i) {
       const std::int64_t out = i / cut.in_chunks, in = i % cut.in_chunks;
       // First as they lie in memory: most are in another core's cache.
       add_parts(parts, all.sums_at(out, in), chunk_sums, total);
-      write_weights(cut.problem, {out, out + 1, in, in + 1}, total, turned, dw, dtype);
+      write_weights(cut.problem, {out, out + 1, in, in + 1}, total, turned, weights.dw, weights.dtype);
     }
   });
 }
@@ -177,18 +198,24 @@ GradientBlocking default_gradient_blocking(const Problem& problem, int threads) 
   return {.tiles = std::clamp<std::int64_t>(divided_up(tiles, threads), 8, 32)};
 }
 
-std::size_t weight_gradient_scratch_bytes(const Problem& problem, const GradientBlocking& blocking,
-                                          int threads) {
-  ScratchCarver counter(nullptr);
-  run_or_count(GradientCut(problem, blocking), {{}, {}}, nullptr, DType::f32, threads, counter);
-  return counter.used();
+GradientMemory weight_gradient_memory(const Problem& problem, const GradientBlocking& blocking, int threads) {
+  const GradientCut cut(problem, blocking);
+  if (blocking.by_channels) {
+    ScratchCarver counter(nullptr);
+    cut.operands(counter);
+    return {counter.used(), ChannelWorkplace(ChannelShares(cut, threads), nullptr).bytes};
+  }
+  const TileShares shares(cut, threads);
+  return {static_cast<std::size_t>(shares.parts()) * sizeof(const float*),
+          Workplace(cut, shares.parts_each, nullptr).bytes};
 }
 
 void weight_gradient(const Problem& problem, const Source& x, const Source& dy, void* dw, DType dtype,
-                     const GradientBlocking& blocking, int threads, std::byte* scratch) {
+                     const GradientBlocking& blocking, int threads, std::byte* scratch, plan::Rooms rooms) {
   FUSETAPE_ASSERT(is_offered(x) && is_offered(dy));
-  ScratchCarver places(scratch);
-  run_or_count(GradientCut(problem, blocking), {x, dy}, dw, dtype, threads, places);
+  const GradientCut cut(problem, blocking);
+  const auto sum = blocking.by_channels ? sum_by_channels : sum_by_tiles;
+  sum(cut, {x, dy}, dw, dtype, threads, scratch, rooms);
 }
 
 }  // namespace fusetape::backends::cpu::conv::winograd

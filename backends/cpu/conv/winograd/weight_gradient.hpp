@@ -18,8 +18,16 @@ struct GradientBlocking {
 /// Which blocking is fast for a problem on so many threads.
 GradientBlocking default_gradient_blocking(const Problem& problem, int threads);
 
-std::size_t weight_gradient_scratch_bytes(const Problem& problem, const GradientBlocking& blocking,
-                                          int threads);
+/// Where a weight gradient goes.
+struct WeightGradient {
+  void* dw = nullptr;  ///< {out, 3, 3, in}
+  DType dtype = DType::f32;
+};
+
+struct GradientMemory {
+  std::size_t scratch = 0, room = 0;  ///< bytes, the latter for each thread
+};
+GradientMemory weight_gradient_memory(const Problem& problem, const GradientBlocking& blocking, int threads);
 
 /// dw {out, 3, 3, in} of x {batch, height, width, in} and dy {batch, out height, out width, out}, each read
 /// through its source, whose per-channel arrays hold `in` and `out` floats. `scratch` is 64-byte aligned.
@@ -27,6 +35,6 @@ std::size_t weight_gradient_scratch_bytes(const Problem& problem, const Gradient
 /// leaves no weight gradient of its channel finite, at the border of an image not even those that do not read
 /// it; but in the border of an x without padding it may leave some.
 void weight_gradient(const Problem& problem, const Source& x, const Source& dy, void* dw, DType dtype,
-                     const GradientBlocking& blocking, int threads, std::byte* scratch);
+                     const GradientBlocking& blocking, int threads, std::byte* scratch, plan::Rooms rooms);
 
 }  // namespace fusetape::backends::cpu::conv::winograd

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/plan/backend.hpp"
 #include "fusetape/dtype.hpp"
 
 /// Winograd convolution, 3×3 with stride 1, with what stands before and after it: forward and backward-data
@@ -96,11 +97,12 @@ std::size_t weights_bytes(const Problem& problem);
 void transform_weights(const Problem& problem, const void* w, DType dtype, bool for_input_gradient, float* u,
                        int threads);
 
-std::size_t convolve_scratch_bytes(const Problem& problem, const Blocking& blocking, int threads);
+/// Of each thread's room.
+std::size_t convolve_room_bytes(const Problem& problem, const Blocking& blocking, int threads);
 
-/// y = sink(convolution of source with the weights of u). `scratch` is 64-byte aligned. Equal bits for an
-/// equal blocking and number of threads.
+/// y = sink(convolution of source with the weights of u). Equal bits for an equal blocking and number of
+/// threads.
 void convolve(const Problem& problem, const Source& source, const float* u, const Sink& sink,
-              const Blocking& blocking, int threads, std::byte* scratch);
+              const Blocking& blocking, int threads, plan::Rooms rooms);
 
 }  // namespace fusetape::backends::cpu::conv::winograd
