@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "benchmarks/cold_step.hpp"
+#include "benchmarks/core_latency.hpp"
 #include "benchmarks/ladder.hpp"
 #include "benchmarks/machine_speed.hpp"
 #include "benchmarks/profile.hpp"
@@ -79,6 +80,7 @@ struct Result {
   Side fused, unfused{.mode = benchmarks::unfused()};
   std::vector<double> control_ms;
   double max_rel_diff = 0;
+  benchmarks::CoreLatency cores;
 };
 
 // ---- equal gradients
@@ -121,6 +123,7 @@ Result measure(const Options& options) {
   }
 
   set_up(options);
+  result.cores.before = benchmarks::one_way_ns();
   const Mode &with = result.fused.mode, &without = result.unfused.mode;
   SubjectFactory factory = factory_of(options);
   const std::unique_ptr<Subject> fused = factory.make(), unfused = factory.make(), control = factory.make();
@@ -151,6 +154,8 @@ Result measure(const Options& options) {
       turns[i].ms.push_back(settled_step(turns[i].subject, turns[i].mode, index));
     }
   }
+
+  result.cores.after = benchmarks::one_way_ns();
 
   // Only now does a device replay what it does replay.
   const auto last = static_cast<std::size_t>(options.steps) + 2;
@@ -187,6 +192,7 @@ nlohmann::ordered_json to_json(const Options& options, const Result& result, con
                {"speedup_ci95", {speedup.ci95.low, speedup.ci95.high}},
                {"control", control.median},
                {"max_rel_diff", result.max_rel_diff},
+               {"cores", result.cores.text()},
                {"fused", to_json(result.fused)},
                {"unfused", to_json(result.unfused)}});
   return json;
@@ -231,7 +237,8 @@ void print_table(const Options& options, const Result& result) {
 }
 
 void print_summary(const Options& options, const Result& result, const Ratio& speedup, const Ratio& control) {
-  std::printf("\nlargest relative difference of the first step's gradients: %.2g\n", result.max_rel_diff);
+  std::printf("\n%s\n", result.cores.text().c_str());
+  std::printf("largest relative difference of the first step's gradients: %.2g\n", result.max_rel_diff);
   std::printf("unfused against unfused (control): %.3fx [%.3f, %.3f]\n", control.median, control.ci95.low,
               control.ci95.high);
   std::printf(
@@ -276,14 +283,18 @@ void profile(const Options& options) {
   const bool half = examples::dtype_of(options.precision) == ft::DType::bf16;
   const benchmarks::MachineSpeed machine = benchmarks::measure_machine(ft::threads(), half);
   const std::unique_ptr<Subject> subject = factory_of(options).make();
+  benchmarks::CoreLatency cores{.before = benchmarks::one_way_ns()};
   const benchmarks::Profile profile = benchmarks::profile_steps(*subject, mode, options.steps, machine);
+  cores.after = benchmarks::one_way_ns();
   if (options.explain) std::cout << profile.report << std::endl;
   print_subject(options);
   benchmarks::print_kernels(profile);
   benchmarks::print_differences(profile);
+  std::printf("%s\n", cores.text().c_str());
   std::fflush(stdout);
   nlohmann::ordered_json json = subject_json(options);
   json["profile"] = benchmarks::to_json(profile);
+  json["cores"] = cores.text();
   write_json(options.json, json);
   write_json(options.trace, benchmarks::chrome_trace(profile.report));
 }

@@ -10,6 +10,7 @@
 #include "core/check.hpp"
 #include "core/plan/passes/passes.hpp"
 #include "fusetape/error.hpp"
+#include "fusetape/runtime.hpp"
 
 namespace fusetape::plan {
 namespace {
@@ -131,6 +132,7 @@ std::shared_ptr<Report> begin_report(const Options& options) {
   report->retention = name_of(options.retention);
   report->deterministic = options.deterministic;
   report->threads = options.threads;
+  report->versions = versions();
   report->instructions = options.backend->instructions();
   return report;
 }

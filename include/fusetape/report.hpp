@@ -87,6 +87,7 @@ struct Report {
   std::int64_t arena_lower_bound = 0;  ///< live at once in the arena at its fullest step, without scratch: no
                                        ///< packing can need less
   std::vector<ArenaBlockReport> arena;  ///< its timeline
+  std::string versions;                 ///< fusetape::versions(), when it was planned
   std::string instructions;             ///< what its kernels leave unused of the CPU, and why; empty: nothing
   std::string tuning;  ///< "12 kinds of convolution, 4 timed in 140 ms, file …"; empty: none may be timed, or
                        ///< there is none

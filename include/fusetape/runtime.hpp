@@ -181,7 +181,8 @@ struct MemoryStats {
 };
 MemoryStats memory_stats();
 
-/// "fusetape 0.1.0, oneDNN 3.2.0, OpenBLAS 0.3.21, Highway 1.0.3, g++ 12.2.0"
+/// "fusetape 0.1.0, oneDNN 3.2.0, OpenBLAS 0.3.21 (SkylakeX), Highway 1.0.3, g++ 12.2.0; CPUs 0-1": OpenBLAS
+/// with the core whose kernels it chose, and the CPUs that the calling thread may run on.
 std::string versions();
 /// The processor's model name and the SIMD target chosen at run time.
 std::string cpu_name();

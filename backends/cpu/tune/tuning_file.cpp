@@ -17,6 +17,7 @@
 #include <system_error>
 #include <thread>
 
+#include "backends/cpu/versions.hpp"
 #include "backends/user_cache.hpp"
 #include "core/atomic_file.hpp"
 #include "fusetape/runtime.hpp"
@@ -37,7 +38,7 @@ Json header() {
   return {{"format", format_version},
           {"cpu", cpu_name()},
           {"onednn_instructions", static_cast<int>(dnnl::get_effective_cpu_isa())},
-          {"library", versions()}};
+          {"library", library_versions()}};
 }
 
 [[noreturn]] void fail(const std::string& doing) {

@@ -79,6 +79,7 @@ void write_head(std::ostream& out, const Report& report) {
       << (report.deterministic ? "on" : "off") << "; planned in " << fixed(report.planning_ms, 2) + " ms"
       << "; plan cache: " << counted(static_cast<std::size_t>(report.cache_hits), "hit") << ", "
       << report.cache_misses << (report.cache_misses == 1 ? " miss" : " misses")
+      << (report.versions.empty() ? "" : "; by " + escaped(report.versions))
       << (report.instructions.empty() ? "" : "; instructions: " + escaped(report.instructions))
       << (report.tuning.empty() ? "" : "; tuning: " + escaped(report.tuning))
       << (report.replay.empty() ? "" : "; run as " + escaped(report.replay))

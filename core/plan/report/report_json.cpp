@@ -87,6 +87,7 @@ std::string Report::to_json() const {
                      {"arena_bytes", arena_bytes},
                      {"scratch_bytes", scratch_bytes},
                      {"arena_lower_bound", arena_lower_bound},
+                     {"versions", versions},
                      {"instructions", instructions},
                      {"tuning", tuning},
                      {"replay", replay},

@@ -64,6 +64,7 @@ void print_totals(std::ostream& out, const Report& report) {
       << fixed(report.planning_ms, 2) + " ms"
       << "; plan cache: " << counted(static_cast<std::size_t>(report.cache_hits), "hit") << ", "
       << report.cache_misses << (report.cache_misses == 1 ? " miss\n" : " misses\n");
+  if (!report.versions.empty()) out << "  by " << report.versions << '\n';
   if (!report.instructions.empty()) out << "  instructions: " << report.instructions << '\n';
   if (!report.tuning.empty()) out << "  tuning: " << report.tuning << '\n';
   if (!report.replay.empty()) out << "  run as " << report.replay << '\n';
