@@ -67,6 +67,8 @@ inline constexpr int most_threads = 1;
 #else
 inline constexpr int most_threads = 2;
 #endif
+/// So many, or one under ThreadSanitizer.
+constexpr int allowed(int threads) { return most_threads == 1 ? 1 : threads; }
 
 /// Whether operator new throws where there is no memory: a sanitizer's ends the process.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

@@ -53,7 +53,7 @@ double relative_error(const Floats& got, const Numbers& expected) {
   return difference(Numbers(got.begin(), got.end()), expected, 1e-30);
 }
 
-constexpr int threads = 2;
+constexpr int threads = most_threads;
 
 double weight_gradient_error(const Problem& p, const GradientBlocking& blocking) {
   const Floats x = drawn<float>(x_size(p), 1), dy = drawn<float>(y_size(p), 2);

@@ -75,8 +75,9 @@ class Trial {
   Outcome got() {
     const Problem given = case_.problem;
     Scratch u(weights_bytes(given));
-    ThreadRooms rooms(convolve_room_bytes(p_, case_.blocking, case_.threads), case_.threads);
-    transform_weights(given, w_.data(), case_.dtype, case_.backward_data, u.floats(), case_.threads);
+    const int threads = allowed(case_.threads);
+    ThreadRooms rooms(convolve_room_bytes(p_, case_.blocking, threads), threads);
+    transform_weights(given, w_.data(), case_.dtype, case_.backward_data, u.floats(), threads);
     const bool in_place = has(case_.sink, "in_place");
     Stored y = in_place ? tensors_[0] : Stored(Numbers(at(out_pixels_ * p_.out), -77.0), case_.dtype);
     Stored written(Numbers(at(p_.batch * p_.height * p_.width * p_.in), -77.0), case_.dtype);
@@ -90,7 +91,7 @@ class Trial {
     to.second = it.second.data();
     Source from = source();
     if (has(case_.source, "written")) from.written = written.data();
-    convolve(p_, from, u.floats(), to, case_.blocking, case_.threads, rooms);
+    convolve(p_, from, u.floats(), to, case_.blocking, threads, rooms);
     CHECK_FALSE((u.overrun() || rooms.overrun()));
     it.y = y.read<double>();
     it.written = written.read<double>();
