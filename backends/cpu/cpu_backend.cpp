@@ -131,12 +131,17 @@ class CpuBackend final : public Backend {
 
   bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart,
                const core::OpDef* activation) const override {
-    return cpu::conv::winograd_carries(graph, convolution, activation) ||
-           cpu::conv::rows_compute(graph, convolution);
+    return !convolution.apart && (cpu::conv::winograd_carries(graph, convolution, activation) ||
+                                  cpu::conv::rows_compute(graph, convolution));
   }
 
   std::string tune(Graph& graph, plan::TakenKernels& taken) override {
     return cpu::tune::process_tuner().tune(graph, taken, *this);
+  }
+
+  Apart tune_carried(const Graph& graph, const std::vector<Group>& groups,
+                     plan::TakenKernels& taken) override {
+    return cpu::tune::process_tuner().tune_carried(graph, groups, taken, *this);
   }
 
   std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) override {

@@ -158,6 +158,15 @@ class Backend {
     static_cast<void>(graph), static_cast<void>(taken);
     return {};
   }
+  /// The same for convolutions that carry parts of norms in these groups: which of them are faster without.
+  struct Apart {
+    std::vector<int> convolutions;  ///< GraphNode::recorded, sorted
+    std::string told;
+  };
+  virtual Apart tune_carried(const Graph& graph, const std::vector<Group>& groups, TakenKernels& taken) {
+    static_cast<void>(graph), static_cast<void>(groups), static_cast<void>(taken);
+    return {};
+  }
   virtual std::unique_ptr<Kernel> compile(const Graph& graph, const Group& group) = 0;
   /// What does these at the end of a run in which no kernel found fault with its data; only where a run is
   /// queued, and its faults are found later.

@@ -137,6 +137,35 @@ std::shared_ptr<Report> begin_report(const Options& options) {
   return report;
 }
 
+void carry_and_fuse(Plan& plan, const Options& options, Passes& passes) {
+  if (has_rule(options.rules, "carry"))
+    passes.run_optional("carry norms", [&] { carry_norms(plan.graph, options); });
+  passes.run_optional("decide retention", [&] { decide_retention(plan.graph, options); });
+  passes.run("fuse", [&] {
+    plan.report->refusals.clear();
+    plan.groups = fuse(plan.graph, *options.backend, options.rules, plan.report->refusals);
+    leave_unread_unwritten(plan.graph, plan.groups);
+  });
+}
+
+/// Once, and again where convolutions turn out to be faster without the norms that they were given.
+void form_groups(Plan& plan, const Options& options, Passes& passes) {
+  const bool may_change = options.tuning && has_rule(options.rules, "carry");
+  Graph before = may_change ? plan.graph : Graph();
+  carry_and_fuse(plan, options, passes);
+  if (!may_change) return;
+  Backend::Apart apart;
+  passes.run_optional("tune", [&] {
+    apart = options.backend->tune_carried(plan.graph, plan.groups, *options.taken);
+    plan.report->tuning += apart.told;
+  });
+  if (apart.convolutions.empty()) return;
+  plan.graph = std::move(before);
+  for (GraphNode& node : plan.graph.nodes)
+    node.apart = std::binary_search(apart.convolutions.begin(), apart.convolutions.end(), node.recorded);
+  carry_and_fuse(plan, options, passes);
+}
+
 }  // namespace
 
 std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
@@ -155,14 +184,7 @@ std::unique_ptr<Plan> make_plan(Graph graph, const Options& options) {
     passes.run_optional("tune",
                         [&] { plan->report->tuning = options.backend->tune(plan->graph, *options.taken); });
   }
-  if (has_rule(chosen.rules, "carry")) {
-    passes.run_optional("carry norms", [&] { carry_norms(plan->graph, chosen); });
-  }
-  passes.run_optional("decide retention", [&] { decide_retention(plan->graph, chosen); });
-  passes.run("fuse", [&] {
-    plan->groups = fuse(plan->graph, *options.backend, chosen.rules, plan->report->refusals);
-    leave_unread_unwritten(plan->graph, plan->groups);
-  });
+  form_groups(*plan, chosen, passes);
   passes.run("schedule", [&] { schedule(plan->graph, plan->groups); });
   passes.run("choose kernels", [&] { choose_kernels(*plan, *options.backend, options.threads); });
   passes.run("place memory", [&] {

@@ -8,12 +8,17 @@
 #include "backends/cpu/pointwise_formulas-inl.hpp"
 
 // Activations whose norms' kernels keep everything in registers: X(name, numbers, whether the gradient reads
-// the output). The gradient's op is name_grad. One of the cheap ones is computed in both passes of backward,
-// rather than stored between them.
+// the output, whether it is a clamp). The gradient's op is name_grad. One of the cheap ones is computed in
+// both passes of backward, rather than stored between them. What a clamp makes of a T is a T, and its
+// gradient is g or 0: neither needs to be rounded.
 #define FUSETAPE_CHEAP_ACTIVATIONS(X) \
-  X(relu6, 0, true) X(clamp, 2, false) X(leaky_relu, 1, false) X(hardsigmoid, 0, false) X(hardswish, 0, false)
+  X(relu6, 0, true, true)             \
+  X(clamp, 2, false, true)            \
+  X(leaky_relu, 1, false, false) X(hardsigmoid, 0, false, false) X(hardswish, 0, false, false)
 #define FUSETAPE_DEAR_ACTIVATIONS(X) \
-  X(elu, 1, false) X(sigmoid, 0, true) X(tanh, 0, true) X(gelu, 0, false) X(silu, 0, false) X(mish, 0, false)
+  X(elu, 1, false, false)            \
+  X(sigmoid, 0, true, false)         \
+  X(tanh, 0, true, false) X(gelu, 0, false, false) X(silu, 0, false, false) X(mish, 0, false, false)
 
 HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::norm::HWY_NAMESPACE {
@@ -53,8 +58,12 @@ struct GradientTask {
 };
 
 /// An activation's gradient, of g [+ g2] and what it reads of norm(x).
-template <class Activation, class Derivative, int number_count, bool reads_output>
+template <class Activation, class Derivative, int number_count, bool reads_output, bool clamps>
 struct Gradient {
+  template <class T>
+  static HWY_INLINE Vec as_stored(Vec v) {
+    return clamps ? v : rounded<T>(v);
+  }
   template <class T, class Access>
   static HWY_INLINE Vec at(const GradientTask<T>& task, const Access& access, std::int64_t place, Vec x,
                            Vec mean, Vec a, Vec beta) {
@@ -62,9 +71,9 @@ struct Gradient {
     if (task.norm.g2 != nullptr) g = rounded<T>(hn::Add(g, access.load(task.norm.g2 + place)));
     Vec read = rounded<T>(normalised(x, mean, a, beta));
     if constexpr (reads_output) {
-      read = rounded<T>(with_numbers<Activation, number_count>(task.numbers, Lanes(read)));
+      read = as_stored<T>(with_numbers<Activation, number_count>(task.numbers, Lanes(read)));
     }
-    return rounded<T>(with_numbers<Derivative, number_count>(task.numbers, Lanes(g), Lanes(read)));
+    return as_stored<T>(with_numbers<Derivative, number_count>(task.numbers, Lanes(g), Lanes(read)));
   }
 };
 
@@ -144,15 +153,15 @@ void dx_rows(const RowBlock& block, const NormBackward<T>& norm, const Numbers& 
 
 template <class T>
 ActivationRows<T> rows_of(const core::OpDef& activation) {
-#define FUSETAPE_CHEAP_ROWS(name, count, reads_output)                                                    \
+#define FUSETAPE_CHEAP_ROWS(name, count, reads_output, clamps)                                            \
   if (&activation == &ops::name##_op) {                                                                   \
-    using G = Gradient<name##_formula, name##_grad_formula, count, reads_output>;                         \
+    using G = Gradient<name##_formula, name##_grad_formula, count, reads_output, clamps>;                 \
     return {                                                                                              \
         .forward = forward_rows<T, name##_formula, count>, .sums = sums_rows<T, G>, .dx = dx_rows<T, G>}; \
   }
-#define FUSETAPE_DEAR_ROWS(name, count, reads_output)                                        \
+#define FUSETAPE_DEAR_ROWS(name, count, reads_output, clamps)                                \
   if (&activation == &ops::name##_op) {                                                      \
-    using G = Gradient<name##_formula, name##_grad_formula, count, reads_output>;            \
+    using G = Gradient<name##_formula, name##_grad_formula, count, reads_output, clamps>;    \
     return {.forward = forward_rows<T, name##_formula, count>, .masked = masked_rows<T, G>}; \
   }
   FUSETAPE_CHEAP_ACTIVATIONS(FUSETAPE_CHEAP_ROWS)

@@ -117,12 +117,11 @@ KernelArgs KernelRace::next_args(const Graph& graph, const Kernel& kernel) {
   return {.values = values_.data(), .scratch = scratch, .rooms = {.first = scratch + own, .stride = stride}};
 }
 
-double KernelRace::run_once(const TimedConvolution& timed, Runner& runner) {
+double KernelRace::run_once(const Timed& timed, Runner& runner) {
   return stopwatch_(*runner.kernel, next_args(timed.graph(), *runner.kernel));
 }
 
-std::vector<KernelRace::Runner> KernelRace::warm_up(TimedConvolution& timed,
-                                                    const std::vector<Contender>& contenders) {
+std::vector<KernelRace::Runner> KernelRace::warm_up(Timed& timed, const std::vector<Contender>& contenders) {
   constexpr double slow_flops_of_a_ms = 2e7;  // of one core that makes a kernel and touches new pages, too
   double expected_ms = timed.flops() / slow_flops_of_a_ms / threads_;
   std::vector<Runner> runners;
@@ -149,7 +148,7 @@ std::vector<KernelRace::Runner> KernelRace::warm_up(TimedConvolution& timed,
   return runners;
 }
 
-bool KernelRace::run_round(const TimedConvolution& timed, std::vector<Runner>& runners) {
+bool KernelRace::run_round(const Timed& timed, std::vector<Runner>& runners) {
   for (Runner& runner : runners) {
     if (!runner.running) continue;
     if (!has_time_for(runner.last_ms)) return false;
@@ -159,8 +158,7 @@ bool KernelRace::run_round(const TimedConvolution& timed, std::vector<Runner>& r
   return true;
 }
 
-std::vector<KernelRace::Runner> KernelRace::race(TimedConvolution& timed,
-                                                 const std::vector<Contender>& contenders) {
+std::vector<KernelRace::Runner> KernelRace::race(Timed& timed, const std::vector<Contender>& contenders) {
   std::vector<Runner> runners = warm_up(timed, contenders);
   if (runners.empty()) return {};
   double spent_ms = 0;
@@ -183,7 +181,7 @@ std::vector<KernelRace::Runner> KernelRace::race(TimedConvolution& timed,
   return runners;
 }
 
-std::optional<TunedKernel> KernelRace::winner(TimedConvolution& timed) {
+std::optional<TunedKernel> KernelRace::winner(Timed& timed) {
   std::vector<Contender> contenders = timed.algorithms();
   std::string others;
   std::optional<Runner> best;

@@ -3,7 +3,7 @@
 #include <functional>
 #include <optional>
 
-#include "backends/cpu/tune/timed_convolution.hpp"
+#include "backends/cpu/tune/timed.hpp"
 
 /// Times kernels of one convolution against each other.
 namespace fusetape::backends::cpu::tune {
@@ -27,19 +27,19 @@ class KernelRace {
 
   /// The kernel to take, and why; nullopt: the time was too short. A contender that cannot be made is left
   /// out; throws where none can, or where one fails to run.
-  std::optional<plan::TunedKernel> winner(TimedConvolution& timed);
+  std::optional<plan::TunedKernel> winner(Timed& timed);
   bool has_time_for(double ms) const;
 
  private:
   struct Runner;
 
   /// Runs the contenders in turns; those that could be made, in their order, or none: the time was too short.
-  std::vector<Runner> race(TimedConvolution& timed, const std::vector<Contender>& contenders);
+  std::vector<Runner> race(Timed& timed, const std::vector<Contender>& contenders);
   /// The contenders that can be made, each after a first run.
-  std::vector<Runner> warm_up(TimedConvolution& timed, const std::vector<Contender>& contenders);
+  std::vector<Runner> warm_up(Timed& timed, const std::vector<Contender>& contenders);
   /// False: the time was too short.
-  bool run_round(const TimedConvolution& timed, std::vector<Runner>& runners);
-  double run_once(const TimedConvolution& timed, Runner& runner);
+  bool run_round(const Timed& timed, std::vector<Runner>& runners);
+  double run_once(const Timed& timed, Runner& runner);
   /// The operands and results of the next run, alternating.
   KernelArgs next_args(const plan::Graph& graph, const Kernel& kernel);
   void* block(std::size_t which, std::size_t bytes, bool filled);

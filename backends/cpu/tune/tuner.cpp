@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <exception>
 
+#include "backends/cpu/tune/timed_convolution.hpp"
+#include "backends/cpu/tune/timed_group.hpp"
 #include "core/numerics/number_text.hpp"
 #include "fusetape/runtime.hpp"
 
@@ -30,21 +32,22 @@ std::string summary(std::size_t kinds, std::size_t timed, std::size_t left, doub
 
 }  // namespace
 
-/// Convolutions that are timed as one.
+/// Convolutions, or groups of one and what rides with it, that are timed as one.
 struct Tuner::Kind {
-  TimedConvolution timed;
+  std::unique_ptr<Timed> timed;
   std::vector<std::size_t> nodes;
-  double cost() const { return timed.flops() * static_cast<double>(nodes.size()); }
+  std::shared_ptr<const TunedKernel> verdict = nullptr;  ///< null: the built-in order holds
+  double cost() const { return timed->flops() * static_cast<double>(nodes.size()); }
 
   /// The kernel was taken by another process, perhaps on another CPU.
   void require_offered(const TunedKernel& kernel, const plan::GraphNode& node) {
-    if (timed.offers(kernel)) return;
+    if (timed->offers(kernel)) return;
     std::string name = "'" + kernel.kernel + "'";
     for (const std::int64_t word : kernel.blocking) name += " " + std::to_string(word);
     throw Error(
         std::string(node.op->name),
-        "the restored choice of kernels takes " + name + " for " + timed.key() + ", which cannot run here (" +
-            cpu_name() +
+        "the restored choice of kernels takes " + name + " for " + timed->key() +
+            ", which cannot run here (" + cpu_name() +
             "); a load with LoadCheckpointOptions::kernels = false chooses anew, and computes other bits",
         node.at, node.module_path != nullptr ? *node.module_path : std::string());
   }
@@ -70,17 +73,16 @@ std::vector<Tuner::Kind*> Tuner::unknown(Kinds& kinds, const TakenKernels& taken
   return unknown;
 }
 
-Tuner::Timed Tuner::time(const std::vector<Kind*>& kinds, Backend& backend) const {
-  const Settings settings = this->settings();
-  const auto time = std::chrono::duration<double, std::milli>(settings.deadline_ms);
-  KernelRace race(backend, settings.stopwatch,
+Tuner::Found Tuner::time(const std::vector<Kind*>& kinds, double deadline_ms, Backend& backend) const {
+  const auto time = std::chrono::duration<double, std::milli>(deadline_ms);
+  KernelRace race(backend, settings().stopwatch,
                   KernelRace::Clock::now() + std::chrono::duration_cast<KernelRace::Clock::duration>(time));
-  Timed timed;
+  Found timed;
   for (Kind* kind : kinds) {
     if (!race.has_time_for(0)) break;
-    const std::string& key = kind->timed.key();
+    const std::string& key = kind->timed->key();
     try {
-      if (std::optional<TunedKernel> winner = race.winner(kind->timed)) {
+      if (std::optional<TunedKernel> winner = race.winner(*kind->timed)) {
         timed.found[key] = std::move(*winner);
       } else if (kind == kinds[0]) {
         timed.given_up[key];  // all of a plan's time is too short: it would be so in every plan
@@ -99,7 +101,7 @@ std::shared_ptr<const TunedKernel> Tuner::verdict(const std::string& key) const 
   return known != known_.end() ? known->second : built_in;
 }
 
-std::size_t Tuner::note(Graph& graph, Kinds& kinds, TakenKernels& taken) const {
+std::size_t Tuner::take(const Graph& graph, Kinds& kinds, TakenKernels& taken) const {
   std::size_t built_in = 0;
   for (auto& [key, kind] : kinds) {
     auto entry = taken.find(key);
@@ -113,7 +115,7 @@ std::size_t Tuner::note(Graph& graph, Kinds& kinds, TakenKernels& taken) const {
       kind.require_offered(*tuned, graph.nodes[kind.nodes[0]]);
     }
     if (entry != taken.end()) entry->second.restored = false;
-    for (const std::size_t node : kind.nodes) graph.nodes[node].tuned = tuned;
+    kind.verdict = std::move(tuned);
   }
   return built_in;
 }
@@ -124,32 +126,76 @@ Tuner::Kinds Tuner::kinds_of(const Graph& graph) {
     std::optional<TimedConvolution> timed = TimedConvolution::of(graph, graph.nodes[n]);
     if (!timed.has_value()) continue;
     const std::string key = timed->key();
-    kinds.try_emplace(key, Kind{std::move(*timed), {}}).first->second.nodes.push_back(n);
+    Kind kind{std::make_unique<TimedConvolution>(std::move(*timed)), {}};
+    kinds.try_emplace(key, std::move(kind)).first->second.nodes.push_back(n);
   }
   return kinds;
 }
 
-std::string Tuner::tune(Graph& graph, TakenKernels& taken, Backend& backend) {
+Tuner::Settled Tuner::settle(const Graph& graph, Kinds& kinds, TakenKernels& taken, double deadline_ms,
+                             Backend& backend) {
   const auto start = KernelRace::Clock::now();
-  Kinds kinds = kinds_of(graph);
-  if (kinds.empty()) return {};
-
   std::vector<Kind*> missing = unknown(kinds, taken);
-  Timed timed;
-  std::string unwritten;
+  Found timed;
+  Settled settled;
   const std::unique_lock timing(timing_, std::try_to_lock);
-  const bool too_late = budget_spent();
-  if (!missing.empty() && timing.owns_lock() && !too_late) {
+  settled.too_late = !missing.empty() && budget_spent();
+  if (!missing.empty() && timing.owns_lock() && !settled.too_late) {
     missing = unknown(kinds, taken);  // by now
-    timed = time(missing, backend);
+    timed = time(missing, deadline_ms, backend);
     publish(timed);
-    unwritten = keep(timed.found);
+    settled.unwritten = keep(timed.found);
     spend(since(start));
   }
-  const std::size_t left = note(graph, kinds, taken);
-  std::string text = summary(kinds.size(), timed.found.size(), left, since(start));
-  if (!missing.empty() && too_late) text += ": the process's time for timing is spent";
-  return text + told_of_file(unwritten);
+  settled.timed = timed.found.size();
+  settled.left = take(graph, kinds, taken);
+  settled.ms = since(start);
+  return settled;
+}
+
+std::string Tuner::tune(Graph& graph, TakenKernels& taken, Backend& backend) {
+  Kinds kinds = kinds_of(graph);
+  if (kinds.empty()) return {};
+  const Settled settled = settle(graph, kinds, taken, settings().deadline_ms, backend);
+  for (const auto& [key, kind] : kinds) {
+    for (const std::size_t node : kind.nodes) graph.nodes[node].tuned = kind.verdict;
+  }
+  std::string text = summary(kinds.size(), settled.timed, settled.left, settled.ms);
+  if (settled.too_late) text += ": the process's time for timing is spent";
+  return text + told_of_file(settled.unwritten);
+}
+
+Backend::Apart Tuner::tune_carried(const Graph& graph, const std::vector<plan::Group>& groups,
+                                   TakenKernels& taken, Backend& backend) {
+  Kinds kinds;
+  for (const plan::Group& group : groups) {
+    std::optional<TimedGroup> timed = TimedGroup::of(graph, group);
+    if (!timed.has_value()) continue;
+    const std::string key = timed->key();
+    Kind kind{std::make_unique<TimedGroup>(std::move(*timed)), {}};
+    std::vector<std::size_t>& nodes = kinds.try_emplace(key, std::move(kind)).first->second.nodes;
+    const auto& conv = *group.as<plan::Convolution>();
+    nodes.push_back(static_cast<std::size_t>(conv.node));
+    if (conv.weights_node >= 0) nodes.push_back(static_cast<std::size_t>(conv.weights_node));
+  }
+  if (kinds.empty()) return {};
+  const Settled settled = settle(graph, kinds, taken, settings().carried_ms, backend);
+  Backend::Apart result;
+  std::size_t slower = 0;
+  for (const auto& [key, kind] : kinds) {
+    if (kind.verdict == nullptr || kind.verdict->kernel != apart) continue;
+    ++slower;
+    for (const std::size_t node : kind.nodes)
+      result.convolutions.push_back(graph.node(static_cast<int>(node)).recorded);
+  }
+  std::sort(result.convolutions.begin(), result.convolutions.end());
+  result.told = "; of " + std::to_string(kinds.size()) + " kinds that carry norms " + std::to_string(slower) +
+                " are faster apart";
+  if (settled.timed > 0) {
+    result.told += ", " + std::to_string(settled.timed) + " timed in " +
+                   core::number_text(settled.ms, std::chars_format::fixed, 0) + " ms";
+  }
+  return result;
 }
 
 std::string Tuner::keep(const Tunings& found) {
@@ -182,7 +228,7 @@ void Tuner::spend(double ms) {
   spent_ms_ += ms;
 }
 
-void Tuner::publish(const Timed& timed) {
+void Tuner::publish(const Found& timed) {
   const std::lock_guard lock(mutex_);
   for (const Tunings* tunings : {&timed.found, &timed.given_up}) {
     for (const auto& [key, kernel] : *tunings)

@@ -11,7 +11,8 @@ class Tuner {
  public:
   struct Settings {
     std::filesystem::path file = default_tuning_file();  ///< empty: nothing is kept
-    double deadline_ms = 300;                            ///< of one plan
+    double deadline_ms = 300;                            ///< of one plan's convolutions by themselves
+    double carried_ms = 200;                             ///< and of those that carry norms
     double budget_ms = 3000;  ///< of all plans; what is begun within it may go on to its deadline
     Stopwatch stopwatch = time_run;
   };
@@ -29,6 +30,9 @@ class Tuner {
   /// slowed for ever. Never throws for a file; throws for a restored kernel that cannot run here. Tells what
   /// it did.
   std::string tune(plan::Graph& graph, plan::TakenKernels& taken, Backend& backend);
+  /// The same of convolutions that carry norms in these groups: which are faster without.
+  Backend::Apart tune_carried(const plan::Graph& graph, const std::vector<plan::Group>& groups,
+                              plan::TakenKernels& taken, Backend& backend);
 
   Stats stats() const;
   /// Forgets everything and goes on so.
@@ -36,23 +40,32 @@ class Tuner {
 
  private:
   struct Kind;
-  struct Timed {
+  struct Found {
     Tunings found;
     Tunings given_up;  ///< for this process: not for the file
+  };
+  struct Settled {
+    std::size_t timed = 0, left = 0;  ///< kinds; left in the built-in order
+    double ms = 0;
+    bool too_late = false;  ///< the budget was spent
+    std::string unwritten;  ///< why the file could not be
   };
   using Kinds = std::map<std::string, Kind>;
 
   static Kinds kinds_of(const plan::Graph& graph);
   /// Those that nobody timed yet, but for kernels that are taken; the most expensive first.
   std::vector<Kind*> unknown(Kinds& kinds, const plan::TakenKernels& taken);
-  Timed time(const std::vector<Kind*>& kinds, Backend& backend) const;
-  void publish(const Timed& timed);
+  /// What is taken for each kind, timed now where nobody knows.
+  Settled settle(const plan::Graph& graph, Kinds& kinds, plan::TakenKernels& taken, double deadline_ms,
+                 Backend& backend);
+  Found time(const std::vector<Kind*>& kinds, double deadline_ms, Backend& backend) const;
+  void publish(const Found& timed);
   /// Writes them to the file; why it could not, if so.
   std::string keep(const Tunings& found);
   bool budget_spent() const;
   void spend(double ms);
   /// Returns how many kinds keep the built-in order.
-  std::size_t note(plan::Graph& graph, Kinds& kinds, plan::TakenKernels& taken) const;
+  std::size_t take(const plan::Graph& graph, Kinds& kinds, plan::TakenKernels& taken) const;
   /// What is known; else that the built-in order holds.
   std::shared_ptr<const plan::TunedKernel> verdict(const std::string& key) const;
   std::string told_of_file(const std::string& unwritten) const;

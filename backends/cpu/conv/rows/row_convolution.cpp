@@ -42,6 +42,8 @@ Support check_types(const Graph& graph, const Convolution& conv) {
 Support supports(const Graph& graph, const Group& group) {
   const auto* conv = group.as<Convolution>();
   if (conv == nullptr || !rows_compute(graph, graph.node(conv->node))) return refuse("");
+  if (graph.node(conv->node).apart && conv->carries())
+    return refuse("timed to be slower than kernels of their own");
   if (!conv->carries()) {
     if (Support serves = rows_serve(graph, graph.node(conv->node)); !serves.ok) return serves;
   }

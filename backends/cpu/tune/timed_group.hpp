@@ -1,0 +1,42 @@
+#pragma once
+#include <optional>
+
+#include "backends/cpu/tune/timed.hpp"
+
+/// What the tuner times for a convolution that carries parts of norms: the group as one kernel, and its parts
+/// as kernels of their own.
+namespace fusetape::backends::cpu::tune {
+
+/// What a TunedKernel says of such a group.
+inline constexpr const char* carried = "carried";
+inline constexpr const char* apart = "apart";
+
+class TimedGroup final : public Timed {
+ public:
+  /// nullopt: no convolution by rows that carries anything, or too little work to time.
+  static std::optional<TimedGroup> of(const plan::Graph& graph, const plan::Group& group);
+
+  const std::string& key() const override { return key_; }
+  double flops() const override { return flops_; }
+  std::int64_t images() const override { return images_; }
+  const plan::Graph& graph() const override { return graph_; }
+
+  std::vector<Contender> algorithms() override {
+    return {{{.kernel = carried}, carried}, {{.kernel = apart}, apart}};
+  }
+  std::vector<Contender> variants(const Contender&) override { return {}; }
+  bool offers(const plan::TunedKernel& kernel) override {
+    return kernel.kernel == carried || kernel.kernel == apart;
+  }
+  std::unique_ptr<Kernel> make(const plan::TunedKernel& kernel, Backend& backend) override;
+
+ private:
+  TimedGroup() = default;
+
+  plan::Graph graph_;
+  std::string key_;
+  double flops_ = 0;  ///< of the convolution, on so many images
+  std::int64_t images_ = 0;
+};
+
+}  // namespace fusetape::backends::cpu::tune
