@@ -6,9 +6,11 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <random>
 #include <thread>
 
 #include "backends/cpu/tune/tuner.hpp"
+#include "compare.hpp"
 #include "fusetape/fusetape.hpp"
 #include "helpers.hpp"
 #include "scratch_folder.hpp"
@@ -98,6 +100,68 @@ TEST_CASE("the built-in order takes Winograd by shape") {
     const Tensor y = ft::conv2d(x, w, same);
     ft::materialize({y});
     CHECK(by_winograd(ft::explain().groups.back()) == c.winograd);
+  }
+}
+
+namespace {
+
+std::vector<float> some(std::size_t count, unsigned seed) {
+  std::mt19937 engine(seed);
+  std::uniform_real_distribution<float> any(-1, 1);
+  std::vector<float> numbers(count);
+  for (float& x : numbers) x = any(engine);
+  return numbers;
+}
+
+/// The gradients of two 1×1 convolutions with norms and ReLU6 between them.
+std::vector<std::vector<float>> narrow_and_wide(ft::DType dtype) {
+  const OnBackend backend("cpu");
+  const ft::Parameter narrow(ft::from_vector(some(32 * 16, 1), {32, 1, 1, 16}));
+  const ft::Parameter wide(ft::from_vector(some(16 * 32, 2), {16, 1, 1, 32}));
+  const ft::Parameter scale(ft::ones({32})), shift(ft::zeros({32}));
+  const Tensor x = ft::cast(ft::from_vector(some(8 * 16 * 16 * 16, 3), {8, 16, 16, 16}), dtype);
+  const ft::Autocast cast(dtype);
+  const Tensor y = ft::conv2d(x, narrow.value());
+  const ft::BatchNormResult norm =
+      ft::batch_norm(y, scale.value(), shift.value(), ft::zeros({32}), ft::ones({32}));
+  ft::sum(ft::cast(ft::conv2d(ft::relu6(norm.y), wide.value()), ft::DType::f32) * 0.01).backward();
+  ft::materialize({narrow.grad(), wide.grad()});
+  std::vector<std::vector<float>> gradients;
+  for (const ft::Parameter* parameter : {&narrow, &wide, &scale, &shift})
+    gradients.push_back(parameter->grad().to_vector());
+  return gradients;
+}
+
+}  // namespace
+
+TEST_CASE("tuner: a convolution by rows carries norms unless it is faster apart by more than a tenth") {
+  struct Case {
+    double carried, apart;
+    bool carries;
+  };
+  for (const ft::DType dtype : {ft::DType::f32, ft::DType::bf16}) {
+    std::vector<std::vector<float>> first;
+    for (const Case& c : {Case{1, 2, true}, Case{2, 1, false}, Case{2, 1.9, true}, Case{2, 1.7, false}}) {
+      CAPTURE(c.apart);
+      const ScratchFolder scratch;
+      for (const bool again : {false, true}) {
+        const Tuning tuning({.carried = again ? 1 : c.carried, .apart = again ? 1 : c.apart}, scratch.file());
+        const std::vector<std::vector<float>> gradients = narrow_and_wide(dtype);
+        const auto& groups = ft::explain().groups;
+        const auto carries = [](const ft::GroupReport& group) {
+          return group.kernel == "highway:1×1" && contains(group.name, "batch_norm");
+        };
+        CHECK(std::any_of(groups.begin(), groups.end(), carries) == c.carries);
+        CHECK(contains(ft::explain().tuning, c.carries ? " 3 kinds that carry norms 0 are faster apart"
+                                                       : " 3 kinds that carry norms 3 are faster apart"));
+        if (again) CHECK(tuning.runs == 0);  // the file knows
+        if (first.empty()) first = gradients;
+        for (std::size_t i = 0; i < gradients.size(); ++i)
+          CHECK(difference(Numbers(gradients[i].begin(), gradients[i].end()),
+                           Numbers(first[i].begin(), first[i].end())) <=
+                (dtype == ft::DType::f32 ? 1e-5 : 0.03));
+      }
+    }
   }
 }
 

@@ -156,8 +156,10 @@ std::unique_ptr<Kernel> TimedGroup::make(const plan::TunedKernel& kernel, Backen
     read_what_was_kept(graph);
     rules &= ~plan::rules_named("transform");
   }
-  return std::make_unique<PlanKernel>(plan::make_plan(
-      std::move(graph), {.rules = rules, .threads = omp_get_max_threads(), .backend = &backend}));
+  const plan::Options options{.rules = rules, .threads = omp_get_max_threads(), .backend = &backend};
+  auto made = std::make_unique<PlanKernel>(plan::make_plan(std::move(graph), options));
+  made->name = kernel.kernel;
+  return made;
 }
 
 }  // namespace fusetape::backends::cpu::tune
