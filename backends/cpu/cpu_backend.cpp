@@ -139,6 +139,8 @@ class CpuBackend final : public Backend {
     return cpu::tune::process_tuner().tune(graph, taken, *this);
   }
 
+  int threads_of_kernels() const override { return omp_get_max_threads(); }
+
   Apart tune_carried(const Graph& graph, const std::vector<Group>& groups,
                      plan::TakenKernels& taken) override {
     return cpu::tune::process_tuner().tune_carried(graph, groups, taken, *this);

@@ -136,6 +136,8 @@ class Backend {
     return false;
   }
   virtual Speed speed() const { return {}; }
+  /// Threads that kernels made now may use, where that can be more than the plan was told of.
+  virtual int threads_of_kernels() const { return 1; }
   /// What its kernels leave unused of the CPU, and why, for the report.
   virtual std::string instructions() const { return {}; }
   /// Threads that kernels compiled from now on by this thread may use.

@@ -110,7 +110,8 @@ void choose_kernels(Plan& plan, Backend& backend, int threads) {
   if (room_bytes == 0) return;
   plan.room_stride = Rooms::stride_of(room_bytes);
   plan.rooms_at = plan.scratch_bytes + Rooms::apart;
-  plan.scratch_bytes = plan.rooms_at + static_cast<std::size_t>(threads) * plan.room_stride;
+  const int rooms = std::max(threads, backend.threads_of_kernels());
+  plan.scratch_bytes = plan.rooms_at + static_cast<std::size_t>(rooms) * plan.room_stride;
 }
 
 /// What stands around the steps of a device's run.

@@ -1,6 +1,7 @@
 // Convolutions by rows beyond what ops_test.cpp drives from row_cases.cpp: numbers of threads, bf16, tensors
 // of several slices, and what must not become one kernel.
 #include <doctest/doctest.h>
+#include <omp.h>
 
 #include "compare.hpp"
 #include "fusetape/fusetape.hpp"
@@ -115,4 +116,17 @@ TEST_CASE(
     expected = run();
   }
   CHECK(difference(run(), expected) <= 2e-5);
+}
+
+TEST_CASE("OpenMP may have been told of more threads than the tape") {
+  if (most_threads == 1) return;
+  const Geometry row{4, 20, 20, 16, 96, {.padding = 1}, 3};
+  const std::vector<Numbers> expected = gradients(row, DType::f32);
+  const int before = omp_get_max_threads();
+  ft::clear_plan_cache();
+  omp_set_num_threads(before + 3);
+  const std::vector<Numbers> got = gradients(row, DType::f32);
+  omp_set_num_threads(before);
+  ft::clear_plan_cache();
+  for (std::size_t i = 0; i < got.size(); ++i) CHECK(difference(got[i], expected[i]) <= 2e-5);
 }
