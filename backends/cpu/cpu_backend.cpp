@@ -46,14 +46,18 @@ std::array<std::span<const Candidate>, 16> candidate_lists() {
           cpu::norm::relu_masks()};
 }
 
-/// Why Winograd takes the group: what was timed for its convolution, if that was so. (oneDNN's kernels say so
-/// themselves: not all of them obey.)
+/// Why Winograd takes the group: what was timed for its convolution, or for each of two, if that was so.
+/// (oneDNN's kernels say so themselves: not all of them obey.)
 std::string tuned_winograd(const Graph& graph, const Group& group) {
+  std::string why;
+  bool several = false;
   for (const int node : group.nodes) {
     const auto& tuned = graph.node(node).tuned;
-    if (tuned != nullptr && tuned->kernel == "winograd") return tuned->why;
+    if (tuned == nullptr || tuned->kernel != "winograd") continue;
+    several = !why.empty();
+    why += (why.empty() ? "" : "; ") + tuned->why;
   }
-  return {};
+  return several ? "each by itself " + why : why;
 }
 
 /// Why Winograd does not take the group, however fast: its error.

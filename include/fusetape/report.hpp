@@ -82,8 +82,9 @@ struct Report {
   std::vector<KeptReport> kept;         ///< what kept_bytes is made of
   std::int64_t peak_bytes =
       0;  ///< arena plus pool at the worst moment, beside parameters and optimizer state
-  std::int64_t arena_bytes = 0;        ///< one allocation for everything that is dead at the end of the run
-  std::int64_t scratch_bytes = 0;      ///< of the arena: what kernels use while they run
+  std::int64_t arena_bytes = 0;  ///< one allocation for everything that is dead at the end of the run
+  std::int64_t scratch_bytes =
+      0;  ///< of the arena: what kernels use while they run, and the gaps between threads' rooms
   std::int64_t arena_lower_bound = 0;  ///< live at once in the arena at its fullest step, without scratch: no
                                        ///< packing can need less
   std::vector<ArenaBlockReport> arena;  ///< its timeline

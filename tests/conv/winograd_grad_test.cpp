@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -235,11 +236,20 @@ struct Gradients {
   Floats dx, dw;
 };
 
-/// Of both at once; or dx by convolve, cut the same way.
-Gradients both(const wino::Problem& p, const Floats& w, const Run& run, const wino::Blocking& blocking) {
+/// Of both at once, and dx to the bit as by convolve, cut the same way. `between`: after the latter.
+Gradients both(
+    const wino::Problem& p, const Floats& w, const Run& run, const wino::Blocking& blocking,
+    const std::function<void()>& between = [] {}) {
   const wino::Problem mirrored = p.mirrored();
   Scratch u(wino::weights_bytes(mirrored));
   wino::transform_weights(p, w.data(), DType::f32, true, u.floats(), run.threads);
+  Stored alone(Floats(static_cast<std::size_t>(x_size(p)), 7.0f), run.x.dtype);
+  ThreadRooms others(wino::convolve_room_bytes(mirrored, blocking, run.threads), run.threads);
+  wino::convolve(mirrored, run.dy, u.floats(), {.y = alone.data(), .dtype = run.x.dtype}, blocking,
+                 run.threads, others);
+  CHECK_FALSE(others.overrun());
+  between();
+
   Stored dx(Floats(static_cast<std::size_t>(x_size(p)), 7.0f), run.x.dtype);
   Stored dw(Floats(static_cast<std::size_t>(p.out * 9 * p.in), 7.0f), run.dtype);
   const wino::GradientMemory memory = wino::both_gradients_memory(p, blocking, run.threads);
@@ -248,12 +258,6 @@ Gradients both(const wino::Problem& p, const Floats& w, const Run& run, const wi
   wino::both_gradients(p, run.x, run.dy, u.floats(), {.y = dx.data(), .dtype = run.x.dtype},
                        {dw.data(), run.dtype}, blocking, run.threads, scratch.data(), rooms);
   CHECK_FALSE((scratch.overrun() || rooms.overrun()));
-
-  Stored alone(Floats(static_cast<std::size_t>(x_size(p)), 7.0f), run.x.dtype);
-  ThreadRooms others(wino::convolve_room_bytes(mirrored, blocking, run.threads), run.threads);
-  wino::convolve(mirrored, run.dy, u.floats(), {.y = alone.data(), .dtype = run.x.dtype}, blocking,
-                 run.threads, others);
-  CHECK_FALSE(others.overrun());
   CHECK(dx.read<float>() == alone.read<float>());
   return {dx.read<float>(), dw.read<float>()};
 }
@@ -294,7 +298,11 @@ TEST_CASE("both gradients at once, of every form of both sources, which are writ
         const Numbers expected = weight_gradient_of(p, x.values(), dy.values());
         Run run{.x = x.source(), .dy = dy.source(), .threads = most_threads};
         INFO(text(p), ", ", name_of(dtype), ", form ", &form - forms);
-        CHECK(error(both(p, w, run, {.tiles = 4}).dw, expected) <= fusetape::winograd_gradient_error);
+        const auto clear = [&] {
+          std::fill_n(x.written.data(), x.values().size() * fusetape::size_of(dtype), std::byte{0});
+          std::fill_n(dy.written.data(), dy.values().size() * fusetape::size_of(dtype), std::byte{0});
+        };
+        CHECK(error(both(p, w, run, {.tiles = 4}, clear).dw, expected) <= fusetape::winograd_gradient_error);
         if (form.norm) CHECK(x.written.read<float>() == x.values());
         if (other.norm) CHECK(dy.written.read<float>() == dy.values());
         run.dtype = DType::bf16;

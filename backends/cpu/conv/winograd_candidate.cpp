@@ -194,12 +194,14 @@ Support winograd_serves(const Graph& graph, const GraphNode& conv) {
 
 Support winograd_serves_both(const Graph& graph, const Convolution& conv) {
   const winograd::Problem problem = *winograd_problem(graph, graph.node(conv.node));
-  constexpr std::int64_t most_pairs = 64 * 64;
+  constexpr std::int64_t most_pairs = 64 * 64,
+                         least_tiles = 16;  // the latter of each thread: it takes all channels
   if (problem.in * problem.out > most_pairs) return refuse("");
   if (graph.conv_algorithm != ConvAlgorithm::winograd) {
+    const int threads = omp_get_max_threads();
+    if (winograd::Tiles(problem.mirrored()).count() < least_tiles * threads) return refuse("");
     const winograd::GradientBlocking cut{.tiles = winograd::both_gradients_blocking.tiles};
-    const double error = winograd::weight_gradient_error(problem, cut, omp_get_max_threads());
-    if (error > winograd_gradient_error) return refuse("");
+    if (winograd::weight_gradient_error(problem, cut, threads) > winograd_gradient_error) return refuse("");
   }
   return winograd_serves(graph, graph.node(conv.weights_node));
 }

@@ -30,7 +30,7 @@ class Timed {
   virtual std::vector<Contender> variants(const Contender& winner) = 0;
   /// Whether a plan could obey it on this CPU.
   virtual bool offers(const plan::TunedKernel& kernel) = 0;
-  /// The kernel as a plan would make it.
+  /// The kernel as a plan would make it, or what is as much work.
   virtual std::unique_ptr<Kernel> make(const plan::TunedKernel& kernel, Backend& backend) = 0;
 };
 

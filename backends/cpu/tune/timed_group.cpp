@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "backends/cpu/conv/rows/row_convolution.hpp"
+#include "backends/cpu/tune/timed_convolution.hpp"
 #include "core/op/op_list.hpp"
 #include "core/plan/plan.hpp"
 #include "core/plan/rules/rules.hpp"
@@ -46,8 +47,9 @@ class PlanKernel final : public Kernel {
 class Extract {
  public:
   Extract(const Graph& graph, const Group& group, std::int64_t images)
-      : graph_(graph), conv_(*group.as<Convolution>()), images_(images), ids_(graph.values.size(), -1) {
+      : graph_(graph), images_(images), ids_(graph.values.size(), -1) {
     out_.conv_algorithm = graph.conv_algorithm;
+    for (const int id : group.nodes) note_weights(graph.node(id));
     for (const int id : group.nodes) {
       GraphNode node = graph.node(id);
       for (int& input : node.inputs) input = value(input, -1);
@@ -76,17 +78,17 @@ class Extract {
     }
     return mine;
   }
-  /// All but weights and what belongs to a channel.
-  bool is_image(int id) const {
-    const Shape& shape = graph_.value(id).shape;
-    return shape.rank() == 4 && shape[0] == graph_.value(conv_.x).shape[0] &&
-           shape != graph_.value(conv_.w).shape;
+  void note_weights(const GraphNode& node) {
+    if (plan::conv_pass(*node.op)) weights_.push_back(plan::convolution_of(node, -1).w);
+    if (node.is(ops::cast_op) && is_weights(node.inputs[0])) weights_.push_back(node.outputs[0]);
   }
+  bool is_weights(int id) const { return std::find(weights_.begin(), weights_.end(), id) != weights_.end(); }
+  /// All but weights and what belongs to a channel.
+  bool is_image(int id) const { return graph_.value(id).shape.rank() == 4 && !is_weights(id); }
 
   const Graph& graph_;
-  const Convolution conv_;
   std::int64_t images_;
-  std::vector<int> ids_;
+  std::vector<int> ids_, weights_;
   Graph out_;
 };
 
@@ -111,23 +113,42 @@ std::string key_of(const Graph& graph, const Group& group) {
   return key + ", threads " + std::to_string(omp_get_max_threads());
 }
 
-/// A plan of its own keeps forward's values for backward: what was to be computed again is there.
-void read_what_was_kept(Graph& graph) {
-  std::vector<char> gone(graph.values.size(), 0);
-  std::erase_if(graph.nodes, [&](const GraphNode& node) {
-    const bool again = node.recomputed && (node.is(ops::batch_norm_apply_op) || node.op->activation);
-    if (again) gone[static_cast<std::size_t>(node.outputs[0])] = 1;
-    return again;
+/// The node that this one repeats, if it is there.
+const GraphNode* original_of(const Graph& graph, const GraphNode& copy) {
+  const auto found = std::find_if(graph.nodes.begin(), graph.nodes.end(), [&](const GraphNode& node) {
+    return !node.recomputed && node.op == copy.op && node.inputs == copy.inputs;
   });
-  for (std::size_t id = 0; id < graph.values.size(); ++id) {
-    if (gone[id] == 0) continue;
-    graph.inputs.push_back(static_cast<int>(id));
+  return found != graph.nodes.end() ? &*found : nullptr;
+}
+
+/// Without what each reader makes for itself: kernels of their own find what forward kept, and what another
+/// made.
+Graph without_repetitions(Graph graph) {
+  std::vector<std::pair<int, int>> instead;
+  for (const GraphNode& node : graph.nodes) {
+    const GraphNode* original = node.recomputed ? original_of(graph, node) : nullptr;
+    if (original != nullptr) instead.emplace_back(node.outputs[0], original->outputs[0]);
+  }
+  std::erase_if(graph.nodes, [](const GraphNode& node) {
+    const bool made =
+        node.is(ops::batch_norm_apply_op) || node.is(ops::batch_norm_grad_apply_op) || node.op->activation;
+    return node.recomputed && made;
+  });
+  for (GraphNode& node : graph.nodes) {
+    for (const auto& [from, to] : instead) std::replace(node.inputs.begin(), node.inputs.end(), from, to);
   }
   for (plan::GraphValue& value : graph.values) value.producer = -1;
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     for (const int output : graph.nodes[n].outputs)
       graph.values[static_cast<std::size_t>(output)].producer = static_cast<int>(n);
   }
+  return graph;
+}
+
+/// Whether it will be timed by itself, but has not been yet: the race against it would say little.
+bool waits_for_its_own(const Graph& graph, int conv) {
+  return conv >= 0 && graph.node(conv).tuned == nullptr &&
+         TimedConvolution::of(graph, graph.node(conv)).has_value();
 }
 
 }  // namespace
@@ -135,6 +156,8 @@ void read_what_was_kept(Graph& graph) {
 std::optional<TimedGroup> TimedGroup::of(const Graph& graph, const Group& group) {
   const auto* conv = group.as<Convolution>();
   if (conv == nullptr || !conv->carries() || !conv::rows_compute(graph, graph.node(conv->node)))
+    return std::nullopt;
+  if (waits_for_its_own(graph, conv->node) || waits_for_its_own(graph, conv->weights_node))
     return std::nullopt;
   const auto batch = static_cast<std::uint64_t>(graph.value(conv->x).shape[0]);
   const double image = flops_of_image(graph, *conv);
@@ -144,18 +167,18 @@ std::optional<TimedGroup> TimedGroup::of(const Graph& graph, const Group& group)
   const double wanted = quick_flops * omp_get_max_threads() / image;
   timed.images_ = std::clamp<std::int64_t>(static_cast<std::int64_t>(wanted), 1, most);
   timed.flops_ = image * static_cast<double>(timed.images_);
-  timed.graph_ = Extract(graph, group, timed.images_).take();
-  timed.key_ = key_of(timed.graph_, group);
+  timed.together_ = Extract(graph, group, timed.images_).take();
+  // Of a checkpoint's segment all is computed again, however it is done.
+  const bool again = graph.node(conv->node).recomputed;
+  timed.graph_ = again ? timed.together_ : without_repetitions(timed.together_);
+  timed.key_ = key_of(timed.together_, group) + (again ? ", recomputed" : "");
   return timed;
 }
 
 std::unique_ptr<Kernel> TimedGroup::make(const plan::TunedKernel& kernel, Backend& backend) {
-  Graph graph = graph_;
+  Graph graph = kernel.kernel == apart ? graph_ : together_;
   plan::RuleSet rules = plan::all_rules & ~plan::rules_named("carry");
-  if (kernel.kernel == apart) {
-    read_what_was_kept(graph);
-    rules &= ~plan::rules_named("transform");
-  }
+  if (kernel.kernel == apart) rules &= ~plan::rules_named("transform");
   const plan::Options options{.rules = rules, .threads = omp_get_max_threads(), .backend = &backend};
   auto made = std::make_unique<PlanKernel>(plan::make_plan(std::move(graph), options));
   made->name = kernel.kernel;

@@ -33,7 +33,8 @@ class TimedGroup final : public Timed {
  private:
   TimedGroup() = default;
 
-  plan::Graph graph_;
+  plan::Graph graph_;     ///< of kernels of their own; what the other makes again is an input here
+  plan::Graph together_;  ///< of one kernel
   std::string key_;
   double flops_ = 0;  ///< of the convolution, on so many images
   std::int64_t images_ = 0;

@@ -70,7 +70,7 @@ Json list_of(const std::vector<T>& items) {
 
 std::string Report::to_json() const {
   Json times = Json::object();
-  for (const auto& [pass, ms] : pass_ms) times[pass] = ms;
+  for (const auto& [pass, ms] : pass_ms) times[pass] = times.value(pass, 0.0) + ms;
   const Json json = {{"backend", backend},
                      {"fusion", fusion},
                      {"retention", retention},
