@@ -142,6 +142,10 @@ Graph without_repetitions(Graph graph) {
     for (const int output : graph.nodes[n].outputs)
       graph.values[static_cast<std::size_t>(output)].producer = static_cast<int>(n);
   }
+  graph.inputs.clear();
+  for (std::size_t id = 0; id < graph.values.size(); ++id) {
+    if (graph.values[id].producer < 0) graph.inputs.push_back(static_cast<int>(id));
+  }
   return graph;
 }
 
