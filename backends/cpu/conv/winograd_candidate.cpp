@@ -64,11 +64,11 @@ bool is_offered(const plan::Prologue& prologue) {
 Support supports(const Graph& graph, const Group& group) {
   const auto* conv = group.as<Convolution>();
   if (conv == nullptr || conv->before_activation >= 0) return refuse("");
+  Support serves = winograd_serves(graph, graph.node(conv->node));
+  if (!serves.ok) return serves;
   if (!is_relu_or_none(conv->activation) || conv->gradient != nullptr || !is_offered(conv->before_x) ||
       !is_offered(conv->before_y))
     return refuse("no activation but relu, and no sum without it");
-  Support serves = winograd_serves(graph, graph.node(conv->node));
-  if (!serves.ok) return serves;
   if (conv->weights_node >= 0) {
     if (Support both = winograd_serves_both(graph, *conv); !both.ok) return both;
   }
