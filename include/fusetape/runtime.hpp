@@ -62,12 +62,12 @@ bool deterministic();
 void set_tf32(bool on);
 bool tf32_enabled();
 
-/// Whether convolutions are timed when they are first planned, for about 0.3 s of a plan and 3 s of a
+/// Whether convolutions are timed when they are first planned, for about 0.5 s of a plan and 3 s of a
 /// process, and computed by what is fastest here. What was found is kept in a file, $XDG_CACHE_HOME/fusetape/
-/// tuning-….json or that of ~/.cache, for these versions() on this cpu_name(), with the instructions that
-/// oneDNN may use. For plans made from now on by this thread; where off, in deterministic plans, and for what
-/// there was no time for, kernels are taken in their built-in order. Default: on; FUSETAPE_TUNE=off turns it
-/// off.
+/// tuning-….json or that of ~/.cache, for these versions() (whatever the CPUs) on this cpu_name(), with the
+/// instructions that oneDNN may use. For plans made from now on by this thread; where off, in deterministic
+/// plans, and for what there was no time for, kernels are taken in their built-in order. Default: on;
+/// FUSETAPE_TUNE=off turns it off.
 void set_tuning(bool on);
 bool tuning_enabled();
 

@@ -25,8 +25,8 @@ Support winograd_is_accurate(const plan::Graph& graph, const plan::GraphNode& co
 /// Whether it is to compute it: where it is accurate, and where it is the fastest by what was timed, or else
 /// by shape.
 Support winograd_serves(const plan::Graph& graph, const plan::GraphNode& conv);
-/// And whether it computes both gradients of a group faster in one kernel: where weights and sums are so
-/// small that they stay near the core beside what is transformed.
+/// And whether one kernel computes both gradients of a group: up to 64×64 channels, where it was measured to
+/// be faster; each thread needs the weights and sums of all channels.
 Support winograd_serves_both(const plan::Graph& graph, const plan::Convolution& conv);
 /// And whether its transforms have a place for parts of a norm with this activation (null: none).
 bool winograd_carries(const plan::Graph& graph, const plan::GraphNode& conv, const core::OpDef* activation);

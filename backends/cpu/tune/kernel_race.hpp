@@ -5,7 +5,7 @@
 
 #include "backends/cpu/tune/timed.hpp"
 
-/// Times kernels of one convolution against each other.
+/// Times kernels of one piece of work against each other.
 namespace fusetape::backends::cpu::tune {
 
 /// Milliseconds of one run.

@@ -20,8 +20,6 @@ using plan::Graph;
 using plan::GraphNode;
 using plan::TunedKernel;
 
-constexpr std::int64_t most_images = 32;
-constexpr double least_flops = 1e6;  ///< 10 µs: no choice is worth the time to make it
 constexpr double quick_flops = 1e8;  ///< a thread, of one run: a millisecond of a direct convolution
 /// On few pixels, Winograd spends most of its time on the weights, which says nothing of larger batches: so
 /// many pixels are timed, or the batch. Where that takes a thread longer than 12 ms, the built-in order
@@ -34,12 +32,6 @@ Convolution roles_of(const GraphNode& conv) { return plan::convolution_of(conv, 
 
 std::vector<int> values_of(const GraphNode& conv) {
   return {conv.inputs[0], conv.inputs[1], conv.outputs[0]};
-}
-
-double flops_of_image(const Graph& graph, const GraphNode& conv) {
-  const Convolution roles = roles_of(conv);
-  const Shape& y = graph.value(roles.y).shape;
-  return 2.0 * static_cast<double>(y[1] * y[2]) * static_cast<double>(graph.value(roles.w).elements());
 }
 
 /// So many that their verdict holds for larger batches, too; none: that would take too long.
@@ -71,14 +63,7 @@ std::string key_of(const Graph& graph) {
   std::string key(conv.op->name);
   for (const plan::GraphValue& value : graph.values)
     key += " " + text(value.shape) + " " + std::string(name_of(value.dtype));
-  const auto a = conv.attrs.as<core::ConvAttrs>();
-  const auto pair = [](std::int64_t h, std::int64_t w) {
-    return std::to_string(h) + "x" + std::to_string(w);
-  };
-  key += ", stride " + pair(a.stride_h, a.stride_w) + ", pad " + pair(a.pad_h, a.pad_w) + ", dilation " +
-         pair(a.dilation_h, a.dilation_w) + ", groups " + std::to_string(a.groups);
-  key += ", threads " + std::to_string(omp_get_max_threads());
-  return key + forced(graph.conv_algorithm);
+  return key + setting_of(conv) + forced(graph.conv_algorithm);
 }
 
 /// What oneDNN would be asked for.
@@ -113,6 +98,22 @@ std::vector<Contender> other_blockings(const std::vector<Blocking>& blockings) {
 }
 
 }  // namespace
+
+double flops_of_image(const Graph& graph, const GraphNode& conv) {
+  const Convolution roles = roles_of(conv);
+  const Shape& y = graph.value(roles.y).shape;
+  return 2.0 * static_cast<double>(y[1] * y[2]) * static_cast<double>(graph.value(roles.w).elements());
+}
+
+std::string setting_of(const GraphNode& conv) {
+  const auto a = conv.attrs.as<core::ConvAttrs>();
+  const auto pair = [](std::int64_t h, std::int64_t w) {
+    return std::to_string(h) + "x" + std::to_string(w);
+  };
+  return ", stride " + pair(a.stride_h, a.stride_w) + ", pad " + pair(a.pad_h, a.pad_w) + ", dilation " +
+         pair(a.dilation_h, a.dilation_w) + ", groups " + std::to_string(a.groups) + ", threads " +
+         std::to_string(omp_get_max_threads());
+}
 
 std::optional<TimedConvolution> TimedConvolution::of(const Graph& graph, const GraphNode& conv) {
   if (conv.dead || !plan::conv_pass(*conv.op)) return std::nullopt;

@@ -6,6 +6,14 @@
 /// What the tuner times for a convolution or a gradient of one: the same by itself, on few images.
 namespace fusetape::backends::cpu::tune {
 
+constexpr std::int64_t most_images = 32;
+constexpr double least_flops = 1e6;  ///< 10 µs: no choice is worth the time to make it
+
+/// Of an image of the convolution, or of one of its gradients.
+double flops_of_image(const plan::Graph& graph, const plan::GraphNode& conv);
+/// Stride, padding, dilation, groups and threads, for a key.
+std::string setting_of(const plan::GraphNode& conv);
+
 class TimedConvolution final : public Timed {
  public:
   /// nullopt: no convolution, too little work to time or too much, or not in f32 or bf16.

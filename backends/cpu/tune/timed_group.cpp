@@ -19,8 +19,6 @@ using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
 
-constexpr std::int64_t most_images = 32;
-constexpr double least_flops = 1e6;  ///< 10 µs: no choice is worth the time to make it
 constexpr double quick_flops = 5e7;  ///< a thread, of one run: about a millisecond with all that is around it
 
 /// The kernels of a plan, one after the other.
@@ -92,11 +90,6 @@ class Extract {
   Graph out_;
 };
 
-double flops_of_image(const Graph& graph, const Convolution& conv) {
-  const Shape& y = graph.value(conv.y).shape;
-  return 2.0 * static_cast<double>(y[1] * y[2]) * static_cast<double>(graph.value(conv.w).elements());
-}
-
 std::string key_of(const Graph& graph, const Group& group) {
   std::string key = "carried " + group.name;
   for (const plan::GraphValue& value : graph.values) {
@@ -104,13 +97,9 @@ std::string key_of(const Graph& graph, const Group& group) {
     for (const std::int64_t extent : value.shape) key += std::to_string(extent) + "x";
     key += std::string(name_of(value.dtype)) + (value.keep ? "!" : "");
   }
-  const auto a = std::find_if(graph.nodes.begin(), graph.nodes.end(), [](const GraphNode& node) {
-                   return plan::conv_pass(*node.op).has_value();
-                 })->attrs.as<core::ConvAttrs>();
-  for (const std::int64_t each :
-       {a.stride_h, a.stride_w, a.pad_h, a.pad_w, a.dilation_h, a.dilation_w, a.groups})
-    key += " " + std::to_string(each);
-  return key + ", threads " + std::to_string(omp_get_max_threads());
+  const auto conv = std::find_if(graph.nodes.begin(), graph.nodes.end(),
+                                 [](const GraphNode& node) { return plan::conv_pass(*node.op).has_value(); });
+  return key + setting_of(*conv);
 }
 
 /// The node that this one repeats, if it is there.
@@ -164,7 +153,7 @@ std::optional<TimedGroup> TimedGroup::of(const Graph& graph, const Group& group)
   if (waits_for_its_own(graph, conv->node) || waits_for_its_own(graph, conv->weights_node))
     return std::nullopt;
   const auto batch = static_cast<std::uint64_t>(graph.value(conv->x).shape[0]);
-  const double image = flops_of_image(graph, *conv);
+  const double image = flops_of_image(graph, graph.node(conv->node));
   if (image * static_cast<double>(batch) < least_flops) return std::nullopt;
   TimedGroup timed;
   const auto most = std::min<std::int64_t>(most_images, static_cast<std::int64_t>(std::bit_ceil(batch)));

@@ -195,6 +195,7 @@ Backend::Apart Tuner::tune_carried(const Graph& graph, const std::vector<plan::G
     result.told += ", " + std::to_string(settled.timed) + " timed in " +
                    core::number_text(settled.ms, std::chars_format::fixed, 0) + " ms";
   }
+  if (settled.too_late) result.told += ": the process's time for timing is spent";
   if (!settled.unwritten.empty()) result.told += ", not written: " + settled.unwritten;
   return result;
 }
