@@ -265,7 +265,7 @@ TEST_CASE("winograd: every source and sink") {
 
 TEST_CASE("winograd: any blocking and number of threads") {
   for (const int threads : {1, 2, 3, 7}) {
-    for (const Blocking blocking : {Blocking{.tiles = 4}, Blocking{.tiles = 20}, Blocking{.tiles = 64},
+    for (const Blocking blocking : {Blocking{.tiles = 8}, Blocking{.tiles = 24}, Blocking{.tiles = 64},
                                     Blocking{.tiles = 8, .out_parts = 2}, Blocking{.out_parts = 9}}) {
       for (const Problem& problem : {Problem{3, 8, 7, 17, 40, 1}, Problem{1, 1, 2, 16, 16, 1}}) {
         const Case c{.problem = problem,

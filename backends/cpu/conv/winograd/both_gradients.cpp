@@ -72,7 +72,7 @@ class WeightSums final : public Companion {
     return slots(shares_.tile_begin(part + 1) - shares_.tile_begin(part));
   }
   std::int64_t most_slots() const {
-    return slots(divided_up(divided_up(shares_.tiles, 4), shares_.tile_parts) * 4);
+    return slots(divided_up(divided_up(shares_.tiles, tile_group), shares_.tile_parts) * tile_group);
   }
 
   const GradientCut cut_;

@@ -28,7 +28,7 @@ struct ConvolvePart {
   int index = 0;
   std::int64_t first_tile = 0, end_tile = 0;
   std::int64_t first_out = 0, end_out = 0;  ///< to before end_out: a chunk's first, or how many there are
-  std::int64_t block_tiles = 0;             ///< a multiple of 4
+  std::int64_t block_tiles = 0;             ///< a multiple of tile_group
   bool writes_source = false;
   float* transformed = nullptr;  ///< [6][chunk][tile][6][chunk]
   float* products = nullptr;     ///< [vector of out][tile][6][4][lanes]
@@ -48,13 +48,14 @@ struct Shares {
       : tiles(Tiles(problem).count()), outs(problem.out) {
     out_parts =
         static_cast<int>(std::min<std::int64_t>({blocking.out_parts, threads, divided_up(outs, chunk)}));
-    tile_parts = static_cast<int>(std::min<std::int64_t>(threads / out_parts, divided_up(tiles, 4)));
-    block_tiles = std::min(blocking.tiles, divided_up(divided_up(tiles, 4), tile_parts) * 4);
+    tile_parts = static_cast<int>(std::min<std::int64_t>(threads / out_parts, divided_up(tiles, tile_group)));
+    block_tiles = std::min(rounded_up(blocking.tiles, tile_group),
+                           divided_up(divided_up(tiles, tile_group), tile_parts) * tile_group);
   }
 
   int parts() const { return tile_parts * out_parts; }
   std::int64_t tile_begin(int tile_part) const {
-    return std::min(tiles, divided_up(tiles, 4) * tile_part / tile_parts * 4);
+    return std::min(tiles, divided_up(tiles, tile_group) * tile_part / tile_parts * tile_group);
   }
   std::int64_t out_begin(int out_part) const {
     return std::min(outs, divided_up(outs, chunk) * out_part / out_parts * chunk);

@@ -36,6 +36,7 @@ class Convolution {
         part_(part),
         chunks_(winograd::divided_up(problem.in, winograd::chunk)),
         chunk_stride_(part.block_tiles * tile_row),
+        vector_stride_(problem.in * 3 * lanes),
         first_vector_(part.first_out / lanes),
         end_vector_(winograd::divided_up(part.end_out, lanes)) {
     plan_prefetches();
@@ -106,44 +107,61 @@ class Convolution {
     }
   };
 
+  /// Half a row of positions at a time, for which the tiles stay in L1 while the weights go by.
   void multiply(std::int64_t first_tile, std::int64_t end_tile) const {
     Ahead ahead = images_ahead(first_tile, end_tile);
-    for (std::int64_t row = 0; row < winograd::transformed_size; ++row) {
-      for (std::int64_t vector = first_vector_; vector < end_vector_; ++vector) {
+    for (std::int64_t half = 0; half < winograd::weight_parts; ++half) {
+      for (std::int64_t vector = first_vector_; vector < end_vector_; vector += 2) {
+        const std::int64_t vectors = std::min<std::int64_t>(2, end_vector_ - vector);
         if (fetches_weights_) {
-          const bool last = vector + 1 == end_vector_;
-          ahead.weights = last ? weights(first_vector_, (row + 1) % 6) : weights(vector + 1, row);
-          ahead.weights_end = ahead.weights + problem_.in * 6 * lanes;
+          const bool last = vector + 2 >= end_vector_;
+          ahead.weights =
+              last ? weights(first_vector_, (half + 1) % winograd::weight_parts) : weights(vector + 2, half);
+          ahead.weights_end = ahead.weights + vectors * vector_stride_;
         }
         for (std::int64_t channel = 0; channel < problem_.in; channel += winograd::most_channels_in_sum) {
-          multiply_slice(end_tile - first_tile, row, vector, channel, ahead);
+          multiply_slice(end_tile - first_tile, half, vector, vectors, channel, ahead);
         }
       }
     }
   }
 
-  /// Some channels of a row of positions, for a vector of outputs.
-  void multiply_slice(std::int64_t tiles, std::int64_t row, std::int64_t vector, std::int64_t channel,
-                      Ahead& ahead) const {
-    using Multiply = decltype(&multiply_row<0, false>);
-    static constexpr Multiply make[] = {multiply_row<0, false>, multiply_row<1, false>,
-                                        multiply_row<2, false>, multiply_row<3, false>,
-                                        multiply_row<4, false>};
-    static constexpr Multiply extend[] = {multiply_row<0, true>, multiply_row<1, true>, multiply_row<2, true>,
-                                          multiply_row<3, true>, multiply_row<4, true>};
+  template <int Vectors, int Half>
+  static auto multiply_of(int fetched) {
+    static constexpr decltype(&multiply_half<1, 0, 0>) of[] = {
+        multiply_half<Vectors, Half, 0>, multiply_half<Vectors, Half, 1>, multiply_half<Vectors, Half, 2>,
+        multiply_half<Vectors, Half, 3>, multiply_half<Vectors, Half, 4>};
+    return of[fetched];
+  }
+
+  /// Some channels of half a row of positions, for one or two vectors of outputs.
+  void multiply_slice(std::int64_t tiles, std::int64_t half, std::int64_t vector, std::int64_t vectors,
+                      std::int64_t channel, Ahead& ahead) const {
     const std::int64_t channels = std::min(winograd::most_channels_in_sum, problem_.in - channel);
-    const float* v = part_.transformed + (row * chunks_ + channel / winograd::chunk) * chunk_stride_;
-    const float* u = weights(vector, row) + channel * 6 * lanes;
+    const std::int64_t row = half / 2, first_column = half % 2 * 3;
+    ProductPlaces at = {
+        .v = part_.transformed + (row * chunks_ + channel / winograd::chunk) * chunk_stride_ +
+             first_column * winograd::chunk,
+        .chunk_stride = chunk_stride_,
+        .u = weights(vector, half) + channel * 3 * lanes,
+        .vector_stride = vector_stride_,
+        .products = products(vector, 0) + row * 4 * lanes,
+        .products_stride = products(1, 0) - products(0, 0),
+    };
     const int fetched = ahead.images_at_once + (fetches_weights_ ? 1 : 0);
-    const Multiply multiply = (channel > 0 ? extend : make)[fetched];
-    for (std::int64_t t = 0; t < tiles; t += tiles_at_once) {
-      multiply(v + t * tile_row, u, channels, chunk_stride_, products(vector, t) + row * 4 * lanes,
-               ahead.next(channels));
+    const auto multiply = vectors == 2
+                              ? (half % 2 == 0 ? multiply_of<2, 0>(fetched) : multiply_of<2, 1>(fetched))
+                              : (half % 2 == 0 ? multiply_of<1, 0>(fetched) : multiply_of<1, 1>(fetched));
+    const std::int64_t at_once = vectors == 2 ? tiles_of_pair : tiles_of_one;
+    for (std::int64_t t = 0; t < tiles; t += at_once) {
+      multiply(at, channels, channel > 0, ahead.next(channels));
+      at.v += at_once * tile_row;
+      at.products += at_once * product_size;
     }
   }
 
-  const float* weights(std::int64_t vector, std::int64_t row) const {
-    return u_ + (vector * 6 + row) * problem_.in * 6 * lanes;
+  const float* weights(std::int64_t vector, std::int64_t half) const {
+    return u_ + (half * winograd::divided_up(problem_.out, lanes) + vector) * vector_stride_;
   }
 
   void sink(std::int64_t first_tile, std::int64_t end_tile) const {
@@ -213,7 +231,7 @@ class Convolution {
     double lines = 0;
     for (const Ahead::Stretch& stretch : ahead.images) lines += static_cast<double>(stretch.bytes) / 64;
     const std::int64_t products = winograd::transformed_size * (end_vector_ - first_vector_) *
-                                  winograd::divided_up(end_tile - first_tile, tiles_at_once);
+                                  winograd::divided_up(end_tile - first_tile, tiles_of_pair);
     const int most = fetches_weights_ ? most_fetched - 1 : most_fetched;
     const double at_once = std::ceil(lines / static_cast<double>(products * problem_.in));
     ahead.images_at_once = std::min(most, static_cast<int>(at_once));
@@ -238,7 +256,7 @@ class Convolution {
   const float* u_;
   const Sink& sink_;
   const ConvolvePart& part_;
-  std::int64_t chunks_, chunk_stride_, first_vector_, end_vector_;
+  std::int64_t chunks_, chunk_stride_, vector_stride_, first_vector_, end_vector_;
   double x_bytes_ = 0, y_bytes_ = 0;  ///< of a tile
   bool fetches_weights_ = false;
 };

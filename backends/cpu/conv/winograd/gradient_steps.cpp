@@ -19,6 +19,7 @@ using winograd::Ahead;
 using winograd::BothAhead;
 using winograd::ChannelBlock;
 using winograd::chunk;
+using winograd::chunk_sums;
 using winograd::GradientCut;
 using winograd::GradientPass;
 using winograd::GradientSources;
@@ -79,28 +80,50 @@ const float* place_in(const Operand& operand, int place, std::int64_t of_chunk) 
   return operand.at + place / 6 * operand.row + place % 6 * operand.column + of_chunk * operand.chunk;
 }
 
+using MultiplyChunk = decltype(&multiply_chunk<2, false, false>);
+
+/// Called by a pointer: of a function that it knows, g++ keeps the caller's integers in vector registers,
+/// where they wait behind all the multiplications.
+template <int Columns>
+MultiplyChunk multiply_of(bool adds, bool dense) {
+  static constexpr MultiplyChunk of[] = {
+      multiply_chunk<Columns, false, false>, multiply_chunk<Columns, false, true>,
+      multiply_chunk<Columns, true, false>, multiply_chunk<Columns, true, true>};
+  return of[(adds ? 2 : 0) + (dense ? 1 : 0)];
+}
+MultiplyChunk multiply_of(bool pair, bool adds, bool dense) {
+  if constexpr (chunks_of_pair == 2) {
+    if (!pair) return multiply_of<1>(adds, dense);
+  }
+  return multiply_of<2>(adds, dense);
+}
+
 void MultiplyTiles(const GradientPass& pass, const Operands& from, std::int64_t tiles,
                    const ChannelBlock& channels, bool add, float* sums, BothAhead ahead) {
-  const std::int64_t products =
-      pass.count * 6 * channels.pairs() * winograd::divided_up(tiles, most_tiles_in_sum);
+  const std::int64_t ins = channels.in_end - channels.in_begin, outs = channels.out_end - channels.out_begin;
+  const std::int64_t products = pass.count * 6 * outs * winograd::divided_up(ins, chunks_of_pair) *
+                                winograd::divided_up(tiles, most_tiles_in_sum);
   ahead.x.spread(products, std::min(tiles, most_tiles_in_sum));
   ahead.dy.spread(products, std::min(tiles, most_tiles_in_sum));
-  // Called by a pointer: of a function that it knows, g++ keeps the caller's integers in vector registers,
-  // where they wait behind all the multiplications.
   const bool dense = ahead.x.step() + ahead.dy.step() > Ahead::line;
-  const auto make = dense ? multiply_chunk<false, true> : multiply_chunk<false, false>;
-  const auto extend = dense ? multiply_chunk<true, true> : multiply_chunk<true, false>;
   for (int place = 0; place < pass.count * 6; ++place) {
     const std::int64_t position = pass.row[place / 6] * 6 + place % 6;
     for (std::int64_t out = channels.out_begin; out < channels.out_end; ++out) {
-      for (std::int64_t in = channels.in_begin; in < channels.in_end; ++in) {
-        const float* const x = place_in(from.x, place, in);
-        const float* const dy = place_in(from.dy, place, out);
-        float* const to = sums + channels.sums_at(out, in) + position * chunk * chunk;
+      for (std::int64_t in = channels.in_begin; in < channels.in_end; in += chunks_of_pair) {
+        GradientPlaces at = {
+            .x = place_in(from.x, place, in),
+            .dy = place_in(from.dy, place, out),
+            .x_apart = chunks_of_pair == 2 ? from.x.chunk : lanes,
+            .dy_tile = from.dy.tile,
+            .sums = sums + channels.sums_at(out, in) + position * chunk * chunk,
+            .sums_apart = chunks_of_pair == 2 ? chunk_sums : lanes,
+        };
+        const bool pair = in + chunks_of_pair <= channels.in_end;
         for (std::int64_t t = 0; t < tiles; t += most_tiles_in_sum) {
-          const auto multiply = add || t > 0 ? extend : make;
-          multiply(x + t * chunk, dy + t * from.dy.tile, from.dy.tile, std::min(most_tiles_in_sum, tiles - t),
-                   to, ahead.x.next(), ahead.dy.next());
+          const auto multiply = multiply_of(pair, add || t > 0, dense);
+          multiply(at, std::min(most_tiles_in_sum, tiles - t), ahead.x.next(), ahead.dy.next());
+          at.x += most_tiles_in_sum * chunk;
+          at.dy += most_tiles_in_sum * from.dy.tile;
         }
       }
     }

@@ -17,8 +17,11 @@ using namespace cpu::HWY_NAMESPACE;  // NOLINT(google-build-using-namespace): th
 
 namespace {
 
-/// Tiles whose sums stand in registers together: 24 of 32 with AVX-512, 12 of 16 with AVX2.
-inline constexpr std::int64_t tiles_at_once = lanes == 16 ? 4 : 2;
+/// Half a row of positions, of how many tiles stands in registers together: 24 sums of 32 registers with
+/// AVX-512, 12 of 16 with AVX2. Two vectors of outputs share each number of x that is read; every product of
+/// a sum would read one otherwise, and reading, not multiplying, would set the pace.
+inline constexpr std::int64_t tiles_of_pair = lanes == 16 ? 4 : 2;
+inline constexpr std::int64_t tiles_of_one = 2 * tiles_of_pair;
 
 /// Six to four: a row times A.
 struct FourVectors {
@@ -33,35 +36,6 @@ HWY_INLINE FourVectors inverse(Vec m0, Vec m1, Vec m2, Vec m3, Vec m4, Vec m5) {
           hn::MulAdd(hn::Set(f, 8.0f), wide_odd, hn::Add(odd, m5))};
 }
 
-/// One row of six positions of a tile, for a vector of outputs.
-struct PositionRow {
-  Vec m0, m1, m2, m3, m4, m5;
-  HWY_INLINE PositionRow() { m0 = m1 = m2 = m3 = m4 = m5 = hn::Zero(Floats()); }
-
-  /// v: a channel of the row's six positions, a chunk apart.
-  HWY_INLINE void add(const float* v, Vec w0, Vec w1, Vec w2, Vec w3, Vec w4, Vec w5) {
-    const Floats f;
-    m0 = hn::MulAdd(hn::Set(f, v[0 * winograd::chunk]), w0, m0);
-    m1 = hn::MulAdd(hn::Set(f, v[1 * winograd::chunk]), w1, m1);
-    m2 = hn::MulAdd(hn::Set(f, v[2 * winograd::chunk]), w2, m2);
-    m3 = hn::MulAdd(hn::Set(f, v[3 * winograd::chunk]), w3, m3);
-    m4 = hn::MulAdd(hn::Set(f, v[4 * winograd::chunk]), w4, m4);
-    m5 = hn::MulAdd(hn::Set(f, v[5 * winograd::chunk]), w5, m5);
-  }
-  /// To `to`, or to what stands there.
-  template <bool Adds>
-  HWY_INLINE void store(float* to) const {
-    const Floats f;
-    const FourVectors out = inverse(m0, m1, m2, m3, m4, m5);
-    const auto put = [&](Vec v, float* place)
-                         HWY_ATTR { hn::Store(Adds ? hn::Add(v, hn::Load(f, place)) : v, f, place); };
-    put(out.v0, to);
-    put(out.v1, to + lanes);
-    put(out.v2, to + 2 * lanes);
-    put(out.v3, to + 3 * lanes);
-  }
-};
-
 /// Memory that is fetched while a row of positions is multiplied: a line of each stretch with each channel.
 inline constexpr int most_fetched = 4;
 struct Fetched {
@@ -72,43 +46,87 @@ inline constexpr std::int64_t product_size =
     winograd::half_inverted * lanes;  ///< of a tile, for one vector of outputs
 inline constexpr std::int64_t tile_row = winograd::transformed_size * winograd::chunk;
 
-/// A row of positions of `tiles_at_once` tiles, for one vector of outputs: v [chunk][tile][6][chunk], of
-/// which chunks are `chunk_stride` floats apart, times u [channel][6][lanes], to four vectors for each tile.
-/// Not inlined, and called by a pointer: the compiler would spill.
-template <int Count, bool Adds>
-HWY_NOINLINE void multiply_row(const float* HWY_RESTRICT v, const float* HWY_RESTRICT u,
-                               std::int64_t channels, std::ptrdiff_t chunk_stride,
-                               float* HWY_RESTRICT products, const Fetched& fetched) {
+/// Where the products of a tile go, for one vector of outputs: halfway back to pixels.
+template <int Half>
+HWY_INLINE void store_half(Vec m0, Vec m1, Vec m2, bool adds, float* to) {
   const Floats f;
-  PositionRow t0, t1, t2, t3;
-  std::ptrdiff_t offset = 0;
-  const auto add_channel = [&](const float* from) HWY_ATTR {
-    const Vec w0 = hn::Load(f, u), w1 = hn::Load(f, u + lanes), w2 = hn::Load(f, u + 2 * lanes);
-    const Vec w3 = hn::Load(f, u + 3 * lanes), w4 = hn::Load(f, u + 4 * lanes);
-    const Vec w5 = hn::Load(f, u + 5 * lanes);
-    u += 6 * lanes;
-    // L1 takes a line with each channel; more of them wait there for each other, and go to L2.
-    if constexpr (Count > 0) __builtin_prefetch(fetched.at[0] + offset, 0, Count == 1 ? 3 : 2);
-    if constexpr (Count > 1) __builtin_prefetch(fetched.at[1] + offset, 0, 2);
-    if constexpr (Count > 2) __builtin_prefetch(fetched.at[2] + offset, 0, 2);
-    if constexpr (Count > 3) __builtin_prefetch(fetched.at[3] + offset, 0, 2);
-    offset += 64;
-    t0.add(from, w0, w1, w2, w3, w4, w5);
-    t1.add(from + tile_row, w0, w1, w2, w3, w4, w5);
-    if constexpr (tiles_at_once == 4) {
-      t2.add(from + 2 * tile_row, w0, w1, w2, w3, w4, w5);
-      t3.add(from + 3 * tile_row, w0, w1, w2, w3, w4, w5);
-    }
-  };
-  for (; channels > 0; channels -= winograd::chunk, v += chunk_stride) {
-    const float* const end = v + std::min(channels, winograd::chunk);
-    for (const float* from = v; from != end; ++from) add_channel(from);
+  const auto before = [&](int i) HWY_ATTR { return adds ? hn::Load(f, to + i * lanes) : hn::Zero(f); };
+  const auto put = [&](Vec v, int i) HWY_ATTR { hn::Store(v, f, to + i * lanes); };
+  if constexpr (Half == 0) {
+    const Vec even = hn::Add(m1, m2), odd = hn::Sub(m1, m2);
+    put(hn::Add(before(0), hn::Add(m0, even)), 0);
+    put(hn::Add(before(1), odd), 1);
+    put(hn::Add(before(2), even), 2);
+    put(hn::Add(before(3), odd), 3);
+  } else {
+    const Vec even = hn::Add(m0, m1), odd = hn::Sub(m0, m1);
+    put(hn::Add(before(0), even), 0);
+    put(hn::MulAdd(hn::Set(f, 2.0f), odd, before(1)), 1);
+    put(hn::MulAdd(hn::Set(f, 4.0f), even, before(2)), 2);
+    put(hn::MulAdd(hn::Set(f, 8.0f), odd, hn::Add(before(3), m2)), 3);
   }
-  t0.store<Adds>(products);
-  t1.store<Adds>(products + product_size);
-  if constexpr (tiles_at_once == 4) {
-    t2.store<Adds>(products + 2 * product_size);
-    t3.store<Adds>(products + 3 * product_size);
+}
+
+/// Where a product reads and writes.
+struct ProductPlaces {
+  const float* v;                  ///< [chunk][tile][6][chunk], at the half's first position
+  std::ptrdiff_t chunk_stride;     ///< floats from chunk to chunk of it
+  const float* u;                  ///< [vector][channel][3][lanes]
+  std::ptrdiff_t vector_stride;    ///< floats from vector to vector of it
+  float* products;                 ///< [vector][tile][6][4][lanes], at the row's first
+  std::ptrdiff_t products_stride;  ///< floats from vector to vector of them
+};
+
+/// Half a row of positions, of `Vectors` vectors of outputs and as many tiles as stand in registers: x times
+/// the weights of so many channels, made in `products` or added there. The second half always adds to the
+/// first. Not inlined, and called by a pointer: the compiler would spill.
+template <int Vectors, int Half, int Count>
+HWY_NOINLINE void multiply_half(const ProductPlaces& at, std::int64_t channels, bool adds,
+                                const Fetched& fetched) {
+  constexpr int tiles = Vectors == 2 ? tiles_of_pair : tiles_of_one;
+  const Floats f;
+  Vec m[tiles][3][Vectors];
+  HWY_UNROLL(8)
+  for (int t = 0; t < tiles; ++t) {
+    HWY_UNROLL(3)
+    for (int i = 0; i < 3; ++i) {
+      HWY_UNROLL(2)
+      for (int k = 0; k < Vectors; ++k) m[t][i][k] = hn::Zero(f);
+    }
+  }
+  const float* v = at.v;
+  const float* u = at.u;
+  const std::ptrdiff_t next_vector = at.vector_stride;
+  std::ptrdiff_t offset = 0;
+  for (std::int64_t left = channels; left > 0; left -= winograd::chunk, v += at.chunk_stride) {
+    const float* const end = v + std::min(left, winograd::chunk);
+    for (const float* from = v; from != end; ++from, u += 3 * lanes, offset += 64) {
+      // L1 takes a line with each channel; more of them wait there for each other, and go to L2.
+      if constexpr (Count > 0) __builtin_prefetch(fetched.at[0] + offset, 0, Count == 1 ? 3 : 2);
+      if constexpr (Count > 1) __builtin_prefetch(fetched.at[1] + offset, 0, 2);
+      if constexpr (Count > 2) __builtin_prefetch(fetched.at[2] + offset, 0, 2);
+      if constexpr (Count > 3) __builtin_prefetch(fetched.at[3] + offset, 0, 2);
+      HWY_UNROLL(3)
+      for (int i = 0; i < 3; ++i) {
+        Vec w[Vectors];
+        HWY_UNROLL(2)
+        for (int k = 0; k < Vectors; ++k) w[k] = hn::Load(f, u + k * next_vector + i * lanes);
+        HWY_UNROLL(8)
+        for (int t = 0; t < tiles; ++t) {
+          const Vec x = hn::Set(f, from[t * tile_row + i * winograd::chunk]);
+          HWY_UNROLL(2)
+          for (int k = 0; k < Vectors; ++k) m[t][i][k] = hn::MulAdd(x, w[k], m[t][i][k]);
+        }
+      }
+    }
+  }
+  HWY_UNROLL(8)
+  for (int t = 0; t < tiles; ++t) {
+    HWY_UNROLL(2)
+    for (int k = 0; k < Vectors; ++k) {
+      store_half<Half>(m[t][0][k], m[t][1][k], m[t][2][k], Half == 1 || adds,
+                       at.products + k * at.products_stride + t * product_size);
+    }
   }
 }
 

@@ -10,9 +10,11 @@ namespace fusetape::backends::cpu::conv::winograd {
 
 constexpr std::int64_t tile_size = 4;
 constexpr std::int64_t transformed_size = 6;                             ///< each way: 36 positions a tile
+constexpr std::int64_t weight_parts = 2 * transformed_size;              ///< half rows of positions
 constexpr std::int64_t positions = transformed_size * transformed_size;  ///< of a tile
 constexpr std::int64_t half_inverted = transformed_size * tile_size;  ///< numbers left halfway back to pixels
 constexpr std::int64_t chunk = 16;                 ///< channels that stand together in what is transformed
+constexpr std::int64_t tile_group = 8;             ///< so many are multiplied at a time, at most
 constexpr std::int64_t most_in_run = 8;            ///< so that the pixels of a run stay in L1
 constexpr std::int64_t most_channels_in_sum = 64;  ///< sums over more channels at a time lose digits
 

@@ -8,7 +8,8 @@
 #include "backends/cpu/channel_vectors-inl.hpp"
 #include "backends/cpu/conv/winograd/tiles.hpp"
 
-/// G g Gᵀ: the 3×3 filter of each pair of channels to 6×6 positions, u [vectors of out][6][in][6][lanes].
+/// G g Gᵀ: the 3×3 filter of each pair of channels to 6×6 positions,
+/// u [half row][vector of out][in][3][lanes]: 12 halves of three positions, one after the other.
 HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::conv::HWY_NAMESPACE {
 
@@ -69,16 +70,16 @@ HWY_INLINE void transform_taps(Vec g0, Vec g1, Vec g2, Vec (&to)[6]) {
   to[5] = g2;
 }
 
-/// One filter for a vector of outputs; `row_stride` floats from row to row of the positions.
-void transform_filter(const float* taps, float* to, std::ptrdiff_t row_stride) {
+/// One filter for a vector of outputs; `half_stride` floats from half row to half row of the positions.
+void transform_filter(const float* taps, float* to, std::ptrdiff_t half_stride) {
   const Floats f;
   const auto tap = [&](int i, int j)
                        HWY_ATTR { return hn::Load(f, taps + (i * 3 + j) * winograd::chunk * lanes); };
   Vec columns[3][6], row[6];
   for (int j = 0; j < 3; ++j) transform_taps(tap(0, j), tap(1, j), tap(2, j), columns[j]);
-  for (int i = 0; i < 6; ++i, to += row_stride) {
+  for (int i = 0; i < 6; ++i, to += 2 * half_stride) {
     transform_taps(columns[0][i], columns[1][i], columns[2][i], row);
-    for (int j = 0; j < 6; ++j) hn::Store(row[j], f, to + j * lanes);
+    for (int j = 0; j < 6; ++j) hn::Store(row[j], f, to + j / 3 * half_stride + j % 3 * lanes);
   }
 }
 
@@ -87,15 +88,15 @@ template <class T>
 void transform_part(const Filters<T>& filters, float* u, int part, int parts) {
   HWY_ALIGN float taps[9 * winograd::chunk * lanes];
   const std::int64_t chunks = winograd::divided_up(filters.in, winograd::chunk);
-  const std::int64_t items = winograd::divided_up(filters.out, lanes) * chunks;
-  const std::ptrdiff_t row_stride = filters.in * 6 * lanes;
+  const std::int64_t vectors = winograd::divided_up(filters.out, lanes), items = vectors * chunks;
+  const std::ptrdiff_t half_stride = vectors * filters.in * 3 * lanes;
   for (std::int64_t item = items * part / parts; item < items * (part + 1) / parts; ++item) {
     const std::int64_t vector = item / chunks, first_in = item % chunks * winograd::chunk;
     const std::int64_t ins = std::min(winograd::chunk, filters.in - first_in);
     gather_taps(filters, first_in, ins, vector * lanes, taps);
-    float* to = u + (vector * 6 * filters.in + first_in) * 6 * lanes;
+    float* to = u + (vector * filters.in + first_in) * 3 * lanes;
     for (std::int64_t in = 0; in < ins; ++in) {
-      transform_filter(taps + in * lanes, to + in * 6 * lanes, row_stride);
+      transform_filter(taps + in * lanes, to + in * 3 * lanes, half_stride);
     }
   }
 }

@@ -82,7 +82,7 @@ struct Sink {
 
 /// How the work of a convolution is cut.
 struct Blocking {
-  std::int64_t tiles = 16;  ///< 4×4 tiles that a thread transforms at a time: a multiple of 4
+  std::int64_t tiles = 16;  ///< 4×4 tiles that a thread transforms at a time, rounded up to a multiple of 8
   int out_parts = 1;        ///< that many threads share their tiles, each with its own outputs
 };
 
