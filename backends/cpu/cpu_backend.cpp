@@ -136,7 +136,7 @@ class CpuBackend final : public Backend {
   bool carries(const Graph& graph, const plan::GraphNode& convolution, NormPart,
                const core::OpDef* activation) const override {
     return !convolution.apart && (cpu::conv::winograd_carries(graph, convolution, activation) ||
-                                  cpu::conv::rows_compute(graph, convolution));
+                                  cpu::conv::rows_carry(graph, convolution));
   }
 
   std::string tune(Graph& graph, plan::TakenKernels& taken) override {

@@ -49,7 +49,7 @@ class NullBackend final : public Backend {
   bool carries(const plan::Graph& graph, const plan::GraphNode& convolution, NormPart,
                const core::OpDef* activation) const override {
     return cpu::conv::winograd_carries(graph, convolution, activation) ||
-           cpu::conv::rows_compute(graph, convolution);
+           cpu::conv::rows_carry(graph, convolution);
   }
   std::unique_ptr<Kernel> compile(const plan::Graph& graph, const plan::Group& group) override {
     return std::make_unique<NullKernel>(graph, group);

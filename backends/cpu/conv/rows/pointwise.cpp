@@ -8,6 +8,7 @@
 #include "backends/cpu/conv/rows/products.hpp"
 #include "backends/cpu/conv/rows/result_rows.hpp"
 #include "backends/cpu/conv/rows/row_convolution.hpp"
+#include "backends/cpu/conv/rows/weight_sums.hpp"
 
 /// 1×1 convolutions with stride 1: an image is a matrix of pixels and channels.
 namespace fusetape::backends::cpu::conv::rows {
@@ -24,55 +25,6 @@ std::int64_t pixels_at_once(std::int64_t floats_of_pixel) {
   constexpr std::int64_t most_floats = 1 << 16, tile = 24, most = 16 * tile, least = 3 * tile;
   return std::clamp(most_floats / floats_of_pixel / tile * tile, least, most);
 }
-
-/// dw(o, c) = Σ over pixels of g(p, o)·x(p, c): of each thread for its own, then of all threads in their
-/// order.
-class WeightSums {
- public:
-  WeightSums(std::int64_t out, std::int64_t in, int parts) : out_(out), in_(in), parts_(parts) {}
-
-  /// Before the pixels of a run.
-  void begin(RoomCarver& rooms) { sums_ = rooms.take<float>(size()); }
-  /// `starts`: these are the part's first pixels.
-  void add(int part, bool starts, const float* g, const float* x, std::int64_t pixels, Ahead* ahead) const {
-    multiply({.m = out_,
-              .n = in_,
-              .k = pixels,
-              .a = g,
-              .a_row = 1,
-              .a_column = out_,
-              .b = x,
-              .b_row = in_,
-              .b_panel = panel_width(),
-              .c = sums_[part],
-              .c_row = in_,
-              .adds = !starts,
-              .ahead = ahead});
-  }
-  void end(DType dtype, void* dw) const {
-    constexpr std::int64_t at_once = 1 << 12;
-    const std::int64_t blocks = (size() + at_once - 1) / at_once;
-#pragma omp parallel for num_threads(parts_) schedule(static)
-    for (std::int64_t block = 0; block < blocks; ++block) {
-      float* const first = sums_[0] + block * at_once;
-      const std::int64_t count = std::min(at_once, size() - block * at_once);
-      for (int part = 1; part < parts_; ++part) {
-        const float* other = sums_[part] + block * at_once;
-        for (std::int64_t i = 0; i < count; ++i) first[i] += other[i];
-      }
-      std::byte* const to =
-          static_cast<std::byte*>(dw) + block * at_once * static_cast<std::int64_t>(size_of(dtype));
-      store_block(dtype, first, to, static_cast<std::size_t>(count));
-    }
-  }
-
- private:
-  std::int64_t size() const { return out_ * in_; }
-
-  std::int64_t out_, in_;
-  int parts_;
-  InRooms<float> sums_;
-};
 
 /// All passes: y, dx, dw, or dx and dw together. T is float or Bf16; products are of floats.
 template <class T>
@@ -173,7 +125,9 @@ class Pointwise final : public Kernel {
       load_block(DType::bf16, w, room.as_floats, static_cast<std::size_t>(in_ * out_));
       w = room.as_floats;
     }
-    is_forward() ? pack(w, in_, out_, 1, in_, packed, parts_) : pack(w, out_, in_, in_, 1, packed, parts_);
+    const std::int64_t panel = summed() * panel_width();
+    is_forward() ? pack(w, in_, out_, 1, in_, packed, panel, parts_)
+                 : pack(w, out_, in_, in_, 1, packed, panel, parts_);
   }
 
   /// `next`: pixels that come after these.
@@ -185,7 +139,7 @@ class Pointwise final : public Kernel {
     if (x_) x_->look_ahead(following, next, ahead);
     if (g_) g_->look_ahead(following, next, ahead);
     if (result_) result_->look_ahead(following, next, ahead);
-    if (sums_) sums_->add(pixels.part, pixels.starts, g, x, count, &ahead);
+    if (sums_) sums_->add(pixels.part, pixels.starts, g, {x, in_, panel_width()}, count, &ahead);
     if (!result_) return;
     T* const result = result_->at(first);
     float* products = pixels.room + x_room() + g_room();

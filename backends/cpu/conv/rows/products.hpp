@@ -28,8 +28,8 @@ std::int64_t panel_width();
 /// Floats that `pack` fills: whole panels, of which the last is filled up with zeros.
 std::int64_t packed_size(std::int64_t k, std::int64_t n);
 /// b(k, j) at k·row + j·column, panel by panel, as `multiply` reads it fast: b_row is panel_width() then, and
-/// b_panel k·panel_width().
+/// b_panel the `panel` floats from one to the next, k·panel_width() or more.
 void pack(const float* b, std::int64_t k, std::int64_t n, std::int64_t row, std::int64_t column,
-          float* packed, int threads);
+          float* packed, std::int64_t panel, int threads);
 
 }  // namespace fusetape::backends::cpu::conv::rows

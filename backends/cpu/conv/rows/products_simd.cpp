@@ -152,12 +152,12 @@ std::int64_t rows::packed_size(std::int64_t k, std::int64_t n) {
 }
 
 void rows::pack(const float* b, std::int64_t k, std::int64_t n, std::int64_t row, std::int64_t column,
-                float* packed, int threads) {
+                float* packed, std::int64_t panel_floats, int threads) {
   const std::int64_t width = panel_width(), panels = (n + width - 1) / width;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     const std::int64_t first = panel * width, columns = std::min(width, n - first);
-    float* to = packed + panel * k * width;
+    float* to = packed + panel * panel_floats;
     for (std::int64_t i = 0; i < k; ++i, to += width) {
       const float* from = b + i * row + first * column;
       for (std::int64_t j = 0; j < columns; ++j) to[j] = from[j * column];

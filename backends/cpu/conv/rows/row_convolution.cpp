@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include "backends/cpu/candidates.hpp"
+#include "core/op/op_list.hpp"
 
 namespace fusetape::backends::cpu::conv {
 namespace {
@@ -44,10 +45,12 @@ Support supports(const Graph& graph, const Group& group) {
   if (conv == nullptr || !rows_compute(graph, graph.node(conv->node))) return refuse("");
   if (graph.node(conv->node).apart && conv->carries())
     return refuse("timed to be slower than kernels of their own");
-  if (!conv->carries()) {
+  const bool patches = rows::form_of(graph, graph.node(conv->node)) == Form::patches;
+  if (patches || !conv->carries()) {
     if (Support serves = rows_serve(graph, graph.node(conv->node)); !serves.ok) return serves;
   }
   if (conv->folded.present()) return refuse("");
+  if (patches && conv->weights_node >= 0) return refuse("patches are of one gradient");
   if (conv->activation != nullptr || conv->before_activation >= 0)
     return refuse("no activation behind the convolution");
   if (!group.writes(conv->result())) return refuse("nobody reads the convolution's result, only its sums");
@@ -56,9 +59,17 @@ Support supports(const Graph& graph, const Group& group) {
 
 std::unique_ptr<Kernel> make(const Graph& graph, const Group& group) {
   const GraphNode& node = graph.node(group.as<Convolution>()->node);
-  std::unique_ptr<Kernel> kernel = rows::form_of(graph, node) == Form::pointwise
-                                       ? rows::make_pointwise(graph, group)
-                                       : rows::make_depthwise(graph, group);
+  std::unique_ptr<Kernel> kernel;
+  switch (rows::form_of(graph, node)) {
+    case Form::pointwise:
+      kernel = rows::make_pointwise(graph, group);
+      break;
+    case Form::depthwise:
+      kernel = rows::make_depthwise(graph, group);
+      break;
+    default:
+      kernel = rows::make_patches(graph, group);
+  }
   if (node.tuned != nullptr && node.tuned->kernel == by_rows) kernel->why = node.tuned->why;
   return kernel;
 }
@@ -74,8 +85,14 @@ Form rows::form_of(const Graph& graph, const GraphNode& conv) {
   if (x.elements() == 0 || w.elements() == 0 || graph.value(roles.y).elements() == 0) return Form::none;
   const bool one_pixel = a.kernel_h == 1 && a.kernel_w == 1 && a.stride_h == 1 && a.stride_w == 1 &&
                          a.pad_h == 0 && a.pad_w == 0;
-  if (one_pixel && a.groups == 1) return Form::pointwise;
-  return a.groups > 1 && a.groups == x[3] && w[0] == x[3] ? Form::depthwise : Form::none;
+  if (a.groups > 1) return a.groups == x[3] && w[0] == x[3] ? Form::depthwise : Form::none;
+  if (one_pixel) return Form::pointwise;
+  const bool by_winograd = a.kernel_h == 3 && a.kernel_w == 3 && a.stride_h == 1 && a.stride_w == 1;
+  constexpr std::int64_t most_of_row = std::int64_t{1} << 21;  // floats: beyond, a row's patches leave L2
+  const std::int64_t channels = conv.is(ops::conv2d_grad_input_op) ? w[0] : x[3];
+  const Shape& read_by = graph.value(roles.y).shape;
+  const std::int64_t row = read_by[2] * a.kernel_h * a.kernel_w * channels;
+  return by_winograd || row > most_of_row ? Form::none : Form::patches;
 }
 
 bool rows_compute(const Graph& graph, const GraphNode& conv) {
@@ -86,10 +103,16 @@ bool rows_compute(const Graph& graph, const GraphNode& conv) {
   return rows::form_of(graph, conv) != Form::none && weights <= most_sums / omp_get_max_threads();
 }
 
+bool rows_carry(const Graph& graph, const GraphNode& conv) {
+  if (!rows_compute(graph, conv)) return false;
+  return rows::form_of(graph, conv) != Form::patches || rows_serve(graph, conv).ok;
+}
+
 Support rows_serve(const Graph& graph, const GraphNode& conv) {
   if (!rows_compute(graph, conv)) return refuse("");
   if (conv.tuned != nullptr && !conv.tuned->kernel.empty())
     return conv.tuned->kernel == by_rows ? Support{} : refuse(conv.tuned->why);
+  if (rows::form_of(graph, conv) == Form::patches) return refuse("not timed to be faster than oneDNN's");
   if (graph.value(conv.inputs[0]).dtype != DType::f32) return refuse("its products are of f32");
   const Shape& x = graph.value(plan::convolution_of(conv, -1).x).shape;
   const std::int64_t pixels = x[0] * x[1] * x[2];
