@@ -169,6 +169,50 @@ TEST_CASE("tuner: a convolution by rows carries norms unless it is faster apart 
   }
 }
 
+TEST_CASE("tuner: Winograd carries norms where that makes up for a direct convolution that is faster alone") {
+  const OnBackend backend("cpu");
+  const ConvBy algorithm(ft::ConvAlgorithm::automatic);
+  const auto gradients = [] {
+    const ft::Parameter first(ft::from_vector(some(16 * 9 * 16, 1), {16, 3, 3, 16}));
+    const ft::Parameter second(ft::from_vector(some(16 * 9 * 16, 2), {16, 3, 3, 16}));
+    const Tensor scale = ft::full({16}, 1.5), shift = ft::full({16}, 0.1);
+    const Tensor x = ft::from_vector(some(4 * 16 * 16 * 16, 3), {4, 16, 16, 16});
+    const Tensor y =
+        ft::relu(ft::batch_norm(ft::conv2d(x, first.value(), same), scale, shift, {.eps = 1e-2}));
+    const Tensor z = ft::conv2d(y, second.value(), same);
+    ft::sum(z * z).backward();
+    ft::materialize({first.grad(), second.grad()});
+    return std::pair(first.grad().to_vector(), second.grad().to_vector());
+  };
+  struct Case {
+    double carried, apart;
+    bool carries;
+  };
+  std::pair<std::vector<float>, std::vector<float>> expected;
+  for (const Case& c : {Case{1, 2, true}, Case{2, 1, false}}) {
+    CAPTURE(c.carries);
+    const ScratchFolder scratch;
+    for (const bool again : {false, true}) {
+      const Tuning tuning({.winograd = 2, .direct = 1, .carried = c.carried, .apart = c.apart},
+                          scratch.file());
+      const auto got = gradients();
+      const auto carries = [](const ft::GroupReport& group) {
+        return by_winograd(group) && contains(group.name, "batch_norm");
+      };
+      const auto& groups = ft::explain().groups;
+      CHECK(std::any_of(groups.begin(), groups.end(), carries) == c.carries);
+      CHECK(std::any_of(groups.begin(), groups.end(), by_winograd) == c.carries);
+      if (again) CHECK(tuning.runs == 0);
+      if (expected.first.empty()) expected = got;
+      for (const auto part : {&std::pair<std::vector<float>, std::vector<float>>::first,
+                              &std::pair<std::vector<float>, std::vector<float>>::second}) {
+        CHECK(difference(Numbers((got.*part).begin(), (got.*part).end()),
+                         Numbers((expected.*part).begin(), (expected.*part).end())) <= 2e-5);
+      }
+    }
+  }
+}
+
 TEST_CASE("tuner: what is known is not timed again, in this process or the next") {
   const ScratchFolder scratch;
   {
@@ -333,7 +377,7 @@ TEST_CASE("tuner: a training step times each pass once, and carries norms where 
     CHECK(contains(names(), "conv2d+batch_norm"));
     CHECK(process_tuner().stats().timed == 3);
   }
-  const Tuning tuning({.winograd = 2, .direct = 1});
+  const Tuning tuning({.winograd = 2, .direct = 1, .carried = 2, .apart = 1});
   const std::string apart = names();
   CHECK_FALSE(contains(apart, "winograd"));
   CHECK_FALSE(contains(apart, "conv2d+batch_norm"));

@@ -64,8 +64,9 @@ bool is_offered(const plan::Prologue& prologue) {
 Support supports(const Graph& graph, const Group& group) {
   const auto* conv = group.as<Convolution>();
   if (conv == nullptr || conv->before_activation >= 0) return refuse("");
-  Support serves = winograd_serves(graph, graph.node(conv->node));
-  if (!serves.ok) return serves;
+  if (!conv->carries() || !winograd_is_in_question(graph, graph.node(conv->node))) {
+    if (Support serves = winograd_serves(graph, graph.node(conv->node)); !serves.ok) return serves;
+  }
   if (!is_relu_or_none(conv->activation) || conv->gradient != nullptr || !is_offered(conv->before_x) ||
       !is_offered(conv->before_y))
     return refuse("no activation but relu, and no sum without it");
@@ -192,6 +193,12 @@ Support winograd_serves(const Graph& graph, const GraphNode& conv) {
   return pays_by_shape(conv, *winograd_problem(graph, conv), graph.value(conv.inputs[0]).dtype);
 }
 
+bool winograd_is_in_question(const Graph& graph, const GraphNode& conv) {
+  const bool lost = conv.tuned != nullptr && !conv.tuned->kernel.empty() && conv.tuned->kernel != "winograd";
+  return lost && !conv.apart && winograd_computes(graph, conv).ok && winograd_is_accurate(graph, conv).ok &&
+         pays_by_shape(conv, *winograd_problem(graph, conv), graph.value(conv.inputs[0]).dtype).ok;
+}
+
 Support winograd_serves_both(const Graph& graph, const Convolution& conv) {
   const winograd::Problem problem = *winograd_problem(graph, graph.node(conv.node));
   constexpr std::int64_t most_pairs = 64 * 64,
@@ -203,11 +210,14 @@ Support winograd_serves_both(const Graph& graph, const Convolution& conv) {
     const winograd::GradientBlocking cut{.tiles = winograd::both_gradients_blocking.tiles};
     if (winograd::weight_gradient_error(problem, cut, threads) > winograd_gradient_error) return refuse("");
   }
-  return winograd_serves(graph, graph.node(conv.weights_node));
+  const GraphNode& weights = graph.node(conv.weights_node);
+  if (conv.carries() && winograd_is_in_question(graph, weights)) return {};
+  return winograd_serves(graph, weights);
 }
 
 bool winograd_carries(const Graph& graph, const GraphNode& conv, const core::OpDef* activation) {
-  return is_relu_or_none(activation) && winograd_serves(graph, conv).ok;
+  return is_relu_or_none(activation) &&
+         (winograd_serves(graph, conv).ok || winograd_is_in_question(graph, conv));
 }
 
 std::vector<winograd::Blocking> winograd_blockings(const winograd::Problem& problem, int threads) {

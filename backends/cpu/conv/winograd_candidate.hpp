@@ -25,6 +25,9 @@ Support winograd_is_accurate(const plan::Graph& graph, const plan::GraphNode& co
 /// Whether it is to compute it: where it is accurate, and where it is the fastest by what was timed, or else
 /// by shape.
 Support winograd_serves(const plan::Graph& graph, const plan::GraphNode& conv);
+/// Whether another kernel was timed to be faster on its own, but the shape is Winograd's: norms that ride
+/// along may make up for it, which only a race of the whole group tells.
+bool winograd_is_in_question(const plan::Graph& graph, const plan::GraphNode& conv);
 /// And whether one kernel computes both gradients of a group: up to 64×64 channels, where it was measured to
 /// be faster; each thread needs the weights and sums of all channels.
 Support winograd_serves_both(const plan::Graph& graph, const plan::Convolution& conv);

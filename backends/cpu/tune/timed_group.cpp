@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "backends/cpu/conv/rows/row_convolution.hpp"
+#include "backends/cpu/conv/winograd_candidate.hpp"
 #include "backends/cpu/tune/timed_convolution.hpp"
 #include "core/op/op_list.hpp"
 #include "core/plan/plan.hpp"
@@ -146,9 +147,19 @@ bool waits_for_its_own(const Graph& graph, int conv) {
 
 }  // namespace
 
+bool TimedGroup::is_in_question(const Graph& graph, const Group& group) {
+  const auto* conv = group.as<Convolution>();
+  if (conv == nullptr || !conv->carries()) return false;
+  const auto in_question = [&](int node) {
+    return node >= 0 && conv::winograd_is_in_question(graph, graph.node(node));
+  };
+  return in_question(conv->node) || in_question(conv->weights_node);
+}
+
 std::optional<TimedGroup> TimedGroup::of(const Graph& graph, const Group& group) {
   const auto* conv = group.as<Convolution>();
-  if (conv == nullptr || !conv->carries() || !conv::rows_compute(graph, graph.node(conv->node)))
+  if (conv == nullptr || !conv->carries()) return std::nullopt;
+  if (!conv::rows_compute(graph, graph.node(conv->node)) && !is_in_question(graph, group))
     return std::nullopt;
   if (waits_for_its_own(graph, conv->node) || waits_for_its_own(graph, conv->weights_node))
     return std::nullopt;

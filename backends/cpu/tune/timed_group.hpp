@@ -13,7 +13,9 @@ inline constexpr const char* apart = "apart";
 
 class TimedGroup final : public Timed {
  public:
-  /// nullopt: no convolution by rows that carries anything, or too little work to time.
+  /// Whether the norms that ride along have to make up for a convolution that another kernel computes faster.
+  static bool is_in_question(const plan::Graph& graph, const plan::Group& group);
+  /// nullopt: no convolution by rows or in question that carries anything, or too little work to time.
   static std::optional<TimedGroup> of(const plan::Graph& graph, const plan::Group& group);
 
   const std::string& key() const override { return key_; }

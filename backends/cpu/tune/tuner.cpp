@@ -36,6 +36,7 @@ std::string summary(std::size_t kinds, std::size_t timed, std::size_t left, doub
 struct Tuner::Kind {
   std::unique_ptr<Timed> timed;
   std::vector<std::size_t> nodes;
+  bool in_question = false;                              ///< apart unless the race says otherwise
   std::shared_ptr<const TunedKernel> verdict = nullptr;  ///< null: the built-in order holds
   double cost() const { return timed->flops() * static_cast<double>(nodes.size()); }
 
@@ -168,27 +169,38 @@ std::string Tuner::tune(Graph& graph, TakenKernels& taken, Backend& backend) {
 Backend::Apart Tuner::tune_carried(const Graph& graph, const std::vector<plan::Group>& groups,
                                    TakenKernels& taken, Backend& backend) {
   Kinds kinds;
-  for (const plan::Group& group : groups) {
-    std::optional<TimedGroup> timed = TimedGroup::of(graph, group);
-    if (!timed.has_value()) continue;
-    const std::string key = timed->key();
-    Kind kind{std::make_unique<TimedGroup>(std::move(*timed)), {}};
-    std::vector<std::size_t>& nodes = kinds.try_emplace(key, std::move(kind)).first->second.nodes;
-    const auto& conv = *group.as<plan::Convolution>();
-    nodes.push_back(static_cast<std::size_t>(conv.node));
-    if (conv.weights_node >= 0) nodes.push_back(static_cast<std::size_t>(conv.weights_node));
-  }
-  if (kinds.empty()) return {};
-  const Settled settled = settle(graph, kinds, taken, settings().carried_ms, backend);
   Backend::Apart result;
+  const auto nodes_of = [](const plan::Group& group) {
+    const auto& conv = *group.as<plan::Convolution>();
+    std::vector<std::size_t> nodes{static_cast<std::size_t>(conv.node)};
+    if (conv.weights_node >= 0) nodes.push_back(static_cast<std::size_t>(conv.weights_node));
+    return nodes;
+  };
+  const auto keep_apart = [&](const std::vector<std::size_t>& nodes) {
+    for (const std::size_t node : nodes) result.convolutions.push_back(graph.nodes[node].recorded);
+  };
+  for (const plan::Group& group : groups) {
+    const bool in_question = TimedGroup::is_in_question(graph, group);
+    std::optional<TimedGroup> timed = TimedGroup::of(graph, group);
+    if (!timed.has_value()) {
+      if (in_question) keep_apart(nodes_of(group));
+      continue;
+    }
+    const std::string key = timed->key();
+    Kind kind{std::make_unique<TimedGroup>(std::move(*timed)), {}, in_question};
+    std::vector<std::size_t>& nodes = kinds.try_emplace(key, std::move(kind)).first->second.nodes;
+    for (const std::size_t node : nodes_of(group)) nodes.push_back(node);
+  }
   std::size_t slower = 0;
+  Settled settled;
+  if (!kinds.empty()) settled = settle(graph, kinds, taken, settings().carried_ms, backend);
   for (const auto& [key, kind] : kinds) {
-    if (kind.verdict == nullptr || kind.verdict->kernel != apart) continue;
+    if (kind.verdict != nullptr ? kind.verdict->kernel != apart : !kind.in_question) continue;
     ++slower;
-    for (const std::size_t node : kind.nodes)
-      result.convolutions.push_back(graph.node(static_cast<int>(node)).recorded);
+    keep_apart(kind.nodes);
   }
   std::sort(result.convolutions.begin(), result.convolutions.end());
+  if (kinds.empty()) return result;
   result.told = "; of " + std::to_string(kinds.size()) + " kinds that carry norms " + std::to_string(slower) +
                 " are faster apart";
   if (settled.timed > 0) {

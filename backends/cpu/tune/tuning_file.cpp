@@ -30,7 +30,7 @@ using Json = nlohmann::ordered_json;
 using Entries = std::vector<std::pair<std::string, plan::TunedKernel>>;  // the oldest first
 
 /// Of the file and of what its entries mean.
-constexpr int format_version = 3;
+constexpr int format_version = 4;
 
 /// What the verdicts hold for. The CPU's name ends with the instructions that our own kernels take;
 /// ONEDNN_MAX_CPU_ISA may leave oneDNN fewer.
