@@ -21,9 +21,19 @@ struct Options {
   ft::Retention retention = ft::Retention::fastest;
   std::string backend = "cpu";
   int threads = 0;  // 0: all cores
-  bool evaluate = false;
+  bool evaluate = false, ops = false;
   std::string json, dot, html;
 };
+
+/// Every op of the model, and which kernels compute it.
+void print_ops(const ft::Report& report) {
+  for (const ft::OpReport& op : report.ops) {
+    std::cout << "  " << op.phase << "  " << op.op << "  " << op.module_path << "  " << op.source << "  in";
+    for (const int kernel : op.kernels)
+      std::cout << "  " << kernel << ": " << report.groups[static_cast<std::size_t>(kernel)].kernel;
+    std::cout << (op.written ? "\n" : "  never written\n");
+  }
+}
 
 void explain(const Options& options) {
   for (const std::string& path : {options.json, options.dot, options.html}) {
@@ -39,6 +49,7 @@ void explain(const Options& options) {
 
   const ft::Report report = ft::explain();
   std::cout << report;
+  if (options.ops) print_ops(report);
   if (!options.json.empty()) ft::io::replace_file(options.json, report.to_json());
   if (!options.dot.empty()) ft::io::replace_file(options.dot, report.to_dot());
   if (!options.html.empty()) ft::io::replace_file(options.html, report.to_html());
@@ -69,6 +80,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "Threads; all cores if not given")
       ->check(CLI::Range(1, 1'024));
   app.add_flag("--evaluate", options.evaluate, "Forward only, in evaluation mode (batch norms fold)");
+  app.add_flag("--ops", options.ops, "Print for each op which kernels compute it, and whether it is written");
   app.add_option("--json", options.json, "Write the report to this file as JSON");
   app.add_option("--dot", options.dot, "Write the graph of kernels to this file for Graphviz");
   app.add_option("--html", options.html, "Write the report to this file as a page");

@@ -49,6 +49,15 @@ struct RefusalReport {
   std::string group;                            ///< the name it would have had, where the rule got that far
 };
 
+/// An op as the program recorded it, and what became of it.
+struct OpReport {
+  std::string op, module_path, source, phase;  ///< "batch_norm", "stages.0.bn1", "model.cpp:42", "forward"
+  std::vector<int> kernels;  ///< the groups (indices into Report::groups) that compute it, a part of it, or
+                             ///< all of it again, in the order in which they run
+  std::int64_t bytes = 0;    ///< of its result, the largest if it has several
+  bool written = true;       ///< false: that result is in no memory; each reader has it inside its kernel
+};
+
 /// A value of forward that backward still reads.
 struct KeptReport {
   std::string op, module_path, source;  ///< of the op that made it
@@ -67,6 +76,8 @@ struct ArenaBlockReport {
 /// What the last run of this thread did.
 struct Report {
   std::vector<GroupReport> groups;  ///< in the order in which they run
+  std::vector<OpReport> ops;  ///< as recorded; none for views, for ops that equal another, and for those that
+                              ///< nobody needs
   std::vector<RefusalReport> refusals;
   std::string backend;
   bool fusion = true;
@@ -97,7 +108,7 @@ struct Report {
   std::vector<std::pair<std::string, double>> pass_ms;  ///< each planner pass by name
   std::int64_t cache_hits = 0, cache_misses = 0;        ///< of this thread's plan cache, up to this run
 
-  /// For a terminal: totals, one line a kernel, what is kept, near misses.
+  /// For a terminal: totals, one line a kernel, what is not written, what is kept, near misses.
   std::string to_string() const;
   /// Everything, under the names of the fields here.
   std::string to_json() const;

@@ -22,6 +22,7 @@
 namespace ft = fusetape;
 using ft::Tensor;
 using fusetape::tests::contains;
+using fusetape::tests::ConvBy;
 using fusetape::tests::Fusion;
 using fusetape::tests::message_of;
 using fusetape::tests::OnBackend;
@@ -70,6 +71,7 @@ ft::Report hostile_report() {
   report.groups.push_back(report.groups[0]);
   report.groups[1].reads_from = {0};
   report.refusals.push_back({name, name, name, name, name, name, name});
+  report.ops.push_back({name, name, name, "forward", {0, 1}, 24, false});
   report.kept.push_back({.op = name, .module_path = name, .source = name, .shape = {2, 3}, .bytes = 24});
   report.arena.push_back({.bytes = 64, .op = name, .module_path = name});
   report.arena_bytes = 64;
@@ -232,6 +234,42 @@ TEST_CASE("masks and recomputations are no part of what a step costs unfused") {
     CHECK(report.unfused_bytes == unfused.bytes);
     CHECK(report.bytes < unfused.bytes);
   }
+}
+
+TEST_CASE("every recorded op is in the kernels that compute it, wherever its parts ride") {
+  const ConvBy algorithm(ft::ConvAlgorithm::automatic);
+  const ft::Report report = plan_resnet_step();
+  const auto find = [&](std::string_view op, std::string_view module) -> const ft::OpReport& {
+    const auto found = std::find_if(report.ops.begin(), report.ops.end(), [&](const ft::OpReport& other) {
+      return other.op == op && other.module_path == module;
+    });
+    REQUIRE(found != report.ops.end());
+    return *found;
+  };
+  const auto name_of = [&](int kernel) { return report.groups[static_cast<std::size_t>(kernel)].name; };
+  // Its statistics are made behind one convolution, the norm itself before the next one.
+  const ft::OpReport& norm = find("batch_norm", "stages.0.0.bn2");
+  REQUIRE(norm.kernels.size() >= 2);
+  CHECK(contains(name_of(norm.kernels[0]), "conv2d+batch_norm_statistics"));
+  CHECK(contains(name_of(norm.kernels[1]), "batch_norm_apply+add+relu+conv2d"));
+  CHECK_FALSE(norm.written);
+  CHECK(norm.phase == "forward");
+  CHECK(norm.bytes == 2 * 32 * 32 * 16 * 4);
+  CHECK(find("add", "stages.0.0").kernels == std::vector<int>{norm.kernels[1]});
+  CHECK_FALSE(find("add", "stages.0.0").written);
+  CHECK(find("conv2d", "stages.0.0.conv1").written);
+  REQUIRE(find("conv2d", "conv1").kernels.size() == 1);
+  CHECK(name_of(find("conv2d", "conv1").kernels[0]) == "conv2d");
+  int ops = 0;
+  for (const ft::OpReport& op : report.ops)
+    ops += op.op == "batch_norm" || op.op == "batch_norm_grad" ? 1 : 0;
+  CHECK(ops == 2 * 21);
+  CHECK(contains(report.to_string(), "  never written: batch_norm 21 of 21, "));
+  CHECK(contains(report.to_html(), "Never written: batch_norm 21 of 21, "));
+  const auto json = nlohmann::json::parse(report.to_json());
+  CHECK(json["ops"].size() == report.ops.size());
+  CHECK(json["ops"][0]["op"] == report.ops[0].op);
+  CHECK(json["ops"][0]["kernels"] == report.ops[0].kernels);
 }
 
 TEST_CASE("kept for backward, op by op") {

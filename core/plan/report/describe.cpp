@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "core/check.hpp"
@@ -127,7 +128,7 @@ void describe_arithmetic(const Graph& graph, const Group& group, const Kernel& k
 
 /// An op's name to the program that recorded it; empty: it recorded none such.
 std::string_view recorded_name(const GraphNode& node) {
-  if (node.recomputed || node.op->view || node.is(ops::relu_mask_op)) return {};
+  if (node.op->view || node.is(ops::relu_mask_op)) return {};
   if (node.is(ops::relu_grad_mask_op)) return ops::relu_grad_op.name;
   if (node.is(ops::bias_add_op)) return "bias";  // as groups are named
   if (node.op->norm == nullptr || node.is(ops::batch_norm_inference_op)) return node.op->name;
@@ -137,8 +138,9 @@ std::string_view recorded_name(const GraphNode& node) {
 std::string recorded_ops(const Graph& graph, const Group& group) {
   std::string names;
   for (int id : group.nodes) {
-    const std::string_view name = recorded_name(graph.node(id));
-    if (!name.empty()) names += (names.empty() ? "" : "+") + std::string(name);
+    const GraphNode& node = graph.node(id);
+    const std::string_view name = recorded_name(node);
+    if (!node.recomputed && !name.empty()) names += (names.empty() ? "" : "+") + std::string(name);
   }
   return names;
 }
@@ -161,6 +163,34 @@ GroupReport describe_group(const Graph& graph, const Group& group, const Kernel&
   describe_largest(graph, group, out);
   describe_arithmetic(graph, group, kernel, out);
   return out;
+}
+
+void describe_ops(const Plan& plan, Report& report) {
+  std::map<int, OpReport> ops;  // by what was recorded
+  for (std::size_t s = 0; s < plan.steps.size(); ++s) {
+    const Group& group = plan.groups[static_cast<std::size_t>(plan.steps[s].group)];
+    for (const int id : group.nodes) {
+      const GraphNode& node = plan.graph.node(id);
+      const std::string_view name = recorded_name(node);
+      if (name.empty()) continue;
+      OpReport& op = ops[node.recorded];
+      if (op.op.empty() || !node.recomputed) {
+        op.op = name;
+        op.module_path = module_of(node);
+        op.source = place_of(node);
+        op.phase = name_of(node.phase);
+      }
+      if (op.kernels.empty() || op.kernels.back() != static_cast<int>(s))
+        op.kernels.push_back(static_cast<int>(s));
+      for (const int output : node.outputs) {
+        const std::int64_t bytes = plan.graph.value(output).bytes();
+        const bool written = std::count(group.outputs.begin(), group.outputs.end(), output) > 0;
+        op.written = bytes > op.bytes ? written : op.written || (bytes == op.bytes && written);
+        op.bytes = std::max(op.bytes, bytes);
+      }
+    }
+  }
+  for (auto& [recorded, op] : ops) report.ops.push_back(std::move(op));
 }
 
 void describe_edges(const Plan& plan, Report& report) {
@@ -230,6 +260,7 @@ void describe(Plan& plan) {
     report.groups.push_back(std::move(group));
   }
   report.kernels = static_cast<int>(plan.steps.size());
+  describe_ops(plan, report);
   describe_edges(plan, report);
   describe_kept(plan, report);
   describe_arena(plan, report);

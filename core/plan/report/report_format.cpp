@@ -41,6 +41,30 @@ std::string describe(const CountedRefusal& counted) {
   return text;
 }
 
+std::string unwritten_text(const Report& report) {
+  struct Ops {
+    std::string_view name;
+    int unwritten = 0, count = 0;
+  };
+  std::vector<Ops> ops;
+  for (const OpReport& recorded : report.ops) {
+    auto op =
+        std::find_if(ops.begin(), ops.end(), [&](const Ops& other) { return other.name == recorded.op; });
+    if (op == ops.end()) op = ops.insert(op, {.name = recorded.op});
+    ++op->count;
+    op->unwritten += recorded.written ? 0 : 1;
+  }
+  std::stable_sort(ops.begin(), ops.end(),
+                   [](const Ops& a, const Ops& b) { return a.unwritten > b.unwritten; });
+  std::string text;
+  for (const Ops& op : ops) {
+    if (op.unwritten == 0) break;
+    text += (text.empty() ? "" : ", ") + std::string(op.name) + " " + std::to_string(op.unwritten) + " of " +
+            std::to_string(op.count);
+  }
+  return text;
+}
+
 std::vector<KeptByOp> kept_by_op(const Report& report) {
   std::vector<KeptByOp> ops;
   for (const KeptReport& kept : report.kept) {

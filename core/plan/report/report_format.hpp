@@ -41,6 +41,9 @@ std::vector<CountedRefusal> count_refusals(const std::vector<RefusalReport>& ref
 /// "batch_norm+relu at model.cpp:42 (stages.0): the output of … (model.cpp:40, stages.0.bn), 3 times"
 std::string describe(const CountedRefusal& refusal);
 
+/// The ops of which some results are in no memory: "batch_norm 18 of 21, relu 16 of 19"; empty: none.
+std::string unwritten_text(const Report& report);
+
 /// What is kept for backward, by op: the largest first.
 struct KeptByOp {
   std::string op;

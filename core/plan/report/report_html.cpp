@@ -134,6 +134,25 @@ void write_groups(std::ostream& out, const Report& report) {
   out << "</table>\n";
 }
 
+/// Folded up: a network has hundreds.
+void write_ops(std::ostream& out, const Report& report) {
+  const std::string unwritten = plan::unwritten_text(report);
+  out << "<h2>Ops as they were recorded</h2>\n<p>"
+      << (unwritten.empty() ? "All results are written." : "Never written: " + escaped(unwritten) + ".")
+      << "</p>\n<details><summary>" << plan::counted(report.ops.size(), "op")
+      << "</summary>\n<table>\n<tr><th>op</th><th>where</th><th>in kernels</th>"
+      << "<th class=\"figure\">result</th></tr>\n";
+  for (const OpReport& op : report.ops) {
+    out << "<tr><td><span class=\"phase " << escaped(op.phase) << "\" title=\"" << escaped(op.phase)
+        << "\"></span>" << escaped(op.op) << "</td><td>" << escaped(op.module_path)
+        << " <span class=\"faint\">" << escaped(op.source) << "</span></td><td>";
+    for (std::size_t i = 0; i < op.kernels.size(); ++i) out << (i > 0 ? ", " : "") << op.kernels[i];
+    out << "</td><td class=\"figure\">" << megabytes(op.bytes) << (op.written ? "" : ", never written")
+        << "</td></tr>\n";
+  }
+  out << "</table>\n</details>\n";
+}
+
 void write_kept(std::ostream& out, const Report& report) {
   out << "<h2>Kept for backward, by op</h2>\n<p>" << megabytes(report.kept_bytes) << "; unfused it would be "
       << megabytes(report.unfused_kept_bytes) << ".</p>\n";
@@ -195,6 +214,7 @@ std::string Report::to_html() const {
   std::ostringstream out = plan::plain_stream();
   write_head(out, *this);
   write_groups(out, *this);
+  write_ops(out, *this);
   write_kept(out, *this);
   write_arena(out, *this);
   write_refusals(out, *this);

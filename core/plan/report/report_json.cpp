@@ -45,6 +45,12 @@ Json json_of(const RefusalReport& refusal) {
           {"group", refusal.group}};
 }
 
+Json json_of(const OpReport& op) {
+  return {{"op", op.op},          {"module_path", op.module_path}, {"source", op.source},
+          {"phase", op.phase},    {"kernels", op.kernels},         {"bytes", op.bytes},
+          {"written", op.written}};
+}
+
 Json json_of(const KeptReport& kept) {
   return {{"op", kept.op},
           {"module_path", kept.module_path},
@@ -96,6 +102,7 @@ std::string Report::to_json() const {
                      {"cache_hits", cache_hits},
                      {"cache_misses", cache_misses},
                      {"groups", list_of(groups)},
+                     {"ops", list_of(ops)},
                      {"refusals", list_of(refusals)},
                      {"kept", list_of(kept)},
                      {"arena", list_of(arena)}};

@@ -87,6 +87,8 @@ std::string Report::to_string() const {
       {"phase", "group", "kernel", "passes", "unfused", "moved", "unfused", "kept", "where"}};
   for (const GroupReport& group : groups) rows.push_back(row_of(group));
   print_table(out, rows);
+  if (const std::string unwritten = plan::unwritten_text(*this); !unwritten.empty())
+    out << "  never written: " << unwritten << '\n';
   print_kept(out, *this);
   for (const plan::CountedRefusal& refusal : plan::count_refusals(refusals)) {
     out << "  not fused: " << plan::describe(refusal) << '\n';
