@@ -55,4 +55,9 @@ std::string limit_instructions() {
   return "oneDNN was used before fusetape could limit it: its AMX kernels, which have known faults, may run";
 }
 
+bool multiplies_bf16() {
+  constexpr int wanted = static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
+  return (static_cast<int>(dnnl::get_effective_cpu_isa()) & wanted) == wanted;
+}
+
 }  // namespace fusetape::backends::cpu

@@ -10,4 +10,7 @@ namespace fusetape::backends::cpu {
 /// of it: empty where nothing is left unused.
 std::string limit_instructions();
 
+/// Whether oneDNN multiplies bf16 in one instruction here (AVX-512 BF16): ours widen it first.
+bool multiplies_bf16();
+
 }  // namespace fusetape::backends::cpu

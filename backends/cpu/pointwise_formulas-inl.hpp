@@ -21,6 +21,7 @@ namespace formulas {
 HWY_INLINE Truths is_nan(Lanes x) { return {hn::IsNaN(x.v)}; }
 HWY_INLINE Lanes abs_of(Lanes x) { return Lanes(hn::Abs(x.v)); }
 HWY_INLINE Lanes exp_of(Lanes x) { return Lanes(vector_exp(x.v)); }
+HWY_INLINE Lanes sigmoid_of(Lanes x) { return Lanes(vector_sigmoid(x.v)); }
 HWY_INLINE Lanes expm1_of(Lanes x) { return Lanes(vector_expm1(x.v)); }
 HWY_INLINE Lanes log_of(Lanes x) { return Lanes(vector_log(x.v)); }
 HWY_INLINE Lanes log1p_of(Lanes x) { return Lanes(hn::Log1p(D(), x.v)); }

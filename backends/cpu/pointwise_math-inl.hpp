@@ -24,6 +24,27 @@ HWY_INLINE V vector_exp(V x) {
   return hn::IfThenElse(hn::IsNaN(x), x, y);
 }
 
+/// 1/(1 + e⁻ˣ). A sigmoid needs less of e⁻ˣ than others do: where it is denormal, 1 is all that is left, and
+/// where it overflows, 0. So a product with 2ⁿ scales it, n between −126 and 128, and the whole is half as
+/// long as with Highway's Exp, whose polynomial this is. Within 2.5 ulp, measured between −87 and 90.
+HWY_INLINE V vector_sigmoid(V x) {
+  const hn::RebindToUnsigned<D> bits;
+  // A NaN is the second operand, which x86 returns then.
+  const V z = hn::Min(constant(89.0f), hn::Max(constant(-87.0f), hn::Neg(x)));
+  const V magic = constant(12582912.0f);  // 1.5·2²³: a sum with it is rounded to a whole number
+  const V t = hn::MulAdd(z, constant(1.44269504f), magic), n = hn::Sub(t, magic);
+  const V r =
+      hn::MulAdd(n, constant(-1.428606765330187e-6f), hn::MulAdd(n, constant(-0.693145751953125f), z));
+  const V r2 = hn::Mul(r, r);
+  const V low = hn::MulAdd(r, constant(0.16666667f), constant(0.5f));
+  const V middle = hn::MulAdd(r, constant(0.0083333608f), constant(0.041666485f));
+  const V high = hn::MulAdd(r, constant(0.00019852762f), constant(0.0013930430f));
+  const V p = hn::MulAdd(r2, hn::MulAdd(r2, hn::MulAdd(r2, high, middle), low), r);
+  const V scale = hn::BitCast(D(), hn::ShiftLeft<23>(hn::Add(hn::BitCast(bits, t), hn::Set(bits, 127u))));
+  const V one = constant(1.0f);
+  return hn::Div(one, hn::MulAdd(hn::Add(one, p), scale, one));
+}
+
 HWY_INLINE V vector_log(V x) {
   const V zero = hn::Zero(D());
   const V infinity = constant(HUGE_VALF);

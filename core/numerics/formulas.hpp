@@ -26,6 +26,10 @@ FUSETAPE_HD T exp_of(T x) {
   return std::exp(x);
 }
 template <class T>
+FUSETAPE_HD T sigmoid_of(T x) {
+  return T(1) / (T(1) + std::exp(-x));
+}
+template <class T>
 FUSETAPE_HD T expm1_of(T x) {
   return std::expm1(x);
 }

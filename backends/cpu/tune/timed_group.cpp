@@ -7,6 +7,7 @@
 
 #include "backends/cpu/conv/rows/row_convolution.hpp"
 #include "backends/cpu/conv/winograd_candidate.hpp"
+#include "backends/cpu/instructions.hpp"
 #include "backends/cpu/tune/timed_convolution.hpp"
 #include "core/op/op_list.hpp"
 #include "core/plan/plan.hpp"
@@ -150,8 +151,11 @@ bool waits_for_its_own(const Graph& graph, int conv) {
 bool TimedGroup::is_in_question(const Graph& graph, const Group& group) {
   const auto* conv = group.as<Convolution>();
   if (conv == nullptr || !conv->carries()) return false;
-  const auto in_question = [&](int node) {
-    return node >= 0 && conv::winograd_is_in_question(graph, graph.node(node));
+  const GraphNode& node = graph.node(conv->node);
+  if (graph.value(node.inputs[0]).dtype == DType::bf16 && conv::rows_compute(graph, node))
+    return multiplies_bf16();
+  const auto in_question = [&](int of) {
+    return of >= 0 && conv::winograd_is_in_question(graph, graph.node(of));
   };
   return in_question(conv->node) || in_question(conv->weights_node);
 }

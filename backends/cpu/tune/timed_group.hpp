@@ -13,7 +13,8 @@ inline constexpr const char* apart = "apart";
 
 class TimedGroup final : public Timed {
  public:
-  /// Whether the norms that ride along have to make up for a convolution that another kernel computes faster.
+  /// Whether the norms that ride along have to make up for a convolution that another kernel computes faster:
+  /// by what was timed, or because products of bf16 are the CPU's own, and ours are not.
   static bool is_in_question(const plan::Graph& graph, const plan::Group& group);
   /// nullopt: no convolution by rows or in question that carries anything, or too little work to time.
   static std::optional<TimedGroup> of(const plan::Graph& graph, const plan::Group& group);
