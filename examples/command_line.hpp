@@ -1,8 +1,11 @@
 #pragma once
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <fusetape/fusetape.hpp>
 #include <iostream>
@@ -49,9 +52,22 @@ inline int complain(const std::string& program, std::string what) {
   return 1;
 }
 
+/// A thread of GNU OpenMP that waits spins for milliseconds unless its environment says less when the program
+/// starts. Beside other busy programs that takes the time of whoever it waits for: so the program starts
+/// again with less, once, where nobody has chosen.
+inline void sleep_soon(char** argv) {
+  for (const char* chosen : {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}) {
+    if (std::getenv(chosen) != nullptr) return;
+  }
+  constexpr const char* about_100_us = "30000";
+  ::setenv("GOMP_SPINCOUNT", about_100_us, 1);
+  ::execv("/proc/self/exe", argv);  // where that fails, it goes on as it is
+}
+
 /// Parses, then runs `body`; the program's exit status.
 template <class Body>
 int run(CLI::App& app, int argc, char** argv, Body&& body) {
+  sleep_soon(argv);
   const std::string program = app.get_name();
   try {
     app.parse(argc, argv);
