@@ -44,6 +44,7 @@ def arguments():
                         help="how PyTorch runs; see pytorch_step.py")
     parser.add_argument("--conv", nargs="+", default=["automatic"], choices=["direct", "automatic"],
                         help="our convolutions, as FUSETAPE_CONV says; both: print the README's table, too")
+    parser.add_argument("--isa", choices=["avx2"], help="what both sides may use of the CPU; all of it if not given")
     parser.add_argument("--heap", default="kept", choices=["kept", "system"], help="of PyTorch; see pytorch_step.py")
     parser.add_argument("--noise", type=float, default=0.05, help="share of the machine that others may use in a round")
     parser.add_argument("--json", type=Path, help="write everything measured")
@@ -70,6 +71,13 @@ def python_with_torch(options):
     return options.python or found_pytorch() or sys.exit("no PyTorch here: pass --python, or run once with --setup")
 
 
+def limited(isa):
+    """The environment in which fusetape, ATen, oneDNN and Inductor stay below AVX-512."""
+    if isa is None:
+        return {}
+    return {"FUSETAPE_ISA": isa, "ATEN_CPU_CAPABILITY": isa, "ONEDNN_MAX_CPU_ISA": isa.upper()}
+
+
 # ---- what runs: each has a name, `block(steps) -> {series: [ms, ...]}` and `cpu_seconds()` spent so far
 
 
@@ -82,7 +90,7 @@ class PyTorch:
                    "--model", options.model, "--batch", str(options.batch), "--threads", str(options.threads),
                    "--precision", options.precision, "--heap", options.heap]
         # Nothing compiled before is found, so the first step is what a first step costs.
-        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": compile_cache}
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": compile_cache} | limited(options.isa)
         self.complaints = tempfile.TemporaryFile("w+")  # a file: a pipe nobody reads would fill
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.complaints, text=True, env=environment)
@@ -131,7 +139,7 @@ class Fusetape:
         self.json = folder / "fusetape.json"
         self.command = [options.binary, "--model", options.model, "--batch", str(options.batch), "--precision",
                         options.precision, "--threads", str(options.threads), "--json", self.json]
-        self.environment = os.environ | {"XDG_CACHE_HOME": str(folder), "FUSETAPE_CONV": conv}
+        self.environment = os.environ | {"XDG_CACHE_HOME": str(folder), "FUSETAPE_CONV": conv} | limited(options.isa)
         self.about = {}
         self.spent = 0.0
         self.block(1)

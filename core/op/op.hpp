@@ -239,7 +239,7 @@ struct OpDef {
   /// activation's numbers.
   const OpDef* gradient_of = nullptr;
   /// An optimizer's update (core/numerics/update_formulas.inc): p, g, state, scalars → p', new state. All
-  /// updates with the same scalars may run as one kernel.
+  /// updates by one op may run as one kernel.
   bool update = false;
 
   Saves saves_of(std::uint32_t wanted) const {

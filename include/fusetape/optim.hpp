@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -16,8 +17,36 @@ struct OpDef;
 /// Optimizers and learning-rate schedules.
 namespace fusetape::optim {
 
+struct Course;
+
 /// Numbers that a part of a run was made with, by name: a checkpoint holds them, and a load compares them.
 using Settings = std::map<std::string, double>;
+
+/// What is different for some of an optimizer's parameters; what is not given is as for all.
+///
+///     ft::optim::SGD sgd(model.parameters(), {.lr = 0.1, .momentum = 0.9, .weight_decay = 5e-4,
+///                                             .groups = {ft::optim::without_decay()}});
+struct ParameterGroup {
+  /// The group takes the parameters that this is true for and that no group before it has taken.
+  std::function<bool(const Parameter&)> where;
+  double lr_factor = 1;                ///< ≥ 0: times learning_rate(), whatever a schedule makes of that
+  std::optional<double> weight_decay;  ///< ≥ 0
+  std::optional<double> momentum;      ///< in [0, 1): of Adam, β₁
+};
+/// No weight decay for parameters of fewer than two axes: biases, and the scale and shift of norms.
+ParameterGroup without_decay();
+
+/// An average of each parameter over the steps, which the kernel of the update keeps beside it: of
+/// exponentially falling weights (`decay` > 0) or of equal ones (SWA; Izmailov et al., "Averaging Weights
+/// Leads to Wider Optima and Better Generalization", 2018). The first value that counts is copied. Running
+/// statistics of norms are no parameters, and are not averaged.
+struct WeightAverage {
+  double decay = 0;        ///< in (0, 1): a ← decay·a + (1 − decay)·p; 0: not so
+  bool equal = false;      ///< or a ← a + (p − a)/n, of n values
+  std::int64_t start = 0;  ///< ≥ 0: updates of a parameter before the first that counts
+  std::int64_t every = 1;  ///< ≥ 1: from then on each so many count
+  bool present() const { return decay > 0 || equal; }
+};
 
 /// Updates parameters from their gradients. Its state exists from construction, so that every step is the
 /// same plan, and its hyper-parameters are run-time inputs, so that changing one makes no new plan.
@@ -50,7 +79,18 @@ class Optimizer {
   /// Both, for schedules and checkpoints.
   void set_learning_rates(double initial, double now, Location at = Location::current());
 
+  /// The momentum of the next steps (Adam: β₁), in [0, 1), for schedules; a group with one of its own keeps
+  /// that. Throws where the optimizer was made without one. Settings stay as the constructor was given them.
+  void set_momentum(double momentum, Location at = Location::current());
+
   const std::vector<Parameter>& parameters() const { return parameters_; }
+
+  /// Whether averages of the parameters are kept (WeightAverage).
+  bool keeps_average() const { return average_.present(); }
+  /// Exchanges each parameter with its average, or back; costs nothing. A parameter of which no value has
+  /// counted yet stays. While they are exchanged, step() throws. See AveragedWeights.
+  void exchange_average(Location at = Location::current());
+
   /// For checkpoints: "velocity.conv1.weight", ….
   const std::vector<std::pair<std::string, Cell>>& named_state() const { return named_state_; }
   /// How often each parameter was updated, in the order of parameters().
@@ -71,8 +111,26 @@ class Optimizer {
   /// max_grad_norm ≥ 0; 0: no clipping.
   Optimizer(std::string name, std::vector<Parameter> parameters, double learning_rate, double max_grad_norm,
             Location at);
+  /// For a constructor, when it has made its state: the groups, and the state of the average.
+  void set_groups(const std::vector<ParameterGroup>& groups, Location at);
+  void set_average(const WeightAverage& average, Location at);
+  /// 0 is the group of those that no other has taken.
+  std::size_t groups() const { return groups_.size(); }
+  std::size_t group_of(std::size_t index) const { return group_of_[index]; }
+  /// learning_rate() times the group's factor; what the group has of its own, or `otherwise`.
+  double learning_rate_of(std::size_t group) const { return learning_rate_ * groups_[group].lr_factor; }
+  double weight_decay_of(std::size_t group, double otherwise) const {
+    return groups_[group].weight_decay.value_or(otherwise);
+  }
+  /// The same of the momentum, of which set_momentum() may have changed what all were `given`.
+  double momentum_of(std::size_t group, double given) const {
+    return groups_[group].momentum.value_or(momentum_.value_or(given));
+  }
+  /// Whether a group has a momentum > 0 of its own.
+  bool a_group_has_momentum() const;
+  virtual bool takes_momentum() const { return false; }
 
-  /// Makes this step's scalars; they are shared by all parameters.
+  /// Makes this step's scalars; the parameters of a group share them.
   virtual void begin_step(Location at) = 0;
   /// Records the update of parameter `index` and says which cells get which new values.
   using Bindings = std::vector<std::pair<Cell, Tensor>>;
@@ -85,7 +143,7 @@ class Optimizer {
   /// A zero state per parameter.
   std::vector<Cell> make_state(const std::string& name, Location at);
   /// What update() does where `op` is one of the library's updates: its state is all that there is, in the
-  /// order in which it was made, its scalars are these.
+  /// order in which it was made, its scalars are these. The average is taken care of.
   void record_update(const core::OpDef& op, int variant, std::span<const Tensor> scalars, std::size_t index,
                      const Tensor& gradient, Bindings& bindings, Location at);
 
@@ -96,6 +154,19 @@ class Optimizer {
   mutable std::vector<std::int64_t> updates_;
   double given_learning_rate_, initial_learning_rate_, learning_rate_, max_grad_norm_;
   Tensor last_grad_norm_;
+  std::optional<double> momentum_;
+  std::vector<ParameterGroup> groups_;
+  std::vector<std::size_t> group_of_;
+
+  WeightAverage average_;
+  std::vector<Cell> averages_;
+  bool exchanged_ = false;
+  std::vector<std::pair<double, Tensor>> keeps_;  ///< of this step: how much of an average stays
+  std::int64_t counted(std::int64_t updates) const;
+  double keep_of(std::int64_t updates) const;
+  Tensor keep_scalar(std::size_t index, Location at);
+  std::vector<ParameterGroup> groups_of(const Settings& settings, Location at) const;
+  WeightAverage average_of(const Settings& settings, Location at) const;
 
   /// The lists of a step; kept for their memory.
   struct Work {
@@ -124,12 +195,35 @@ class Optimizer {
   std::size_t next_queued_ = 0;
 };
 
+/// While it lives, an optimizer's parameters are their averages: for evaluation, and to save the model.
+/// Throws an Error where none are kept. The optimizer must outlive it.
+///
+///     {
+///       const ft::optim::AveragedWeights averaged(sgd);
+///       accuracy = evaluate(model);
+///       ft::io::save_checkpoint("averaged.safetensors", {.model = &model});
+///     }
+class AveragedWeights {
+ public:
+  explicit AveragedWeights(Optimizer& optimizer, Location at = Location::current()) : optimizer_(optimizer) {
+    optimizer_.exchange_average(at);
+  }
+  ~AveragedWeights() { optimizer_.exchange_average(); }
+  AveragedWeights(const AveragedWeights&) = delete;
+  AveragedWeights& operator=(const AveragedWeights&) = delete;
+
+ private:
+  Optimizer& optimizer_;
+};
+
 struct SGDOptions {
   double lr = 0.1;
   double momentum = 0;  ///< 0: no velocity is kept
   double weight_decay = 0;
   bool nesterov = false;
   double max_grad_norm = 0;  ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  std::vector<ParameterGroup> groups = {};
+  WeightAverage average = {};
 };
 /// d = g + weight_decay·p;  v ← momentum·v + d;  p ← p − lr·(nesterov ? d + momentum·v : v)
 class SGD : public Optimizer {
@@ -142,6 +236,7 @@ class SGD : public Optimizer {
   void end_step() override;
   Settings own_settings() const override;
   void set_own_settings(const Settings& settings, Location at) override;
+  bool takes_momentum() const override { return options_.momentum > 0; }
 
  private:
   SGDOptions options_;
@@ -155,6 +250,8 @@ struct AdamOptions {
   double eps = 1e-8;
   double weight_decay = 0;   ///< Adam: added to the gradient
   double max_grad_norm = 0;  ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  std::vector<ParameterGroup> groups = {};
+  WeightAverage average = {};
 };
 struct AdamWOptions {
   double lr = 1e-3;
@@ -163,6 +260,8 @@ struct AdamWOptions {
   double eps = 1e-8;
   double weight_decay = 1e-2;  ///< AdamW: shrinks the parameter itself
   double max_grad_norm = 0;    ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  std::vector<ParameterGroup> groups = {};
+  WeightAverage average = {};
 };
 
 /// m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  p ← p − lr·(m/c₁)/(√(v/c₂) + eps), c_i = 1 − β_iᵗ
@@ -177,14 +276,15 @@ class Adam : public Optimizer {
   void end_step() override;
   Settings own_settings() const override;
   void set_own_settings(const Settings& settings, Location at) override;
+  bool takes_momentum() const override { return true; }
 
  private:
-  std::span<const Tensor> scalars_of(std::int64_t count, Location at);
+  std::span<const Tensor> scalars_of(std::size_t group, std::int64_t count, Location at);
 
   AdamOptions options_;
   bool decoupled_;
-  std::vector<std::int64_t> counts_;  ///< update counts in this step: one, unless parameters were skipped
-  std::vector<Tensor> scalars_;       ///< for each of them
+  std::vector<std::pair<std::size_t, std::int64_t>> kinds_;  ///< group and count of updates, in this step
+  std::vector<Tensor> scalars_;                              ///< for each of them
 };
 
 class AdamW : public Adam {
@@ -200,6 +300,8 @@ struct RMSpropOptions {
   double momentum = 0;       ///< 0: no buffer is kept
   bool centered = false;     ///< divides by the gradient's deviation, for which its average is kept, too
   double max_grad_norm = 0;  ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  std::vector<ParameterGroup> groups = {};
+  WeightAverage average = {};
 };
 /// g ← g + weight_decay·p;  v ← αv + (1−α)g²;  centered: a ← αa + (1−α)g, ṽ = v − a², else ṽ = v;
 /// d = g/(√ṽ + eps);  momentum: b ← momentum·b + d, p ← p − lr·b, else p ← p − lr·d: as torch.optim.RMSprop
@@ -214,6 +316,7 @@ class RMSprop : public Optimizer {
   void end_step() override;
   Settings own_settings() const override;
   void set_own_settings(const Settings& settings, Location at) override;
+  bool takes_momentum() const override { return options_.momentum > 0; }
 
  private:
   RMSpropOptions options_;
@@ -272,12 +375,16 @@ class LossScaler {
   std::int64_t clean_steps_ = 0;
 };
 
-/// A learning rate as a pure function of the step index. Constructing one sets the optimizer's rate to
-/// at(index()); call step() after each optimizer step. The optimizer must outlive it. Copies share the
-/// optimizer, not the index. StepLR and CosineLR start from the optimizer's initial_learning_rate(), so that
-/// one that is made after a load starts as it did in the run that was saved.
+/// A learning rate as a pure function of the step index; of one cycle the momentum, too. Constructing one
+/// sets the optimizer's rate to at(index()); call step() after each optimizer step. The optimizer must
+/// outlive it. Copies share the optimizer, not the index. Those that do not name their rates start from the
+/// optimizer's initial_learning_rate(), so that one that is made after a load starts as it did in the run
+/// that was saved. Parameter groups follow by their lr_factor. The formulas are PyTorch's (2.15), each per
+/// step.
 class Schedule {
  public:
+  using Rate = std::function<double(std::int64_t)>;  ///< of the step index, from 0 on
+
   double at(std::int64_t step) const { return rate_(step); }
   /// Goes on to the next index and sets the optimizer's learning rate.
   void step();
@@ -286,23 +393,33 @@ class Schedule {
 
   /// "StepLR", …, "LinearWarmup, then CosineLR"; "custom" for one of your own.
   const std::string& kind() const { return kind_; }
-  /// The options of its kind, and the rate that it starts from as "base"; those after a warm-up as "then.…".
+  /// The options of its kind, and the rate that it starts from as "base"; those after a warm-up as "then.…",
+  /// those of a sequence as "0.…", "1.…".
   const Settings& settings() const { return settings_; }
   /// Becomes the schedule of that kind with these settings, for checkpoints; index and rate stay until
   /// set_index().
   void set_settings(const std::string& kind, const Settings& settings, Location at = Location::current());
 
  protected:
-  /// `kind` and `settings` go into checkpoints, and a load compares them.
-  Schedule(Optimizer& optimizer, std::function<double(std::int64_t)> rate, std::string kind = "custom",
-           Settings settings = {}, Location location = Location::current());
+  /// `kind` and `settings` go into checkpoints, and a load compares them. An empty `momentum`: it stays.
+  Schedule(Optimizer& optimizer, Rate rate, std::string kind = "custom", Settings settings = {},
+           Location location = Location::current(), Rate momentum = nullptr);
+  Schedule(Optimizer& optimizer, Course&& course, Location at);  // of this library's own
 
  private:
+  void apply(Location at);
+
   Optimizer* optimizer_;
-  std::function<double(std::int64_t)> rate_;
+  Rate rate_, momentum_;
   std::string kind_;
   Settings settings_;
   std::int64_t index_ = 0;
+};
+
+/// The optimizer's initial rate times factor(step).
+class LambdaLR : public Schedule {
+ public:
+  LambdaLR(Optimizer& optimizer, Rate factor, Location at = Location::current());
 };
 
 struct StepLROptions {
@@ -315,6 +432,35 @@ class StepLR : public Schedule {
   StepLR(Optimizer& optimizer, StepLROptions options, Location at = Location::current());
 };
 
+struct MultiStepLROptions {
+  std::vector<std::int64_t> milestones;  ///< rising
+  double gamma = 0.1;
+};
+/// The initial rate, times gamma from each milestone on.
+class MultiStepLR : public Schedule {
+ public:
+  MultiStepLR(Optimizer& optimizer, MultiStepLROptions options, Location at = Location::current());
+};
+
+struct ExponentialLROptions {
+  double gamma = 0;  ///< > 0
+};
+/// The initial rate times gamma to the power of the step.
+class ExponentialLR : public Schedule {
+ public:
+  ExponentialLR(Optimizer& optimizer, ExponentialLROptions options, Location at = Location::current());
+};
+
+struct PolynomialLROptions {
+  std::int64_t total_steps = 0;
+  double power = 1;  ///< > 0
+};
+/// The initial rate times (1 − step/total_steps)^power; 0 from there on.
+class PolynomialLR : public Schedule {
+ public:
+  PolynomialLR(Optimizer& optimizer, PolynomialLROptions options, Location at = Location::current());
+};
+
 struct CosineLROptions {
   std::int64_t total_steps = 0;
   double min_lr = 0;
@@ -325,14 +471,41 @@ class CosineLR : public Schedule {
   CosineLR(Optimizer& optimizer, CosineLROptions options, Location at = Location::current());
 };
 
+struct CosineRestartsLROptions {
+  std::int64_t period = 0;  ///< steps of the first half cosine
+  std::int64_t growth = 1;  ///< each period is so many times the one before
+  double min_lr = 0;
+};
+/// Half a cosine from the initial rate down to min_lr, and again (SGDR; Loshchilov, Hutter, "SGDR: Stochastic
+/// Gradient Descent with Warm Restarts", ICLR 2017).
+class CosineRestartsLR : public Schedule {
+ public:
+  CosineRestartsLR(Optimizer& optimizer, CosineRestartsLROptions options, Location at = Location::current());
+};
+
+struct CyclicLROptions {
+  double min_lr = 0, max_lr = 0;
+  std::int64_t rise = 0;  ///< steps up
+  std::int64_t fall = 0;  ///< steps down; 0: as many as up
+  bool halving = false;   ///< each cycle reaches half as far up as the one before: PyTorch's "triangular2"
+};
+/// Up and down on two lines, again and again (Smith, "Cyclical Learning Rates for Training Neural Networks",
+/// 2017). The momentum stays.
+class CyclicLR : public Schedule {
+ public:
+  CyclicLR(Optimizer& optimizer, CyclicLROptions options, Location at = Location::current());
+};
+
 struct OneCycleLROptions {
   double max_lr = 0;
   std::int64_t total_steps = 0;
   double pct_start = 0.3;         ///< the part of the steps that rises
   double div_factor = 25;         ///< starts at max_lr / div_factor
   double final_div_factor = 1e4;  ///< ends at the start / final_div_factor
+  double base_momentum = 0;       ///< > 0: where the rate is highest; PyTorch's default is 0.85
+  double max_momentum = 0;  ///< where it is lowest; PyTorch's default is 0.95. Both 0: the momentum stays
 };
-/// Up and down on two cosines; PyTorch's formula, per step. The momentum stays.
+/// Up and down on two cosines, the momentum the other way.
 class OneCycleLR : public Schedule {
  public:
   OneCycleLR(Optimizer& optimizer, OneCycleLROptions options, Location at = Location::current());
@@ -348,6 +521,46 @@ class LinearWarmup : public Schedule {
  public:
   LinearWarmup(Optimizer& optimizer, Schedule then, LinearWarmupOptions options,
                Location at = Location::current());
+};
+
+/// A schedule, and for how many steps it holds.
+struct SchedulePart {
+  Schedule schedule;
+  std::int64_t steps = 0;  ///< ≥ 1; of the last part it says nothing
+};
+/// One after the other, each from its index 0. Of their momenta nothing is taken over.
+class SequentialLR : public Schedule {
+ public:
+  SequentialLR(Optimizer& optimizer, std::vector<SchedulePart> parts, Location at = Location::current());
+};
+
+struct ReduceOnPlateauOptions {
+  bool maximize = false;  ///< the metric is an accuracy, not a loss
+  double factor = 0.1;    ///< in (0, 1)
+  std::int64_t patience =
+      10;                   ///< metrics in a row that are no better, before the next of them lowers the rate
+  double threshold = 1e-4;  ///< better: by more than threshold·|best|
+  std::int64_t cooldown = 0;  ///< metrics after that which do not count
+  double min_lr = 0;
+};
+/// Multiplies the learning rate by `factor` when a metric stops getting better. PyTorch compares with best·(1
+/// − threshold), for which every equal negative metric is better than the one before: here the threshold is
+/// of |best|.
+class ReduceOnPlateau {
+ public:
+  ReduceOnPlateau(Optimizer& optimizer, ReduceOnPlateauOptions options = {},
+                  Location at = Location::current());
+  /// Of an epoch, say; returns whether the rate was lowered. A NaN is not better.
+  bool step(double metric);
+  /// Best metric, counts: to be kept beside a checkpoint (its `extra`), which has the rate.
+  Settings state() const;
+  void set_state(const Settings& state, Location at = Location::current());
+
+ private:
+  Optimizer* optimizer_;
+  ReduceOnPlateauOptions options_;
+  double best_;
+  std::int64_t bad_ = 0, cooling_ = 0;
 };
 
 }  // namespace fusetape::optim

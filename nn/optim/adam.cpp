@@ -6,7 +6,7 @@
 
 namespace fusetape::optim {
 
-using core::updates::adam_update;
+using core::updates::adam_rule;
 
 namespace {
 
@@ -27,8 +27,10 @@ Adam::Adam(std::string name, std::vector<Parameter> parameters, AdamOptions opti
       options_(options),
       decoupled_(decoupled) {
   check(name, options_, at);
+  set_groups(options_.groups, at);
   make_state("m", at);
   make_state("v", at);
+  set_average(options_.average, at);
 }
 
 Adam::Adam(std::vector<Parameter> parameters, AdamOptions options, Location at)
@@ -37,35 +39,36 @@ Adam::Adam(std::vector<Parameter> parameters, AdamOptions options, Location at)
 AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options, Location at)
     : Adam("AdamW", std::move(parameters),
            {options.lr, options.beta1, options.beta2, options.eps, options.weight_decay,
-            options.max_grad_norm},
+            options.max_grad_norm, options.groups, options.average},
            true, at) {}
 
 /// The scalars come with the update counts. What a step that threw has left of them is none of this step's.
 void Adam::begin_step(Location) { end_step(); }
 
-std::span<const Tensor> Adam::scalars_of(std::int64_t count, Location at) {
-  constexpr auto each = static_cast<std::size_t>(core::updates::scalars_of<adam_update>);
-  const auto known = std::find(counts_.begin(), counts_.end(), count);
-  const auto place = static_cast<std::size_t>(known - counts_.begin());
-  if (known == counts_.end()) {
+std::span<const Tensor> Adam::scalars_of(std::size_t group, std::int64_t count, Location at) {
+  const std::pair kind(group, count);
+  const auto known = std::find(kinds_.begin(), kinds_.end(), kind);
+  const auto place = static_cast<std::size_t>(known - kinds_.begin());
+  if (known == kinds_.end()) {
     const auto t = static_cast<double>(count);
-    counts_.push_back(count);
-    ops::append_scalars(adam_update::Scalars{.lr = learning_rate(),
-                                             .beta1 = options_.beta1,
-                                             .beta2 = options_.beta2,
-                                             .eps = options_.eps,
-                                             .weight_decay = options_.weight_decay,
-                                             .correction1 = 1 - std::pow(options_.beta1, t),
-                                             .correction2 = 1 - std::pow(options_.beta2, t)},
+    const double beta1 = momentum_of(group, options_.beta1);
+    kinds_.push_back(kind);
+    ops::append_scalars(adam_rule::Scalars{.lr = learning_rate_of(group),
+                                           .beta1 = beta1,
+                                           .beta2 = options_.beta2,
+                                           .eps = options_.eps,
+                                           .weight_decay = weight_decay_of(group, options_.weight_decay),
+                                           .correction1 = 1 - std::pow(beta1, t),
+                                           .correction2 = 1 - std::pow(options_.beta2, t)},
                         scalars_, at);
   }
-  return {scalars_.data() + place * each, each};
+  return ops::scalars_at<adam_rule>(scalars_, place);
 }
 
 void Adam::update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) {
-  const auto variant = decoupled_ ? adam_update::decoupled : adam_update::coupled;
-  record_update(ops::adam_update_op, variant, scalars_of(updates()[index] + 1, at), index, gradient, bindings,
-                at);
+  const auto variant = decoupled_ ? adam_rule::decoupled : adam_rule::coupled;
+  record_update(ops::adam_update_op, variant, scalars_of(group_of(index), updates()[index] + 1, at), index,
+                gradient, bindings, at);
 }
 
 Settings Adam::own_settings() const {
@@ -86,7 +89,7 @@ void Adam::set_own_settings(const Settings& settings, Location at) {
 }
 
 void Adam::end_step() {
-  counts_.clear();
+  kinds_.clear();
   scalars_.clear();
 }
 

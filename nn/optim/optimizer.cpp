@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <set>
@@ -10,6 +11,7 @@
 #include "fusetape/ops.hpp"
 #include "fusetape/optim.hpp"
 #include "fusetape/runtime.hpp"
+#include "nn/optim/setting_reader.hpp"
 #include "ops/optimizer.hpp"
 
 namespace fusetape::optim {
@@ -45,6 +47,27 @@ Tensor clip_scale(const Tensor& norm, double max_norm, Location at) {
   return minimum({div({max_norm, at}, {add({norm, at}, {1e-6, at}), at}), at}, {1.0, at});
 }
 
+void check_group(const std::string& name, const std::string& which, const ParameterGroup& group,
+                 Location at) {
+  const auto require = [&](bool ok, const char* expected, double got) {
+    if (!ok) throw Error(name, which + ": expected " + expected + ", got " + core::number_text(got), at);
+  };
+  require(group.lr_factor >= 0 && std::isfinite(group.lr_factor), "a finite lr_factor ≥ 0", group.lr_factor);
+  const double decay = group.weight_decay.value_or(0), momentum = group.momentum.value_or(0);
+  require(decay >= 0 && std::isfinite(decay), "a finite weight_decay ≥ 0", decay);
+  require(momentum >= 0 && momentum < 1, "momentum in [0, 1)", momentum);
+}
+
+void check_average(const std::string& name, const WeightAverage& average, Location at) {
+  const auto require = [&](bool ok, const char* expected, double got) {
+    if (!ok) throw Error(name, std::string("expected ") + expected + ", got " + core::number_text(got), at);
+  };
+  require(average.decay >= 0 && average.decay < 1, "average.decay in [0, 1)", average.decay);
+  require(average.decay == 0 || !average.equal, "average.equal or average.decay, not both", average.decay);
+  require(average.start >= 0, "average.start ≥ 0", static_cast<double>(average.start));
+  require(average.every >= 1, "average.every ≥ 1", static_cast<double>(average.every));
+}
+
 Tensor scaled(const Tensor& gradient, const Tensor& scale, Location at) {
   return mul({gradient, at}, {cast({scale, at}, gradient.dtype()), at});
 }
@@ -59,7 +82,9 @@ Optimizer::Optimizer(std::string name, std::vector<Parameter> parameters, double
       given_learning_rate_(learning_rate),
       initial_learning_rate_(learning_rate),
       learning_rate_(learning_rate),
-      max_grad_norm_(max_grad_norm) {
+      max_grad_norm_(max_grad_norm),
+      groups_(1),
+      group_of_(parameters_.size(), 0) {
   check_rate(name_, learning_rate_, at);
   check_max_grad_norm(name_, max_grad_norm_, at);
   if (parameters_.empty()) throw Error(name_, "expected at least one parameter, got none", at);
@@ -73,7 +98,78 @@ Optimizer::Optimizer(std::string name, std::vector<Parameter> parameters, double
   }
 }
 
+void Optimizer::set_groups(const std::vector<ParameterGroup>& groups, Location at) {
+  for (const ParameterGroup& group : groups) {
+    const std::string which = "group " + std::to_string(groups_.size());
+    if (!group.where) throw Error(name_, which + " has no `where`", at);
+    check_group(name_, which, group, at);
+    std::size_t taken = 0;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (group_of_[i] != 0 || !group.where(parameters_[i])) continue;
+      group_of_[i] = groups_.size();
+      ++taken;
+    }
+    if (taken == 0) throw Error(name_, which + " takes none of the parameters that are left", at);
+    groups_.push_back(group);
+    groups_.back().where = nullptr;
+  }
+}
+
+void Optimizer::set_momentum(double momentum, Location at) {
+  if (!takes_momentum()) throw Error(name_, "set_momentum(): it was made without a momentum", at);
+  if (!(momentum >= 0 && momentum < 1))
+    throw Error(name_, "expected momentum in [0, 1), got " + core::number_text(momentum), at);
+  momentum_ = momentum;
+}
+
+bool Optimizer::a_group_has_momentum() const {
+  return std::any_of(groups_.begin(), groups_.end(),
+                     [](const ParameterGroup& group) { return group.momentum.value_or(0) > 0; });
+}
+
+void Optimizer::set_average(const WeightAverage& average, Location at) {
+  check_average(name_, average, at);
+  average_ = average;
+  if (average_.present()) averages_ = make_state("average", at);
+}
+
+/// Of so many updates, how many values count.
+std::int64_t Optimizer::counted(std::int64_t updates) const {
+  return updates <= average_.start ? 0 : (updates - average_.start - 1) / average_.every + 1;
+}
+
+/// What stays of the average in the update after so many.
+double Optimizer::keep_of(std::int64_t updates) const {
+  const std::int64_t before = counted(updates);
+  if (counted(updates + 1) == before) return 1;
+  if (before == 0) return 0;
+  return average_.equal ? static_cast<double>(before) / static_cast<double>(before + 1) : average_.decay;
+}
+
+Tensor Optimizer::keep_scalar(std::size_t index, Location at) {
+  const double keep = average_.present() ? keep_of(updates_[index]) : 1;
+  for (const auto& [known, scalar] : keeps_) {
+    if (known == keep) return scalar;
+  }
+  keeps_.emplace_back(keep, scalar(keep, DType::f64, at));
+  return keeps_.back().second;
+}
+
+void Optimizer::exchange_average(Location at) {
+  if (!average_.present())
+    throw Error(name_, "keeps no average: its options have neither average.decay nor average.equal", at);
+  take_back_updates();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (counted(updates_[i]) == 0) continue;
+    const Tensor value = parameters_[i].value();
+    parameters_[i].set_data(averages_[i].value(), at);
+    averages_[i].set_data(value, at);
+  }
+  exchanged_ = !exchanged_;
+}
+
 void Optimizer::step(Location at) {
+  if (exchanged_) throw Error(name_, "step() while the parameters are exchanged with their averages", at);
   std::vector<std::size_t>& updated = work_.updated;
   updated.clear();
   take_back_updates();
@@ -90,6 +186,7 @@ void Optimizer::step(Location at) {
       updated.push_back(i);
       gradients.push_back(std::move(gradient));
     }
+    keeps_.clear();  // what a step that threw has left
     const bool clip = max_grad_norm_ > 0 && !gradients.empty();
     const Tensor norm = clip ? ops::grad_norm(gradients, at) : Tensor();
     const Tensor scale = clip ? clip_scale(norm, max_grad_norm_, at) : Tensor();
@@ -98,6 +195,7 @@ void Optimizer::step(Location at) {
       update(updated[i], clip ? scaled(gradients[i], scale, at) : gradients[i], bindings, at);
     }
     end_step();
+    keeps_.clear();
     // Only now, when nothing can throw any more; and no handle stays here to keep an old version alive.
     last_grad_norm_ = norm;
     for (auto& [cell, value] : bindings) cell.set_data(std::move(value), at);
@@ -130,6 +228,11 @@ void Optimizer::zero_grad() {
   for (Parameter& parameter : parameters_) parameter.zero_grad();
 }
 
+ParameterGroup without_decay() {
+  return {.where = [](const Parameter& parameter) { return parameter.shape().rank() < 2; },
+          .weight_decay = 0};
+}
+
 void Optimizer::set_learning_rate(double rate, Location at) { set_learning_rates(rate, rate, at); }
 
 void Optimizer::set_learning_rates(double initial, double now, Location at) {
@@ -142,7 +245,51 @@ void Optimizer::set_learning_rates(double initial, double now, Location at) {
 Settings Optimizer::settings() const {
   Settings all = own_settings();
   all.insert({{"lr", given_learning_rate_}, {"max_grad_norm", max_grad_norm_}});
+  for (std::size_t g = 1; g < groups_.size(); ++g) {
+    const std::string of = "group" + std::to_string(g) + ".";
+    const auto members = std::count(group_of_.begin(), group_of_.end(), g);
+    all.insert({{of + "parameters", static_cast<double>(members)}, {of + "lr_factor", groups_[g].lr_factor}});
+    if (groups_[g].weight_decay) all.emplace(of + "weight_decay", *groups_[g].weight_decay);
+    if (groups_[g].momentum) all.emplace(of + "momentum", *groups_[g].momentum);
+  }
+  if (average_.present()) {
+    all.insert({{"average.decay", average_.decay},
+                {"average.equal", average_.equal ? 1 : 0},
+                {"average.start", static_cast<double>(average_.start)},
+                {"average.every", static_cast<double>(average_.every)}});
+  }
   return all;
+}
+
+/// Those of the groups that differ in numbers only.
+std::vector<ParameterGroup> Optimizer::groups_of(const Settings& settings, Location at) const {
+  std::vector<ParameterGroup> groups = groups_;
+  for (std::size_t g = 1; g < groups.size(); ++g) {
+    const std::string which = "group " + std::to_string(g), of = "group" + std::to_string(g) + ".";
+    const auto members = static_cast<double>(std::count(group_of_.begin(), group_of_.end(), g));
+    if (settings.at(of + "parameters") != members) {
+      throw Error(name_,
+                  which + ": expected " + core::number_text(settings.at(of + "parameters")) +
+                      " parameters, got " + core::number_text(members),
+                  at);
+    }
+    groups[g].lr_factor = settings.at(of + "lr_factor");
+    if (groups[g].weight_decay) groups[g].weight_decay = settings.at(of + "weight_decay");
+    if (groups[g].momentum) groups[g].momentum = settings.at(of + "momentum");
+    check_group(name_, which, groups[g], at);
+  }
+  return groups;
+}
+
+WeightAverage Optimizer::average_of(const Settings& settings, Location at) const {
+  if (!average_.present()) return {};
+  const SettingReader read{settings, name_, at};
+  const WeightAverage average{.decay = read.number("average.decay"),
+                              .equal = read.number("average.equal") != 0,
+                              .start = read.count("average.start"),
+                              .every = read.count("average.every")};
+  check_average(name_, average, at);
+  return average;
 }
 
 void Optimizer::set_settings(const Settings& settings, Location at) {
@@ -152,7 +299,13 @@ void Optimizer::set_settings(const Settings& settings, Location at) {
   const double rate = settings.at("lr"), norm = settings.at("max_grad_norm");
   check_rate(name_, rate, at);
   check_max_grad_norm(name_, norm, at);
+  std::vector<ParameterGroup> groups = groups_of(settings, at);
+  const WeightAverage average = average_of(settings, at);
+  if (average.present() != average_.present())
+    throw Error(name_, "expected an average here and there or in neither: it exists from construction", at);
   set_own_settings(settings, at);
+  groups_ = std::move(groups);
+  average_ = average;
   given_learning_rate_ = rate;
   max_grad_norm_ = norm;
 }
@@ -194,8 +347,12 @@ void Optimizer::record_update(const core::OpDef& op, int variant, std::span<cons
     cells.push_back(named_state_[i].second);
     state.push_back(named_state_[i].second.value());
   }
-  core::Outputs values = ops::update(op, variant, parameters_[index].value(), gradient,
-                                     {state.begin(), state.size()}, scalars, at);
+  core::InlineVector<Tensor, 10> all;
+  for (const Tensor& scalar : scalars) all.push_back(scalar);
+  all.push_back(keep_scalar(index, at));
+  core::Outputs values =
+      ops::update(op, 2 * variant + (average_.present() ? 1 : 0), parameters_[index].value(), gradient,
+                  {state.begin(), state.size()}, {all.begin(), all.size()}, at);
   for (std::size_t i = 0; i < values.size(); ++i)
     bindings.emplace_back(std::move(cells[i]), std::move(values[i]));
 }

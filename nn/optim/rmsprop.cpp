@@ -5,7 +5,7 @@
 
 namespace fusetape::optim {
 
-using core::updates::rmsprop_update;
+using core::updates::rmsprop_rule;
 
 namespace {
 
@@ -19,8 +19,8 @@ void check(const RMSpropOptions& options, Location at) {
 }
 
 int variant_of(const RMSpropOptions& options) {
-  return (options.centered ? rmsprop_update::centered : 0) |
-         (options.momentum != 0 ? rmsprop_update::heavy_ball : 0);
+  return (options.centered ? rmsprop_rule::centered : 0) |
+         (options.momentum != 0 ? rmsprop_rule::heavy_ball : 0);
 }
 
 }  // namespace
@@ -28,23 +28,30 @@ int variant_of(const RMSpropOptions& options) {
 RMSprop::RMSprop(std::vector<Parameter> parameters, RMSpropOptions options, Location at)
     : Optimizer("RMSprop", std::move(parameters), options.lr, options.max_grad_norm, at), options_(options) {
   check(options_, at);
+  set_groups(options_.groups, at);
+  if (options_.momentum == 0 && a_group_has_momentum())
+    throw Error("RMSprop", "expected a momentum > 0 for all where a group has one, got 0", at);
   make_state("square_avg", at);
   if (options_.centered) make_state("grad_avg", at);
   if (options_.momentum != 0) make_state("momentum_buffer", at);
+  set_average(options_.average, at);
 }
 
 void RMSprop::begin_step(Location at) {
-  const rmsprop_update::Scalars scalars{.lr = learning_rate(),
+  scalars_.clear();
+  for (std::size_t group = 0; group < groups(); ++group) {
+    const rmsprop_rule::Scalars scalars{.lr = learning_rate_of(group),
                                         .alpha = options_.alpha,
                                         .eps = options_.eps,
-                                        .weight_decay = options_.weight_decay,
-                                        .momentum = options_.momentum};
-  scalars_.clear();
-  ops::append_scalars(scalars, scalars_, at);
+                                        .weight_decay = weight_decay_of(group, options_.weight_decay),
+                                        .momentum = momentum_of(group, options_.momentum)};
+    ops::append_scalars(scalars, scalars_, at);
+  }
 }
 
 void RMSprop::update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) {
-  record_update(ops::rmsprop_update_op, variant_of(options_), scalars_, index, gradient, bindings, at);
+  record_update(ops::rmsprop_update_op, variant_of(options_),
+                ops::scalars_at<rmsprop_rule>(scalars_, group_of(index)), index, gradient, bindings, at);
 }
 
 Settings RMSprop::own_settings() const {

@@ -5,7 +5,7 @@
 
 namespace fusetape::optim {
 
-using core::updates::sgd_update;
+using core::updates::sgd_rule;
 
 namespace {
 
@@ -22,20 +22,28 @@ void check(const SGDOptions& options, Location at) {
 SGD::SGD(std::vector<Parameter> parameters, SGDOptions options, Location at)
     : Optimizer("SGD", std::move(parameters), options.lr, options.max_grad_norm, at), options_(options) {
   check(options_, at);
+  set_groups(options_.groups, at);
+  if (options_.momentum == 0 && a_group_has_momentum())
+    throw Error("SGD", "expected a momentum > 0 for all where a group has one, got 0", at);
   if (options_.momentum != 0) make_state("velocity", at);
+  set_average(options_.average, at);
 }
 
 void SGD::begin_step(Location at) {
-  const sgd_update::Scalars scalars{
-      .lr = learning_rate(), .weight_decay = options_.weight_decay, .momentum = options_.momentum};
   scalars_.clear();
-  ops::append_scalars(scalars, scalars_, at);
+  for (std::size_t group = 0; group < groups(); ++group) {
+    const sgd_rule::Scalars scalars{.lr = learning_rate_of(group),
+                                    .weight_decay = weight_decay_of(group, options_.weight_decay),
+                                    .momentum = momentum_of(group, options_.momentum)};
+    ops::append_scalars(scalars, scalars_, at);
+  }
 }
 
 void SGD::update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) {
-  const auto moving = options_.nesterov ? sgd_update::nesterov : sgd_update::heavy_ball;
-  const auto variant = options_.momentum != 0 ? moving : sgd_update::plain;
-  record_update(ops::sgd_update_op, variant, scalars_, index, gradient, bindings, at);
+  const auto moving = options_.nesterov ? sgd_rule::nesterov : sgd_rule::heavy_ball;
+  const auto variant = options_.momentum != 0 ? moving : sgd_rule::plain;
+  record_update(ops::sgd_update_op, variant, ops::scalars_at<sgd_rule>(scalars_, group_of(index)), index,
+                gradient, bindings, at);
 }
 
 Settings SGD::own_settings() const {

@@ -124,9 +124,9 @@ TEST_CASE("raw updates of one parameter in a row, and beside each other, do not 
   using ft::core::updates::sgd_update;
   const ft::Location here = ft::Location::current();
   std::vector<Tensor> scalars;
-  ft::ops::append_scalars(sgd_update::Scalars{.lr = 0.5}, scalars, here);
+  ft::ops::append_scalars(sgd_update::Scalars{.own = {.lr = 0.5}, .keep = 1}, scalars, here);
   const auto step = [&](const Tensor& p, const Tensor& g) {
-    return ft::ops::update(ft::ops::sgd_update_op, sgd_update::plain, p, g, {}, scalars, here)[0];
+    return ft::ops::update(ft::ops::sgd_update_op, 0, p, g, {}, scalars, here)[0];
   };
   const Tensor p = ft::full({1000}, 1), g = ft::full({1000}, 2);
   const Tensor other = step(ft::full({1000}, 8) + p, g);

@@ -1,5 +1,7 @@
 // Updates: one node, or all parameters of a model in as few launches as there is room for their pointers in
 // the arguments, with the clipping of their gradients.
+#include <algorithm>
+
 #include "backends/cuda/candidates.hpp"
 #include "backends/cuda/device_kernel.hpp"
 #include "backends/cuda/element_types.hpp"
@@ -18,7 +20,7 @@ using plan::Group;
 class OptimizerKernel final : public DeviceKernel, public NotesFaults {
  public:
   OptimizerKernel(const Graph& graph, const Group& group, DeviceApi& device)
-      : DeviceKernel(graph, device), updates_(updates_of(graph, group)) {
+      : DeviceKernel(graph, device), updates_(updates_of(graph, group)), alike_(grouped(updates_)) {
     name = "cuda:" + group.name;
     tensor_passes = tensor_passes_of(updates_);
   }
@@ -28,11 +30,11 @@ class OptimizerKernel final : public DeviceKernel, public NotesFaults {
   void note_to(std::shared_ptr<Faults> faults) override { faults_ = std::move(faults); }
 
   void run(const KernelArgs& args) override {
-    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-      with_element_type(dtype, [&](auto element) {
+    for (const std::vector<Update>& alike : alike_) {
+      with_element_type(alike.front().dtype, [&](auto element) {
         using T = decltype(element);
 #define FUSETAPE_RUN_UPDATE(name) \
-  if (updates_.front().op == &ops::name##_op) run_list<T, core::updates::name>(args, dtype);
+  if (alike.front().op == &ops::name##_op) run_list<T, core::updates::name>(args, alike);
         FUSETAPE_UPDATE_OPS(FUSETAPE_RUN_UPDATE)
 #undef FUSETAPE_RUN_UPDATE
       });
@@ -40,12 +42,26 @@ class OptimizerKernel final : public DeviceKernel, public NotesFaults {
   }
 
  private:
-  /// The group's scalars are those of its first update.
-  Access scalars(const KernelArgs& args) const {
-    const Update& first = updates_.front();
+  /// Of one dtype and with the same scalars: what one launch can do.
+  static std::vector<std::vector<Update>> grouped(const std::vector<Update>& updates) {
+    std::vector<std::vector<Update>> alike;
+    for (const Update& update : updates) {
+      const auto same = std::find_if(alike.begin(), alike.end(), [&](const std::vector<Update>& others) {
+        return others.front().dtype == update.dtype && others.front().scalars == update.scalars;
+      });
+      if (same != alike.end()) {
+        same->push_back(update);
+      } else {
+        alike.push_back({update});
+      }
+    }
+    return alike;
+  }
+
+  Access scalars(const KernelArgs& args, const Update& update) const {
     Access access;
-    for (const int scalar : first.scalars) access.reads.push_back(whole(args, scalar));
-    if (first.scale >= 0) access.reads.push_back(whole(args, first.scale));
+    for (const int scalar : update.scalars) access.reads.push_back(whole(args, scalar));
+    if (update.scale >= 0) access.reads.push_back(whole(args, update.scale));
     access.reads.push_back(piece(faults_->place(), 1));
     return access;
   }
@@ -59,20 +75,18 @@ class OptimizerKernel final : public DeviceKernel, public NotesFaults {
     return access;
   }
 
-  /// The updates of this dtype.
   template <class T, class U>
-  void run_list(const KernelArgs& args, DType dtype) const {
+  void run_list(const KernelArgs& args, const std::vector<Update>& alike) const {
     using K = ParameterUpdate<T, U>;
-    const Update& first = updates_.front();
+    const Update& first = alike.front();
     typename K::Args arguments{};
     for (std::size_t i = 0; i < first.scalars.size(); ++i)
       arguments.scalars[i] = args.in<double>(first.scalars[i]);
     if (first.scale >= 0) arguments.scale = args.in<T>(first.scale);
     arguments.fault = faults_->place();
     arguments.variant = first.variant;
-    TensorList<K> list(arguments, scalars(args));
-    for (const Update& update : updates_) {
-      if (update.dtype != dtype) continue;
+    TensorList<K> list(arguments, scalars(args, first));
+    for (const Update& update : alike) {
       list.add(update.elements, tensors(args, update), [&](std::int64_t from) {
         const auto in = [&](std::size_t i) {
           return update.in[i] >= 0 ? args.in<T>(update.in[i]) + from : nullptr;
@@ -92,6 +106,7 @@ class OptimizerKernel final : public DeviceKernel, public NotesFaults {
   }
 
   std::vector<Update> updates_;
+  std::vector<std::vector<Update>> alike_;
   std::shared_ptr<Faults> faults_;
 };
 

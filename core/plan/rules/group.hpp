@@ -137,8 +137,8 @@ struct MaxPoolGrad {
   int dx = -1;
 };
 
-/// Every update of a slice with the same scalars, or one, with clipping inside: every gradient is multiplied
-/// by `scale` (a scalar) first.
+/// Every update of a slice by one op, or one, with clipping inside: every gradient is multiplied by `scale` (a
+/// scalar) first.
 struct Updates {
   int scale = -1;  ///< -1: no clipping
   bool always_writes(const Graph& graph, int value) const;

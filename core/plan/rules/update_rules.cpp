@@ -63,9 +63,7 @@ class UpdateCollector {
   }
 
   bool belongs(const GraphNode& node, int id) const {
-    if (node.op != first_.op || !cover_.free(id) || !(node.attrs == first_.attrs)) return false;
-    const auto scalars = static_cast<std::ptrdiff_t>(tensors_of(first_));
-    return std::equal(first_.inputs.begin() + scalars, first_.inputs.end(), node.inputs.begin() + scalars);
+    return node.op == first_.op && cover_.free(id) && node.attrs == first_.attrs;
   }
 
   /// A parameter and its state are overwritten: no other member may read them.
@@ -98,8 +96,8 @@ class UpdateCollector {
 
 }  // namespace
 
-/// Every update of the slice with the same attributes and the same scalars (learning rate, momentum, …); with
-/// `clip`, those whose gradients are multiplied by one scalar, and the multiplications.
+/// Every update of the slice with the same attributes, each with its own scalars (learning rate, momentum,
+/// …); with `clip`, those whose gradients are multiplied by one scalar, and the multiplications.
 std::optional<Group> match_updates(const Cover& cover, int node, Parts parts, NearMiss&) {
   const GraphNode& first = cover.graph.node(node);
   const bool clip = (parts & with::clipping) != 0;
