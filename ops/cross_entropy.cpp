@@ -9,7 +9,7 @@
 #include "core/op/op_attrs.hpp"
 #include "core/op/op_list.hpp"
 #include "fusetape/ops.hpp"
-#include "ops/helpers.hpp"
+#include "ops/losses.hpp"
 #include "ops/reference.hpp"
 
 namespace fusetape::ops {
@@ -57,25 +57,6 @@ void infer_cross_entropy_grad(InferContext& ctx) {
 std::string labels_in(std::int64_t classes) { return "labels in [0, " + std::to_string(classes) + ")"; }
 std::string label_text(std::int64_t index, std::int64_t label) {
   return "labels[" + std::to_string(index) + "] = " + std::to_string(label);
-}
-
-template <class T>
-void check_range(const Tensor& labels, std::int64_t classes, Location at) {
-  const std::span<const T> values = labels.span<T>(at);
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const auto label = static_cast<std::int64_t>(values[i]);
-    if (label < 0 || label >= classes) {
-      fail("cross_entropy", labels_in(classes), label_text(static_cast<std::int64_t>(i), label), at);
-    }
-  }
-}
-
-/// Labels that are already there are checked where the user's line is known.
-void check_known_labels(const Tensor& logits, const Tensor& labels, Location at) {
-  if (labels.pending() || logits.rank() != 2) return;
-  const std::int64_t classes = logits.shape()[1];
-  if (labels.dtype() == DType::i64) check_range<std::int64_t>(labels, classes, at);
-  if (labels.dtype() == DType::u8 && classes < 256) check_range<std::uint8_t>(labels, classes, at);
 }
 
 // ---- gradients
@@ -193,19 +174,14 @@ const core::OpDef cross_entropy_grad_op{
 
 }  // namespace fusetape::ops
 
-namespace fusetape {
+namespace fusetape::ops {
 
-Tensor cross_entropy(Operand logits, Operand labels, CrossEntropyOptions options) {
-  const Tensor x = ops::require_tensor("cross_entropy", logits),
-               t = ops::require_tensor("cross_entropy", labels);
-  const double smoothing = options.label_smoothing;
-  if (!(smoothing >= 0 && smoothing < 1))
-    ops::fail("cross_entropy", "label_smoothing in [0, 1)", core::number_text(smoothing), logits.at());
-  ops::require_reduction("cross_entropy", options.reduction, logits.at());
-  const core::CrossEntropyAttrs attrs{.reduction = static_cast<std::int64_t>(options.reduction)};
-  ops::check_known_labels(x, t, logits.at());
-  return core::record_one(ops::cross_entropy_op, {x, t, ops::number(smoothing, logits.at())},
-                          core::Attrs::of(attrs), logits.at());
+Tensor hard_cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing, Reduction reduction,
+                          Location at) {
+  const CrossEntropyAttrs attrs{.reduction = static_cast<std::int64_t>(reduction)};
+  if (logits.rank() == 2) check_known_labels("cross_entropy", labels, logits.shape()[1], {}, at);
+  return core::record_one(cross_entropy_op, {logits, labels, number(smoothing, at)}, core::Attrs::of(attrs),
+                          at);
 }
 
-}  // namespace fusetape
+}  // namespace fusetape::ops

@@ -1,10 +1,9 @@
 // Losses that are compared element by element: binary cross entropy and the squared error.
 #include <string>
 
-#include "core/autograd/autocast.hpp"
 #include "core/numerics/formulas.hpp"
 #include "core/op/op_list.hpp"
-#include "ops/helpers.hpp"
+#include "ops/losses.hpp"
 
 namespace fusetape::ops {
 
@@ -26,38 +25,6 @@ void gradient_bce_logits_grad(GradContext& ctx) {
   if (ctx.needs(0)) ctx.set(0, record_here(bce_logits_grad_op, {h, x, t}));
   if (ctx.needs(1)) ctx.set(1, record_here(sigmoid_grad_op, {h * g, sigmoid(x)}));
   if (ctx.needs(2)) ctx.set(2, -(h * g));
-}
-
-// ---- calls ----
-
-struct Compared {
-  Tensor prediction, target;
-};
-
-Compared require_alike(std::string_view op, const Operand& prediction, const Operand& target) {
-  Tensor left = require_tensor(op, prediction), right = require_tensor(op, target);
-  if (!(left.shape() == right.shape())) {
-    fail(op, "a target of shape " + to_string(left.shape()), to_string(right.shape()), prediction.at());
-  }
-  const DType dtype = core::autocast_input(core::Takes::wide, left.dtype()),
-              other = core::autocast_input(core::Takes::wide, right.dtype());
-  const std::string first(name_of(dtype)), second(name_of(other));
-  if (!is_floating(dtype)) fail(op, "a floating dtype", first + "; use cast", prediction.at());
-  if (dtype != other) fail(op, "equal dtypes", first + " and " + second + "; use cast", prediction.at());
-  const Location at = prediction.at();
-  return {cast({std::move(left), at}, dtype), cast({std::move(right), at}, dtype)};
-}
-
-Tensor reduced(const Tensor& losses, Reduction reduction, Location at) {
-  switch (reduction) {
-    case Reduction::mean:
-      return mean(Operand(losses, at));
-    case Reduction::sum:
-      return sum(Operand(losses, at));
-    case Reduction::none:
-      break;
-  }
-  return losses;
 }
 
 }  // namespace

@@ -58,4 +58,20 @@ class PhaseScope {
   SourceContext before_;
 };
 
+/// What a library function records of other ops while it lives is the caller's line.
+class LineScope {
+ public:
+  explicit LineScope(Location at) : before_(source_context()) {
+    if (before_.override_location) return;
+    source_context().at = at;
+    source_context().override_location = true;
+  }
+  ~LineScope() { source_context() = before_; }
+  LineScope(const LineScope&) = delete;
+  LineScope& operator=(const LineScope&) = delete;
+
+ private:
+  SourceContext before_;
+};
+
 }  // namespace fusetape::core

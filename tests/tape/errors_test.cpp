@@ -183,7 +183,7 @@ TEST_CASE("shapes") {
        {"expected labels {2}", "got {3}"}},
       {"cross_entropy",
        [] { return ft::cross_entropy(of(2, 3, 4), whole(2)); },
-       {"expected logits {N, classes}", "got {2, 3, 4}"}},
+       {"expected labels {2, 3} for {2, 3, 4}", "got {2}"}},
       {"mse_loss",
        [] { return ft::mse_loss(of(2, 3), of(3)); },
        {"expected a target of shape {2, 3}", "got {3}"}},
@@ -262,7 +262,7 @@ TEST_CASE("dtypes") {
       {"mean", [] { return ft::mean(whole(3)); }, {"expected a floating dtype", "got i64"}},
       {"cross_entropy",
        [] { return ft::cross_entropy(of(2, 3), of(2)); },
-       {"expected labels of dtype i64 or u8", "got f32"}},
+       {"expected labels of dtype i64 or u8, or probabilities {2, 3}", "got {2} f32"}},
       {"concat",
        [] {
          return ft::concat({of(2), whole(2)}, 0);
