@@ -56,7 +56,9 @@ inline int complain(const std::string& program, std::string what) {
 /// starts. Beside other busy programs that takes the time of whoever it waits for: so the program starts
 /// again with less, once, where nobody has chosen.
 inline void sleep_soon(char** argv) {
-  for (const char* chosen : {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}) {
+  // Where threads are bound, this one is already, and would hand that on to all of the next program's.
+  for (const char* chosen :
+       {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"}) {
     if (std::getenv(chosen) != nullptr) return;
   }
   constexpr const char* about_100_us = "30000";

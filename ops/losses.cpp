@@ -57,22 +57,30 @@ Tensor checked_weight(std::string_view op, const Tensor& weight, std::int64_t cl
 /// What each label counts, and the labels with class 0 in place of those that are ignored.
 struct Counted {
   Tensor labels;
-  Tensor onehot;  ///< bool {N, classes}
-  Tensor share;   ///< {N}: weight of the label's class, 0 of an ignored one; undefined: all 1
+  Tensor onehot;   ///< bool {N, classes}
+  Tensor ignored;  ///< bool {N}; undefined: none is
+  Tensor share;    ///< {N}: weight of the label's class, 0 of an ignored one; undefined: all 1
+
+  /// Losses {N} as they count. What an ignored label has is left out, be it infinite.
+  Tensor weighed(const Tensor& losses) const {
+    const Tensor all = share.defined() ? losses * share : losses;
+    return ignored.defined() ? where(ignored, scalar(0, losses.dtype()), all) : all;
+  }
 };
 
 Counted counted(const Labelled& of, const Tensor& weight, std::optional<std::int64_t> ignored) {
   Counted result{.labels = of.labels};
   const DType dtype = of.x.dtype();
-  Tensor counts;
   if (ignored.has_value()) {
-    const Tensor is_ignored = equal(of.labels, scalar(static_cast<double>(*ignored), DType::i64));
-    result.labels = where(is_ignored, scalar(0, DType::i64), of.labels);
-    counts = 1 - cast(is_ignored, dtype);
+    result.ignored = equal(of.labels, scalar(static_cast<double>(*ignored), DType::i64));
+    result.labels = where(result.ignored, scalar(0, DType::i64), of.labels);
   }
   result.onehot = equal(reshape(result.labels, {of.x.shape()[0], 1}), arange(of.classes, DType::i64));
   if (weight.defined()) result.share = sum(where(result.onehot, weight, scalar(0, dtype)), {1});
-  if (counts.defined()) result.share = result.share.defined() ? result.share * counts : counts;
+  if (result.ignored.defined()) {
+    const Tensor counts = 1 - cast(result.ignored, dtype);
+    result.share = result.share.defined() ? result.share * counts : counts;
+  }
   return result;
 }
 
@@ -83,13 +91,18 @@ Tensor reduced_rows(const Tensor& losses, const Tensor& share, const Shape& oute
   return share.defined() ? sum(losses) / sum(share) : mean(losses);
 }
 
-Tensor labelled_cross_entropy(const Labelled& of, const CrossEntropyOptions& options, Location at) {
+/// 16 bits cannot count the labels of an image.
+Tensor counting(const Tensor& x) { return size_of(x.dtype()) == 2 ? cast(x, DType::f32) : x; }
+
+/// `logits`: their dtype, and the loss's.
+Tensor labelled_cross_entropy(Labelled of, DType logits, const CrossEntropyOptions& options, Location at) {
   const double s = options.label_smoothing;
   const bool plain = !options.weight.defined() && !options.ignore_index.has_value();
   if (plain) {
     const Tensor loss = hard_cross_entropy(of.x, of.labels, s, options.reduction, at);
     return options.reduction == Reduction::none ? reshape(loss, of.outer) : loss;
   }
+  of.x = counting(of.x);
   check_known_labels("cross_entropy", of.labels, of.classes, options.ignore_index, at);
   const Tensor weight = options.weight.defined()
                             ? checked_weight("cross_entropy", options.weight, of.classes, of.x.dtype(), at)
@@ -97,16 +110,19 @@ Tensor labelled_cross_entropy(const Labelled& of, const CrossEntropyOptions& opt
   const Counted count = counted(of, weight, options.ignore_index);
   const bool weighs_smoothing = s > 0 && weight.defined();
   Tensor losses =
-      hard_cross_entropy(of.x, count.labels, weighs_smoothing ? 0 : s, Reduction::none, at) * count.share;
+      count.weighed(hard_cross_entropy(of.x, count.labels, weighs_smoothing ? 0 : s, Reduction::none, at));
   if (weighs_smoothing) {
     Tensor all = -sum(log_softmax(of.x) * weight, {1}) * (s / static_cast<double>(of.classes));
-    if (options.ignore_index.has_value()) {
-      const Tensor ignored = equal(of.labels, scalar(static_cast<double>(*options.ignore_index), DType::i64));
-      all = where(ignored, scalar(0, of.x.dtype()), all);
-    }
+    if (count.ignored.defined()) all = where(count.ignored, scalar(0, of.x.dtype()), all);
     losses = losses * (1 - s) + all;
   }
-  return reduced_rows(losses, count.share, of.outer, options.reduction);
+  return cast(reduced_rows(losses, count.share, of.outer, options.reduction), logits);
+}
+
+/// At least −100, of 0, too, without a gradient there.
+Tensor bounded_log(const Tensor& x) {
+  const Tensor none = equal(x, 0.0);
+  return where(none, scalar(-100, x.dtype()), maximum(log(where(none, scalar(1, x.dtype()), x)), -100.0));
 }
 
 /// Of probabilities as targets.
@@ -183,7 +199,7 @@ Tensor cross_entropy(Operand logits, Operand targets, CrossEntropyOptions option
   const core::LineScope line(at);
   if (is_floating(t.dtype())) return ops::soft_cross_entropy(x, t, options, at);
   const Tensor wide = cast(x, core::autocast_input(core::Takes::wide, x.dtype()));
-  return ops::labelled_cross_entropy(ops::labelled("cross_entropy", wide, t, at), options, at);
+  return ops::labelled_cross_entropy(ops::labelled("cross_entropy", wide, t, at), wide.dtype(), options, at);
 }
 
 Tensor nll_loss(Operand log_probabilities, Operand labels, NllOptions options) {
@@ -192,16 +208,16 @@ Tensor nll_loss(Operand log_probabilities, Operand labels, NllOptions options) {
                t = ops::require_tensor("nll_loss", labels);
   ops::require_reduction("nll_loss", options.reduction, at);
   const core::LineScope line(at);
-  const ops::Labelled of = ops::labelled("nll_loss", x, t, at);
+  ops::Labelled of = ops::labelled("nll_loss", x, t, at);
+  of.x = ops::counting(of.x);
   if (t.pending()) materialize({t}, at);
   ops::check_known_labels("nll_loss", t, of.classes, options.ignore_index, at);
   const Tensor weight = options.weight.defined()
                             ? ops::checked_weight("nll_loss", options.weight, of.classes, of.x.dtype(), at)
                             : Tensor();
   const ops::Counted count = ops::counted(of, weight, options.ignore_index);
-  Tensor losses = -sum(where(count.onehot, of.x, scalar(0, of.x.dtype())), {1});
-  if (count.share.defined()) losses = losses * count.share;
-  return ops::reduced_rows(losses, count.share, of.outer, options.reduction);
+  const Tensor losses = count.weighed(-sum(where(count.onehot, of.x, scalar(0, of.x.dtype())), {1}));
+  return cast(ops::reduced_rows(losses, count.share, of.outer, options.reduction), x.dtype());
 }
 
 Tensor l1_loss(Operand prediction, Operand target, Reduction reduction) {
@@ -228,7 +244,7 @@ Tensor binary_cross_entropy(Operand probabilities, Operand targets, Reduction re
   ops::require_reduction("binary_cross_entropy", reduction, probabilities.at());
   const auto [p, t] = ops::require_alike("binary_cross_entropy", probabilities, targets);
   const core::LineScope line(probabilities.at());
-  const Tensor losses = -(t * maximum(log(p), -100.0) + (1 - t) * maximum(log(1 - p), -100.0));
+  const Tensor losses = -(t * ops::bounded_log(p) + (1 - t) * ops::bounded_log(1 - p));
   return ops::reduced(losses, reduction, probabilities.at());
 }
 

@@ -59,7 +59,8 @@ struct GraphNode {
   bool recomputed = false;  ///< computes again what an earlier node did, to save memory: never merged with it
   bool dead = false;
   std::shared_ptr<const TunedKernel> tuned;  ///< null: nobody timed it
-  bool apart = false;  ///< a convolution that carries no part of a norm: that was timed to be slower
+  bool apart =
+      false;  ///< a convolution that carries no part of a norm: that was timed, or is taken, to be slower
 
   bool is(const core::OpDef& other) const { return op == &other; }
 };

@@ -243,8 +243,8 @@ struct HuberOptions {
 };
 /// d²/2 where |d| ≤ delta, else delta·(|d| − delta/2); d = prediction − target (Huber 1964).
 Tensor huber_loss(Operand prediction, Operand target, HuberOptions options = {});
-/// −t·log p − (1 − t)·log(1 − p), each logarithm at least −100, as PyTorch's. Probabilities in [0, 1]; of
-/// logits, bce_with_logits is more exact.
+/// −t·log p − (1 − t)·log(1 − p), each logarithm at least −100, as PyTorch's. Probabilities in [0, 1]; a
+/// logarithm of 0 has no gradient (PyTorch's is up to 1e12). Of logits, bce_with_logits is more exact.
 Tensor binary_cross_entropy(Operand probabilities, Operand targets, Reduction reduction = Reduction::mean);
 /// Σ over the last axis of p·(log p − log_q), 0 where p is 0: the Kullback–Leibler divergence of q from p.
 /// The mean is over distributions: PyTorch's "batchmean" (its "mean" divides by the number of classes, too).

@@ -39,7 +39,7 @@ ParameterGroup without_decay();
 /// An average of each parameter over the steps, which the kernel of the update keeps beside it: of
 /// exponentially falling weights (`decay` > 0) or of equal ones (SWA; Izmailov et al., "Averaging Weights
 /// Leads to Wider Optima and Better Generalization", 2018). The first value that counts is copied. Running
-/// statistics of norms are no parameters, and are not averaged.
+/// statistics of norms are no parameters, and are not averaged. The parameters are f32 or f64.
 struct WeightAverage {
   double decay = 0;        ///< in (0, 1): a ← decay·a + (1 − decay)·p; 0: not so
   bool equal = false;      ///< or a ← a + (p − a)/n, of n values
@@ -80,8 +80,12 @@ class Optimizer {
   void set_learning_rates(double initial, double now, Location at = Location::current());
 
   /// The momentum of the next steps (Adam: β₁), in [0, 1), for schedules; a group with one of its own keeps
-  /// that. Throws where the optimizer was made without one. Settings stay as the constructor was given them.
+  /// that. Throws where the optimizer was made without one. Settings stay as the constructor was given them,
+  /// and no checkpoint has it: a schedule sets it again, and what you set yourself you set again after a
+  /// load.
   void set_momentum(double momentum, Location at = Location::current());
+  /// As the constructor was given it.
+  void reset_momentum();
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
 
@@ -90,6 +94,8 @@ class Optimizer {
   /// Exchanges each parameter with its average, or back; costs nothing. A parameter of which no value has
   /// counted yet stays. While they are exchanged, step() throws. See AveragedWeights.
   void exchange_average(Location at = Location::current());
+  /// While they are, no checkpoint with this optimizer is saved or loaded: its halves would change places.
+  bool is_exchanged() const { return is_exchanged_; }
 
   /// For checkpoints: "velocity.conv1.weight", ….
   const std::vector<std::pair<std::string, Cell>>& named_state() const { return named_state_; }
@@ -160,7 +166,8 @@ class Optimizer {
 
   WeightAverage average_;
   std::vector<Cell> averages_;
-  bool exchanged_ = false;
+  bool is_exchanged_ = false;
+  std::vector<std::size_t> exchanged_;            ///< those that are, or were
   std::vector<std::pair<double, Tensor>> keeps_;  ///< of this step: how much of an average stays
   std::int64_t counted(std::int64_t updates) const;
   double keep_of(std::int64_t updates) const;
@@ -384,8 +391,12 @@ class LossScaler {
 class Schedule {
  public:
   using Rate = std::function<double(std::int64_t)>;  ///< of the step index, from 0 on
+  /// The same of the momentum; nullopt: as the optimizer was made with.
+  using Momentum = std::function<std::optional<double>(std::int64_t)>;
 
   double at(std::int64_t step) const { return rate_(step); }
+  /// Empty: it leaves the momentum alone.
+  const Momentum& momentum() const { return momentum_; }
   /// Goes on to the next index and sets the optimizer's learning rate.
   void step();
   std::int64_t index() const { return index_; }
@@ -403,14 +414,15 @@ class Schedule {
  protected:
   /// `kind` and `settings` go into checkpoints, and a load compares them. An empty `momentum`: it stays.
   Schedule(Optimizer& optimizer, Rate rate, std::string kind = "custom", Settings settings = {},
-           Location location = Location::current(), Rate momentum = nullptr);
+           Location location = Location::current(), Momentum momentum = nullptr);
   Schedule(Optimizer& optimizer, Course&& course, Location at);  // of this library's own
 
  private:
   void apply(Location at);
 
   Optimizer* optimizer_;
-  Rate rate_, momentum_;
+  Rate rate_;
+  Momentum momentum_;
   std::string kind_;
   Settings settings_;
   std::int64_t index_ = 0;
@@ -528,7 +540,7 @@ struct SchedulePart {
   Schedule schedule;
   std::int64_t steps = 0;  ///< ≥ 1; of the last part it says nothing
 };
-/// One after the other, each from its index 0. Of their momenta nothing is taken over.
+/// One after the other, each from its index 0.
 class SequentialLR : public Schedule {
  public:
   SequentialLR(Optimizer& optimizer, std::vector<SchedulePart> parts, Location at = Location::current());
@@ -550,7 +562,7 @@ class ReduceOnPlateau {
  public:
   ReduceOnPlateau(Optimizer& optimizer, ReduceOnPlateauOptions options = {},
                   Location at = Location::current());
-  /// Of an epoch, say; returns whether the rate was lowered. A NaN is not better.
+  /// Of an epoch, say; returns whether the rate was lowered. A NaN is not better than anything.
   bool step(double metric);
   /// Best metric, counts: to be kept beside a checkpoint (its `extra`), which has the rate.
   Settings state() const;
@@ -559,8 +571,8 @@ class ReduceOnPlateau {
  private:
   Optimizer* optimizer_;
   ReduceOnPlateauOptions options_;
-  double best_;
-  std::int64_t bad_ = 0, cooling_ = 0;
+  double best_ = 0;
+  std::int64_t seen_ = 0, bad_ = 0, cooling_ = 0;
 };
 
 }  // namespace fusetape::optim

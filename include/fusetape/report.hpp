@@ -76,8 +76,8 @@ struct ArenaBlockReport {
 /// What the last run of this thread did.
 struct Report {
   std::vector<GroupReport> groups;  ///< in the order in which they run
-  std::vector<OpReport> ops;  ///< as recorded; none for views, for ops that equal another, and for those that
-                              ///< nobody needs
+  std::vector<OpReport> ops;  ///< as recorded; none for views, for ops that equal another, for those that
+                              ///< nobody needs, and for what checkpoint() computes once more
   std::vector<RefusalReport> refusals;
   std::string backend;
   bool fusion = true;

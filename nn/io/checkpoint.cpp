@@ -28,6 +28,16 @@ std::string to_text(Number number) {
   return std::string(digits, end.ptr);
 }
 
+/// What is saved or loaded by the name of a parameter is to be the parameter.
+void require_own_parameters(const char* op, const Training& training, Location at) {
+  if (training.optimizer == nullptr || !training.optimizer->is_exchanged()) return;
+  throw Error(
+      op,
+      "the optimizer's parameters are exchanged with their averages (AveragedWeights): only the model alone "
+      "can be saved now",
+      at);
+}
+
 /// Every tensor that a checkpoint of these parts holds, by name.
 std::vector<std::pair<std::string, Cell>> cells_of(const Training& training) {
   std::vector<std::pair<std::string, Cell>> cells;
@@ -367,6 +377,7 @@ class Loading {
 }  // namespace
 
 void save_checkpoint(const std::string& path, const Training& training, const Metadata& extra, Location at) {
+  require_own_parameters("save", training, at);
   TensorFile file;
   file.metadata[format_key] = std::string(format_name) + std::to_string(newest_format);
   for (const auto& [name, cell] : cells_of(training)) file.tensors[name] = cell.value();
@@ -410,6 +421,7 @@ Metadata load_checkpoint(const std::string& path, const Training& training,
                     std::to_string(static_cast<int>(options.settings)),
                 at);
   }
+  require_own_parameters("load", training, at);
   Loading loading(path, training, options, at);
   loading.check();
   loading.apply();

@@ -122,6 +122,8 @@ void Optimizer::set_momentum(double momentum, Location at) {
   momentum_ = momentum;
 }
 
+void Optimizer::reset_momentum() { momentum_.reset(); }
+
 bool Optimizer::a_group_has_momentum() const {
   return std::any_of(groups_.begin(), groups_.end(),
                      [](const ParameterGroup& group) { return group.momentum.value_or(0) > 0; });
@@ -130,7 +132,18 @@ bool Optimizer::a_group_has_momentum() const {
 void Optimizer::set_average(const WeightAverage& average, Location at) {
   check_average(name_, average, at);
   average_ = average;
-  if (average_.present()) averages_ = make_state("average", at);
+  if (!average_.present()) return;
+  for (const Parameter& parameter : parameters_) {
+    // A decay of 0.999 moves a number of 8 bits by less than half of its last one: never.
+    if (size_of(parameter.dtype()) == 2) {
+      throw Error(name_,
+                  "expected parameters in f32 or f64 where an average is kept, got " +
+                      std::string(name_of(parameter.dtype())) + " in \"" + parameter.name() +
+                      "\"; Autocast computes in 16 bits and leaves parameters in f32",
+                  at);
+    }
+  }
+  averages_ = make_state("average", at);
 }
 
 /// Of so many updates, how many values count.
@@ -158,18 +171,23 @@ Tensor Optimizer::keep_scalar(std::size_t index, Location at) {
 void Optimizer::exchange_average(Location at) {
   if (!average_.present())
     throw Error(name_, "keeps no average: its options have neither average.decay nor average.equal", at);
-  take_back_updates();
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    if (counted(updates_[i]) == 0) continue;
+  if (!is_exchanged_) {
+    take_back_updates();
+    exchanged_.clear();
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (counted(updates_[i]) > 0) exchanged_.push_back(i);
+    }
+  }
+  for (const std::size_t i : exchanged_) {
     const Tensor value = parameters_[i].value();
     parameters_[i].set_data(averages_[i].value(), at);
     averages_[i].set_data(value, at);
   }
-  exchanged_ = !exchanged_;
+  is_exchanged_ = !is_exchanged_;
 }
 
 void Optimizer::step(Location at) {
-  if (exchanged_) throw Error(name_, "step() while the parameters are exchanged with their averages", at);
+  if (is_exchanged_) throw Error(name_, "step() while the parameters are exchanged with their averages", at);
   std::vector<std::size_t>& updated = work_.updated;
   updated.clear();
   take_back_updates();
@@ -295,6 +313,10 @@ WeightAverage Optimizer::average_of(const Settings& settings, Location at) const
 void Optimizer::set_settings(const Settings& settings, Location at) {
   for (const auto& [name, value] : this->settings()) {
     if (settings.count(name) == 0) throw Error(name_, "expected a setting " + name + ", got none", at);
+  }
+  const Settings ours = this->settings();
+  for (const auto& [name, value] : settings) {
+    if (ours.count(name) == 0) throw Error(name_, "has no place for a setting " + name, at);
   }
   const double rate = settings.at("lr"), norm = settings.at("max_grad_norm");
   check_rate(name_, rate, at);

@@ -239,6 +239,11 @@ Course warmup_course(const Course& then, const LinearWarmupOptions& options, Loc
                 .kind = warmup_then + then.kind,
                 .settings = {{"steps", number(options.steps)}, {"start_factor", options.start_factor}}};
   add_with_prefix(course.settings, then_prefix, then.settings);
+  if (then.momentum) {
+    course.momentum = [=, momentum = then.momentum](std::int64_t step) {
+      return momentum(std::max<std::int64_t>(0, step - options.steps));
+    };
+  }
   return course;
 }
 
@@ -253,10 +258,22 @@ Course sequence_course(const std::vector<CoursePart>& parts, Location at) {
     add_with_prefix(course.settings, prefix, parts[i].course.settings);
   }
   course.kind += sequence_end;
-  course.rate = [parts](std::int64_t step) {
+  // The part that a step is in, and where in it.
+  const auto place = [parts](std::int64_t step) {
     std::size_t i = 0;
     for (; i + 1 < parts.size() && step >= parts[i].steps; ++i) step -= parts[i].steps;
-    return parts[i].course.rate(step);
+    return std::pair(i, step);
+  };
+  course.rate = [=](std::int64_t step) {
+    const auto [i, index] = place(step);
+    return parts[i].course.rate(index);
+  };
+  const bool moves = std::any_of(parts.begin(), parts.end(),
+                                 [](const CoursePart& part) { return part.course.momentum != nullptr; });
+  if (!moves) return course;
+  course.momentum = [=](std::int64_t step) -> std::optional<double> {
+    const auto [i, index] = place(step);
+    return parts[i].course.momentum ? parts[i].course.momentum(index) : std::nullopt;
   };
   return course;
 }

@@ -10,7 +10,8 @@ using Rate = Schedule::Rate;
 
 /// What a schedule is: to the optimizer functions of the step index, to a checkpoint a name and numbers.
 struct Course {
-  Rate rate, momentum = nullptr;  ///< momentum empty: it stays
+  Rate rate;
+  Schedule::Momentum momentum = nullptr;  ///< empty: it stays
   std::string kind;
   Settings settings;
 };

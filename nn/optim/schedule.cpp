@@ -1,5 +1,4 @@
 #include <cmath>
-#include <limits>
 
 #include "core/numerics/checked.hpp"
 #include "core/numerics/number_text.hpp"
@@ -12,6 +11,7 @@ namespace {
 /// Of another schedule, whose copy goes on to say its rates.
 Course course_of(const Schedule& schedule) {
   return {.rate = [schedule](std::int64_t step) { return schedule.at(step); },
+          .momentum = schedule.momentum(),
           .kind = schedule.kind(),
           .settings = schedule.settings()};
 }
@@ -30,7 +30,7 @@ Course lambda_of(double base, const Rate& factor, Location at) {
 }  // namespace
 
 Schedule::Schedule(Optimizer& optimizer, Rate rate, std::string kind, Settings settings, Location location,
-                   Rate momentum)
+                   Momentum momentum)
     : optimizer_(&optimizer),
       rate_(std::move(rate)),
       momentum_(std::move(momentum)),
@@ -45,8 +45,11 @@ Schedule::Schedule(Optimizer& optimizer, Course&& course, Location at)
                std::move(course.momentum)) {}
 
 void Schedule::apply(Location at) {
+  if (momentum_) {
+    const std::optional<double> momentum = momentum_(index_);
+    momentum ? optimizer_->set_momentum(*momentum, at) : optimizer_->reset_momentum();
+  }
   optimizer_->set_learning_rates(optimizer_->initial_learning_rate(), this->at(index_), at);
-  if (momentum_) optimizer_->set_momentum(momentum_(index_), at);
 }
 
 void Schedule::step() {
@@ -105,10 +108,7 @@ SequentialLR::SequentialLR(Optimizer& optimizer, std::vector<SchedulePart> parts
     : Schedule(optimizer, sequence_of(parts, at), at) {}
 
 ReduceOnPlateau::ReduceOnPlateau(Optimizer& optimizer, ReduceOnPlateauOptions options, Location at)
-    : optimizer_(&optimizer),
-      options_(options),
-      best_(options.maximize ? -std::numeric_limits<double>::infinity()
-                             : std::numeric_limits<double>::infinity()) {
+    : optimizer_(&optimizer), options_(options) {
   const SettingCheck require{"ReduceOnPlateau", at};
   require(options.factor > 0 && options.factor < 1, "factor in (0, 1)", options.factor);
   require(options.patience >= 0, "patience ≥ 0", static_cast<double>(options.patience));
@@ -120,9 +120,12 @@ ReduceOnPlateau::ReduceOnPlateau(Optimizer& optimizer, ReduceOnPlateauOptions op
 
 bool ReduceOnPlateau::step(double metric) {
   const double gain = options_.maximize ? metric - best_ : best_ - metric;
-  const bool first = std::isinf(best_) && !std::isnan(metric);
-  const bool better = first || gain > options_.threshold * std::abs(best_);
-  if (better) best_ = metric;
+  const double wanted = std::isfinite(best_) ? options_.threshold * std::abs(best_) : 0;
+  const bool better = seen_ == 0 ? !std::isnan(metric) : gain > wanted;
+  if (better) {
+    best_ = metric;
+    seen_ = 1;
+  }
   if (cooling_ > 0) {
     --cooling_;
     bad_ = 0;
@@ -139,14 +142,18 @@ bool ReduceOnPlateau::step(double metric) {
 }
 
 Settings ReduceOnPlateau::state() const {
-  return {{"best", best_}, {"bad", static_cast<double>(bad_)}, {"cooling", static_cast<double>(cooling_)}};
+  return {{"best", best_},
+          {"seen", static_cast<double>(seen_)},
+          {"bad", static_cast<double>(bad_)},
+          {"cooling", static_cast<double>(cooling_)}};
 }
 
 void ReduceOnPlateau::set_state(const Settings& state, Location at) {
   const SettingReader read{state, "ReduceOnPlateau", at};
   const double best = read.number("best");
-  const std::int64_t bad = read.count("bad"), cooling = read.count("cooling");
+  const std::int64_t seen = read.count("seen"), bad = read.count("bad"), cooling = read.count("cooling");
   best_ = best;
+  seen_ = seen;
   bad_ = bad;
   cooling_ = cooling;
 }

@@ -232,6 +232,9 @@ TEST_CASE("averages: none before a value counts, and what is wrong is said") {
   CHECK(contains(message({.decay = 0.5, .equal = true}), "not both"));
   CHECK(contains(message({.equal = true, .start = -1}), "average.start ≥ 0"));
   CHECK(contains(message({.equal = true, .every = 0}), "average.every ≥ 1"));
+  Net narrow(ft::DType::bf16);
+  CHECK(contains(message_of([&] { optim::SGD(narrow.parameters, {.average = {.decay = 0.9}}); }),
+                 "expected parameters in f32 or f64 where an average is kept, got bf16 in \"p0\""));
   optim::SGD without(net.parameters);
   CHECK_FALSE(without.keeps_average());
   CHECK(contains(message_of([&] { const optim::AveragedWeights averaged(without); }), "keeps no average"));
@@ -283,4 +286,21 @@ TEST_CASE("groups and averages go on from a checkpoint, to the bit") {
   ft::io::load_checkpoint(file, {.optimizer = different.get()},
                           {.settings = ft::io::OnMismatch::take_theirs});
   CHECK(different->settings() == restored->settings());
+  optim::AdamW plain(other.parameters, {.average = {.decay = 0.9, .start = 1}});
+  CHECK(contains(message_of([&] {
+                   ft::io::load_checkpoint(file, {.optimizer = &plain},
+                                           {.settings = ft::io::OnMismatch::take_theirs});
+                 }),
+                 "has no place for a setting group1.lr_factor"));
+  const optim::AveragedWeights exchanged(plain);
+  for (const bool saves : {true, false}) {
+    CHECK(contains(message_of([&] {
+                     if (saves) {
+                       ft::io::save_checkpoint(file, {.optimizer = &plain});
+                     } else {
+                       ft::io::load_checkpoint(file, {.optimizer = &plain});
+                     }
+                   }),
+                   "parameters are exchanged with their averages"));
+  }
 }

@@ -88,12 +88,19 @@ TEST_CASE("one cycle moves the momentum the other way") {
     CHECK(weight.value().item() == doctest::Approx(value).epsilon(1e-5));
   }
   CHECK(sgd.settings().at("momentum") == 0.9);
+  const optim::LinearWarmup warm(sgd, schedule, {.steps = 3});
+  CHECK(warm.momentum()(2) == expected[0]);
+  CHECK(warm.momentum()(3 + 50).value() == doctest::Approx(expected[50]).epsilon(1e-12));
+  const optim::SequentialLR parts(sgd, {{optim::StepLR(sgd, {.step_size = 4}), 5}, {schedule}});
+  CHECK_FALSE(parts.momentum()(4).has_value());
+  CHECK(parts.momentum()(5) == expected[0]);
   optim::SGD without({weight}, {.lr = 0.1});
   CHECK(contains(message_of([&] {
                    optim::OneCycleLR(
                        without, {.max_lr = 1, .total_steps = 9, .base_momentum = 0.8, .max_momentum = 0.9});
                  }),
                  "made without a momentum"));
+  CHECK(without.learning_rate() == 0.1);
 }
 
 TEST_CASE("a schedule is made again from what a checkpoint says of it") {
@@ -148,6 +155,7 @@ TEST_CASE("a plateau lowers the rate, of losses, of accuracies and of negative m
     std::vector<bool> lowers;
   };
   constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   const Case cases[] = {
       {{.patience = 1}, {3, 2, 2, 2, 1, 1, 1}, {false, false, false, true, false, false, true}},
       {{.maximize = true, .patience = 0}, {0.1, 0.2, 0.2, 0.3}, {false, false, true, false}},
@@ -156,6 +164,7 @@ TEST_CASE("a plateau lowers the rate, of losses, of accuracies and of negative m
       {{.patience = 0, .cooldown = 2}, {1, 1, 1, 1, 1}, {false, true, false, false, true}},
       {{.patience = 0}, {nan, 1, nan}, {true, false, true}},
       {{.patience = 0, .min_lr = 1}, {1, 1}, {false, false}},
+      {{.patience = 0}, {infinity, infinity, 5, -infinity, 5}, {false, true, false, false, true}},
   };
   for (const Case& c : cases) {
     optim::SGD sgd = {{ft::Parameter(ft::zeros({1}))}, {.lr = 1}};

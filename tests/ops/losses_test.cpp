@@ -170,9 +170,27 @@ TEST_CASE("losses at the edge: nothing that counts, logits and probabilities of 
   const Tensor none = ft::from_vector(std::vector<std::int64_t>{7, 7}, {2});
   CHECK(std::isnan(ft::cross_entropy(logits, none, {.ignore_index = 7}).item()));
   CHECK(ft::cross_entropy(logits, none, {.reduction = Reduction::sum, .ignore_index = 7}).item() == 0);
+  // An infinite loss of a label that does not count, and of one where all classes but one are out of the
+  // question.
+  const Tensor masked = ft::variable(ft::from_vector({-INFINITY, 0.0f, 1.0f, 0.0f}, {2, 2}));
+  const Tensor second = ft::from_vector(std::vector<std::int64_t>{-1, 0}, {2});
+  for (const Reduction reduction : {Reduction::mean, Reduction::sum}) {
+    const Tensor loss = ft::cross_entropy(masked, second, {.reduction = reduction, .ignore_index = -1});
+    CHECK(loss.item() == doctest::Approx(std::log(1 + std::exp(-1))));
+    CHECK(std::isfinite(ft::sum(ft::grad({loss}, {masked})[0]).item()));
+  }
+  CHECK(ft::nll_loss(masked, second, {.ignore_index = -1}).item() == -1);
+  const Tensor sure = ft::variable(ft::from_vector({0.0f, 1.0f, 0.5f}, {3}));
+  const Tensor bce = ft::binary_cross_entropy(sure, ft::from_vector({0.0f, 0.0f, 1.0f}, {3}), Reduction::sum);
+  CHECK(bce.item() == doctest::Approx(100 + std::log(2)));
+  CHECK(ft::grad({bce}, {sure})[0].to_vector() == std::vector<float>{1, 0, -2});
   const Tensor certain = ft::from_vector({0.0f, -INFINITY}, {1, 2});
   CHECK(ft::nll_loss(certain, ft::from_vector(std::vector<std::int64_t>{0}, {1})).item() == 0);
   CHECK(ft::binary_cross_entropy(ft::zeros({1}), ft::ones({1})).item() == 100);
+  const Tensor half = ft::cast(ft::zeros({70'000, 2}), DType::f16);
+  const Tensor all = ft::zeros({70'000}, DType::i64);
+  CHECK(ft::cross_entropy(half, all, {.ignore_index = 1}).item() ==
+        doctest::Approx(std::log(2)).epsilon(1e-3));
   CHECK(ft::kl_div(ft::log(ft::full({2}, 0.5)), ft::from_vector({0.0f, 1.0f}, {2})).item() ==
         doctest::Approx(std::log(2)));
 }

@@ -191,18 +191,19 @@ Backend::Apart Tuner::tune_carried(const Graph& graph, const std::vector<plan::G
     std::vector<std::size_t>& nodes = kinds.try_emplace(key, std::move(kind)).first->second.nodes;
     for (const std::size_t node : nodes_of(group)) nodes.push_back(node);
   }
-  std::size_t slower = 0;
+  std::size_t slower = 0, unknown = 0;
   Settled settled;
   if (!kinds.empty()) settled = settle(graph, kinds, taken, settings().carried_ms, backend);
   for (const auto& [key, kind] : kinds) {
     if (kind.verdict != nullptr ? kind.verdict->kernel != apart : !kind.in_question) continue;
-    ++slower;
+    ++(kind.verdict != nullptr ? slower : unknown);
     keep_apart(kind.nodes);
   }
   std::sort(result.convolutions.begin(), result.convolutions.end());
   if (kinds.empty()) return result;
   result.told = "; of " + std::to_string(kinds.size()) + " kinds that carry norms " + std::to_string(slower) +
                 " are faster apart";
+  if (unknown > 0) result.told += ", " + std::to_string(unknown) + " are apart, not timed";
   if (settled.timed > 0) {
     result.told += ", " + std::to_string(settled.timed) + " timed in " +
                    core::number_text(settled.ms, std::chars_format::fixed, 0) + " ms";

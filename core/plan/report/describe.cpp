@@ -167,6 +167,8 @@ GroupReport describe_group(const Graph& graph, const Group& group, const Kernel&
 
 void describe_ops(const Plan& plan, Report& report) {
   std::map<int, OpReport> ops;  // by what was recorded
+  std::map<int, bool>
+      again;  // what a checkpoint() records once more for its gradient is no op of the program
   for (std::size_t s = 0; s < plan.steps.size(); ++s) {
     const Group& group = plan.groups[static_cast<std::size_t>(plan.steps[s].group)];
     for (const int id : group.nodes) {
@@ -174,6 +176,7 @@ void describe_ops(const Plan& plan, Report& report) {
       const std::string_view name = recorded_name(node);
       if (name.empty()) continue;
       OpReport& op = ops[node.recorded];
+      again[node.recorded] = node.recomputed && (op.op.empty() || again[node.recorded]);
       if (op.op.empty() || !node.recomputed) {
         op.op = name;
         op.module_path = module_of(node);
@@ -190,7 +193,9 @@ void describe_ops(const Plan& plan, Report& report) {
       }
     }
   }
-  for (auto& [recorded, op] : ops) report.ops.push_back(std::move(op));
+  for (auto& [recorded, op] : ops) {
+    if (!again[recorded]) report.ops.push_back(std::move(op));
+  }
 }
 
 void describe_edges(const Plan& plan, Report& report) {
