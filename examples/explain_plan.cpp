@@ -47,7 +47,7 @@ void explain(const Options& options) {
       .make()
       ->step(0);
 
-  const ft::Report report = ft::explain();
+  const ft::Report& report = ft::explain();
   std::cout << report;
   if (options.ops) print_ops(report);
   if (!options.json.empty()) ft::io::replace_file(options.json, report.to_json());

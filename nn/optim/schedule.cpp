@@ -18,6 +18,7 @@ Course course_of(const Schedule& schedule) {
 
 Course sequence_of(const std::vector<SchedulePart>& parts, Location at) {
   std::vector<CoursePart> courses;
+  courses.reserve(parts.size());
   for (const SchedulePart& part : parts) courses.push_back({course_of(part.schedule), part.steps});
   return sequence_course(courses, at);
 }
