@@ -81,20 +81,11 @@ class alignas(128) Ring {
 };
 
 /// What all passes share.
-struct Geometry {
-  Geometry(const Graph& graph, const Convolution& conv) {
-    const auto a = graph.node(conv.node).attrs.as<core::ConvAttrs>();
-    const Shape &x = graph.value(conv.x).shape, &y = graph.value(conv.y).shape;
-    filter = {a.kernel_h, a.kernel_w, x[3]};
-    images = x[0];
-    rows = {y[1], x[1], a.kernel_h, a.stride_h, a.pad_h, a.dilation_h, false};
-    columns = {y[2], x[2], a.kernel_w, a.stride_w, a.pad_w, a.dilation_w, false};
-    if (conv.pass != ConvPass::grad_input) return;
-    for (Axis* axis : {&rows, &columns}) {
-      std::swap(axis->written, axis->read);
-      axis->is_grad_input = true;
-    }
-  }
+struct Geometry : Axes {
+  Geometry(const Graph& graph, const Convolution& conv)
+      : Axes(graph, conv),
+        filter{rows.kernel, columns.kernel, graph.value(conv.x).shape[3]},
+        images(graph.value(conv.x).shape[0]) {}
   std::int64_t channels() const { return filter.channels; }
   /// Cuts the rows that are written, of all images, into a part for each thread. `whole_images`: no row may
   /// be read by two of them.
@@ -117,9 +108,8 @@ struct Geometry {
   }
 
   Filter filter;
-  std::int64_t images = 0, rows_of_unit = 1;
+  std::int64_t images, rows_of_unit = 1;
   int parts = 1;
-  Axis rows, columns;
 };
 
 /// dw(c, i, j) = Σ over pixels of x·g. The sum of some rows is in f32, that of many in doubles: of each

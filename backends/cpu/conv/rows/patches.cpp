@@ -77,22 +77,11 @@ struct PatchMatrix {
 };
 
 /// What the passes share: rows are those of all images, one after the other.
-struct Geometry {
-  std::int64_t images = 0;
-  Axis rows, columns;
+struct Geometry : Axes {
+  std::int64_t images;
 
-  Geometry(const Graph& graph, const Convolution& conv) {
-    const auto a = graph.node(conv.node).attrs.as<core::ConvAttrs>();
-    const Shape &x = graph.value(conv.x).shape, &y = graph.value(conv.y).shape;
-    images = x[0];
-    rows = {y[1], x[1], a.kernel_h, a.stride_h, a.pad_h, a.dilation_h, false};
-    columns = {y[2], x[2], a.kernel_w, a.stride_w, a.pad_w, a.dilation_w, false};
-    if (conv.pass != ConvPass::grad_input) return;
-    for (Axis* axis : {&rows, &columns}) {
-      std::swap(axis->written, axis->read);
-      axis->is_grad_input = true;
-    }
-  }
+  Geometry(const Graph& graph, const Convolution& conv)
+      : Axes(graph, conv), images(graph.value(conv.x).shape[0]) {}
 
   std::vector<Lattice> lattices() const {
     std::vector<Lattice> all;

@@ -1,8 +1,12 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
-/// Where a depthwise filter meets the rows and columns of an image.
+#include "backends/backend.hpp"
+#include "core/op/op_attrs.hpp"
+
+/// Where a filter meets the rows and columns of an image.
 namespace fusetape::backends::cpu::conv::rows {
 
 /// One axis of the pass: places written, extents read, and how the filter lies between them. Forward,
@@ -48,6 +52,23 @@ struct Axis {
       }
     }
     return most;
+  }
+};
+
+/// Of a convolution's forward pass and weights' gradient, or of its input's gradient.
+struct Axes {
+  Axis rows, columns;
+
+  Axes(const plan::Graph& graph, const plan::Convolution& conv) {
+    const auto a = graph.node(conv.node).attrs.as<core::ConvAttrs>();
+    const Shape &x = graph.value(conv.x).shape, &y = graph.value(conv.y).shape;
+    rows = {y[1], x[1], a.kernel_h, a.stride_h, a.pad_h, a.dilation_h, false};
+    columns = {y[2], x[2], a.kernel_w, a.stride_w, a.pad_w, a.dilation_w, false};
+    if (conv.pass != plan::ConvPass::grad_input) return;
+    for (Axis* axis : {&rows, &columns}) {
+      std::swap(axis->written, axis->read);
+      axis->is_grad_input = true;
+    }
   }
 };
 
