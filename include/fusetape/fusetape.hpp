@@ -14,6 +14,7 @@
 #include "fusetape/optim.hpp"
 #include "fusetape/report.hpp"
 #include "fusetape/runtime.hpp"
+#include "fusetape/schedule.hpp"
 #include "fusetape/shape.hpp"
 #include "fusetape/size2d.hpp"
 #include "fusetape/tensor.hpp"

@@ -7,7 +7,7 @@
 
 #include "fusetape/data.hpp"
 #include "fusetape/nn.hpp"
-#include "fusetape/optim.hpp"
+#include "fusetape/schedule.hpp"
 #include "fusetape/tensor.hpp"
 
 /// Files: the safetensors format, and checkpoints of a whole training run in it.

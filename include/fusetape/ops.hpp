@@ -224,13 +224,13 @@ struct CrossEntropyOptions {
 /// that counts it is NaN. Plain labels of logits {N, classes} are one kernel each way; the others are made of
 /// several ops.
 Tensor cross_entropy(Operand logits, Operand targets, CrossEntropyOptions options = {});
-/// −weight·log_probabilities[label]: the options of cross_entropy but for label_smoothing; log_probabilities
-/// {…, classes}. Labels that are pending are computed here, to be checked.
-struct NllOptions {
+struct NllOptions {  // as cross_entropy's
   Reduction reduction = Reduction::mean;
   Tensor weight = {};
   std::optional<std::int64_t> ignore_index = {};
 };
+/// −weight·log_probabilities[label], log_probabilities {…, classes}. Labels that are pending are computed
+/// here, to be checked.
 Tensor nll_loss(Operand log_probabilities, Operand labels, NllOptions options = {});
 /// Stable: max(x,0) − x·t + log(1+e^−|x|). Shapes of logits and targets are equal.
 Tensor bce_with_logits(Operand logits, Operand targets, Reduction reduction = Reduction::mean);

@@ -324,9 +324,11 @@ Course course_of(const std::string& kind, const Settings& settings, Location at)
                             at);
   }
   if (kind.starts_with(warmup_then)) {
-    const Course then = course_of(kind.substr(warmup_then.size()), without_prefix(settings, then_prefix), at);
-    return warmup_course(then, {.steps = read.count("steps"), .start_factor = read.number("start_factor")},
-                         at);
+    // First what it has of its own: a name alone leads no deeper.
+    const LinearWarmupOptions options{.steps = read.count("steps"),
+                                      .start_factor = read.number("start_factor")};
+    return warmup_course(
+        course_of(kind.substr(warmup_then.size()), without_prefix(settings, then_prefix), at), options, at);
   }
   if (kind.starts_with(sequence_begin) && kind.ends_with(sequence_end))
     return sequence_of(kind, settings, at);

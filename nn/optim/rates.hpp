@@ -1,7 +1,7 @@
 #pragma once
 #include <string>
 
-#include "fusetape/optim.hpp"
+#include "fusetape/schedule.hpp"
 
 /// The formulas of the schedules, and the way back from what a checkpoint says of one.
 namespace fusetape::optim {

@@ -150,6 +150,7 @@ TEST_CASE("convolutions by patches: any filter, stride, padding and dilation, wi
       {2, 21, 17, 3, 64, 7, 7, {.stride = 2, .padding = 3}},
       {4, 8, 8, 20, 33, 5, 5, {.padding = 2}},
       {7, 13, 14, 16, 48, 3, 3, {.stride = 3, .padding = 2, .dilation = 2}},
+      {2, 15, 14, 16, 36, 3, 3, {.padding = 2, .dilation = 2}},
       {2, 11, 40, 17, 30, 1, 3, {.stride = {1, 2}, .padding = {0, 1}}},
       {2, 40, 7, 16, 48, 4, 2, {.stride = {4, 1}, .padding = {3, 0}}},
       {2, 10, 10, 64, 130, 1, 1, {.padding = 1}},

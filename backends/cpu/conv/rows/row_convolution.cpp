@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include "backends/cpu/candidates.hpp"
+#include "backends/cpu/conv/winograd_candidate.hpp"
 #include "core/op/op_list.hpp"
 
 namespace fusetape::backends::cpu::conv {
@@ -88,12 +89,11 @@ Form rows::form_of(const Graph& graph, const GraphNode& conv) {
                          a.pad_h == 0 && a.pad_w == 0;
   if (a.groups > 1) return a.groups == x[3] && w[0] == x[3] ? Form::depthwise : Form::none;
   if (one_pixel) return Form::pointwise;
-  const bool by_winograd = a.kernel_h == 3 && a.kernel_w == 3 && a.stride_h == 1 && a.stride_w == 1;
-  constexpr std::int64_t most_of_row = std::int64_t{1} << 21;  // floats: beyond, a row's patches leave L2
+  constexpr std::int64_t most_of_row = std::int64_t{1} << 21;  // floats of patches, which each thread has
   const std::int64_t channels = conv.is(ops::conv2d_grad_input_op) ? w[0] : x[3];
   const Shape& read_by = graph.value(roles.y).shape;
   const std::int64_t row = read_by[2] * a.kernel_h * a.kernel_w * channels;
-  return by_winograd || row > most_of_row ? Form::none : Form::patches;
+  return winograd_problem(graph, conv).has_value() || row > most_of_row ? Form::none : Form::patches;
 }
 
 bool rows_compute(const Graph& graph, const GraphNode& conv) {

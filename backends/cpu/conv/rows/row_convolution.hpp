@@ -19,8 +19,8 @@ Support rows_serve(const plan::Graph& graph, const plan::GraphNode& conv);
 
 namespace rows {
 
-/// 1×1 with stride 1 and depthwise ones have kernels of their own; all others but 3×3 with stride 1, which is
-/// Winograd's, are products of the image's patches.
+/// 1×1 with stride 1 and depthwise ones have kernels of their own; all others but Winograd's are products of
+/// the image's patches.
 enum class Form : std::uint8_t { none, pointwise, depthwise, patches };
 /// Which of them computes the node.
 Form form_of(const plan::Graph& graph, const plan::GraphNode& conv);

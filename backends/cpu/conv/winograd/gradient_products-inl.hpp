@@ -21,8 +21,8 @@ namespace {
 /// AVX-512, where there are two.
 inline constexpr int chunks_of_pair = lanes == 16 ? 2 : 1;
 
-/// What a product reads and writes: `tile` floats from tile to tile of dy, `apart` floats from vector to
-/// vector of x and of the sums.
+/// What a product reads and writes: `dy_tile` floats from tile to tile of dy, `x_apart` and `sums_apart` from
+/// vector to vector of x and of the sums.
 struct GradientPlaces {
   const float *x, *dy;
   std::int64_t x_apart, dy_tile;
