@@ -1,5 +1,7 @@
 #include "fusetape/shape.hpp"
 
+#include <ostream>
+
 #include "core/op/op.hpp"
 
 namespace fusetape {
@@ -33,5 +35,7 @@ std::string to_string(const Shape& shape) {
   for (int i = 0; i < shape.rank(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
   return text + "}";
 }
+
+std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << to_string(shape); }
 
 }  // namespace fusetape

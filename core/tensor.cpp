@@ -373,13 +373,13 @@ Cell::Cell(Tensor value, std::string name, Location at) : state_(std::make_share
 
 Tensor Cell::value(Location at) const { return state_of(state_.get(), "value", at).value; }
 const std::string& Cell::name(Location at) const { return state_of(state_.get(), "name", at).name; }
-void Cell::set_name(std::string name, Location at) {
+void Cell::set_name(std::string name, Location at) const {
   state_of(state_.get(), "set_name", at).name = std::move(name);
 }
 const Shape& Cell::shape(Location at) const { return state_of(state_.get(), "shape", at).value.shape(); }
 DType Cell::dtype(Location at) const { return state_of(state_.get(), "dtype", at).value.dtype(); }
 
-void Cell::set_data(Tensor value, Location at) {
+void Cell::set_data(Tensor value, Location at) const {
   core::Cell& cell = state_of(state_.get(), "set_data", at);
   if (!value.defined() || !(value.shape() == cell.value.shape()) || value.dtype() != cell.value.dtype()) {
     throw Error("set_data",
@@ -407,7 +407,7 @@ Parameter::Parameter(Tensor value, std::string name, Location at)
 
 Tensor Parameter::grad(Location at) const { return state_of(state_.get(), "grad", at).gradient; }
 
-void Parameter::set_grad(Tensor grad, Location at) {
+void Parameter::set_grad(Tensor grad, Location at) const {
   core::Cell& cell = state_of(state_.get(), "set_grad", at);
   if (grad.defined() && (!(grad.shape() == cell.value.shape()) || grad.dtype() != cell.value.dtype())) {
     throw Error("set_grad",
@@ -418,12 +418,12 @@ void Parameter::set_grad(Tensor grad, Location at) {
   core::bind_gradient(cell, std::move(grad));
 }
 
-void Parameter::zero_grad(Location at) { state_of(state_.get(), "zero_grad", at).gradient = Tensor(); }
+void Parameter::zero_grad(Location at) const { state_of(state_.get(), "zero_grad", at).gradient = Tensor(); }
 bool Parameter::requires_grad(Location at) const {
   return state_of(state_.get(), "requires_grad", at).requires_grad;
 }
 
-void Parameter::set_requires_grad(bool on, Location at) {
+void Parameter::set_requires_grad(bool on, Location at) const {
   core::Cell& cell = state_of(state_.get(), "set_requires_grad", at);
   cell.requires_grad = on;
   cell.value.value()->requires_grad = on;

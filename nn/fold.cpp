@@ -2,12 +2,13 @@
 #include <cmath>
 
 #include "fusetape/nn.hpp"
+#include "nn/module_state.hpp"
 
 namespace fusetape::nn {
 
 void Module::register_conv_norm(Conv2d& conv, BatchNorm2d& norm, Location at) {
   const std::int64_t out = conv.weight().shape()[0], channels = norm.weight().shape()[0];
-  if (conv.feeds_norm_ || norm.reads_conv_) {
+  if (conv.state().partner != nullptr || norm.state().partner != nullptr) {
     throw Error("module",
                 "expected a convolution and a batch norm without a partner, got '" + conv.path() + "' and '" +
                     norm.path() + "'",
@@ -19,8 +20,8 @@ void Module::register_conv_norm(Conv2d& conv, BatchNorm2d& norm, Location at) {
                     std::to_string(channels),
                 at, path());
   }
-  conv.feeds_norm_ = norm.reads_conv_ = true;
-  conv_norms_.emplace_back(&conv, &norm);
+  conv.state().partner = &norm.state();
+  norm.state().partner = &conv.state();
 }
 
 class BatchNormFolding {
@@ -44,11 +45,15 @@ class BatchNormFolding {
  private:
   using Numbers = std::vector<double>;
 
-  void collect(Module& module) {
-    for (const auto& pair : module.conv_norms_) {
-      if (!pair.second->folded_) pairs_.push_back(pair);
-    }
-    for (const auto& [name, child] : module.children_) collect(*child);
+  /// Of the pairs, those that are of the model as a whole.
+  void collect(Module& model) {
+    Module::State& whole = model.state();
+    whole.visit("", [&](Module::State& module, const std::string&) {
+      auto* const conv = dynamic_cast<Conv2d*>(module.self);
+      if (conv == nullptr || module.partner == nullptr || !whole.contains(*module.partner)) return;
+      auto* const norm = dynamic_cast<BatchNorm2d*>(module.partner->self);
+      if (norm != nullptr && !norm->folded_) pairs_.emplace_back(conv, norm);
+    });
   }
 
   static void fold(Conv2d& conv, BatchNorm2d& norm, Location at) {
@@ -73,8 +78,8 @@ class BatchNormFolding {
     } else {
       conv.bias_ = conv.register_parameter("bias", shift, at);
     }
-    norm.parameters_.clear();
-    norm.buffers_.clear();
+    norm.state().parameters.clear();
+    norm.state().buffers.clear();
     norm.folded_ = true;
   }
 

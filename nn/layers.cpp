@@ -111,12 +111,15 @@ Tensor BatchNorm2d::forward(const Tensor& x) {
                 path());
   }
   if (folded_) return x;
-  if (!is_training()) {
+  if (!is_training() || frozen_) {
     return batch_norm_inference({x, here()}, weight_, bias_, running_mean_.value(), running_var_.value(),
                                 options_);
   }
+  BatchNormOptions options = options_;
+  if (averaged_ >= 0) options.momentum = 1 / static_cast<double>(averaged_ + 1);
   BatchNormResult result =
-      batch_norm({x, here()}, weight_, bias_, running_mean_.value(), running_var_.value(), options_);
+      batch_norm({x, here()}, weight_, bias_, running_mean_.value(), running_var_.value(), options);
+  if (averaged_ >= 0) ++averaged_;
   running_mean_.set_data(result.running_mean, here());
   running_var_.set_data(result.running_var, here());
   return result.y;
@@ -135,31 +138,5 @@ Tensor MaxPool2d::forward(const Tensor& x) { return max_pool2d({x, here()}, opti
 Tensor AvgPool2d::forward(const Tensor& x) { return avg_pool2d({x, here()}, options_); }
 Tensor GlobalAvgPool::forward(const Tensor& x) { return global_avg_pool({x, here()}); }
 Tensor Flatten::forward(const Tensor& x) { return flatten({x, here()}, from_axis_); }
-
-Module& Sequential::append(std::unique_ptr<Module> module, Location at) {
-  if (module == nullptr) throw Error("Sequential", "expected a module, got null", at, path());
-  register_child(std::to_string(modules_.size()), *module, at);
-  auto* conv = modules_.empty() ? nullptr : dynamic_cast<Conv2d*>(modules_.back().get());
-  auto* norm = dynamic_cast<BatchNorm2d*>(module.get());
-  if (conv != nullptr && norm != nullptr) register_conv_norm(*conv, *norm, at);
-  modules_.push_back(std::move(module));
-  return *modules_.back();
-}
-
-Module& Sequential::operator[](Index i) {
-  if (i.number < 0 || i.number >= static_cast<std::int64_t>(modules_.size())) {
-    throw Error("Sequential",
-                "expected the number of one of " + std::to_string(modules_.size()) + " modules, got " +
-                    std::to_string(i.number),
-                i.at, path());
-  }
-  return *modules_[static_cast<std::size_t>(i.number)];
-}
-
-Tensor Sequential::forward(const Tensor& x) {
-  Tensor y = x;
-  for (const auto& module : modules_) y = (*module)(y, here());
-  return y;
-}
 
 }  // namespace fusetape::nn

@@ -68,6 +68,7 @@ BasicBlock::BasicBlock(Options options, Location at)
   register_child("bn1", bn1_);
   register_child("conv2", conv2_);
   register_child("bn2", bn2_);
+  if (options.zero_gamma) bn2_.weight().set_data(zeros({options.out}, DType::f32, at), at);
   register_conv_norm(conv1_, bn1_);
   register_conv_norm(conv2_, bn2_);
   if (options.stride != 1 || options.in != options.out) {
@@ -94,7 +95,8 @@ ResNet::ResNet(Options options, Location at)
     Sequential& stage = stages_.emplace<Sequential>(at);
     const std::int64_t out = options.width << s;
     for (std::int64_t b = 0; b < options.blocks[s]; ++b) {
-      stage.emplace<BasicBlock>({.in = in, .out = out, .stride = s > 0 && b == 0 ? 2 : 1}, at);
+      stage.emplace<BasicBlock>(
+          {.in = in, .out = out, .stride = s > 0 && b == 0 ? 2 : 1, .zero_gamma = options.zero_gamma}, at);
       in = out;
     }
   }

@@ -106,7 +106,7 @@ Tensor grad_norm(const std::vector<Tensor>& gradients, Location at) {
 
 core::Outputs update(const OpDef& op, int variant, const Tensor& parameter, const Tensor& gradient,
                      std::span<const Tensor> state, std::span<const Tensor> scalars, Location at) {
-  core::InlineVector<Tensor, 16> inputs;
+  core::InlineVector<Tensor, 20> inputs;
   inputs.push_back(parameter);
   inputs.push_back(gradient);
   for (const Tensor& tensor : state) inputs.push_back(tensor);

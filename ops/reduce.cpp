@@ -191,14 +191,13 @@ void reference_argmax(RefContextOf<T>& ctx) {
 
 // ---- calls ----
 
-std::string axes_text(const std::vector<int>& axes) {
+std::string axes_text(const Axes& axes) {
   std::string text;
   for (int axis : axes) text += (text.empty() ? "{" : ", ") + std::to_string(axis);
   return text + "}";
 }
 
-Tensor record_reduction(const OpDef& op, const Operand& operand, const std::vector<int>& axes,
-                        ReduceOptions options) {
+Tensor record_reduction(const OpDef& op, const Operand& operand, const Axes& axes, ReduceOptions options) {
   Tensor x = require_tensor(op.name, operand);
   ReduceAttrs attrs{.keep_dims = options.keep_dims};
   for (int axis : axes) {
@@ -245,19 +244,18 @@ constinit const OpDef argmax_op{.name = "argmax",
 
 namespace fusetape {
 
-Tensor sum(Operand x, std::vector<int> axes, ReduceOptions options) {
+Tensor sum(Operand x, Axes axes, ReduceOptions options) {
   return ops::record_reduction(ops::sum_op, x, axes, options);
 }
-Tensor mean(Operand x, std::vector<int> axes, ReduceOptions options) {
+Tensor mean(Operand x, Axes axes, ReduceOptions options) {
   return ops::record_reduction(ops::mean_op, x, axes, options);
 }
-Tensor max(Operand x, std::vector<int> axes, ReduceOptions options) {
+Tensor max(Operand x, Axes axes, ReduceOptions options) {
   return ops::record_reduction(ops::max_op, x, axes, options);
 }
 Tensor argmax(Operand x, int axis, ReduceOptions options) {
   const bool is_scalar = !x.is_number() && x.tensor().defined() && x.tensor().rank() == 0;
-  return ops::record_reduction(ops::argmax_op, x, is_scalar ? std::vector<int>{} : std::vector<int>{axis},
-                               options);
+  return ops::record_reduction(ops::argmax_op, x, is_scalar ? Axes() : Axes(axis), options);
 }
 
 }  // namespace fusetape

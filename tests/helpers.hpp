@@ -26,39 +26,18 @@ inline bool has_avx512() {
 }
 
 /// Fusion on or off for a scope.
-class Fusion {
- public:
-  explicit Fusion(bool on) : before_(fusion_enabled()) { set_fusion(on); }
-  ~Fusion() { set_fusion(before_); }
-  Fusion(const Fusion&) = delete;
-  Fusion& operator=(const Fusion&) = delete;
-
- private:
-  bool before_;
+struct Fusion : With {
+  explicit Fusion(bool on) : With({.fusion = on}) {}
 };
 
 /// Eager mode on or off for a scope.
-class Eager {
- public:
-  explicit Eager(bool on) : before_(eager_enabled()) { set_eager(on); }
-  ~Eager() { set_eager(before_); }
-  Eager(const Eager&) = delete;
-  Eager& operator=(const Eager&) = delete;
-
- private:
-  bool before_;
+struct Eager : With {
+  explicit Eager(bool on) : With({.eager = on}) {}
 };
 
 /// How convolutions are computed, for a scope.
-class ConvBy {
- public:
-  explicit ConvBy(ConvAlgorithm algorithm) : before_(conv_algorithm()) { set_conv_algorithm(algorithm); }
-  ~ConvBy() { set_conv_algorithm(before_); }
-  ConvBy(const ConvBy&) = delete;
-  ConvBy& operator=(const ConvBy&) = delete;
-
- private:
-  ConvAlgorithm before_;
+struct ConvBy : With {
+  explicit ConvBy(ConvAlgorithm algorithm) : With({.conv_algorithm = algorithm}) {}
 };
 
 /// Threads for a kernel's own parts. One under ThreadSanitizer: it does not see the barriers of GNU OpenMP.

@@ -74,7 +74,7 @@ HookHandle Tensor::register_hook(GradientHook hook, Location at) const {
   return core::add_hook(node.hooks, value_->index, std::move(hook), at);
 }
 
-HookHandle Parameter::register_hook(GradientHook hook, Location at) {
+HookHandle Parameter::register_hook(GradientHook hook, Location at) const {
   if (!defined()) throw Error("register_hook", "the parameter is empty: construct it with a value", at);
   return core::add_hook(state_->hooks, 0, std::move(hook), at);
 }

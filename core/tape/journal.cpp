@@ -1,5 +1,6 @@
 #include "core/tape/journal.hpp"
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 
@@ -22,6 +23,23 @@ void Journal::undo() {
     if (held.defined() && held.value()->state == State::lost) held = std::move(entry->before);
   }
   forget();
+}
+
+Journal::Versions Journal::versions_before() const {
+  Versions versions;
+  for (const Entry& entry : entries_) {
+    if (entry.part != Part::value) continue;
+    const std::shared_ptr<Cell> cell = entry.cell.lock();
+    const auto is_cell = [&cell](const auto& known) { return known.first == cell; };
+    if (cell == nullptr || std::any_of(versions.values_.begin(), versions.values_.end(), is_cell)) continue;
+    versions.values_.emplace_back(cell, entry.before);
+  }
+  return versions;
+}
+
+void Journal::Versions::put_back() {
+  for (auto& [cell, value] : values_) cell->value = std::move(value);
+  values_.clear();
 }
 
 void Journal::forget() {

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/tape/value.hpp"
@@ -28,6 +29,18 @@ class Journal {
   std::uint64_t mark() const { return forgotten_ + entries_.size(); }
   /// Takes back the bindings since then, but for those that a run has made good.
   void take_back(std::uint64_t mark);
+
+  /// What the cells that were bound hold once more, when put back: of each the value before all bindings.
+  /// They count as held by a user.
+  class Versions {
+   public:
+    void put_back();
+
+   private:
+    friend class Journal;
+    std::vector<std::pair<std::shared_ptr<Cell>, Tensor>> values_;
+  };
+  Versions versions_before() const;
 
   template <class Visit>
   void for_each_version(Visit&& visit) const {

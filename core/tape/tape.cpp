@@ -97,7 +97,7 @@ Outputs Tape::record(const OpDef& op, std::span<const Tensor> inputs, const Attr
   if (source.override_location) at = source.at;
   refuse_while_running(op.name, at);
 
-  InlineVector<TensorInfo, 12> infos;
+  InlineVector<TensorInfo, 16> infos;
   std::uint32_t wanted = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     check_input(op, inputs[i], i, at);

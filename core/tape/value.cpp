@@ -130,7 +130,7 @@ void forget_history(Node& node) {
   node.segment.reset();
   node.history = false;
   if (!node.executed) return;
-  InlineVector<Value*, 12> inputs = std::move(node.inputs);
+  InlineVector<Value*, 16> inputs = std::move(node.inputs);
   for (Value* input : inputs) dereference(input->node);
 }
 

@@ -85,7 +85,7 @@ struct Node {
   std::uint32_t wanted = 0;             ///< inputs (bits) that required a gradient at recording
   Saves saves;                          ///< what their gradients read
   Value* outputs = nullptr;
-  InlineVector<Value*, 12> inputs;  ///< referenced; each holds data while pending
+  InlineVector<Value*, 16> inputs;  ///< referenced; each holds data while pending
   Attrs attrs;
   Location at;
   const std::string* module_path = nullptr;

@@ -28,6 +28,7 @@ class BasicBlock : public Module {
   struct Options {
     std::int64_t in = 0, out = 0;
     std::int64_t stride = 1;
+    bool zero_gamma = false;  ///< the last norm's γ starts at 0: the block begins as its shortcut
   };
   explicit BasicBlock(Options options, Location at = Location::current());
 
@@ -52,6 +53,7 @@ class ResNet : public Module {
     std::int64_t width = 16;
     std::int64_t classes = 10;
     std::int64_t channels = 3;  ///< of the images
+    bool zero_gamma = false;    ///< of the blocks (Goyal et al. 2017)
   };
   explicit ResNet(Options options, Location at = Location::current());
 

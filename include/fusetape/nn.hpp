@@ -1,117 +1,23 @@
 #pragma once
-#include <concepts>
-#include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <string>
-#include <utility>
-#include <vector>
+#include <functional>
 
-#include "fusetape/ops.hpp"
-#include "fusetape/tensor.hpp"
+#include "fusetape/containers.hpp"
+#include "fusetape/init.hpp"
+#include "fusetape/module.hpp"
+#include "fusetape/summary.hpp"
 
-/// Modules: named parameters, buffers and children. Images are {N, H, W, C}.
+/// Layers. Images are {N, H, W, C}.
 namespace fusetape::nn {
-
-class Conv2d;
-class BatchNorm2d;
-
-/// A part of a model. Subclasses register what they own in their constructors and override forward(), or,
-/// with several inputs, define a method of their own that begins with a ModuleScope. Not copied, not moved: a
-/// factory returns a prvalue.
-///
-///     struct Net : ft::nn::Module {
-///       ft::nn::Conv2d conv{{.in = 3, .out = 8, .kernel = 3}};
-///       ft::nn::Linear fc{8, 10};
-///       Net() { register_child("conv", conv), register_child("fc", fc); }
-///       ft::Tensor forward(const ft::Tensor& x) override { return
-///       fc(ft::global_avg_pool(ft::relu(conv(x)))); }
-///     };
-class Module {
- public:
-  Module() = default;
-  virtual ~Module() = default;
-  Module(const Module&) = delete;
-  Module& operator=(const Module&) = delete;
-
-  /// forward(x), with everything it records known by this module's path and the caller's line.
-  /// A module that runs inside another one has to be registered, with any module, or borrowed by the other:
-  /// otherwise it throws, as it would be neither trained nor saved nor switched to evaluation.
-  Tensor operator()(const Tensor& x, Location at = Location::current());
-
-  /// Own parameters first, then the children's, in the order of registration; a shared one once.
-  std::vector<Parameter> parameters() const;
-  std::vector<std::pair<std::string, Parameter>> named_parameters() const;
-  std::vector<std::pair<std::string, Cell>> named_buffers() const;
-  std::vector<std::pair<std::string, Module*>> named_children() const { return children_; }
-  std::int64_t parameter_count() const;
-
-  /// Training mode, here and in every child: batch norm takes the batch's statistics, dropout drops.
-  void train(bool on = true);
-  void eval() { train(false); }
-  bool is_training() const { return training_; }
-  void zero_grad();
-
-  /// "stages.1.0.conv2"; empty for the outermost module.
-  const std::string& path() const { return *path_; }
-
- protected:
-  virtual Tensor forward(const Tensor& x);
-
-  Parameter register_parameter(const std::string& name, const Tensor& value,
-                               Location at = Location::current());
-  /// State that is saved but not trained.
-  Cell register_buffer(const std::string& name, const Tensor& value, Location at = Location::current());
-  /// The child must live as long as this module: a member, or owned by one.
-  void register_child(const std::string& name, Module& child, Location at = Location::current());
-  /// Says that this module calls `other`, which it does not own: a teacher, the backbone of another model.
-  /// Whoever owns that trains it, saves it and switches it to evaluation.
-  void borrow(const Module& other, Location at = Location::current());
-  /// Says that forward() hands conv's result to norm and to nothing else, so that fold_batch_norm may join
-  /// the two. Sequential does so for neighbours. Throws where either has a partner.
-  void register_conv_norm(Conv2d& conv, BatchNorm2d& norm, Location at = Location::current());
-
-  /// The line from which user code called the outermost library module: what the library's own modules hand
-  /// on.
-  static Location here(Location otherwise = Location::current());
-
- private:
-  friend class ModuleScope;
-  friend class BatchNormFolding;
-  void check_name(const std::string& name, Location at) const;
-  void set_path(const std::string& path);
-  bool contains(const Module& other) const;
-  void check_has_owner(Location at) const;
-  template <class Visit>
-  void visit(const std::string& prefix, Visit&& visit_one) const;
-
-  std::vector<std::pair<std::string, Parameter>> parameters_;
-  std::vector<std::pair<std::string, Cell>> buffers_;
-  std::vector<std::pair<std::string, Module*>> children_;
-  std::vector<const Module*> borrowed_;
-  std::vector<std::pair<Conv2d*, BatchNorm2d*>> conv_norms_;
-  const std::string* path_ = empty_path();
-  bool has_parent_ = false;
-  bool training_ = true;
-
-  static const std::string* empty_path();
-};
-
-/// What is recorded while it lives belongs to `module`: for methods beside forward(). Throws as a call of the
-/// module does.
-class ModuleScope {
- public:
-  explicit ModuleScope(const Module& module, Location at = Location::current());
-  ~ModuleScope();
-  ModuleScope(const ModuleScope&) = delete;
-  ModuleScope& operator=(const ModuleScope&) = delete;
-
- private:
-  alignas(void*) std::byte scope_[48];
-};
 
 // ---- layers with parameters
 // ---------------------------------------------------------------------------------------------
+
+/// x: for a place in a model that nothing is to be done at.
+class Identity : public Module {
+ protected:
+  Tensor forward(const Tensor& x) override { return x; }
+};
 
 /// x {…, in} · weightᵀ + bias; weight {out, in}. Initialised uniformly in ±1/√in.
 class Linear : public Module {
@@ -157,7 +63,6 @@ class Conv2d : public Module {
   friend class BatchNormFolding;
   Conv2dOptions options_;
   Parameter weight_, bias_;
-  bool feeds_norm_ = false;
 };
 
 /// weight {in, kh, kw, out/groups}.
@@ -197,6 +102,10 @@ class BatchNorm2d : public Module {
   const Cell& running_mean() const { return running_mean_; }
   const Cell& running_var() const { return running_var_; }
   bool is_folded() const { return folded_; }
+  /// Uses and keeps the running statistics in training, too: train() does not change that. Its parameters are
+  /// trained as before, unless set_requires_grad(false) says otherwise.
+  void freeze_statistics(bool on = true) { frozen_ = on; }
+  bool has_frozen_statistics() const { return frozen_; }
 
  protected:
   Tensor forward(const Tensor& x) override;
@@ -204,11 +113,27 @@ class BatchNorm2d : public Module {
  private:
   friend class Module;
   friend class BatchNormFolding;
+  friend class NormRecalibration;
   BatchNormOptions options_;
   Parameter weight_, bias_;
   Cell running_mean_, running_var_;
-  bool reads_conv_ = false, folded_ = false;
+  bool folded_ = false, frozen_ = false;
+  std::int64_t averaged_ = -1;  ///< batches so far, while the running statistics are their mean; else −1
 };
+
+/// freeze_statistics() of every batch norm of the model: to fine-tune with batches too small for statistics.
+void freeze_statistics(Module& model, bool on = true);
+
+/// Running statistics anew, as the means over the batches that `run_batches` calls the model with: for
+/// weights that no batch was trained with, such as averages (AveragedWeights) or a sum of models. Only the
+/// batch norms without frozen statistics are in training mode meanwhile, and no history is recorded;
+/// afterwards the modes are as before. Throws where no batch has reached a norm; then, and where
+/// `run_batches` throws, statistics are as before.
+///
+///     const ft::optim::AveragedWeights averaged(sgd);
+///     ft::nn::recalibrate_norms(model, [&] { for (auto [images, labels] : loader) model(images); });
+void recalibrate_norms(Module& model, const std::function<void()>& run_batches,
+                       Location at = Location::current());
 
 /// For a model that is only evaluated from now on: makes every convolution that feeds a batch norm
 /// (register_conv_norm) do its work, too, and the batch norm the identity. w' = a·w, b' = a·(b − μ) + β with
@@ -316,71 +241,5 @@ class Flatten : public Module {
  private:
   int from_axis_;
 };
-
-/// Children "0", "1", …, one after the other; it owns them.
-///
-///     ft::nn::Sequential net;
-///     net.emplace<ft::nn::Conv2d>({.in = 3, .out = 16, .kernel = 3, .padding = 1});
-///     net.emplace<ft::nn::ReLU>();
-class Sequential : public Module {
- public:
-  /// Constructs a T from up to three arguments and the caller's line, where T takes that.
-  template <std::derived_from<Module> T>
-  T& emplace(Location at = Location::current()) {
-    return make<T>(at);
-  }
-  template <std::derived_from<Module> T, class A>
-  T& emplace(A&& a, Location at = Location::current()) {
-    return make<T>(at, std::forward<A>(a));
-  }
-  template <std::derived_from<Module> T, class A, class B>
-  T& emplace(A&& a, B&& b, Location at = Location::current()) {
-    return make<T>(at, std::forward<A>(a), std::forward<B>(b));
-  }
-  template <std::derived_from<Module> T, class A, class B, class C>
-  T& emplace(A&& a, B&& b, C&& c, Location at = Location::current()) {
-    return make<T>(at, std::forward<A>(a), std::forward<B>(b), std::forward<C>(c));
-  }
-  template <std::derived_from<Module> T>
-    requires requires { typename T::Options; }
-  T& emplace(typename T::Options options, Location at = Location::current()) {
-    return make<T>(at, std::move(options));
-  }
-  Module& append(std::unique_ptr<Module> module, Location at = Location::current());
-  std::size_t size() const { return modules_.size(); }
-
-  /// Which child, and the caller's line, which an operator cannot take by itself.
-  struct Index {
-    template <WholeNumber T>
-    Index(T i, Location where = Location::current()) : number(static_cast<std::int64_t>(i)), at(where) {}
-    std::int64_t number;
-    Location at;
-  };
-  /// Throws where there is no such child.
-  Module& operator[](Index i);
-
- protected:
-  Tensor forward(const Tensor& x) override;
-
- private:
-  template <class T, class... Arguments>
-  T& make(Location at, Arguments&&... arguments) {
-    if constexpr (std::constructible_from<T, Arguments..., Location>) {
-      return static_cast<T&>(append(std::make_unique<T>(std::forward<Arguments>(arguments)..., at), at));
-    } else {
-      return static_cast<T&>(append(std::make_unique<T>(std::forward<Arguments>(arguments)...), at));
-    }
-  }
-
-  std::vector<std::unique_ptr<Module>> modules_;
-};
-
-// ---- initial values, drawn on the host from this thread's generator: the same seed gives the same bits
-// --------------------
-
-/// Normal with standard deviation √(2 / fan_out), for weights {out, kh, kw, in/groups} before a ReLU.
-Tensor kaiming_normal(const Shape& shape, std::int64_t fan_out, Location at = Location::current());
-/// Uniform in [low, high), finite numbers of f32.
-Tensor uniform(const Shape& shape, double low, double high, Location at = Location::current());
 
 }  // namespace fusetape::nn

@@ -195,14 +195,11 @@ Tensor pad(Operand x, std::vector<PadWidth> widths, Number value = 0);
 
 // ---- reductions; axes empty: all
 // ---------------------------------------------------------------------------------------
-struct ReduceOptions {
-  bool keep_dims = false;
-};
-Tensor sum(Operand x, std::vector<int> axes = {}, ReduceOptions options = {});
-Tensor mean(Operand x, std::vector<int> axes = {}, ReduceOptions options = {});
+Tensor sum(Operand x, Axes axes = {}, ReduceOptions options = {});
+Tensor mean(Operand x, Axes axes = {}, ReduceOptions options = {});
 /// The largest element; NaN wins. k equal ones get 1/k of the gradient each, as of PyTorch 2.15's amax and of
 /// its max over all axes.
-Tensor max(Operand x, std::vector<int> axes = {}, ReduceOptions options = {});
+Tensor max(Operand x, Axes axes = {}, ReduceOptions options = {});
 /// The index (i64) of the first largest element along one axis.
 Tensor argmax(Operand x, int axis = -1, ReduceOptions options = {});
 

@@ -46,6 +46,21 @@ struct WeightAverage {
   bool present() const { return decay > 0 || equal; }
 };
 
+/// Lookahead (Zhang, Lucas, Hinton, Ba, "Lookahead Optimizer: k steps forward, 1 step back", 2019), in the
+/// kernel of the update: slow weights s, which start as the parameter p; after each `every` updates of it,
+/// s ← s + share·(p − s) and p ← s. The parameters are f32 or f64.
+struct Lookahead {
+  std::int64_t every = 0;  ///< ≥ 0; 0: not so
+  double share = 0.5;      ///< in (0, 1]
+};
+
+/// What step() does where the gradients' joint 2-norm is a NaN or an infinity.
+enum class NonFinite : std::uint8_t {
+  update,  ///< goes on: parameters become NaN where their gradients are
+  skip,    ///< leaves the step out
+  report,  ///< leaves it out and throws an Error that names the first such parameter
+};
+
 /// Updates parameters from their gradients. Its state exists from construction, so that every step is the
 /// same plan, and its hyper-parameters are run-time inputs, so that changing one makes no new plan.
 class Optimizer {
@@ -56,8 +71,12 @@ class Optimizer {
 
   /// Records the update of every parameter that has a gradient, then plans and runs everything pending: the
   /// end of a step. Where that run fails, it throws, and parameters, state, running statistics, update counts
-  /// and the gradients of earlier runs are as before it.
-  void step(Location at = Location::current());
+  /// and the gradients of earlier runs are as before it. Returns whether parameters were updated: false where
+  /// none has a gradient, and where NonFinite::skip left the step out. Parameters, state, update counts,
+  /// running statistics and all other cells that the pending ops rebound are then as before those, gradients
+  /// stay for zero_grad(). To know, the host waits for the gradients: other than with NonFinite::update a
+  /// step is two plans.
+  bool step(Location at = Location::current());
   /// Forgets all gradients.
   void zero_grad();
 
@@ -67,6 +86,11 @@ class Optimizer {
   /// The joint 2-norm of the last step's gradients before they were scaled: a scalar, f32 (f64 with f64
   /// parameters). Undefined before the first step, without a max_grad_norm, and where there was no gradient.
   const Tensor& last_grad_norm() const { return last_grad_norm_; }
+
+  /// What each element of the gradients is limited to inside step(), ±, behind max_grad_norm; 0: nothing.
+  double max_grad_value() const { return max_grad_value_; }
+  /// How many steps NonFinite::skip has left out since construction.
+  std::int64_t skipped_steps() const { return skipped_steps_; }
 
   double learning_rate() const { return learning_rate_; }
   /// Of the next steps, and what schedules that are made from now on start from.
@@ -87,8 +111,10 @@ class Optimizer {
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
 
-  /// Whether averages of the parameters are kept (WeightAverage).
-  bool keeps_average() const { return average_.present(); }
+  /// Whether averages (WeightAverage) or slow weights (Lookahead) of the parameters are kept.
+  bool keeps_average() const { return average_.present() || lookahead_.every > 0; }
+  /// Lookahead's share from the next step on, in (0, 1], for schedules of your own; no checkpoint has it.
+  void set_lookahead_share(double share, Location at = Location::current());
   /// Exchanges each parameter with its average, or back; costs nothing. A parameter of which no value has
   /// counted yet stays. While they are exchanged, step() throws. See AveragedWeights.
   void exchange_average(Location at = Location::current());
@@ -108,7 +134,7 @@ class Optimizer {
   /// Takes over all of them; throws, and changes nothing, where the constructor would refuse one. Learning
   /// rates stay.
   void set_settings(const Settings& settings, Location at = Location::current());
-  /// "SGD", "Adam", "AdamW", "RMSprop".
+  /// "SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Muon".
   const std::string& name() const { return name_; }
 
  protected:
@@ -118,7 +144,9 @@ class Optimizer {
   /// For a constructor: the groups; and when it has made its own state, the average, which record_update()
   /// keeps.
   void set_groups(const std::vector<ParameterGroup>& groups, Location at);
-  void set_average(const WeightAverage& average, Location at);
+  void set_average(const WeightAverage& average, const Lookahead& lookahead, Location at);
+  /// And how gradients are guarded: max_grad_value ≥ 0.
+  void set_guards(double max_grad_value, NonFinite non_finite, Location at);
   /// 0 is the group of those that no other has taken.
   std::size_t groups() const { return groups_.size(); }
   std::size_t group_of(std::size_t index) const { return group_of_[index]; }
@@ -134,6 +162,8 @@ class Optimizer {
   /// Whether a group has a momentum > 0 of its own.
   bool a_group_has_momentum() const;
   virtual bool takes_momentum() const { return false; }
+  /// Whether update() is record_update(), which limits each element's gradient itself.
+  virtual bool limits_gradients() const { return false; }
 
   /// Makes this step's scalars; the parameters of a group share them.
   virtual void begin_step(Location at) = 0;
@@ -158,6 +188,9 @@ class Optimizer {
   std::vector<std::pair<std::string, Cell>> named_state_;
   mutable std::vector<std::int64_t> updates_;
   double given_learning_rate_, initial_learning_rate_, learning_rate_, max_grad_norm_;
+  double max_grad_value_ = 0;
+  NonFinite non_finite_ = NonFinite::update;
+  std::int64_t skipped_steps_ = 0;
   Tensor last_grad_norm_;
   std::optional<double> momentum_;
   std::vector<ParameterGroup> groups_;
@@ -165,13 +198,23 @@ class Optimizer {
 
   WeightAverage average_;
   std::vector<Cell> averages_;
+  Lookahead lookahead_;
+  double given_share_ = 0;  ///< lookahead's, as the constructor was given it
   bool is_exchanged_ = false;
-  std::vector<std::size_t> exchanged_;            ///< those that are, or were
-  std::vector<std::pair<double, Tensor>> keeps_;  ///< of this step: how much of an average stays
+  std::vector<std::size_t> exchanged_;  ///< those that are, or were
+  /// What is kept of a parameter in this step: the last scalars of an update.
+  struct Kept {
+    double keep, marks;
+    Tensor limit_scalar, keep_scalar, marks_scalar;
+  };
+  std::vector<Kept> kept_;
   std::int64_t counted(std::int64_t updates) const;
   double keep_of(std::int64_t updates) const;
-  Tensor keep_scalar(std::size_t index, Location at);
+  const Kept& kept(std::size_t index, Location at);
+  bool may_update(const Tensor& norm, Location at);
   std::vector<ParameterGroup> groups_of(const Settings& settings, Location at) const;
+  Settings kept_settings() const;
+  Lookahead lookahead_of(const Settings& settings, Location at) const;
   WeightAverage average_of(const Settings& settings, Location at) const;
 
   /// The lists of a step; kept for their memory.
@@ -227,9 +270,12 @@ struct SGDOptions {
   double momentum = 0;  ///< 0: no velocity is kept
   double weight_decay = 0;
   bool nesterov = false;
-  double max_grad_norm = 0;  ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  double max_grad_norm = 0;   ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  double max_grad_value = 0;  ///< > 0: each element of them, after that, to ±max_grad_value
+  NonFinite non_finite = NonFinite::update;
   std::vector<ParameterGroup> groups = {};
-  WeightAverage average = {};
+  WeightAverage average = {};  ///< or lookahead, not both
+  Lookahead lookahead = {};
 };
 /// d = g + weight_decay·p;  v ← momentum·v + d;  p ← p − lr·(nesterov ? d + momentum·v : v)
 class SGD : public Optimizer {
@@ -243,6 +289,7 @@ class SGD : public Optimizer {
   Settings own_settings() const override;
   void set_own_settings(const Settings& settings, Location at) override;
   bool takes_momentum() const override { return options_.momentum > 0; }
+  bool limits_gradients() const override { return true; }
 
  private:
   SGDOptions options_;
@@ -254,10 +301,13 @@ struct AdamOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
   double eps = 1e-8;
-  double weight_decay = 0;   ///< Adam: added to the gradient
-  double max_grad_norm = 0;  ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  double weight_decay = 0;    ///< Adam: added to the gradient
+  double max_grad_norm = 0;   ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  double max_grad_value = 0;  ///< > 0: each element of them, after that, to ±max_grad_value
+  NonFinite non_finite = NonFinite::update;
   std::vector<ParameterGroup> groups = {};
-  WeightAverage average = {};
+  WeightAverage average = {};  ///< or lookahead, not both
+  Lookahead lookahead = {};
 };
 struct AdamWOptions {
   double lr = 1e-3;
@@ -266,8 +316,11 @@ struct AdamWOptions {
   double eps = 1e-8;
   double weight_decay = 1e-2;  ///< AdamW: shrinks the parameter itself
   double max_grad_norm = 0;    ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  double max_grad_value = 0;   ///< > 0: each element of them, after that, to ±max_grad_value
+  NonFinite non_finite = NonFinite::update;
   std::vector<ParameterGroup> groups = {};
-  WeightAverage average = {};
+  WeightAverage average = {};  ///< or lookahead, not both
+  Lookahead lookahead = {};
 };
 
 /// m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  p ← p − lr·(m/c₁)/(√(v/c₂) + eps), c_i = 1 − β_iᵗ
@@ -276,19 +329,34 @@ class Adam : public Optimizer {
   Adam(std::vector<Parameter> parameters, AdamOptions options = {}, Location at = Location::current());
 
  protected:
-  Adam(std::string name, std::vector<Parameter> parameters, AdamOptions options, bool decoupled, Location at);
+  Adam(std::string name, std::vector<Parameter> parameters, AdamOptions options, int variant,
+       double momentum_decay, Location at);
   void begin_step(Location at) override;
   void update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) override;
   void end_step() override;
   Settings own_settings() const override;
   void set_own_settings(const Settings& settings, Location at) override;
   bool takes_momentum() const override { return true; }
+  bool limits_gradients() const override { return true; }
 
  private:
   std::span<const Tensor> scalars_of(std::size_t group, std::int64_t count, Location at);
 
+  struct Momentum {
+    double now, next;  ///< μ of this update and of the next
+    double product;    ///< of all up to this one
+  };
+  Momentum momentum_at(double beta1, std::int64_t count);
+
   AdamOptions options_;
-  bool decoupled_;
+  int variant_;
+  double momentum_decay_;  ///< NAdam's ψ
+  struct Product {
+    double beta1 = 0;
+    std::int64_t count = 0;
+    double value = 1;
+  };
+  Product product_;                                          ///< of NAdam's momenta, up to a count
   std::vector<std::pair<std::size_t, std::int64_t>> kinds_;  ///< group and count of updates, in this step
   std::vector<Tensor> scalars_;                              ///< for each of them
 };
@@ -298,16 +366,79 @@ class AdamW : public Adam {
   AdamW(std::vector<Parameter> parameters, AdamWOptions options = {}, Location at = Location::current());
 };
 
+struct NAdamOptions {
+  double lr = 2e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0;
+  double momentum_decay = 4e-3;  ///< ψ ≥ 0
+  bool decoupled = false;        ///< the decay shrinks the parameter itself, as AdamW's
+  double max_grad_norm = 0;      ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  double max_grad_value = 0;     ///< > 0: each element of them, after that, to ±max_grad_value
+  NonFinite non_finite = NonFinite::update;
+  std::vector<ParameterGroup> groups = {};
+  WeightAverage average = {};  ///< or lookahead, not both
+  Lookahead lookahead = {};
+};
+/// Adam with Nesterov's momentum (Dozat, "Incorporating Nesterov Momentum into Adam", 2016), as
+/// torch.optim.NAdam is documented (PyTorch 2): μₜ = β₁(1 − ½·0.96^(ψt)), Πₜ = μ₁⋯μₜ,
+/// p ← p − lr·(μₜ₊₁·m/(1 − Πₜ₊₁) + (1 − μₜ)·g/(1 − Πₜ))/(√(v/c₂) + eps). Where β₁ changes, Π is as if it had
+/// always been today's.
+class NAdam : public Adam {
+ public:
+  NAdam(std::vector<Parameter> parameters, NAdamOptions options = {}, Location at = Location::current());
+};
+
+struct MuonOptions {
+  double lr = 0.02;
+  double momentum = 0.95;  ///< in [0, 1)
+  bool nesterov = true;
+  double weight_decay = 0;  ///< shrinks the parameter itself
+  int iterations = 5;       ///< of Newton and Schulz; 1 to 20
+  bool match_adam = false;  ///< the update times 0.2·√max(rows, columns), so that its size is that of Adam's
+                            ///< (Liu et al. 2025), in place of √max(1, rows/columns)
+  double max_grad_norm = 0;   ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  double max_grad_value = 0;  ///< > 0: each element of them, after that, to ±max_grad_value
+  NonFinite non_finite = NonFinite::update;
+  std::vector<ParameterGroup> groups = {};
+};
+/// For parameters of two axes and more, a matrix each of the first axis by all others: v ← momentum·v + g;
+/// u = nesterov ? g + momentum·v : v;  O = the nearest matrix to u whose singular values are near 1 (0.7
+/// to 1.2 after five iterations of Newton and Schulz's, X ← 3.4445·X − 4.7750·(XXᵀ)X + 2.0315·(XXᵀ)²X from
+/// u/‖u‖);  p ← (1 − lr·weight_decay)·p − lr·scale·O (Jordan et al., "Muon: An optimizer for hidden layers in
+/// neural networks", 2024). Biases, norms, embeddings and the last layer are another optimizer's. The
+/// products are planned as any others. Throws for a parameter of fewer than two axes.
+class Muon : public Optimizer {
+ public:
+  Muon(std::vector<Parameter> parameters, MuonOptions options = {}, Location at = Location::current());
+
+ protected:
+  void begin_step(Location at) override;
+  void update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) override;
+  void end_step() override {}
+  Settings own_settings() const override;
+  void set_own_settings(const Settings& settings, Location at) override;
+  bool takes_momentum() const override { return true; }
+
+ private:
+  MuonOptions options_;
+  std::vector<Cell> velocities_;
+};
+
 struct RMSpropOptions {
   double lr = 1e-2;
   double alpha = 0.99;  ///< of the averages
   double eps = 1e-8;
-  double weight_decay = 0;   ///< added to the gradient
-  double momentum = 0;       ///< 0: no buffer is kept
-  bool centered = false;     ///< divides by the gradient's deviation, for which its average is kept, too
-  double max_grad_norm = 0;  ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  double weight_decay = 0;    ///< added to the gradient
+  double momentum = 0;        ///< 0: no buffer is kept
+  bool centered = false;      ///< divides by the gradient's deviation, for which its average is kept, too
+  double max_grad_norm = 0;   ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
+  double max_grad_value = 0;  ///< > 0: each element of them, after that, to ±max_grad_value
+  NonFinite non_finite = NonFinite::update;
   std::vector<ParameterGroup> groups = {};
-  WeightAverage average = {};
+  WeightAverage average = {};  ///< or lookahead, not both
+  Lookahead lookahead = {};
 };
 /// g ← g + weight_decay·p;  v ← αv + (1−α)g²;  centered: a ← αa + (1−α)g, ṽ = v − a², else ṽ = v;
 /// d = g/(√ṽ + eps);  momentum: b ← momentum·b + d, p ← p − lr·b, else p ← p − lr·d: as torch.optim.RMSprop
@@ -323,6 +454,7 @@ class RMSprop : public Optimizer {
   Settings own_settings() const override;
   void set_own_settings(const Settings& settings, Location at) override;
   bool takes_momentum() const override { return options_.momentum > 0; }
+  bool limits_gradients() const override { return true; }
 
  private:
   RMSpropOptions options_;
@@ -334,6 +466,10 @@ class RMSprop : public Optimizer {
 /// gradient the norm is 0. Recorded, not run; where a step follows, it multiplies inside its own kernel.
 Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm,
                       Location at = Location::current());
+
+/// Limits each element of the gradients to [−limit, limit], limit > 0; NaN stays NaN. Recorded, not run.
+void clip_grad_value(const std::vector<Parameter>& parameters, double limit,
+                     Location at = Location::current());
 
 struct LossScalerOptions {
   double initial = 65536;

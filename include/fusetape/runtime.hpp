@@ -1,6 +1,8 @@
 #pragma once
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,6 +11,10 @@
 #include "fusetape/tensor.hpp"
 
 namespace fusetape {
+
+namespace core {
+struct Settings;
+}  // namespace core
 
 /// Runs everything pending on this thread, and so computes these values (an empty list: whatever is
 /// recorded).
@@ -186,5 +192,32 @@ MemoryStats memory_stats();
 std::string versions();
 /// The processor's model name and the SIMD target chosen at run time.
 std::string cpu_name();
+
+/// Any of the switches above; those that are not given stay as they are.
+struct Switches {
+  std::optional<bool> fusion, deterministic, tuning, tf32, anomaly_detection, flush_denormals, graph_capture,
+      eager, profiling;
+  std::optional<std::vector<std::string>> fusion_rules;
+  std::optional<Retention> retention;
+  std::optional<ConvAlgorithm> conv_algorithm;
+  std::optional<std::int64_t> pending_limit;  ///< bytes
+  std::optional<int> threads;
+  std::optional<std::string> backend;
+};
+
+/// Switches as given while it lives, and then as they were: `ft::With unfused({.fusion = false});`. Its
+/// constructor throws what their setters throw, and changes nothing then. Its end runs nothing: what is still
+/// pending then is planned by the switches as they were, so read or materialize() what you want by these.
+class With {
+ public:
+  explicit With(const Switches& switches, Location at = Location::current());
+  ~With();
+  With(const With&) = delete;
+  With& operator=(const With&) = delete;
+
+ private:
+  void put_back() noexcept;
+  std::unique_ptr<core::Settings> before_;
+};
 
 }  // namespace fusetape

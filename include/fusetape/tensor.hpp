@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "fusetape/axes.hpp"
 #include "fusetape/dtype.hpp"
 #include "fusetape/error.hpp"
 #include "fusetape/number.hpp"
@@ -30,6 +31,7 @@ struct BackwardOptions {
 };
 
 class Tensor;
+class Operand;
 
 /// What a hook on a gradient is: called with the gradient; what it returns replaces it (an undefined tensor:
 /// the gradient stays as it is). It must not capture the tensor or Parameter that it is registered on, which
@@ -131,6 +133,29 @@ class Tensor {
   /// The same elements in another shape; one extent may be -1.
   Tensor reshape(Shape shape, Location at = Location::current()) const;
 
+  // What is written daily, as methods: the functions of the same names in <fusetape/ops.hpp>.
+  Tensor sum(Axes axes = {}, ReduceOptions options = {}, Location at = Location::current()) const;
+  Tensor mean(Axes axes = {}, ReduceOptions options = {}, Location at = Location::current()) const;
+  Tensor max(Axes axes = {}, ReduceOptions options = {}, Location at = Location::current()) const;
+  Tensor argmax(int axis = -1, ReduceOptions options = {}, Location at = Location::current()) const;
+  Tensor softmax(int axis = -1, Location at = Location::current()) const;
+  Tensor flatten(int from_axis = 1, Location at = Location::current()) const;
+  Tensor transpose(Location at = Location::current()) const;
+  Tensor transpose(std::vector<int> permutation, Location at = Location::current()) const;
+  Tensor cast(DType dtype, Location at = Location::current()) const;
+  Tensor relu(Location at = Location::current()) const;
+  Tensor sigmoid(Location at = Location::current()) const;
+  Tensor tanh(Location at = Location::current()) const;
+  Tensor exp(Location at = Location::current()) const;
+  Tensor log(Location at = Location::current()) const;
+  Tensor sqrt(Location at = Location::current()) const;
+  Tensor abs(Location at = Location::current()) const;
+  /// x += y is x = x + y: the handle names a new value, and who has the old one keeps it.
+  Tensor& operator+=(const Operand& other);
+  Tensor& operator-=(const Operand& other);
+  Tensor& operator*=(const Operand& other);
+  Tensor& operator/=(const Operand& other);
+
   // For the library: the value behind the handle (not for users; may change).
   explicit Tensor(core::Value* value);
   core::Value* value() const { return value_; }
@@ -211,7 +236,7 @@ Tensor to_nchw(const Tensor& x, Location at = Location::current());
 
 /// A named mutable binding to a value. An update binds a new version: values recorded earlier keep the
 /// version that they read. Running statistics and optimizer state are cells; a Parameter is a cell with a
-/// gradient. Copies share the binding.
+/// gradient. Copies share the binding, which a const one may change, too: `net.conv.weight().set_data(…)`.
 class Cell {
  public:
   Cell() = default;
@@ -219,9 +244,9 @@ class Cell {
   bool defined() const { return state_ != nullptr; }
   Tensor value(Location at = Location::current()) const;
   const std::string& name(Location at = Location::current()) const;
-  void set_name(std::string name, Location at = Location::current());
+  void set_name(std::string name, Location at = Location::current()) const;
   /// Binds a new version: the same shape and dtype, detached. Throws otherwise.
-  void set_data(Tensor value, Location at = Location::current());
+  void set_data(Tensor value, Location at = Location::current()) const;
   const Shape& shape(Location at = Location::current()) const;
   DType dtype(Location at = Location::current()) const;
   core::Cell* state() const { return state_.get(); }
@@ -237,14 +262,14 @@ class Parameter : public Cell {
   explicit Parameter(Tensor value, std::string name = "", Location at = Location::current());
   /// The collected gradient; undefined before the first backward() and after zero_grad().
   Tensor grad(Location at = Location::current()) const;
-  void set_grad(Tensor grad, Location at = Location::current());
-  void zero_grad(Location at = Location::current());
+  void set_grad(Tensor grad, Location at = Location::current()) const;
+  void zero_grad(Location at = Location::current()) const;
   /// As Tensor::register_hook, for every version of the parameter: called before the gradient of a backward()
   /// is added to grad().
-  HookHandle register_hook(GradientHook hook, Location at = Location::current());
+  HookHandle register_hook(GradientHook hook, Location at = Location::current()) const;
   /// A parameter that is frozen gets no gradient and is skipped by optimizers.
   bool requires_grad(Location at = Location::current()) const;
-  void set_requires_grad(bool on, Location at = Location::current());
+  void set_requires_grad(bool on, Location at = Location::current()) const;
   operator Tensor() const { return value(); }
 };
 

@@ -19,28 +19,63 @@ void check(const std::string& name, const AdamOptions& options, Location at) {
           options.weight_decay);
 }
 
+void check_momentum_decay(const std::string& name, double decay, Location at) {
+  SettingCheck{name, at}(decay >= 0 && std::isfinite(decay), "a finite momentum_decay ≥ 0", decay);
+}
+
+template <class Options>
+AdamOptions as_adam(const Options& options) {
+  return {.lr = options.lr,
+          .beta1 = options.beta1,
+          .beta2 = options.beta2,
+          .eps = options.eps,
+          .weight_decay = options.weight_decay,
+          .max_grad_norm = options.max_grad_norm,
+          .max_grad_value = options.max_grad_value,
+          .non_finite = options.non_finite,
+          .groups = options.groups,
+          .average = options.average,
+          .lookahead = options.lookahead};
+}
+
 }  // namespace
 
-Adam::Adam(std::string name, std::vector<Parameter> parameters, AdamOptions options, bool decoupled,
-           Location at)
+Adam::Adam(std::string name, std::vector<Parameter> parameters, AdamOptions options, int variant,
+           double momentum_decay, Location at)
     : Optimizer(name, std::move(parameters), options.lr, options.max_grad_norm, at),
-      options_(options),
-      decoupled_(decoupled) {
+      options_(std::move(options)),
+      variant_(variant),
+      momentum_decay_(momentum_decay) {
   check(name, options_, at);
+  check_momentum_decay(name, momentum_decay_, at);
   set_groups(options_.groups, at);
   make_state("m", at);
   make_state("v", at);
-  set_average(options_.average, at);
+  set_average(options_.average, options_.lookahead, at);
+  set_guards(options_.max_grad_value, options_.non_finite, at);
 }
 
 Adam::Adam(std::vector<Parameter> parameters, AdamOptions options, Location at)
-    : Adam("Adam", std::move(parameters), options, false, at) {}
+    : Adam("Adam", std::move(parameters), std::move(options), adam_rule::coupled, 0, at) {}
 
 AdamW::AdamW(std::vector<Parameter> parameters, AdamWOptions options, Location at)
-    : Adam("AdamW", std::move(parameters),
-           {options.lr, options.beta1, options.beta2, options.eps, options.weight_decay,
-            options.max_grad_norm, options.groups, options.average},
-           true, at) {}
+    : Adam("AdamW", std::move(parameters), as_adam(options), adam_rule::decoupled, 0, at) {}
+
+NAdam::NAdam(std::vector<Parameter> parameters, NAdamOptions options, Location at)
+    : Adam("NAdam", std::move(parameters), as_adam(options),
+           adam_rule::nesterov | (options.decoupled ? adam_rule::decoupled : adam_rule::coupled),
+           options.momentum_decay, at) {}
+
+/// The parameters of a step have few different counts, which mostly go up by one.
+Adam::Momentum Adam::momentum_at(double beta1, std::int64_t count) {
+  const auto momentum = [&](std::int64_t t) {
+    return beta1 * (1 - 0.5 * std::pow(0.96, static_cast<double>(t) * momentum_decay_));
+  };
+  if (product_.beta1 != beta1 || product_.count > count) product_ = {.beta1 = beta1};
+  while (product_.count < count && product_.value > 0) product_.value *= momentum(++product_.count);
+  product_.count = count;  // what is 0 by now stays so
+  return {momentum(count), momentum(count + 1), product_.value};
+}
 
 /// The scalars come with the update counts. What a step that threw has left of them is none of this step's.
 void Adam::begin_step(Location) { end_step(); }
@@ -52,30 +87,39 @@ std::span<const Tensor> Adam::scalars_of(std::size_t group, std::int64_t count, 
   if (known == kinds_.end()) {
     const auto t = static_cast<double>(count);
     const double beta1 = momentum_of(group, options_.beta1);
+    adam_rule::Scalars scalars{.lr = learning_rate_of(group),
+                               .beta1 = beta1,
+                               .beta2 = options_.beta2,
+                               .eps = options_.eps,
+                               .weight_decay = weight_decay_of(group, options_.weight_decay),
+                               .correction1 = 1 - std::pow(beta1, t),
+                               .correction2 = 1 - std::pow(options_.beta2, t)};
+    if ((variant_ & adam_rule::nesterov) != 0) {
+      const Momentum momentum = momentum_at(beta1, count);
+      scalars.correction1 = (1 - momentum.product * momentum.next) / momentum.next;
+      scalars.share = (1 - momentum.now) / (1 - momentum.product);
+    }
     kinds_.push_back(kind);
-    ops::append_scalars(adam_rule::Scalars{.lr = learning_rate_of(group),
-                                           .beta1 = beta1,
-                                           .beta2 = options_.beta2,
-                                           .eps = options_.eps,
-                                           .weight_decay = weight_decay_of(group, options_.weight_decay),
-                                           .correction1 = 1 - std::pow(beta1, t),
-                                           .correction2 = 1 - std::pow(options_.beta2, t)},
-                        scalars_, at);
+    ops::append_scalars(scalars, scalars_, at);
   }
   return ops::scalars_at<adam_rule>(scalars_, place);
 }
 
 void Adam::update(std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) {
-  const auto variant = decoupled_ ? adam_rule::decoupled : adam_rule::coupled;
-  record_update(ops::adam_update_op, variant, scalars_of(group_of(index), updates()[index] + 1, at), index,
+  record_update(ops::adam_update_op, variant_, scalars_of(group_of(index), updates()[index] + 1, at), index,
                 gradient, bindings, at);
 }
 
 Settings Adam::own_settings() const {
-  return {{"beta1", options_.beta1},
-          {"beta2", options_.beta2},
-          {"eps", options_.eps},
-          {"weight_decay", options_.weight_decay}};
+  Settings settings{{"beta1", options_.beta1},
+                    {"beta2", options_.beta2},
+                    {"eps", options_.eps},
+                    {"weight_decay", options_.weight_decay}};
+  if ((variant_ & adam_rule::nesterov) != 0) {
+    settings.emplace("momentum_decay", momentum_decay_);
+    settings.emplace("decoupled", (variant_ & adam_rule::decoupled) != 0 ? 1 : 0);
+  }
+  return settings;
 }
 
 void Adam::set_own_settings(const Settings& settings, Location at) {
@@ -85,7 +129,14 @@ void Adam::set_own_settings(const Settings& settings, Location at) {
   options.eps = settings.at("eps");
   options.weight_decay = settings.at("weight_decay");
   check(name(), options, at);
-  options_ = options;
+  if ((variant_ & adam_rule::nesterov) != 0) {
+    check_momentum_decay(name(), settings.at("momentum_decay"), at);
+    momentum_decay_ = settings.at("momentum_decay");
+    product_ = {};
+    variant_ =
+        adam_rule::nesterov | (settings.at("decoupled") != 0 ? adam_rule::decoupled : adam_rule::coupled);
+  }
+  options_ = std::move(options);
 }
 
 void Adam::end_step() {

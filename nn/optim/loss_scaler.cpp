@@ -7,6 +7,7 @@
 #include "fusetape/autograd.hpp"
 #include "fusetape/ops.hpp"
 #include "fusetape/optim.hpp"
+#include "nn/optim/finite.hpp"
 #include "nn/optim/setting_reader.hpp"
 #include "ops/optimizer.hpp"
 
@@ -61,7 +62,7 @@ bool LossScaler::step(Optimizer& optimizer, Location at) {
     if (!gradients.empty()) norm = ops::grad_norm(gradients, at);
     gradients.clear();
   }
-  if (norm.defined() && !std::isfinite(norm.item(at))) {
+  if (norm.defined() && !is_finite_or_put_back(norm, at)) {
     if (factor_ <= options_.minimum) {
       throw Error(
           "LossScaler",

@@ -11,6 +11,7 @@
 #include "fusetape/ops.hpp"
 #include "fusetape/optim.hpp"
 #include "fusetape/runtime.hpp"
+#include "nn/optim/finite.hpp"
 #include "nn/optim/setting_reader.hpp"
 #include "ops/optimizer.hpp"
 
@@ -38,8 +39,9 @@ void check_rate(const std::string& name, double rate, Location at) {
   }
 }
 
-void check_max_grad_norm(const std::string& name, double norm, Location at) {
-  if (!(norm >= 0)) throw Error(name, "expected max_grad_norm ≥ 0, got " + core::number_text(norm), at);
+void check_limit(const std::string& name, const char* limit, double got, Location at) {
+  if (!(got >= 0))
+    throw Error(name, std::string("expected ") + limit + " ≥ 0, got " + core::number_text(got), at);
 }
 
 /// min(1, max_norm / (norm + 1e-6)): PyTorch's formula.
@@ -58,18 +60,12 @@ void check_group(const std::string& name, const std::string& which, const Parame
   require(momentum >= 0 && momentum < 1, "momentum in [0, 1)", momentum);
 }
 
-void check_average(const std::string& name, const WeightAverage& average, Location at) {
-  const auto require = [&](bool ok, const char* expected, double got) {
-    if (!ok) throw Error(name, std::string("expected ") + expected + ", got " + core::number_text(got), at);
-  };
-  require(average.decay >= 0 && average.decay < 1, "average.decay in [0, 1)", average.decay);
-  require(average.decay == 0 || !average.equal, "average.equal or average.decay, not both", average.decay);
-  require(average.start >= 0, "average.start ≥ 0", static_cast<double>(average.start));
-  require(average.every >= 1, "average.every ≥ 1", static_cast<double>(average.every));
-}
-
 Tensor scaled(const Tensor& gradient, const Tensor& scale, Location at) {
   return mul({gradient, at}, {cast({scale, at}, gradient.dtype()), at});
+}
+
+Tensor limited(const Tensor& gradient, double limit, Location at) {
+  return clamp({gradient, at}, -limit, limit);
 }
 
 }  // namespace
@@ -86,7 +82,7 @@ Optimizer::Optimizer(std::string name, std::vector<Parameter> parameters, double
       groups_(1),
       group_of_(parameters_.size(), 0) {
   check_rate(name_, learning_rate_, at);
-  check_max_grad_norm(name_, max_grad_norm_, at);
+  check_limit(name_, "max_grad_norm", max_grad_norm_, at);
   if (parameters_.empty()) throw Error(name_, "expected at least one parameter, got none", at);
   check_parameters(name_, parameters_, at);
   // Parameters that are still pending would make the first step another plan than the second.
@@ -129,64 +125,38 @@ bool Optimizer::a_group_has_momentum() const {
                      [](const ParameterGroup& group) { return group.momentum.value_or(0) > 0; });
 }
 
-void Optimizer::set_average(const WeightAverage& average, Location at) {
-  check_average(name_, average, at);
-  average_ = average;
-  if (!average_.present()) return;
+void Optimizer::set_guards(double max_grad_value, NonFinite non_finite, Location at) {
+  check_limit(name_, "max_grad_value", max_grad_value, at);
+  max_grad_value_ = max_grad_value;
+  non_finite_ = non_finite;
+}
+
+/// Whether the gradients of this norm are finite. Where not, cells are put back: the ops that rebound them
+/// may have read what made the gradients so.
+bool Optimizer::may_update(const Tensor& norm, Location at) {
+  if (is_finite_or_put_back(norm, at)) return true;
+  if (non_finite_ == NonFinite::skip) {
+    ++skipped_steps_;
+    return false;
+  }
+  std::size_t bad = 0;
+  std::string first;
   for (const Parameter& parameter : parameters_) {
-    // A decay of 0.999 moves a number of 8 bits by less than half of its last one: never.
-    if (size_of(parameter.dtype()) == 2) {
-      throw Error(name_,
-                  "expected parameters in f32 or f64 where an average is kept, got " +
-                      std::string(name_of(parameter.dtype())) + " in \"" + parameter.name() +
-                      "\"; Autocast computes in 16 bits and leaves parameters in f32",
-                  at);
-    }
+    if (!parameter.grad().defined() || !parameter.requires_grad()) continue;
+    const std::vector<double> gradient = parameter.grad().to_vector<double>(at);
+    if (std::all_of(gradient.begin(), gradient.end(), [](double x) { return std::isfinite(x); })) continue;
+    if (bad++ == 0) first = parameter.name();
   }
-  averages_ = make_state("average", at);
+  const std::string what = bad == 0 ? "their joint norm is beyond their dtype"
+                                    : "there is a NaN or an infinity in that of \"" + first + "\" and of " +
+                                          std::to_string(bad - 1) + " more";
+  throw Error(name_,
+              "expected finite gradients, got others: " + what +
+                  ". Nothing was updated. set_anomaly_detection(true) names the first op that makes one",
+              at);
 }
 
-/// Of so many updates, how many values count.
-std::int64_t Optimizer::counted(std::int64_t updates) const {
-  return updates <= average_.start ? 0 : (updates - average_.start - 1) / average_.every + 1;
-}
-
-/// What stays of the average in the update after so many.
-double Optimizer::keep_of(std::int64_t updates) const {
-  const std::int64_t before = counted(updates);
-  if (counted(updates + 1) == before) return 1;
-  if (before == 0) return 0;
-  return average_.equal ? static_cast<double>(before) / static_cast<double>(before + 1) : average_.decay;
-}
-
-Tensor Optimizer::keep_scalar(std::size_t index, Location at) {
-  const double keep = average_.present() ? keep_of(updates_[index]) : 1;
-  for (const auto& [known, scalar] : keeps_) {
-    if (known == keep) return scalar;
-  }
-  keeps_.emplace_back(keep, scalar(keep, DType::f64, at));
-  return keeps_.back().second;
-}
-
-void Optimizer::exchange_average(Location at) {
-  if (!average_.present())
-    throw Error(name_, "keeps no average: its options have neither average.decay nor average.equal", at);
-  if (!is_exchanged_) {
-    take_back_updates();
-    exchanged_.clear();
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      if (counted(updates_[i]) > 0) exchanged_.push_back(i);
-    }
-  }
-  for (const std::size_t i : exchanged_) {
-    const Tensor value = parameters_[i].value();
-    parameters_[i].set_data(averages_[i].value(), at);
-    averages_[i].set_data(value, at);
-  }
-  is_exchanged_ = !is_exchanged_;
-}
-
-void Optimizer::step(Location at) {
+bool Optimizer::step(Location at) {
   if (is_exchanged_) throw Error(name_, "step() while the parameters are exchanged with their averages", at);
   std::vector<std::size_t>& updated = work_.updated;
   updated.clear();
@@ -204,18 +174,22 @@ void Optimizer::step(Location at) {
       updated.push_back(i);
       gradients.push_back(std::move(gradient));
     }
-    keeps_.clear();  // what a step that threw has left
+    kept_.clear();  // what a step that threw has left
     const bool clip = max_grad_norm_ > 0 && !gradients.empty();
-    const Tensor norm = clip ? ops::grad_norm(gradients, at) : Tensor();
+    const bool judge = non_finite_ != NonFinite::update && !gradients.empty();
+    const Tensor norm = clip || judge ? ops::grad_norm(gradients, at) : Tensor();
+    if (judge && !may_update(norm, at)) return false;
     const Tensor scale = clip ? clip_scale(norm, max_grad_norm_, at) : Tensor();
     begin_step(at);
     for (std::size_t i = 0; i < updated.size(); ++i) {
-      update(updated[i], clip ? scaled(gradients[i], scale, at) : gradients[i], bindings, at);
+      Tensor gradient = clip ? scaled(gradients[i], scale, at) : gradients[i];
+      if (max_grad_value_ > 0 && !limits_gradients()) gradient = limited(gradient, max_grad_value_, at);
+      update(updated[i], gradient, bindings, at);
     }
     end_step();
-    keeps_.clear();
+    kept_.clear();
     // Only now, when nothing can throw any more; and no handle stays here to keep an old version alive.
-    last_grad_norm_ = norm;
+    last_grad_norm_ = clip ? norm : Tensor();
     for (auto& [cell, value] : bindings) cell.set_data(std::move(value), at);
     for (std::size_t i : updated) ++updates_[i];
   }
@@ -230,6 +204,7 @@ void Optimizer::step(Location at) {
     last_grad_norm_ = norm_before;
     throw;
   }
+  return !updated.empty();
 }
 
 /// The host is at most one run ahead of a device, so that two steps are all that can be taken back.
@@ -270,12 +245,11 @@ Settings Optimizer::settings() const {
     if (groups_[g].weight_decay) all.emplace(of + "weight_decay", *groups_[g].weight_decay);
     if (groups_[g].momentum) all.emplace(of + "momentum", *groups_[g].momentum);
   }
-  if (average_.present()) {
-    all.insert({{"average.decay", average_.decay},
-                {"average.equal", average_.equal ? 1 : 0},
-                {"average.start", static_cast<double>(average_.start)},
-                {"average.every", static_cast<double>(average_.every)}});
-  }
+  // What is as by default is not written: it was none when the first checkpoints were.
+  if (max_grad_value_ > 0) all.emplace("max_grad_value", max_grad_value_);
+  if (non_finite_ != NonFinite::update) all.emplace("non_finite", static_cast<double>(non_finite_));
+  const Settings kept = kept_settings();
+  all.insert(kept.begin(), kept.end());
   return all;
 }
 
@@ -299,17 +273,6 @@ std::vector<ParameterGroup> Optimizer::groups_of(const Settings& settings, Locat
   return groups;
 }
 
-WeightAverage Optimizer::average_of(const Settings& settings, Location at) const {
-  if (!average_.present()) return {};
-  const SettingReader read{settings, name_, at};
-  const WeightAverage average{.decay = read.number("average.decay"),
-                              .equal = read.number("average.equal") != 0,
-                              .start = read.count("average.start"),
-                              .every = read.count("average.every")};
-  check_average(name_, average, at);
-  return average;
-}
-
 void Optimizer::set_settings(const Settings& settings, Location at) {
   for (const auto& [name, value] : this->settings()) {
     if (settings.count(name) == 0) throw Error(name_, "expected a setting " + name + ", got none", at);
@@ -320,14 +283,24 @@ void Optimizer::set_settings(const Settings& settings, Location at) {
   }
   const double rate = settings.at("lr"), norm = settings.at("max_grad_norm");
   check_rate(name_, rate, at);
-  check_max_grad_norm(name_, norm, at);
+  check_limit(name_, "max_grad_norm", norm, at);
+  const SettingReader read{settings, name_, at};
+  const double limit = max_grad_value_ > 0 ? read.number("max_grad_value") : 0;
+  check_limit(name_, "max_grad_value", limit, at);
+  auto non_finite = static_cast<std::int64_t>(NonFinite::update);
+  if (non_finite_ != NonFinite::update) non_finite = read.count("non_finite");
+  if (non_finite > static_cast<std::int64_t>(NonFinite::report))
+    throw Error(name_, "expected non_finite to be 0, 1 or 2, got " + std::to_string(non_finite), at);
   std::vector<ParameterGroup> groups = groups_of(settings, at);
   const WeightAverage average = average_of(settings, at);
-  if (average.present() != average_.present())
-    throw Error(name_, "expected an average here and there or in neither: it exists from construction", at);
+  const Lookahead lookahead = lookahead_of(settings, at);
   set_own_settings(settings, at);
   groups_ = std::move(groups);
   average_ = average;
+  lookahead_ = lookahead;
+  given_share_ = lookahead.share;
+  max_grad_value_ = limit;
+  non_finite_ = static_cast<NonFinite>(non_finite);
   given_learning_rate_ = rate;
   max_grad_norm_ = norm;
 }
@@ -360,25 +333,6 @@ std::vector<Cell> Optimizer::make_state(const std::string& name, Location at) {
   return cells;
 }
 
-void Optimizer::record_update(const core::OpDef& op, int variant, std::span<const Tensor> scalars,
-                              std::size_t index, const Tensor& gradient, Bindings& bindings, Location at) {
-  core::InlineVector<Cell, 6> cells;
-  core::InlineVector<Tensor, 6> state;
-  cells.push_back(parameters_[index]);
-  for (std::size_t i = index; i < named_state_.size(); i += parameters_.size()) {
-    cells.push_back(named_state_[i].second);
-    state.push_back(named_state_[i].second.value());
-  }
-  core::InlineVector<Tensor, 10> all;
-  for (const Tensor& scalar : scalars) all.push_back(scalar);
-  all.push_back(keep_scalar(index, at));
-  core::Outputs values =
-      ops::update(op, 2 * variant + (average_.present() ? 1 : 0), parameters_[index].value(), gradient,
-                  {state.begin(), state.size()}, {all.begin(), all.size()}, at);
-  for (std::size_t i = 0; i < values.size(); ++i)
-    bindings.emplace_back(std::move(cells[i]), std::move(values[i]));
-}
-
 Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm, Location at) {
   if (!(max_norm > 0)) {
     throw Error("clip_grad_norm", "expected max_norm > 0, got " + core::number_text(max_norm), at);
@@ -397,6 +351,16 @@ Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm,
     if (parameter.grad().defined()) parameter.set_grad(scaled(parameter.grad(), scale, at));
   }
   return norm;
+}
+
+void clip_grad_value(const std::vector<Parameter>& parameters, double limit, Location at) {
+  if (!(limit > 0)) throw Error("clip_grad_value", "expected limit > 0, got " + core::number_text(limit), at);
+  check_parameters("clip_grad_value", parameters, at);
+  const NoGrad no_history;
+  const core::PhaseScope phase(plan::Phase::update, at);
+  for (Parameter parameter : parameters) {
+    if (parameter.grad().defined()) parameter.set_grad(limited(parameter.grad(), limit, at));
+  }
 }
 
 }  // namespace fusetape::optim

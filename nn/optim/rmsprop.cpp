@@ -34,7 +34,8 @@ RMSprop::RMSprop(std::vector<Parameter> parameters, RMSpropOptions options, Loca
   make_state("square_avg", at);
   if (options_.centered) make_state("grad_avg", at);
   if (options_.momentum != 0) make_state("momentum_buffer", at);
-  set_average(options_.average, at);
+  set_average(options_.average, options_.lookahead, at);
+  set_guards(options_.max_grad_value, options_.non_finite, at);
 }
 
 void RMSprop::begin_step(Location at) {

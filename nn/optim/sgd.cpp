@@ -26,7 +26,8 @@ SGD::SGD(std::vector<Parameter> parameters, SGDOptions options, Location at)
   if (options_.momentum == 0 && a_group_has_momentum())
     throw Error("SGD", "expected a momentum > 0 for all where a group has one, got 0", at);
   if (options_.momentum != 0) make_state("velocity", at);
-  set_average(options_.average, at);
+  set_average(options_.average, options_.lookahead, at);
+  set_guards(options_.max_grad_value, options_.non_finite, at);
 }
 
 void SGD::begin_step(Location at) {

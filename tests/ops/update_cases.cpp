@@ -43,6 +43,12 @@ Results clipped_updates(In x) {
   return results;
 }
 
+/// Averages and slow weights are not kept of 16 bits.
+template <class Options>
+bool keeps(const Options& options) {
+  return options.average.present() || options.lookahead.every > 0;
+}
+
 void add_updates(Cases& cases) {
   std::vector<Input> parameters;
   for (const Shape& shape : {Shape{17}, Shape{3, 3, 3, 2}, Shape{1}, Shape{151, 224}}) {
@@ -83,12 +89,14 @@ void add_updates(Cases& cases) {
       {"nesterov", {.momentum = 0.9, .nesterov = true}},
       {"weight decay", {.weight_decay = 1e-2}},
       {"momentum and weight decay", {.momentum = 0.8, .weight_decay = 1e-2}},
+      {"limited gradients, an average", {.max_grad_value = 0.25, .average = {.equal = true}}},
+      {"lookahead", {.momentum = 0.9, .nesterov = true, .lookahead = {.every = 2}}},
   };
   for (const auto& [name, options] : sgds) {
     cases.push_back({std::string("sgd, ") + name,
                      parameters,
                      [options = options](In x) { return updated<optim::SGD>(x, options); },
-                     {.differentiable = false, .groups = {"sgd_update"}}});
+                     {.differentiable = false, .wide_only = keeps(options), .groups = {"sgd_update"}}});
   }
   cases.push_back({"adam",
                    parameters,
@@ -98,19 +106,34 @@ void add_updates(Cases& cases) {
                    parameters,
                    [](In x) { return updated<optim::AdamW>(x, optim::AdamWOptions{.lr = 0.01}); },
                    {.differentiable = false, .groups = {"adam_update"}}});
+  const std::pair<const char*, optim::NAdamOptions> nadams[] = {
+      {"coupled", {.weight_decay = 1e-2}},
+      {"decoupled", {.weight_decay = 1e-2, .decoupled = true}},
+      {"with an average", {.average = {.decay = 0.5}}},
+      {"with lookahead", {.max_grad_value = 0.25, .lookahead = {.every = 2, .share = 0.25}}},
+  };
+  for (const auto& [name, options] : nadams) {
+    cases.push_back({std::string("nadam, ") + name,
+                     parameters,
+                     [options = options](In x) { return updated<optim::NAdam>(x, options); },
+                     {.differentiable = false, .wide_only = keeps(options), .groups = {"adam_update"}}});
+  }
   const std::pair<const char*, optim::RMSpropOptions> rmsprops[] = {
       {"plain", {}},
       {"centered", {.weight_decay = 1e-2, .centered = true}},
       {"momentum", {.alpha = 0.9, .momentum = 0.9}},
       {"centered, momentum", {.alpha = 0.9, .momentum = 0.5, .centered = true}},
       {"clipped inside the step", {.momentum = 0.9, .max_grad_norm = 0.5}},
+      {"centered, momentum, lookahead", {.momentum = 0.9, .centered = true, .lookahead = {.every = 3}}},
   };
   for (const auto& [name, options] : rmsprops) {
     const bool clip = options.max_grad_norm > 0;
     cases.push_back({std::string("rmsprop, ") + name,
                      parameters,
                      [options = options](In x) { return updated<optim::RMSprop>(x, options); },
-                     {.differentiable = false, .groups = {clip ? "clip+rmsprop_update" : "rmsprop_update"}}});
+                     {.differentiable = false,
+                      .wide_only = keeps(options),
+                      .groups = {clip ? "clip+rmsprop_update" : "rmsprop_update"}}});
   }
 }
 

@@ -146,7 +146,11 @@ struct Training {
   void run(int batch, int part) {
     const Tensor loss_of_part = loss(batch * 8 + part);
     loss_of_part.backward();
-    part + 1 < micro_batches ? static_cast<void>(loss_of_part.item()) : optimizer->step();
+    if (part + 1 < micro_batches) {
+      loss_of_part.item();
+    } else {
+      optimizer->step();
+    }
   }
   void step(int batch) {
     optimizer->zero_grad();

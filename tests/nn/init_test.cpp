@@ -1,0 +1,120 @@
+// Initial values: their distribution, and what they refuse.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "compare.hpp"
+#include "fusetape/fusetape.hpp"
+#include "helpers.hpp"
+
+namespace ft = fusetape;
+namespace nn = fusetape::nn;
+using namespace fusetape::tests;
+using ft::Shape;
+using ft::Tensor;
+
+TEST_CASE(
+    "initial values have the deviation and the bounds that they are asked for, and come from the seed") {
+  struct Case {
+    const char* name;
+    Tensor (*make)();
+    double deviation, bound;
+  };
+  const Case cases[] = {
+      {"normal",
+       [] {
+         return nn::normal({100, 100}, 0, 0.5);
+       },
+       0.5, 3},
+      {"truncated_normal",
+       [] {
+         return nn::truncated_normal({100, 100}, 0.5);
+       },
+       0.5 * 0.8796, 1},
+      {"truncated_normal, wide",
+       [] {
+         return nn::truncated_normal({100, 100}, 1, 5);
+       },
+       1, 5},
+      {"xavier_uniform",
+       [] {
+         return nn::xavier_uniform({50, 2, 2, 25}, 2);
+       },
+       2 * std::sqrt(2.0 / 300), 2 * std::sqrt(6.0 / 300)},
+      {"xavier_normal",
+       [] {
+         return nn::xavier_normal({80, 120});
+       },
+       std::sqrt(2.0 / 200), 1},
+      {"kaiming_normal",
+       [] {
+         return nn::kaiming_normal({100, 100}, 200);
+       },
+       0.1, 1},
+  };
+  for (const Case& c : cases) {
+    CAPTURE(c.name);
+    ft::manual_seed(4);
+    const std::vector<double> x = c.make().to_vector<double>();
+    double sum = 0, squares = 0, largest = 0;
+    for (const double e : x) {
+      sum += e;
+      squares += e * e;
+      largest = std::max(largest, std::abs(e));
+    }
+    const auto n = static_cast<double>(x.size());
+    CHECK(std::sqrt(squares / n) == doctest::Approx(c.deviation).epsilon(0.03));
+    CHECK(std::abs(sum / n) < 0.05 * c.deviation);
+    CHECK(largest <= c.bound * (1 + 1e-6));
+    ft::manual_seed(4);
+    CHECK(c.make().to_vector<double>() == x);
+  }
+  CHECK(std::abs(nn::normal({1000}, 7, 0.1).mean().item() - 7) < 0.02);
+}
+
+TEST_CASE("truncated normals have the normal's shape between the cuts") {
+  // Of a normal cut at two deviations, 0.7152 lie within one: erf(1/√2) / erf(2/√2).
+  const std::vector<float> x = nn::truncated_normal({20000}, 1).to_vector();
+  const auto inside = std::count_if(x.begin(), x.end(), [](float e) { return std::abs(e) < 1; });
+  CHECK(static_cast<double>(inside) / 20000 == doctest::Approx(0.7152).epsilon(0.02));
+}
+
+TEST_CASE("orthogonal weights are so, by rows or by columns") {
+  for (const Shape& shape : {Shape{6, 3, 3, 2}, {7, 7}, {40, 3, 3, 1}, {1, 5}}) {
+    CAPTURE(shape);
+    const Tensor w = nn::orthogonal(shape, 2).reshape({shape[0], -1});
+    const bool by_rows = w.shape()[0] <= w.shape()[1];
+    const Tensor product =
+        by_rows ? ft::matmul(w, w, {.transpose_b = true}) : ft::matmul(w, w, {.transpose_a = true});
+    const std::int64_t n = product.shape()[0];
+    Numbers expected(static_cast<std::size_t>(n * n), 0.0);
+    for (std::int64_t i = 0; i < n; ++i) expected[static_cast<std::size_t>(i * n + i)] = 4;
+    CHECK(difference(product.to_vector<double>(), expected) <= 1e-6);
+  }
+}
+
+TEST_CASE("initial values refuse what they cannot make") {
+  const std::pair<const char*, void (*)()> cases[] = {
+      {"[normal] expected a finite deviation ≥ 0, got -1", [] { nn::normal({2}, 0, -1); }},
+      {"[normal] expected a finite mean", [] { nn::normal({2}, NAN); }},
+      {"[truncated_normal] expected a cut in (0, 5], got 0", [] { nn::truncated_normal({2}, 1, 0); }},
+      {"[truncated_normal] expected a finite deviation", [] { nn::truncated_normal({2}, INFINITY); }},
+      {"[xavier_uniform] expected at least two axes and one element, got {3}",
+       [] { nn::xavier_uniform({3}); }},
+      {"[xavier_normal] expected a finite gain ≥ 0, got -2",
+       [] {
+         nn::xavier_normal({3, 3}, -2);
+       }},
+      {"[orthogonal] expected at least two axes and one element, got {0, 3}",
+       [] {
+         nn::orthogonal({0, 3});
+       }},
+      {"[orthogonal] expected extents ≥ 0",
+       [] {
+         nn::orthogonal({-1, 3});
+       }},
+  };
+  for (const auto& [message, make] : cases) CHECK(contains(message_of(make), message));
+}
