@@ -17,6 +17,14 @@ void require_positive(const char* layer, const char* what, std::int64_t value, L
   if (value < 1) fail(layer, std::string(what) + " ≥ 1", std::to_string(value), at);
 }
 
+void require_eps(const char* layer, double eps, Location at) {
+  if (!(eps > 0 && std::isfinite(eps))) fail(layer, "eps > 0 and finite", core::number_text(eps), at);
+}
+
+void require_probability(const char* layer, double p, Location at) {
+  if (!(p >= 0 && p < 1)) fail(layer, "p in [0, 1)", core::number_text(p), at);
+}
+
 void require_pair(const char* layer, const char* what, Size2d value, std::int64_t least, Location at) {
   if (value.height < least || value.width < least) {
     fail(layer, std::string(what) + " ≥ " + std::to_string(least),
@@ -45,6 +53,15 @@ void check_convolution(const char* layer, const Options& options, Location at) {
              std::to_string(options.groups),
          at);
   }
+}
+
+/// x times a mask of its first and, where `channels`, its last axis.
+Tensor dropped(const char* layer, const Tensor& x, int least_rank, bool channels, double p, Location at) {
+  if (x.rank(at) < least_rank)
+    fail(layer, std::to_string(least_rank) + " axes or more", to_string(x.shape()), at);
+  Shape shape = x.shape();
+  for (int axis = 1; axis < shape.rank() - (channels ? 1 : 0); ++axis) shape[axis] = 1;
+  return mul({x, at}, {dropout({ones(shape, x.dtype(), at), at}, p), at});
 }
 
 }  // namespace
@@ -94,8 +111,7 @@ Tensor ConvTranspose2d::forward(const Tensor& x) {
 
 BatchNorm2d::BatchNorm2d(std::int64_t channels, BatchNormOptions options, Location at) : options_(options) {
   require_positive("BatchNorm2d", "channels", channels, at);
-  if (!(options.eps > 0 && std::isfinite(options.eps)))
-    fail("BatchNorm2d", "eps > 0 and finite", core::number_text(options.eps), at);
+  require_eps("BatchNorm2d", options.eps, at);
   if (!(options.momentum >= 0 && options.momentum <= 1)) {
     fail("BatchNorm2d", "momentum in [0, 1]", core::number_text(options.momentum), at);
   }
@@ -125,14 +141,64 @@ Tensor BatchNorm2d::forward(const Tensor& x) {
   return result.y;
 }
 
+LayerNorm::LayerNorm(std::int64_t width, double eps, Location at) : eps_(eps) {
+  require_positive("LayerNorm", "width", width, at);
+  require_eps("LayerNorm", eps, at);
+  weight_ = register_parameter("weight", ones({width}, DType::f32, at), at);
+  bias_ = register_parameter("bias", zeros({width}, DType::f32, at), at);
+}
+
+Tensor LayerNorm::forward(const Tensor& x) { return layer_norm({x, here()}, weight_, bias_, eps_); }
+
+GroupNorm::GroupNorm(std::int64_t groups, std::int64_t channels, double eps, Location at)
+    : groups_(groups), eps_(eps) {
+  require_positive("GroupNorm", "groups", groups, at);
+  require_positive("GroupNorm", "channels", channels, at);
+  if (channels % groups != 0) {
+    fail("GroupNorm", "channels to be a multiple of groups",
+         "groups " + std::to_string(groups) + ", channels " + std::to_string(channels), at);
+  }
+  require_eps("GroupNorm", eps, at);
+  weight_ = register_parameter("weight", ones({channels}, DType::f32, at), at);
+  bias_ = register_parameter("bias", zeros({channels}, DType::f32, at), at);
+}
+
+Tensor GroupNorm::forward(const Tensor& x) { return group_norm({x, here()}, groups_, weight_, bias_, eps_); }
+
+Embedding::Embedding(std::int64_t entries, std::int64_t width, Location at) {
+  require_positive("Embedding", "entries", entries, at);
+  require_positive("Embedding", "width", width, at);
+  weight_ = register_parameter("weight", normal({entries, width}, 0, 1, at), at);
+}
+
+Tensor Embedding::forward(const Tensor& indices) { return embedding({weight_, here()}, indices); }
+
 Tensor LeakyReLU::forward(const Tensor& x) { return leaky_relu({x, here()}, slope_); }
 Tensor ELU::forward(const Tensor& x) { return elu({x, here()}, alpha_); }
 
-Dropout::Dropout(double p, Location at) : p_(p) {
-  if (!(p >= 0 && p < 1)) fail("Dropout", "p in [0, 1)", core::number_text(p), at);
-}
+Dropout::Dropout(double p, Location at) : p_(p) { require_probability("Dropout", p, at); }
+Dropout2d::Dropout2d(double p, Location at) : p_(p) { require_probability("Dropout2d", p, at); }
+DropPath::DropPath(double p, Location at) : p_(p) { require_probability("DropPath", p, at); }
 
 Tensor Dropout::forward(const Tensor& x) { return is_training() && p_ > 0 ? dropout({x, here()}, p_) : x; }
+
+Tensor Dropout2d::forward(const Tensor& x) {
+  return is_training() && p_ > 0 ? dropped("Dropout2d", x, 2, true, p_, here()) : x;
+}
+Tensor DropPath::forward(const Tensor& x) {
+  return is_training() && p_ > 0 ? dropped("DropPath", x, 1, false, p_, here()) : x;
+}
+
+Upsample::Upsample(std::int64_t factor, Upsampling by, Location at) : factor_(factor), by_(by) {
+  require_positive("Upsample", "factor", factor, at);
+}
+
+Tensor AdaptiveAvgPool2d::forward(const Tensor& x) { return adaptive_avg_pool2d({x, here()}, size_); }
+Tensor PixelShuffle::forward(const Tensor& x) { return pixel_shuffle({x, here()}, factor_); }
+Tensor Upsample::forward(const Tensor& x) {
+  if (x.rank(here()) != 4) fail("Upsample", "images {N, H, W, C}", to_string(x.shape()), here());
+  return upsample({x, here()}, Size2d(x.shape()[1] * factor_, x.shape()[2] * factor_), by_);
+}
 
 Tensor MaxPool2d::forward(const Tensor& x) { return max_pool2d({x, here()}, options_); }
 Tensor AvgPool2d::forward(const Tensor& x) { return avg_pool2d({x, here()}, options_); }

@@ -71,6 +71,19 @@ void gradient_gelu_grad(GradContext& ctx) {
   ctx.set(1, h * g * (formulas::inverse_sqrt_two_pi<double>() * exp(-0.5 * square) * (2 - square)));
 }
 
+// ---- gelu_tanh ----
+
+void gradient_gelu_tanh(GradContext& ctx) {
+  ctx.set(0, record_here(gelu_tanh_grad_op, {ctx.incoming(), ctx.input(0)}));
+}
+void gradient_gelu_tanh_grad(GradContext& ctx) {
+  ctx.through([](const std::vector<Tensor>& in) {
+    constexpr double a = 1.5957691216057308, b = 0.0713548162726009;
+    const Tensor square = in[1] * in[1], s = sigmoid(in[1] * (a + b * square));
+    return std::vector<Tensor>{in[0] * (s + in[1] * s * (1 - s) * (a + 3 * b * square))};
+  });
+}
+
 // ---- relu6 ----
 
 void gradient_relu6(GradContext& ctx) {
@@ -206,6 +219,19 @@ constinit const OpDef gelu_grad_op{.name = "gelu_grad",
                                    .pointwise = element_of<formulas::gelu_grad<double>>,
                                    .gradient_of = &gelu_op};
 
+constinit const OpDef gelu_tanh_op{.name = "gelu_tanh",
+                                   .infer = infer_like_first,
+                                   .gradient = gradient_gelu_tanh,
+                                   .saves_inputs = bit(0),
+                                   .pointwise = element_of<formulas::gelu_tanh<double>>,
+                                   .activation = true};
+constinit const OpDef gelu_tanh_grad_op{.name = "gelu_tanh_grad",
+                                        .infer = infer_like_first,
+                                        .gradient = gradient_gelu_tanh_grad,
+                                        .saves_inputs = bit(0) | bit(1),
+                                        .pointwise = element_of<formulas::gelu_tanh_grad<double>>,
+                                        .gradient_of = &gelu_tanh_op};
+
 constinit const OpDef relu6_op{.name = "relu6",
                                .infer = infer_like_first,
                                .gradient = gradient_relu6,
@@ -303,6 +329,7 @@ Tensor leaky_relu(Operand x, double slope) {
 Tensor sigmoid(Operand x) { return ops::record_unary(ops::sigmoid_op, x); }
 Tensor tanh(Operand x) { return ops::record_unary(ops::tanh_op, x); }
 Tensor gelu(Operand x) { return ops::record_unary(ops::gelu_op, x); }
+Tensor gelu_tanh(Operand x) { return ops::record_unary(ops::gelu_tanh_op, x); }
 Tensor relu6(Operand x) { return ops::record_unary(ops::relu6_op, x); }
 Tensor elu(Operand x, double alpha) {
   if (!std::isfinite(alpha)) ops::fail("elu", "a finite alpha", core::number_text(alpha), x.at());

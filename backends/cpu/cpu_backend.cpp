@@ -27,13 +27,14 @@ constexpr std::size_t huge_page = std::size_t{2} << 20;
 std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
 
 /// Every kernel of the CPU in the order in which they are asked; the reference comes after all of them.
-std::array<std::span<const Candidate>, 16> candidate_lists() {
+std::array<std::span<const Candidate>, 18> candidate_lists() {
   return {cpu::conv::winograd_convolutions(),
           cpu::conv::row_convolutions(),
           cpu::conv::onednn_convolutions(),
           cpu::reduce::poolings(),
           cpu::matmul::matrix_products(),
           cpu::norm::batch_norms(),
+          cpu::norm::group_norms(),
           cpu::norm::bias_relu_gradients(),
           cpu::pointwise::pointwise_programs(),
           cpu::reduce::reductions(),
@@ -42,6 +43,7 @@ std::array<std::span<const Candidate>, 16> candidate_lists() {
           cpu::update::optimizers(),
           cpu::move::movements(),
           cpu::move::transposes(),
+          cpu::move::indexed(),
           cpu::move::random_draws(),
           cpu::norm::relu_masks()};
 }

@@ -26,6 +26,10 @@ HWY_INLINE Lanes expm1_of(Lanes x) { return Lanes(vector_expm1(x.v)); }
 HWY_INLINE Lanes log_of(Lanes x) { return Lanes(vector_log(x.v)); }
 HWY_INLINE Lanes log1p_of(Lanes x) { return Lanes(hn::Log1p(D(), x.v)); }
 HWY_INLINE Lanes tanh_of(Lanes x) { return Lanes(vector_tanh(x.v)); }
+HWY_INLINE Lanes sin_of(Lanes x) { return Lanes(vector_sin(x.v)); }
+HWY_INLINE Lanes cos_of(Lanes x) { return Lanes(vector_cos(x.v)); }
+HWY_INLINE Lanes floor_of(Lanes x) { return Lanes(hn::Floor(x.v)); }
+HWY_INLINE Lanes rint_of(Lanes x) { return Lanes(hn::Round(x.v)); }
 HWY_INLINE Lanes pow_of(Lanes base, Lanes exponent) { return Lanes(vector_pow(base.v, exponent.v)); }
 HWY_INLINE Lanes normal_distribution_of(Lanes x) { return Lanes(normal_distribution(x.v)); }
 HWY_INLINE Lanes normal_density_of(Lanes x) { return Lanes(hn::Mul(gaussian(x.v), constant(0.39894228f))); }

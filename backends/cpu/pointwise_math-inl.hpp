@@ -54,6 +54,25 @@ HWY_INLINE V vector_log(V x) {
   return hn::IfThenElse(hn::Or(hn::IsNaN(x), hn::Eq(x, infinity)), x, y);
 }
 
+/// Highway's are exact within ±39000 only; beyond, and where nothing is a number, the standard library's.
+template <class Vector, class Scalar>
+HWY_INLINE V within_turns(V x, Vector vector, Scalar scalar) {
+  const D d;
+  if (HWY_LIKELY(hn::AllTrue(d, hn::Le(hn::Abs(x), constant(39000))))) return vector(x);
+  HWY_ALIGN float lanes[hn::MaxLanes(D())];
+  hn::Store(x, d, lanes);
+  for (float& lane : lanes) lane = scalar(lane);
+  return hn::Load(d, lanes);
+}
+HWY_INLINE V vector_sin(V x) {
+  return within_turns(
+      x, [](V v) HWY_ATTR { return hn::Sin(D(), v); }, [](float e) { return std::sin(e); });
+}
+HWY_INLINE V vector_cos(V x) {
+  return within_turns(
+      x, [](V v) HWY_ATTR { return hn::Cos(D(), v); }, [](float e) { return std::cos(e); });
+}
+
 HWY_INLINE V vector_tanh(V x) {
   const V y = hn::Tanh(D(), hn::Min(hn::Max(x, constant(-20.0f)), constant(20.0f)));
   return hn::IfThenElse(hn::IsNaN(x), x, y);

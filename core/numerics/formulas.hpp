@@ -50,6 +50,22 @@ FUSETAPE_HD T tanh_of(T x) {
   return std::tanh(x);
 }
 template <class T>
+FUSETAPE_HD T sin_of(T x) {
+  return std::sin(x);
+}
+template <class T>
+FUSETAPE_HD T cos_of(T x) {
+  return std::cos(x);
+}
+template <class T>
+FUSETAPE_HD T floor_of(T x) {
+  return std::floor(x);
+}
+template <class T>
+FUSETAPE_HD T rint_of(T x) {
+  return std::rint(x);
+}
+template <class T>
 FUSETAPE_HD T pow_of(T base, T exponent) {
   return std::pow(base, exponent);
 }

@@ -41,6 +41,20 @@ struct BatchNormAttrs {
   double eps = 1e-5;
 };
 
+/// group_norm: x {outer…, pixels…, C}, gamma {C}, beta {C} → y, mean, inv_std {outer, groups}.
+/// group_norm_grad: g, x, gamma, mean, inv_std → dx, dgamma, dbeta.
+struct GroupNormAttrs {
+  double eps = 1e-5;
+  std::int64_t outer_axes = 0;  ///< so many leading axes count samples
+  std::int64_t groups = 1;
+};
+struct GroupView {
+  std::int64_t outer = 1, pixels = 1, groups, width;  ///< width: channels of a group
+  GroupView(const Shape& x, const GroupNormAttrs& a) : groups(a.groups), width(x.back() / a.groups) {
+    for (int axis = 0; axis + 1 < x.rank(); ++axis) (axis < a.outer_axes ? outer : pixels) *= x[axis];
+  }
+};
+
 /// max_pool2d: x → y, index (u8, or i64 when the window has more than 256 places): the place in the window,
 /// row-major, of the first largest element; NaN wins. max_pool2d_grad: g, index → dx. avg_pool2d: x → y.
 /// avg_pool2d_grad: g → dx.
@@ -96,6 +110,16 @@ struct AxisAttrs {
   std::int64_t keep_dims = 0;  ///< argmax only
 };
 
+/// cumsum: x → y; reverse: from the end. topk: x → the largest `count` along the axis, their places (i64).
+/// index_select: x, index {K} (i64) → y, K places of the axis; index_select_grad: g, index → dx, `count`
+/// places of the axis. gather: x, index (i64, of x's rank) → y like index; gather_grad: g, index → dx, the
+/// same.
+struct AlongAttrs {
+  std::int64_t axis = 0;
+  std::int64_t count = 0;
+  std::int64_t reverse = 0;
+};
+
 /// cross_entropy: logits {N,C}, labels {N}, label_smoothing (f64 scalar) → loss ({} or {N}).
 /// cross_entropy_grad: g, logits, labels, label_smoothing → dlogits.
 struct CrossEntropyAttrs {
@@ -123,11 +147,11 @@ struct UpdateAttrs {
 
 // Pointwise ops (one output; inputs broadcast to its shape), attributes NoAttrs unless named above:
 //   add sub mul div pow minimum maximum          a, b
-//   neg abs exp log sqrt relu sigmoid tanh gelu  x
+//   neg abs exp log sqrt rsqrt expm1 log1p sin cos floor round sign relu sigmoid tanh gelu gelu_tanh  x
 //   relu_grad            g, y     → !(y ≤ 0) ? g : 0
 //   sigmoid_grad         g, y     → g·y·(1−y)
 //   tanh_grad            g, y     → g·(1−y²)
-//   gelu_grad            g, x
+//   gelu_grad, gelu_tanh_grad   g, x
 //   abs_grad             g, x     → g·sign(x), 0 at 0
 //   clamp                x, low, high       (f64 scalars, as the slope below)
 //   clamp_grad           g, x, low, high

@@ -12,14 +12,15 @@
   /* arithmetic */                                                                                   \
   X(add, 2, 0) X(sub, 2, 0) X(mul, 2, 0) X(div, 2, 0) X(pow, 2, 0) X(minimum, 2, 0) X(maximum, 2, 0) \
   X(neg, 1, 0) X(abs, 1, 0) X(abs_grad, 2, 0) X(exp, 1, 0) X(log, 1, 0) X(sqrt, 1, 0) X(clamp, 1, 2) \
-  X(clamp_grad, 2, 2) X(bias_add, 2, 0)                                                              \
+  X(clamp_grad, 2, 2) X(bias_add, 2, 0) X(rsqrt, 1, 0) X(expm1, 1, 0) X(log1p, 1, 0) X(sin, 1, 0)    \
+  X(cos, 1, 0) X(floor, 1, 0) X(round, 1, 0) X(sign, 1, 0)                                           \
   /* comparisons, choices, conversions */                                                            \
   X(equal, 2, 0) X(not_equal, 2, 0) X(less, 2, 0) X(less_equal, 2, 0) X(greater, 2, 0)               \
   X(greater_equal, 2, 0) X(where, 3, 0) X(cast, 1, 0) X(broadcast_to, 1, 0)                          \
   /* activations */                                                                                  \
   X(relu, 1, 0) X(relu_grad, 2, 0) X(relu6, 1, 0) X(relu6_grad, 2, 0) X(leaky_relu, 1, 1)            \
   X(leaky_relu_grad, 2, 1) X(elu, 1, 1) X(elu_grad, 2, 1) X(sigmoid, 1, 0) X(sigmoid_grad, 2, 0)     \
-  X(tanh, 1, 0) X(tanh_grad, 2, 0) X(gelu, 1, 0) X(gelu_grad, 2, 0) X(silu, 1, 0) X(silu_grad, 2, 0) \
+  X(tanh, 1, 0) X(tanh_grad, 2, 0) X(gelu, 1, 0) X(gelu_grad, 2, 0) X(gelu_tanh, 1, 0) X(gelu_tanh_grad, 2, 0) X(silu, 1, 0) X(silu_grad, 2, 0) \
   X(softplus, 1, 0) X(mish, 1, 0) X(mish_grad, 2, 0) X(hardsigmoid, 1, 0) X(hardsigmoid_grad, 2, 0)  \
   X(hardswish, 1, 0) X(hardswish_grad, 2, 0)                                                         \
   /* losses */                                                                                       \
@@ -28,11 +29,11 @@
 #define FUSETAPE_OTHER_OPS(X)                                                                          \
   /* linear algebra, convolution, normalisation, pooling */                                            \
   X(matmul) X(conv2d) X(conv2d_grad_input) X(conv2d_grad_weight) X(batch_norm) X(batch_norm_grad)      \
-  X(batch_norm_inference) X(max_pool2d) X(max_pool2d_grad) X(max_pool2d_gather) X(avg_pool2d)          \
+  X(batch_norm_inference) X(group_norm) X(group_norm_grad) X(max_pool2d) X(max_pool2d_grad) X(max_pool2d_gather) X(avg_pool2d)          \
   X(avg_pool2d_grad)                                                                                   \
   /* shape, reductions */                                                                              \
   X(reshape) X(transpose) X(concat) X(slice) X(slice_grad) X(pad) X(copy_variable) X(sum) X(mean)      \
-  X(max) X(max_grad) X(argmax)                                                                         \
+  X(max) X(max_grad) X(argmax) X(cumsum) X(topk) X(index_select) X(index_select_grad) X(gather) X(gather_grad)                                                                         \
   /* losses */                                                                                         \
   X(softmax) X(softmax_grad) X(log_softmax) X(log_softmax_grad) X(cross_entropy) X(cross_entropy_grad) \
   /* only in plans: a ReLU's mask in place of its output, and batch norm in parts */                   \

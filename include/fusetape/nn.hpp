@@ -143,6 +143,50 @@ void recalibrate_norms(Module& model, const std::function<void()>& run_batches,
 /// training mode.
 int fold_batch_norm(Module& model, Location at = Location::current());
 
+/// Over the last axis: x {…, width}. weight and bias {width}.
+class LayerNorm : public Module {
+ public:
+  explicit LayerNorm(std::int64_t width, double eps = 1e-5, Location at = Location::current());
+  const Parameter& weight() const { return weight_; }
+  const Parameter& bias() const { return bias_; }
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  double eps_;
+  Parameter weight_, bias_;
+};
+
+/// Over groups of channels of each sample: x {N, …, channels}. weight and bias {channels}.
+class GroupNorm : public Module {
+ public:
+  GroupNorm(std::int64_t groups, std::int64_t channels, double eps = 1e-5, Location at = Location::current());
+  const Parameter& weight() const { return weight_; }
+  const Parameter& bias() const { return bias_; }
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  std::int64_t groups_;
+  double eps_;
+  Parameter weight_, bias_;
+};
+
+/// Indices {…} i64 in [0, entries) → {…, width}. weight {entries, width}, standard normal.
+class Embedding : public Module {
+ public:
+  Embedding(std::int64_t entries, std::int64_t width, Location at = Location::current());
+  const Parameter& weight() const { return weight_; }
+
+ protected:
+  Tensor forward(const Tensor& indices) override;
+
+ private:
+  Parameter weight_;
+};
+
 // ---- layers without parameters
 // ------------------------------------------------------------------------------------------
 
@@ -158,6 +202,7 @@ using ReLU6 = Activation<relu6>;
 using Sigmoid = Activation<sigmoid>;
 using Tanh = Activation<tanh>;
 using GELU = Activation<gelu>;
+using GELUTanh = Activation<gelu_tanh>;
 using SiLU = Activation<silu>;
 using Softplus = Activation<softplus>;
 using Mish = Activation<mish>;
@@ -198,6 +243,32 @@ class Dropout : public Module {
   double p_;
 };
 
+/// In training, zeroes whole channels of an image {N, H, W, C}, each with probability p, and scales the rest
+/// by 1/(1−p) (Tompson et al. 2015); in evaluation, the identity.
+class Dropout2d : public Module {
+ public:
+  explicit Dropout2d(double p = 0.5, Location at = Location::current());
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  double p_;
+};
+
+/// In training, zeroes whole samples with probability p and scales the rest by 1/(1−p): a residual branch's,
+/// so that a network is trained at many depths (Huang et al. 2016). In evaluation, the identity.
+class DropPath : public Module {
+ public:
+  explicit DropPath(double p, Location at = Location::current());
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  double p_;
+};
+
 class MaxPool2d : public Module {
  public:
   using Options = Pool2dOptions;
@@ -228,6 +299,42 @@ class AvgPool2d : public Module {
 class GlobalAvgPool : public Module {
  protected:
   Tensor forward(const Tensor& x) override;
+};
+
+class AdaptiveAvgPool2d : public Module {
+ public:
+  explicit AdaptiveAvgPool2d(Size2d size) : size_(size) {}
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  Size2d size_;
+};
+
+/// By a whole factor in both directions.
+class Upsample : public Module {
+ public:
+  explicit Upsample(std::int64_t factor, Upsampling by = Upsampling::nearest,
+                    Location at = Location::current());
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  std::int64_t factor_;
+  Upsampling by_;
+};
+
+class PixelShuffle : public Module {
+ public:
+  explicit PixelShuffle(std::int64_t factor) : factor_(factor) {}
+
+ protected:
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  std::int64_t factor_;
 };
 
 /// Joins the axes from `from_axis` on.

@@ -88,6 +88,7 @@ inline std::string named(const std::string& what, const Shape& shape) {
 // Single public ops, in several shapes each.
 std::vector<OpCase> pointwise_cases();
 std::vector<OpCase> layer_cases();   ///< matrix products, convolutions, normalisation, pooling
+std::vector<OpCase> array_cases();   ///< places of axes; what is made of other ops
 std::vector<OpCase> tensor_cases();  ///< shapes, reductions, losses, random numbers; large tensors
 /// Compositions that the rules of core/plan/rules/rules.cpp make one kernel of.
 std::vector<OpCase> fused_cases();

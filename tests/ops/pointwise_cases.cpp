@@ -46,7 +46,13 @@ void add_unary(Cases& cases) {
                        {"relu", relu, Kind::real},
                        {"sigmoid", sigmoid, Kind::real},
                        {"tanh", tanh, Kind::real},
+                       {"rsqrt", rsqrt, Kind::positive},
+                       {"expm1", expm1, Kind::real},
+                       {"log1p", log1p, Kind::positive},
+                       {"sin", sin, Kind::real},
+                       {"cos", cos, Kind::real},
                        {"gelu", gelu, Kind::real},
+                       {"gelu_tanh", gelu_tanh, Kind::real},
                        {"relu6", relu6, Kind::real},
                        {"silu", silu, Kind::real},
                        {"softplus", softplus, Kind::real},
@@ -61,10 +67,30 @@ void add_unary(Cases& cases) {
     }
   }
   for (const Shape& shape : shapes) {
+    cases.push_back({named("floor, round and sign", shape),
+                     {real(shape)},
+                     [](In x) {
+                       return Results{floor(x[0] * 3), round(x[0] * 3), sign(x[0]), round(x[0] * 0.0 + 2.5)};
+                     },
+                     {.differentiable = false}});
     cases.push_back({named("clamp", shape), {real(shape)}, [](In x) { return clamp(x[0], -0.505, 0.755); }});
     cases.push_back({named("elu", shape), {real(shape)}, [](In x) { return elu(x[0], 0.7); }});
     cases.push_back({named("leaky_relu", shape), {real(shape)}, [](In x) { return leaky_relu(x[0], 0.2); }});
   }
+  cases.push_back({"sin and cos of large numbers, beyond vectors' range, too",
+                   {real({37})},
+                   [](In x) {
+                     const Tensor wide = round(x[0] * 64) * 997.0;
+                     return Results{sin(wide), cos(wide), sin(wide * 8192.0), cos(wide * 8192.0)};
+                   },
+                   {.differentiable = false, .wide_only = true}});
+  cases.push_back({"steps of integers",
+                   {integers({40})},
+                   [](In x) {
+                     const Tensor n = cast(x[0], DType::i64);
+                     return Results{floor(n), round(n), sign(n)};
+                   },
+                   {.differentiable = false}});
   cases.push_back({"leaky_relu, default slope", {real({5})}, [](In x) { return leaky_relu(x[0]); }});
   cases.push_back({"both sides of every kink",
                    {real({64})},

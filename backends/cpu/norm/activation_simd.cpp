@@ -18,7 +18,8 @@
 #define FUSETAPE_DEAR_ACTIVATIONS(X) \
   X(elu, 1, false, false)            \
   X(sigmoid, 0, true, false)         \
-  X(tanh, 0, true, false) X(gelu, 0, false, false) X(silu, 0, false, false) X(mish, 0, false, false)
+  X(tanh, 0, true, false)            \
+  X(gelu, 0, false, false) X(gelu_tanh, 0, false, false) X(silu, 0, false, false) X(mish, 0, false, false)
 
 HWY_BEFORE_NAMESPACE();
 namespace fusetape::backends::cpu::norm::HWY_NAMESPACE {

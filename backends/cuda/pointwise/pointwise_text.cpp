@@ -20,12 +20,16 @@ __host__ __device__ constexpr To bit_cast(const From& from) {
   return __builtin_bit_cast(To, from);
 }
 using ::abs;
+using ::cos;
 using ::erfc;
 using ::exp;
 using ::expm1;
+using ::floor;
 using ::log;
 using ::log1p;
 using ::pow;
+using ::rint;
+using ::sin;
 using ::sqrt;
 using ::tanh;
 }  // namespace std

@@ -1,0 +1,172 @@
+// Layers beside convolutions and batch norms: shapes, modes, what they refuse; and that ops made of others
+// name the caller's line.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "compare.hpp"
+#include "fusetape/fusetape.hpp"
+#include "helpers.hpp"
+
+namespace ft = fusetape;
+namespace nn = fusetape::nn;
+using namespace fusetape::tests;
+using ft::Tensor;
+
+TEST_CASE("norms of samples and rows have mean β and deviation γ there, in any mode") {
+  ft::manual_seed(2);
+  const Tensor x = ft::randn({3, 4, 5, 6}) * 3.0 + 7.0;
+  nn::GroupNorm group(2, 6);
+  group.weight().set_data(ft::full({6}, 2));
+  group.bias().set_data(ft::full({6}, 0.5));
+  group.eval();
+  const Tensor y = group(x).reshape({3, 20, 2, 3});
+  CHECK(difference(y.mean({1, 3}).to_vector<double>(), Numbers(6, 0.5)) <= 1e-5);
+  CHECK(difference(ft::var(y, {1, 3}, {.correction = 0}).to_vector<double>(), Numbers(6, 4)) <= 1e-4);
+  nn::LayerNorm layer(6);
+  CHECK(difference(ft::var(layer(x), -1, {.correction = 0}).to_vector<double>(), Numbers(60, 1)) <= 1e-4);
+  CHECK(nn::GroupNorm(6, 6)(ft::ones({2, 1, 1, 6})).to_vector() == std::vector<float>(12, 0));
+  group(x).sum().backward();
+  CHECK(group.weight().grad().shape() == ft::Shape{6});
+}
+
+TEST_CASE("an embedding's rows are trained where they were looked up") {
+  nn::Embedding table(5, 3);
+  const Tensor y = table(ft::from_vector<std::int64_t>({4, 1, 4, 0}, {2, 2}));
+  CHECK(y.shape() == ft::Shape{2, 2, 3});
+  y.sum().backward();
+  CHECK(table.weight().grad().sum(1).to_vector() == std::vector<float>{3, 3, 0, 0, 6});
+  CHECK(contains(message_of([&] { table(ft::from_vector<std::int64_t>({5}, {1})).to_vector(); }),
+                 "index[0] = 5 is not in [0, 5)"));
+  CHECK(contains(message_of([&] { table(ft::ones({1})); }), "an index of dtype i64, got f32"));
+}
+
+TEST_CASE("dropout of channels and of samples drops them whole, in training only") {
+  ft::manual_seed(3);
+  const Tensor x = ft::ones({40, 3, 3, 10});
+  for (const bool channels : {true, false}) {
+    std::unique_ptr<nn::Module> layer;
+    if (channels) {
+      layer = std::make_unique<nn::Dropout2d>(0.25);
+    } else {
+      layer = std::make_unique<nn::DropPath>(0.25);
+    }
+    const Tensor y = (*layer)(x);
+    const Tensor sums = channels ? y.sum({1, 2}) : y.sum({1, 2, 3});
+    const float kept = (channels ? 9.0F : 90.0F) / 0.75F;
+    std::int64_t dropped = 0;
+    for (const float sum : sums.to_vector()) {
+      CHECK((sum == 0 || std::abs(sum - kept) < 1e-3));
+      dropped += sum == 0 ? 1 : 0;
+    }
+    const double share = static_cast<double>(dropped) / static_cast<double>(sums.elements());
+    CHECK(share == doctest::Approx(0.25).epsilon(channels ? 0.3 : 0.8));
+    layer->eval();
+    CHECK((*layer)(x).to_vector() == x.to_vector());
+  }
+}
+
+TEST_CASE("layers that change the size of images") {
+  const Tensor x = ft::arange(2 * 3 * 8).reshape({1, 2, 3, 8});
+  CHECK(nn::Upsample(2)(x).shape() == ft::Shape{1, 4, 6, 8});
+  CHECK(nn::Upsample(3, ft::Upsampling::bilinear)(x).shape() == ft::Shape{1, 6, 9, 8});
+  CHECK(nn::PixelShuffle(2)(x).shape() == ft::Shape{1, 4, 6, 2});
+  CHECK(nn::AdaptiveAvgPool2d({2, 2})(x).shape() == ft::Shape{1, 2, 2, 8});
+  CHECK(nn::AdaptiveAvgPool2d(1)(x).to_vector() == ft::global_avg_pool(x).to_vector());
+  // PyTorch 2.15: interpolate(arange(4.).view(1, 1, 1, 4), size=(1, 7), mode="bilinear"), and nearest.
+  const Tensor row = ft::arange(4).reshape({1, 1, 4, 1});
+  CHECK(difference(ft::upsample(row, {1, 7}, ft::Upsampling::bilinear).to_vector<double>(),
+                   {0, 0.3571428656578064, 0.9285714030265808, 1.5, 2.0714285373687744, 2.642857074737549,
+                    3}) <= 1e-6);
+  CHECK(ft::upsample(row, {1, 7}).to_vector() == std::vector<float>{0, 0, 1, 1, 2, 2, 3});
+}
+
+TEST_CASE("what layers and ops made of others are given wrongly is said at the caller's line") {
+  const Tensor x = ft::ones({2, 3});
+  const std::pair<const char*, std::function<void()>> cases[] = {
+      {"[GroupNorm] expected channels to be a multiple of groups", [] { nn::GroupNorm(4, 6); }},
+      {"[LayerNorm] expected eps > 0", [] { nn::LayerNorm(4, 0); }},
+      {"[LayerNorm] expected width ≥ 1, got 0", [] { nn::LayerNorm(0); }},
+      {"[DropPath] expected p in [0, 1), got 1", [] { nn::DropPath(1); }},
+      {"[Dropout2d] expected 2 axes or more", [] { nn::Dropout2d(0.5)(ft::ones({3})); }},
+      {"[Upsample] expected images", [&] { nn::Upsample(2)(x); }},
+      {"[Upsample] expected factor ≥ 1", [] { nn::Upsample(0); }},
+      {"[group_norm] expected a number of groups that divides 3",
+       [&] { ft::group_norm(x, 2, ft::ones({3}), ft::ones({3})); }},
+      {"gamma {3} for x {2, 3}", [&] { ft::layer_norm(x, ft::ones({2}), ft::ones({3})); }},
+      {"[squeeze] expected an extent of 1", [&] { ft::squeeze(x, 0); }},
+      {"[stack] expected tensors of one shape",
+       [&] {
+         ft::stack({x, ft::ones({3})});
+       }},
+      {"[split] expected sizes that make 3, got 1 + 1",
+       [&] {
+         ft::split(x, {1, 1}, 1);
+       }},
+      {"[repeat] expected a number for each axis", [&] { ft::repeat(x, {2}); }},
+      {"[repeat] expected numbers ≥ 0",
+       [&] {
+         ft::repeat(x, {2, -1});
+       }},
+      {"[var] expected more than 1 elements, got 1", [] { ft::var(ft::ones({1})); }},
+      {"[topk] expected a count from 0 to 3, got 4", [&] { ft::topk(x, 4); }},
+      {"[pixel_shuffle] expected r ≥ 1",
+       [] {
+         ft::pixel_shuffle(ft::ones({1, 2, 2, 3}), 2);
+       }},
+      {"[upsample] expected sizes from 1",
+       [] {
+         ft::upsample(ft::ones({1, 2, 2, 3}), {0, 2});
+       }},
+      {"[adaptive_avg_pool2d] expected at least one pixel",
+       [] {
+         ft::adaptive_avg_pool2d(ft::ones({1, 0, 2, 3}), 1);
+       }},
+      {"[attention] expected q {…, L, E}",
+       [&] {
+         ft::scaled_dot_product_attention(x, x, ft::ones({3, 2}));
+       }},
+      {"[scatter_add] expected an index and values of one shape",
+       [&] {
+         ft::scatter_add(x, 0, ft::zeros({1, 3}, ft::DType::i64), ft::ones({2, 3}));
+       }},
+      {"[gather] expected an index like x {2, 3} but for axis 1",
+       [&] {
+         ft::gather(x, 1, ft::zeros({3, 1}, ft::DType::i64));
+       }},
+      {"[one_hot] expected classes ≥ 1", [] { ft::one_hot(ft::zeros({2}, ft::DType::i64), 0); }},
+      {"[embedding] expected a weight {entries, width}",
+       [] { ft::embedding(ft::ones({3}), ft::zeros({1}, ft::DType::i64)); }},
+      {"index[1] = -1 is not in [0, 2)",
+       [&] {
+         ft::index_select(x, 0, ft::from_vector<std::int64_t>({0, -1}, {2})).to_vector();
+       }},
+  };
+  for (const auto& [expected, call] : cases) {
+    const std::string message = message_of(call);
+    CAPTURE(message);
+    CHECK(contains(message, expected));
+    CHECK(contains(message, "layers_test.cpp"));
+  }
+}
+
+TEST_CASE("NaN in reductions by index, and in truths") {
+  const float not_a_number = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  const Tensor x = ft::from_vector({3, not_a_number, 5, 4}, {4});
+  CHECK(std::isnan(ft::min(x).item()));
+  CHECK(ft::argmin(x).item<int>() == 1);
+  const ft::TopK top = ft::topk(x, 2);
+  CHECK(std::isnan(top.values.to_vector()[0]));
+  CHECK(top.places.to_vector<std::int64_t>() == std::vector<std::int64_t>{1, 2});
+  CHECK(ft::logical_not(x).to_vector<bool>() == std::vector<bool>(4, false));
+  CHECK(ft::logsumexp(ft::full({3}, -infinity)).item() == -infinity);
+  CHECK(ft::logsumexp(ft::from_vector({infinity, 1}, {2})).item() == infinity);
+  CHECK(std::isnan(ft::logsumexp(x).item()));
+  CHECK(std::isnan(ft::sign(x).to_vector()[1]));
+  CHECK(ft::min(ft::from_vector<std::int64_t>({std::numeric_limits<std::int64_t>::min(), 5}, {2}))
+            .item<std::int64_t>() == std::numeric_limits<std::int64_t>::min());
+}
