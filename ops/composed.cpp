@@ -6,6 +6,7 @@
 #include "core/numerics/number_text.hpp"
 #include "core/tape/module_scope.hpp"
 #include "ops/along.hpp"
+#include "ops/borders.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape {
@@ -304,7 +305,9 @@ Tensor scaled_dot_product_attention(Operand q, Operand k, Operand v, AttentionOp
       options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(queries.size(-1)));
   if (!std::isfinite(scale)) fail("attention", "a finite scale", core::number_text(scale), at);
   Tensor scores = matmul(queries, keys, {.transpose_b = true}) * scale;
-  const auto allow = [&scores](const Tensor& allowed) { scores = where(allowed, scores, -infinity); };
+  // Finite, so that anomaly detection does not stop here; softmax makes 0 of it.
+  const double least = ops::lowest(scores.dtype());
+  const auto allow = [&](const Tensor& allowed) { scores = where(allowed, scores, least); };
   if (options.causal) {
     const std::int64_t l = queries.size(-2), s = keys.size(-2);
     allow(less_equal(arange(s, DType::i64), unsqueeze(arange(l, DType::i64) + (s - l), 1)));

@@ -9,6 +9,7 @@
 #include "core/op/op_attrs.hpp"
 #include "core/op/op_list.hpp"
 #include "fusetape/ops.hpp"
+#include "ops/borders.hpp"
 #include "ops/helpers.hpp"
 #include "ops/reference.hpp"
 
@@ -297,6 +298,7 @@ void check_transposed_options(const Shape& w, const ConvTranspose2dOptions& opti
     };
     require(in_pixels(options.stride[i], 1), "stride of at least 1 and below 2^31", options.stride[i]);
     require(in_pixels(options.padding[i], 0), "padding of at least 0 and below 2^31", options.padding[i]);
+    require(options.padding.is_symmetric(), "symmetric padding", options.padding.after[i]);
     require(in_pixels(options.dilation[i], 1), "dilation of at least 1 and below 2^31", options.dilation[i]);
     // An output padding of a whole stride would be another pixel of x.
     require(options.output_padding[i] >= 0 && options.output_padding[i] < options.stride[i],
@@ -364,12 +366,21 @@ std::int64_t transposed_extent(const Shape& x, const Shape& w, const ConvTranspo
 namespace fusetape {
 
 Tensor conv2d(Operand x, Operand w, Conv2dOptions options) {
-  const Tensor input = ops::require_tensor("conv2d", x), weight = ops::require_tensor("conv2d", w);
+  Tensor input = ops::require_tensor("conv2d", x);
+  const Tensor weight = ops::require_tensor("conv2d", w);
+  Size2d padding = options.padding;
+  if (!options.padding.is_symmetric() && weight.rank() == 4) {
+    const Size2d window(weight.shape()[1], weight.shape()[2]);
+    auto bordered =
+        ops::bordered("conv2d", input, options.padding, window, options.stride, options.dilation, 0, x.at());
+    input = std::move(bordered.x);
+    padding = bordered.padding;
+  }
   core::ConvAttrs attrs{
       .stride_h = options.stride[0],
       .stride_w = options.stride[1],
-      .pad_h = options.padding[0],
-      .pad_w = options.padding[1],
+      .pad_h = padding[0],
+      .pad_w = padding[1],
       .dilation_h = options.dilation[0],
       .dilation_w = options.dilation[1],
       .groups = options.groups,

@@ -7,7 +7,9 @@
 #include "core/numerics/checked.hpp"
 #include "core/op/op_attrs.hpp"
 #include "core/op/op_list.hpp"
+#include "core/tape/module_scope.hpp"
 #include "fusetape/ops.hpp"
+#include "ops/borders.hpp"
 #include "ops/helpers.hpp"
 #include "ops/reference.hpp"
 
@@ -239,8 +241,12 @@ const core::OpDef avg_pool2d_grad_op{
 
 namespace {
 
+Size2d stride_of(const Pool2dOptions& options) {
+  return options.stride == Size2d(0) ? options.window : options.stride;
+}
+
 core::Attrs pool_attrs(const Tensor& x, const Pool2dOptions& options) {
-  const Size2d stride = options.stride == Size2d(0) ? options.window : options.stride;
+  const Size2d stride = stride_of(options);
   const bool image = x.rank() == 4;  // otherwise the shape rule says what is wrong
   return core::Attrs::of(Pool2dAttrs{
       .window_h = options.window[0],
@@ -255,6 +261,62 @@ core::Attrs pool_attrs(const Tensor& x, const Pool2dOptions& options) {
   });
 }
 
+/// With the border that padding and ceil_mode make, and none left to the kernel. `counted`: the pixels that
+/// are not what ceil_mode adds.
+struct Framed {
+  Tensor x;
+  Pool2dOptions options;
+  Padding2d padding;  ///< without what ceil_mode adds
+};
+bool needs_frame(const Pool2dOptions& options) {
+  return options.ceil_mode || !options.padding.is_symmetric();
+}
+Framed framed(const char* op, const Tensor& x, const Pool2dOptions& options, double value, Location at) {
+  const Size2d stride = stride_of(options), window = options.window;
+  if (x.rank() != 4) fail(op, "x {N, H, W, C}", to_string(x.shape()), at);
+  Padding2d padding = resolved(options.padding, x.shape(), window, stride, 1);
+  Padding2d whole = padding;
+  for (std::size_t i = 0; i < 2; ++i) {
+    const bool sane =
+        stride[i] >= 1 && window[i] >= 1 && window[i] <= most_pixels && stride[i] <= most_pixels;
+    if (!sane || padding[i] < 0 || padding.after[i] < 0 || padding[i] > window[i] / 2 ||
+        padding.after[i] > window[i] / 2) {
+      fail(op, "window and stride from 1 to 2^31 − 1, padding of at most half the window",
+           std::to_string(window[i]) + ", " + std::to_string(stride[i]) + " and " +
+               std::to_string(padding[i]) + ", " + std::to_string(padding.after[i]),
+           at);
+    }
+    const std::int64_t extent = x.shape()[static_cast<int>(i) + 1],
+                       padded = extent + padding[i] + padding.after[i];
+    if (!options.ceil_mode || padded < window[i]) continue;
+    std::int64_t last = (padded - window[i] + stride[i] - 1) / stride[i];
+    if (last * stride[i] >= extent + padding[i]) --last;  // it would start beyond the image
+    (i == 0 ? whole.after.height : whole.after.width) +=
+        std::max<std::int64_t>(0, last * stride[i] + window[i] - padded);
+  }
+  Pool2dOptions inside{.window = window, .stride = stride};
+  const PadWidth rows(whole.height, whole.after.height), columns(whole.width, whole.after.width);
+  return {pad({x, at}, {0, rows, columns, 0}, value), inside, padding};
+}
+
+/// What a whole window's mean is to be multiplied by: its size over the pixels of it that count.
+Tensor shares(const Tensor& x, const Framed& frame, const Shape& y, bool count_padding) {
+  const auto counted = [&](std::size_t i, std::int64_t o) {
+    const std::int64_t extent = x.shape()[static_cast<int>(i) + 1], before = frame.padding[i];
+    const std::int64_t first = count_padding ? 0 : before;
+    const std::int64_t end = before + extent + (count_padding ? frame.padding.after[i] : 0);
+    const std::int64_t begin = o * frame.options.stride[i];
+    return std::min(begin + frame.options.window[i], end) - std::max(begin, first);
+  };
+  const auto size = static_cast<double>(frame.options.window[0] * frame.options.window[1]);
+  std::vector<double> all;
+  for (std::int64_t oh = 0; oh < y[1]; ++oh) {
+    for (std::int64_t ow = 0; ow < y[2]; ++ow)
+      all.push_back(size / static_cast<double>(counted(0, oh) * counted(1, ow)));
+  }
+  return from_doubles(all, {1, y[1], y[2], 1}, x.dtype());
+}
+
 }  // namespace
 
 }  // namespace fusetape::ops
@@ -263,6 +325,11 @@ namespace fusetape {
 
 Tensor max_pool2d(Operand x, Pool2dOptions options) {
   const Tensor input = ops::require_tensor("max_pool2d", x);
+  if (ops::needs_frame(options)) {
+    const core::LineScope line(x.at());
+    const ops::Framed frame = ops::framed("max_pool2d", input, options, ops::lowest(input.dtype()), x.at());
+    return max_pool2d(frame.x, frame.options);
+  }
   return core::record(ops::max_pool2d_op, {input}, ops::pool_attrs(input, options), x.at())[0];
 }
 
@@ -276,6 +343,12 @@ Tensor avg_pool2d(Operand x, Size2d window) {
 
 Tensor avg_pool2d(Operand x, Pool2dOptions options) {
   const Tensor input = ops::require_tensor("avg_pool2d", x);
+  if (ops::needs_frame(options)) {
+    const core::LineScope line(x.at());
+    const ops::Framed frame = ops::framed("avg_pool2d", input, options, 0, x.at());
+    const Tensor y = avg_pool2d(frame.x, frame.options);
+    return y * ops::shares(input, frame, y.shape(), options.count_padding);
+  }
   return core::record_one(ops::avg_pool2d_op, {input}, ops::pool_attrs(input, options), x.at());
 }
 

@@ -12,7 +12,7 @@ namespace fusetape {
 /// Each size is {height, width}; a single number is both: `{.padding = 1}`.
 struct Conv2dOptions {
   Size2d stride = 1;
-  Padding2d padding = 0;  ///< on both sides of height and width
+  Padding2d padding = 0;  ///< where it is not symmetric, the rest is a copy of x with a border
   Size2d dilation = 1;
   std::int64_t groups = 1;
 };
@@ -23,7 +23,7 @@ Tensor conv2d(Operand x, Operand w, Operand b, Conv2dOptions options = {});
 
 struct ConvTranspose2dOptions {
   Size2d stride = 1;
-  Padding2d padding = 0;
+  Padding2d padding = 0;  ///< symmetric
   Size2d output_padding = 0;
   Size2d dilation = 1;
   std::int64_t groups = 1;
@@ -71,8 +71,10 @@ struct Pool2dOptions {
   Size2d stride = 0;  ///< 0: the window
   Padding2d padding = 0;
   bool count_padding = true;  ///< average pooling divides by the whole window
+  bool ceil_mode = false;     ///< the last windows may hang over the edge by less than a stride, as PyTorch's
 };
-/// The gradient goes to the first of a window's equal elements.
+/// The gradient goes to the first of a window's equal elements. Padding that is not symmetric, and what
+/// ceil_mode adds, is a border around a copy of x: of the least finite number for max pooling.
 Tensor max_pool2d(Operand x, Pool2dOptions options = {});
 Tensor avg_pool2d(Operand x, Pool2dOptions options = {});
 /// With the window alone: `max_pool2d(x, 2)`.

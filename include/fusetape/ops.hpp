@@ -178,7 +178,7 @@ struct AttentionOptions {
   double dropout = 0;   ///< of the weights, in [0, 1): for training only
 };
 /// softmax(scale·q·kᵀ + mask)·v (Vaswani et al. 2017): q {…, L, E}, k {…, S, E}, v {…, S, V} → {…, L, V},
-/// with equal leading axes. A query that may look at nothing gives NaN.
+/// with equal leading axes. A query that may look at nothing gives the mean of v.
 Tensor scaled_dot_product_attention(Operand q, Operand k, Operand v, AttentionOptions options = {});
 
 // ---- random (counter-based Philox 4x32-10; the counter is drawn when recorded)

@@ -25,10 +25,26 @@ struct Size2d {
   std::int64_t height, width;
 };
 
-/// What is added around an image: one number on all four sides, or the one above and below and the one on the
-/// left and right. A type of its own, so that four numbers can become a third form without changing a call.
+/// What is added around an image: one number on all four sides, the one above and below and the one on the
+/// left and right, or all four; or what makes ⌈extent/stride⌉ outputs, with an odd one at the bottom and on
+/// the right: TensorFlow's "SAME", and PyTorch's padding="same". (Size2d: above and left.)
 struct Padding2d : Size2d {
-  using Size2d::Size2d;
+  template <WholeNumber All>
+  constexpr Padding2d(All all) : Padding2d(all, all) {}
+  template <WholeNumber Height, WholeNumber Width>
+  constexpr Padding2d(Height h, Width w) : Size2d(h, w), after(h, w) {}
+  template <WholeNumber Top, WholeNumber Bottom, WholeNumber Left, WholeNumber Right>
+  constexpr Padding2d(Top top, Bottom bottom, Left left, Right right)
+      : Size2d(top, left), after(bottom, right) {}
+  static constexpr Padding2d same() {
+    Padding2d padding(0);
+    padding.is_same = true;
+    return padding;
+  }
+  constexpr bool is_symmetric() const { return !is_same && static_cast<const Size2d&>(*this) == after; }
+
+  Size2d after;  ///< below and right
+  bool is_same = false;
 };
 
 /// What is added before and after an axis; a single number is both.

@@ -84,6 +84,39 @@ TEST_CASE("layers that change the size of images") {
   CHECK(ft::upsample(row, {1, 7}).to_vector() == std::vector<float>{0, 0, 1, 1, 2, 2, 3});
 }
 
+TEST_CASE("padding that is not symmetric, and windows over the edge, as in TensorFlow and PyTorch") {
+  const auto ones_seen = [](std::int64_t extent, std::int64_t kernel, std::int64_t stride) {
+    const Tensor x = ft::ones({1, extent, 1, 1}), w = ft::ones({1, kernel, 1, 1});
+    return ft::conv2d(x, w, {.stride = {stride, 1}, .padding = ft::Padding2d::same()}).to_vector();
+  };
+  // SAME: an odd pixel is below. Of 4 pixels with stride 2 there is one missing, of 5 there are two.
+  CHECK(ones_seen(4, 3, 2) == std::vector<float>{3, 2});
+  CHECK(ones_seen(5, 3, 2) == std::vector<float>{2, 3, 2});
+  CHECK(ones_seen(4, 2, 1) == std::vector<float>{2, 2, 2, 1});
+  CHECK(ones_seen(3, 1, 2) == std::vector<float>{1, 1});
+  // PyTorch 2.15: max_pool2d and avg_pool2d of arange(25.).view(1, 1, 5, 5), 2, ceil_mode=True.
+  const Tensor x = ft::arange(25).reshape({1, 5, 5, 1});
+  const ft::Pool2dOptions over{.window = 2, .ceil_mode = true};
+  CHECK(ft::max_pool2d(x, over).to_vector() == std::vector<float>{6, 8, 9, 16, 18, 19, 21, 23, 24});
+  CHECK(ft::avg_pool2d(x, over).to_vector() == std::vector<float>{3, 5, 6.5, 13, 15, 16.5, 20.5, 22.5, 24});
+  // The same of arange(48.).view(1, 1, 6, 8) with 3, 2, 1, with and without count_include_pad.
+  const Tensor wide = ft::arange(48).reshape({1, 6, 8, 1});
+  ft::Pool2dOptions third{.window = 3, .stride = 2, .padding = 1, .ceil_mode = true};
+  CHECK(difference(ft::avg_pool2d(wide, third).to_vector<double>(),
+                   {2,        4,  16.0 / 3, 20.0 / 3, 11.0 / 3, 11,   18, 20, 22, 11.5,
+                    65.0 / 3, 34, 36,       38,       19.5,     13.5, 21, 22, 23, 11.75}) <= 1e-6);
+  third.count_padding = false;
+  CHECK(difference(ft::avg_pool2d(wide, third).to_vector<double>(),
+                   {4.5, 6, 8, 10, 11, 16.5, 18, 20, 22, 23, 32.5, 34, 36, 38, 39, 40.5, 42, 44, 46, 47}) <=
+        1e-6);
+  // A window that would start beyond the image is left out: 3 windows of 2 with stride 3 and padding 1
+  // over 5.
+  CHECK(ft::max_pool2d(x, {.window = 2, .stride = 3, .padding = 1, .ceil_mode = true}).shape() ==
+        ft::Shape{1, 2, 2, 1});
+  nn::Conv2d conv({.in = 2, .out = 3, .kernel = 3, .stride = 2, .padding = ft::Padding2d::same()});
+  CHECK(conv(ft::ones({1, 5, 8, 2})).shape() == ft::Shape{1, 3, 4, 3});
+}
+
 TEST_CASE("what layers and ops made of others are given wrongly is said at the caller's line") {
   const Tensor x = ft::ones({2, 3});
   const std::pair<const char*, std::function<void()>> cases[] = {
@@ -97,6 +130,18 @@ TEST_CASE("what layers and ops made of others are given wrongly is said at the c
       {"[group_norm] expected a number of groups that divides 3",
        [&] { ft::group_norm(x, 2, ft::ones({3}), ft::ones({3})); }},
       {"gamma {3} for x {2, 3}", [&] { ft::layer_norm(x, ft::ones({2}), ft::ones({3})); }},
+      {"[conv_transpose2d] expected symmetric padding",
+       [] {
+         ft::conv_transpose2d(ft::ones({1, 2, 2, 1}), ft::ones({1, 3, 3, 1}), {.padding = {0, 1, 0, 1}});
+       }},
+      {"[conv2d] expected padding of at least 0",
+       [] {
+         ft::conv2d(ft::ones({1, 2, 2, 1}), ft::ones({1, 3, 3, 1}), {.padding = {0, -1, 0, 1}});
+       }},
+      {"[max_pool2d] expected window and stride from 1",
+       [] {
+         ft::max_pool2d(ft::ones({1, 2, 2, 1}), {.window = 2, .padding = {0, 2, 0, 0}});
+       }},
       {"[squeeze] expected an extent of 1", [&] { ft::squeeze(x, 0); }},
       {"[stack] expected tensors of one shape",
        [&] {

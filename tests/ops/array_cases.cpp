@@ -148,6 +148,34 @@ void add_images(Cases& cases) {
                    }});
 }
 
+void add_borders(Cases& cases) {
+  for (const std::int64_t stride : {1, 2, 3}) {
+    cases.push_back(
+        {"conv2d, same and asymmetric padding, stride " + std::to_string(stride),
+         {real({2, 5, 8, 3}), real({4, 3, 2, 3}), real({4})},
+         [stride](In x) {
+           return Results{
+               conv2d(x[0], x[1], x[2], {.stride = stride, .padding = Padding2d::same()}),
+               conv2d(x[0], x[1], {.stride = stride, .padding = {0, 2, 1, 0}, .dilation = {1, 2}})};
+         },
+         {.tolerance = 2e-5}});
+  }
+  for (const bool count : {true, false}) {
+    cases.push_back(
+        {std::string("pooling that hangs over the edge") + (count ? "" : ", padding not counted"),
+         {real({2, 6, 8, 3})},
+         [count](In x) {
+           return Results{
+               max_pool2d(x[0], {.window = 3, .stride = 2, .padding = 1, .ceil_mode = true}),
+               max_pool2d(x[0], {.window = 2, .stride = 1, .padding = Padding2d::same()}),
+               avg_pool2d(
+                   x[0], {.window = 3, .stride = 2, .padding = 1, .count_padding = count, .ceil_mode = true}),
+               avg_pool2d(x[0],
+                          {.window = {3, 5}, .stride = 3, .padding = {1, 0, 0, 2}, .count_padding = count})};
+         }});
+  }
+}
+
 void add_attention(Cases& cases) {
   const std::vector<Input> inputs{real({2, 3, 4, 5}), real({2, 3, 6, 5}), real({2, 3, 6, 2})};
   cases.push_back({"attention", inputs, [](In x) { return scaled_dot_product_attention(x[0], x[1], x[2]); }});
@@ -199,6 +227,7 @@ std::vector<OpCase> array_cases() {
   add_reductions(cases);
   add_truths(cases);
   add_images(cases);
+  add_borders(cases);
   add_attention(cases);
   add_group_norms(cases);
   return cases;

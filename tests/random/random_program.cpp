@@ -340,7 +340,8 @@ class Program : public Ingredients {
 
   Tensor next_value() {
     for (;;) {
-      const std::vector<OpRow>& rows = dice.chance(45) ? pattern_rows() : op_rows();
+      const std::vector<OpRow>& rows =
+          dice.chance(45) ? pattern_rows() : (dice.chance(25) ? array_rows() : op_rows());
       const OpRow& row = rows[static_cast<std::size_t>(dice.below(std::ssize(rows)))];
       if ((integers() && !row.exact) || (kind == ProgramKind::mixed && row.jumps)) continue;
       const Tensor value = row.record(*this);

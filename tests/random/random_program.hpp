@@ -136,6 +136,7 @@ struct OpRow {
 
 /// Every public op by itself, and groups of ops that the rules of the fusion table look for.
 const std::vector<OpRow>& op_rows();
+const std::vector<OpRow>& array_rows();
 const std::vector<OpRow>& pattern_rows();
 
 }  // namespace fusetape::tests

@@ -21,9 +21,8 @@ using plan::Graph;
 using plan::GraphNode;
 using plan::Group;
 
-constexpr std::int64_t lanes = 16;
-/// So many are added in f32, and then to a double.
-constexpr std::int64_t chain = 64 * lanes;
+/// So many are added in f32 (in vectors, which OpenMP allows the compiler), and then to a double.
+constexpr std::int64_t chain = 1024;
 
 /// Σ value(i) and Σ other(i), i < count.
 template <class Value, class Other>
@@ -31,24 +30,22 @@ std::pair<double, double> two_sums(std::int64_t count, Value value, Other other)
   double first = 0, second = 0;
   for (std::int64_t begin = 0; begin < count; begin += chain) {
     const std::int64_t end = std::min(count, begin + chain);
-    float a[lanes] = {}, b[lanes] = {};
-    std::int64_t i = begin;
-    for (; i + lanes <= end; i += lanes) {
-      for (std::int64_t lane = 0; lane < lanes; ++lane) {
-        a[lane] += value(i + lane);
-        b[lane] += other(i + lane);
-      }
+    float a = 0, b = 0;
+#pragma omp simd reduction(+ : a, b)
+    for (std::int64_t i = begin; i < end; ++i) {
+      a += value(i);
+      b += other(i);
     }
-    for (; i < end; ++i) {
-      a[0] += value(i);
-      b[0] += other(i);
-    }
-    for (std::int64_t lane = 0; lane < lanes; ++lane) {
-      first += static_cast<double>(a[lane]);
-      second += static_cast<double>(b[lane]);
-    }
+    first += static_cast<double>(a);
+    second += static_cast<double>(b);
   }
   return {first, second};
+}
+/// For each of so many elements; the results may lie where the operands do.
+template <class F>
+void for_elements(std::int64_t count, F f) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i) f(i);
 }
 template <class Value>
 double one_sum(std::int64_t count, Value value) {
@@ -183,8 +180,9 @@ class ForwardKernel final : public GroupNormBase {
       const double squares =
           one_sum(view_.width, [x, mean](std::int64_t i) { return (x[i] - mean) * (x[i] - mean); });
       const float inv_std = noted(args, sample, group, exact, squares);
-      for (std::int64_t i = 0; i < view_.width; ++i)
-        y[first + i] = core::normalised(x[i], mean, core::norm_scale(gamma[i], inv_std), beta[i]);
+      for_elements(view_.width, [=, to = y + first](std::int64_t i) {
+        to[i] = core::normalised(x[i], mean, core::norm_scale(gamma[i], inv_std), beta[i]);
+      });
     }
     write_floats(dtype_, y, args.out<std::byte>(out_[0]), at, channels_);
   }
@@ -197,7 +195,7 @@ class ForwardKernel final : public GroupNormBase {
       for (std::int64_t p = 0; p < view_.pixels; ++p) {
         const float* const x = read(args, row_at(sample, p), room.x[part]);
         float* const sum = sums.row();
-        for (std::int64_t c = 0; c < channels_; ++c) sum[c] += value(x[c], mean[c]);
+        for_elements(channels_, [=](std::int64_t c) { sum[c] += value(x[c], mean[c]); });
       }
       sums.flush();
     };
@@ -221,7 +219,7 @@ class ForwardKernel final : public GroupNormBase {
       const std::int64_t at = row_at(sample, p);
       const float* const x = read(args, at, room.x[part]);
       auto* const y = float_room(dtype_, args.out<std::byte>(out_[0]), at, room.y[part]);
-      for (std::int64_t c = 0; c < channels_; ++c) y[c] = core::normalised(x[c], mean[c], a[c], beta[c]);
+      for_elements(channels_, [=](std::int64_t c) { y[c] = core::normalised(x[c], mean[c], a[c], beta[c]); });
       write_floats(dtype_, y, args.out<std::byte>(out_[0]), at, channels_);
     }
   }
@@ -299,13 +297,15 @@ class BackwardKernel final : public GroupNormBase {
       const auto [sum, with_apart] = two_sums(
           view_.width, [=](std::int64_t i) { return g[i] * gamma[i]; },
           [=](std::int64_t i) { return g[i] * gamma[i] * (x[i] - mean); });
-      const auto [b, c] = factors(inv_std, sum, with_apart);
-      for (std::int64_t i = 0; i < view_.width; ++i) {
-        const float apart = x[i] - mean, gradient = g[i];
-        dgamma[first + i] += gradient * (apart * inv_std);
-        dbeta[first + i] += gradient;
-        dx[first + i] = inv_std * (gradient * gamma[i] - (apart * b + c));
-      }
+      const Factors of_group = factors(inv_std, sum, with_apart);
+      const float b = of_group.b, c = of_group.c;
+      for_elements(view_.width,
+                   [=, to = dx + first, to_gamma = dgamma + first, to_beta = dbeta + first](std::int64_t i) {
+                     const float apart = x[i] - mean, gradient = g[i];
+                     to_gamma[i] += gradient * (apart * inv_std);
+                     to_beta[i] += gradient;
+                     to[i] = inv_std * (gradient * gamma[i] - (apart * b + c));
+                   });
     }
     write_floats(dtype_, dx, args.out<std::byte>(out_[0]), at, channels_);
   }
@@ -321,10 +321,10 @@ class BackwardKernel final : public GroupNormBase {
       const std::int64_t at = row_at(sample, p);
       const float *const g = read(args, 0, at, room.g[part]), *const x = read(args, 1, at, room.x[part]);
       float *const first = of_g.row(), *const second = of_apart.row();
-      for (std::int64_t c = 0; c < channels_; ++c) {
+      for_elements(channels_, [=](std::int64_t c) {
         first[c] += g[c];
         second[c] += g[c] * (x[c] - mean[c]);
-      }
+      });
     }
     of_g.flush();
     of_apart.flush();
@@ -348,8 +348,9 @@ class BackwardKernel final : public GroupNormBase {
       const std::int64_t at = row_at(sample, p);
       const float *const g = read(args, 0, at, room.g[part]), *const x = read(args, 1, at, room.x[part]);
       auto* const dx = float_room(dtype_, args.out<std::byte>(out_[0]), at, room.y[part]);
-      for (std::int64_t c = 0; c < channels_; ++c)
+      for_elements(channels_, [=](std::int64_t c) {
         dx[c] = a[c] * (g[c] * gamma[c] - ((x[c] - mean[c]) * b[c] + shift[c]));
+      });
       write_floats(dtype_, dx, args.out<std::byte>(out_[0]), at, channels_);
     }
   }
