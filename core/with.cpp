@@ -4,7 +4,7 @@
 namespace fusetape {
 
 With::With(const Switches& switches, Location at)
-    : before_(std::make_unique<core::Settings>(core::Tape::current(at).settings)) {
+    : given_(switches), before_(std::make_unique<core::Settings>(core::Tape::current(at).settings)) {
   const auto turn = [](const auto& wanted, auto&& set) {
     if (wanted) set(*wanted);
   };
@@ -32,14 +32,30 @@ With::With(const Switches& switches, Location at)
 
 With::~With() { put_back(); }
 
-/// What scopes of their own change in between, NoGrad and Autocast, is theirs to put back.
+/// Only what was given: other setters and scopes have their own ends.
 void With::put_back() noexcept {
   core::Tape* const tape = core::Tape::alive();
   if (tape == nullptr) return;
-  before_->grad = tape->settings.grad;
-  before_->autocast = tape->settings.autocast;
-  tape->settings = *before_;
-  tape->settings.backend->set_threads(tape->settings.threads);
+  core::Settings &now = tape->settings, &before = *before_;
+  const auto restore = [](const auto& wanted, auto& field, const auto& value) {
+    if (wanted) field = value;
+  };
+  restore(given_.backend, now.backend, before.backend);
+  restore(given_.threads, now.threads, before.threads);
+  restore(given_.eager, now.eager, before.eager);
+  restore(given_.fusion_rules, now.rules, before.rules);
+  restore(given_.retention, now.retention, before.retention);
+  restore(given_.conv_algorithm, now.conv_algorithm, before.conv_algorithm);
+  restore(given_.pending_limit, now.pending_limit, before.pending_limit);
+  restore(given_.fusion, now.fusion, before.fusion);
+  restore(given_.deterministic, now.deterministic, before.deterministic);
+  restore(given_.tuning, now.tuning, before.tuning);
+  restore(given_.tf32, now.tf32, before.tf32);
+  restore(given_.anomaly_detection, now.anomaly, before.anomaly);
+  restore(given_.flush_denormals, now.flush_denormals, before.flush_denormals);
+  restore(given_.graph_capture, now.capture, before.capture);
+  restore(given_.profiling, now.profiling, before.profiling);
+  if (given_.backend || given_.threads) now.backend->set_threads(now.threads);
 }
 
 }  // namespace fusetape

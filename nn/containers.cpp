@@ -8,8 +8,8 @@ namespace fusetape::nn {
 
 Module& ModuleList::append(std::unique_ptr<Module> module, Location at) {
   if (module == nullptr) throw Error(type_name(), "expected a module, got null", at, path());
+  joined(modules_.empty() ? nullptr : modules_.back().get(), *module, at);  // may refuse it
   register_child(std::to_string(modules_.size()), *module, at);
-  joined(modules_.empty() ? nullptr : modules_.back().get(), *module, at);
   modules_.push_back(std::move(module));
   return *modules_.back();
 }

@@ -51,6 +51,8 @@ class BatchNormFolding {
     whole.visit("", [&](Module::State& module, const std::string&) {
       auto* const conv = dynamic_cast<Conv2d*>(module.self);
       if (conv == nullptr || module.partner == nullptr || !whole.contains(*module.partner)) return;
+      if (module.hooks != nullptr && !module.hooks->all.empty())
+        return;  // they see what comes before the norm
       auto* const norm = dynamic_cast<BatchNorm2d*>(module.partner->self);
       if (norm != nullptr && !norm->folded_) pairs_.emplace_back(conv, norm);
     });

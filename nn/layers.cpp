@@ -136,7 +136,7 @@ Tensor BatchNorm2d::forward(const Tensor& x) {
   if (averaged_ >= 0) options.momentum = 1 / static_cast<double>(averaged_ + 1);
   BatchNormResult result =
       batch_norm({x, here()}, weight_, bias_, running_mean_.value(), running_var_.value(), options);
-  if (averaged_ >= 0) ++averaged_;
+  if (averaged_ >= 0 && x.elements() > 0) ++averaged_;  // an empty batch moves no statistic
   running_mean_.set_data(result.running_mean, here());
   running_var_.set_data(result.running_var, here());
   return result.y;
@@ -198,7 +198,12 @@ Tensor AdaptiveAvgPool2d::forward(const Tensor& x) { return adaptive_avg_pool2d(
 Tensor PixelShuffle::forward(const Tensor& x) { return pixel_shuffle({x, here()}, factor_); }
 Tensor Upsample::forward(const Tensor& x) {
   if (x.rank(here()) != 4) fail("Upsample", "images {N, H, W, C}", to_string(x.shape()), here());
-  return upsample({x, here()}, Size2d(x.shape()[1] * factor_, x.shape()[2] * factor_), by_);
+  const core::Checked height = core::Checked(x.shape()[1]) * factor_,
+                      width = core::Checked(x.shape()[2]) * factor_;
+  if (!height.fits() || !width.fits())
+    fail("Upsample", "sizes that can be counted", std::to_string(factor_) + " times " + to_string(x.shape()),
+         here());
+  return upsample({x, here()}, Size2d(height.value(), width.value()), by_);
 }
 
 Tensor MaxPool2d::forward(const Tensor& x) { return max_pool2d({x, here()}, options_); }

@@ -228,6 +228,9 @@ void Module::check_name(const std::string& name, Location at) const {
   if (name.empty() || name.find('.') != std::string::npos) {
     throw Error("module", "expected a name without dots, got \"" + name + "\"", at, path());
   }
+  // The name of a child that was destroyed is free again.
+  std::erase_if(state().children,
+                [&name](const auto& child) { return child.first == name && child.second == nullptr; });
   if (has(state().parameters, name) || has(state().buffers, name) || has(state().children, name)) {
     throw Error("module", "the name \"" + name + "\" is registered twice", at, path());
   }

@@ -24,6 +24,9 @@ class NormRecalibration {
     for (const Norm& each : norms_) {
       each.norm->train();
       each.norm->averaged_ = 0;
+      // Nothing of the old ones stays, not even a NaN.
+      each.norm->running_mean_.set_data(zeros(each.mean.shape(), each.mean.dtype()));
+      each.norm->running_var_.set_data(ones(each.variance.shape(), each.variance.dtype()));
     }
   }
   ~NormRecalibration() {

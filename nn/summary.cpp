@@ -17,26 +17,32 @@ namespace {
 /// Puts back what a plan without a run has changed.
 class Undone {
  public:
-  explicit Undone(core::Tape& tape)
-      : tape_(tape), report_(tape.executor.last_report), generator_(generator_state()) {}
+  Undone(core::Tape& tape, const Module& model)
+      : tape_(tape), report_(tape.executor.last_report), generator_(generator_state()) {
+    for (const auto& [name, cell] : model.named_buffers()) values_.emplace_back(cell, cell.value());
+    for (const auto& [name, cell] : model.named_parameters()) values_.emplace_back(cell, cell.value());
+  }
+  /// Whatever bound them: a planned value, or one that is still pending where something threw.
   ~Undone() {
+    for (const auto& [cell, value] : values_) cell.state()->value = value;
     tape_.executor.last_report = report_;
     set_generator_state(generator_);
   }
   Undone(const Undone&) = delete;
   Undone& operator=(const Undone&) = delete;
 
-  /// Plans what is pending; cells that it rebinds stay as they are.
-  void plan(Location at) {
-    core::Journal::Versions before = tape_.journal.versions_before();
+  /// Plans what is pending. Where that is nothing, the report is empty.
+  const Report& plan(Location at) {
+    tape_.executor.last_report = nullptr;
     tape_.flush(at);
-    before.put_back();
+    return explain();
   }
 
  private:
   core::Tape& tape_;
   decltype(core::Executor::last_report) report_;
   GeneratorState generator_;
+  std::vector<std::pair<Cell, Tensor>> values_;
 };
 
 std::vector<SummaryRow> rows_of(Module& model, const std::map<const Module*, Shape>& outputs) {
@@ -88,8 +94,9 @@ std::string kibi(std::int64_t bytes) { return bytes == 0 ? "" : fixed(static_cas
 Summary summary(Module& model, const Tensor& input, Location at) {
   core::Tape& tape = core::Tape::current(at);
   const std::string prefix = model.path();
-  const With planning_only({.backend = "null"}, at);
-  Undone undone(tape);
+  const With planning_only({.eager = false, .pending_limit = std::int64_t{1} << 60, .backend = "null"}, at);
+  Undone undone(tape, model);
+  const Tensor x = input.detach(at);  // its history is the caller's
 
   std::map<const Module*, Shape> outputs;
   std::map<std::string, double> flops;
@@ -98,22 +105,21 @@ Summary summary(Module& model, const Tensor& input, Location at) {
     const ModuleObserver note([&outputs](const Module& module, const Tensor& y) {
       if (y.defined()) outputs[&module] = y.shape();
     });
-    const Tensor y = model(input, at);
-    undone.plan(at);
-    for (const GroupReport& group : explain().groups) flops[group.module_path] += group.flops;
+    const Tensor y = model(x, at);
+    for (const GroupReport& group : undone.plan(at).groups) flops[group.module_path] += group.flops;
   }
-  const Tensor y = model(input, at);
+  const Tensor y = model(x, at);
   std::vector<Tensor> wanted;
   for (const Parameter& parameter : model.parameters()) {
     if (parameter.requires_grad()) wanted.push_back(parameter.value());
   }
   std::vector<Tensor> gradients;
-  if (y.requires_grad()) gradients = grad({sum({y, at})}, wanted, {}, {}, at);
-  undone.plan(at);
+  if (y.requires_grad() && !wanted.empty()) gradients = grad({sum({y, at})}, wanted, {}, {}, at);
+  const Report& step = undone.plan(at);
   std::map<std::string, std::int64_t> kept;
-  for (const KeptReport& value : explain().kept) kept[value.module_path] += value.bytes;
+  for (const KeptReport& value : step.kept) kept[value.module_path] += value.bytes;
 
-  Summary summary{.rows = rows_of(model, outputs), .kept_bytes = explain().kept_bytes};
+  Summary summary{.rows = rows_of(model, outputs), .kept_bytes = step.kept_bytes};
   for (const Parameter& parameter : model.parameters()) {
     summary.parameters += parameter.shape().elements();
     if (parameter.requires_grad()) summary.trainable += parameter.shape().elements();

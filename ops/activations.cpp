@@ -79,7 +79,7 @@ void gradient_gelu_tanh(GradContext& ctx) {
 void gradient_gelu_tanh_grad(GradContext& ctx) {
   ctx.through([](const std::vector<Tensor>& in) {
     constexpr double a = 1.5957691216057308, b = 0.0713548162726009;
-    const Tensor square = in[1] * in[1], s = sigmoid(in[1] * (a + b * square));
+    const Tensor square = minimum(in[1] * in[1], 1e4), s = sigmoid(in[1] * (a + b * square));
     return std::vector<Tensor>{in[0] * (s + in[1] * s * (1 - s) * (a + 3 * b * square))};
   });
 }

@@ -40,6 +40,12 @@ struct Along {
   }
 };
 
+double added(double a, double b) { return a + b; }
+/// What overflows wraps around.
+Whole added(Whole a, Whole b) {
+  return static_cast<Whole>(static_cast<Wrapping>(a) + static_cast<Wrapping>(b));
+}
+
 void require_index(const InferContext& ctx) {
   ctx.require(ctx.dtype(1) == DType::i64, "an index of dtype i64", ctx.dtype(1));
 }
@@ -95,7 +101,8 @@ void reference_index_select_grad(RefContextOf<T>& ctx) {
   for (std::int64_t k = 0; k < from.places; ++k) {
     const std::int64_t place = place_of(ctx, k, to.places);
     to.for_each_line([&](std::int64_t o, std::int64_t i) {
-      ctx.out[0].data[to.at(o, place, i)] += ctx.in[0].data[from.at(o, k, i)];
+      T& sum = ctx.out[0].data[to.at(o, place, i)];
+      sum = added(sum, ctx.in[0].data[from.at(o, k, i)]);
     });
   }
 }
@@ -139,7 +146,8 @@ void reference_gather_grad(RefContextOf<T>& ctx) {
   from.for_each_line([&](std::int64_t o, std::int64_t i) {
     for (std::int64_t k = 0; k < from.places; ++k) {
       const std::int64_t at = from.at(o, k, i);
-      ctx.out[0].data[to.at(o, place_of(ctx, at, to.places), i)] += ctx.in[0].data[at];
+      T& sum = ctx.out[0].data[to.at(o, place_of(ctx, at, to.places), i)];
+      sum = added(sum, ctx.in[0].data[at]);
     }
   });
 }
@@ -153,10 +161,6 @@ void gradient_cumsum(GradContext& ctx) {
   auto attrs = ctx.attrs<AlongAttrs>();
   attrs.reverse = 1 - attrs.reverse;
   ctx.set(0, record_here(cumsum_op, {ctx.incoming()}, Attrs::of(attrs)));
-}
-double added(double a, double b) { return a + b; }
-Whole added(Whole a, Whole b) {
-  return static_cast<Whole>(static_cast<Wrapping>(a) + static_cast<Wrapping>(b));
 }
 template <class T>
 void reference_cumsum(RefContextOf<T>& ctx) {

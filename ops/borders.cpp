@@ -27,7 +27,7 @@ Padding2d resolved(const Padding2d& padding, const Shape& x, Size2d window, Size
   for (std::size_t i = 0; i < 2; ++i) {
     const std::int64_t extent = x[static_cast<int>(i) + 1];
     if (stride[i] < 1 || window[i] < 1 || dilation[i] < 1) continue;  // the shape rule says what is wrong
-    const std::int64_t outputs = (extent + stride[i] - 1) / stride[i];
+    const std::int64_t outputs = extent == 0 ? 0 : (extent - 1) / stride[i] + 1;
     const core::Checked missing =
         (core::Checked(outputs) - 1) * stride[i] + (core::Checked(window[i]) - 1) * dilation[i] + 1 - extent;
     const std::int64_t total = missing.within(0, 2 * most_pixels) ? missing.value() : 0;
@@ -40,6 +40,7 @@ Padding2d resolved(const Padding2d& padding, const Shape& x, Size2d window, Size
 Bordered bordered(const char* op, const Tensor& x, const Padding2d& padding, Size2d window, Size2d stride,
                   Size2d dilation, double value, Location at) {
   if (padding.is_symmetric() || x.rank() != 4) return {x, padding};
+  if (x.shape()[1] < 1 || x.shape()[2] < 1) fail(op, "at least one pixel", to_string(x.shape()), at);
   const Padding2d numbers = resolved(padding, x.shape(), window, stride, dilation);
   const auto require = [&](std::int64_t pixels) {
     if (pixels < 0 || pixels > most_pixels)

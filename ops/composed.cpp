@@ -3,6 +3,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/numerics/checked.hpp"
 #include "core/numerics/number_text.hpp"
 #include "core/tape/module_scope.hpp"
 #include "ops/along.hpp"
@@ -32,6 +33,20 @@ Tensor reversed_order(const Tensor& x) {
   return sub(x.dtype() == DType::u8 ? 255 : -1, x);
 }
 
+Tensor require_floating(const char* op, const Operand& x) {
+  Tensor tensor = require_tensor(op, x);
+  if (!is_floating(tensor.dtype()))
+    fail(op, "a floating dtype", std::string(name_of(tensor.dtype())), x.at());
+  return tensor;
+}
+Tensor require_numbers(const char* op, const Operand& x) {
+  Tensor tensor = require_tensor(op, x);
+  if (tensor.dtype() == DType::boolean) fail(op, "numbers", "bool", x.at());
+  return tensor;
+}
+/// 16 bits as f32, in which sums are made.
+Tensor widened(const Tensor& x) { return size_of(x.dtype()) == 2 ? cast(x, DType::f32) : x; }
+
 /// The extents with those of the axes as 1, and how many elements they hold.
 struct Kept {
   Shape shape;
@@ -44,8 +59,11 @@ Kept kept(std::string_view op, const Tensor& x, const Axes& axes, Location at) {
     all.resize(static_cast<std::size_t>(x.rank()));
     std::iota(all.begin(), all.end(), 0);
   }
+  std::uint32_t seen = 0;
   for (const int axis : all) {
     const int along = normalize_axis(op, axis, x.rank(), at);
+    if ((seen & core::bit(along)) != 0) fail(op, "each axis once", std::to_string(axis) + " twice", at);
+    seen |= core::bit(along);
     result.count *= x.shape()[along];
     result.shape[along] = 1;
   }
@@ -157,7 +175,11 @@ Tensor repeat(Operand x, const std::vector<std::int64_t>& times) {
     for (int i = 0; i < axis; ++i) outer *= y.shape()[i];
     const std::int64_t inner = outer == 0 ? 0 : y.elements() / outer;
     Shape to = y.shape();
-    to[axis] *= copies;
+    const core::Checked extent = core::Checked(to[axis]) * copies,
+                        elements = core::Checked(y.elements()) * copies;
+    if (!extent.fits() || !elements.fits())
+      fail("repeat", "copies whose elements can be counted", std::to_string(copies), x.at());
+    to[axis] = extent.value();
     y = reshape(broadcast_to(reshape(y, {outer, 1, inner}), {outer, copies, inner}), to);
   }
   return y;
@@ -166,10 +188,11 @@ Tensor repeat(Operand x, const std::vector<std::int64_t>& times) {
 Tensor flip(Operand x, Axes axes) {
   const LineScope line(x.at());
   Tensor y = require_tensor("flip", x);
-  for (const int axis : axes) {
-    const int along = normalize_axis("flip", axis, y.rank(), x.at());
-    const std::int64_t extent = y.shape()[along];
-    if (extent > 1) y = index_select(y, along, sub(extent - 1, arange(extent, DType::i64)));
+  const Shape turned = kept("flip", y, axes, x.at()).shape;  // 1 on the axes to turn
+  for (int axis = 0; axis < y.rank(); ++axis) {
+    const std::int64_t extent = y.shape()[axis];
+    if (extent > 1 && turned[axis] == 1)
+      y = index_select(y, axis, sub(extent - 1, arange(extent, DType::i64)));
   }
   return y;
 }
@@ -201,6 +224,9 @@ Tensor scatter_add(Operand x, int axis, const Tensor& index, const Tensor& value
              std::to_string(along),
          to_string(index.shape()) + " and " + to_string(values.shape()), x.at());
   }
+  if (values.dtype() != to.dtype())
+    fail("scatter_add", "values of x's dtype, " + std::string(name_of(to.dtype())),
+         std::string(name_of(values.dtype())), x.at());
   if (index.dtype() != DType::i64)
     fail("scatter_add", "an index of dtype i64", std::string(name_of(index.dtype())), x.at());
   return to + ops::add_at(values, index, along, to.shape()[along], x.at());
@@ -221,7 +247,10 @@ Tensor one_hot(const Tensor& labels, std::int64_t classes, DType dtype, Location
   if (!labels.defined()) fail("one_hot", "labels", "an undefined tensor", at);
   if (labels.dtype() != DType::i64 && labels.dtype() != DType::u8)
     fail("one_hot", "labels of dtype i64 or u8", std::string(name_of(labels.dtype())), at);
-  if (classes < 1) fail("one_hot", "classes ≥ 1", std::to_string(classes), at);
+  if (classes < 1 || classes > ops::most_pixels)
+    fail("one_hot", "classes from 1 to 2^31 − 1", std::to_string(classes), at);
+  if (labels.rank() == Shape::max_rank)
+    fail("one_hot", "labels of at most 7 axes", to_string(labels.shape()), at);
   return cast(equal(unsqueeze(cast(labels, DType::i64), -1), arange(classes, DType::i64)), dtype);
 }
 
@@ -229,24 +258,30 @@ Tensor one_hot(const Tensor& labels, std::int64_t classes, DType dtype, Location
 
 Tensor min(Operand x, Axes axes, ReduceOptions options) {
   const LineScope line(x.at());
-  return reversed_order(max(reversed_order(require_tensor("min", x)), std::move(axes), options));
+  const Tensor from = require_numbers("min", x);
+  if (kept("min", from, axes, x.at()).count == 0)
+    fail("min", "at least one element to choose from", to_string(from.shape()), x.at());
+  return reversed_order(max(reversed_order(from), std::move(axes), options));
 }
 
 Tensor argmin(Operand x, int axis, ReduceOptions options) {
   const LineScope line(x.at());
-  return argmax(reversed_order(require_tensor("argmin", x)), axis, options);
+  const Tensor from = require_numbers("argmin", x);
+  if (from.rank() > 0) normalize_axis("argmin", axis, from.rank(), x.at());
+  return argmax(reversed_order(from), axis, options);
 }
 
 Tensor var(Operand x, Axes axes, VarOptions options) {
   const LineScope line(x.at());
-  const Tensor from = require_tensor("var", x);
+  const Tensor given = require_floating("var", x), from = widened(given);
   const auto count = static_cast<double>(kept("var", from, axes, x.at()).count);
   if (!(count > options.correction)) {
     fail("var", "more than " + core::number_text(options.correction) + " elements", core::number_text(count),
          x.at());
   }
   const Tensor apart = from - mean(from, axes, {.keep_dims = true});
-  return sum(apart * apart, axes, {.keep_dims = options.keep_dims}) / (count - options.correction);
+  return cast(sum(apart * apart, axes, {.keep_dims = options.keep_dims}) / (count - options.correction),
+              given.dtype());
 }
 
 Tensor prod(Operand x, int axis, ReduceOptions options) {
@@ -256,7 +291,7 @@ Tensor prod(Operand x, int axis, ReduceOptions options) {
   if (y.shape()[along] == 0) {
     Shape one = y.shape();
     one[along] = 1;
-    y = full(one, 1, y.dtype());
+    y = concat({y, full(one, 1, y.dtype())}, along);
   }
   while (y.shape()[along] > 1) {
     const std::int64_t extent = y.shape()[along], half = extent / 2;
@@ -269,11 +304,13 @@ Tensor prod(Operand x, int axis, ReduceOptions options) {
 
 Tensor logsumexp(Operand x, Axes axes, ReduceOptions options) {
   const LineScope line(x.at());
-  const Tensor from = require_tensor("logsumexp", x);
+  const Tensor given = require_floating("logsumexp", x), from = widened(given);
+  if (kept("logsumexp", from, axes, x.at()).count == 0)
+    fail("logsumexp", "at least one element", to_string(from.shape()), x.at());
   const Kept result = kept("logsumexp", from, axes, x.at());
   const Tensor largest = max(from.detach(), axes, {.keep_dims = true});
   const Tensor shift = where(equal(abs(largest), infinity), 0, largest);
-  const Tensor y = log(sum(exp(from - shift), axes, {.keep_dims = true})) + shift;
+  const Tensor y = cast(log(sum(exp(from - shift), axes, {.keep_dims = true})) + shift, given.dtype());
   if (options.keep_dims) return y;
   Shape shape;
   std::vector<bool> reduced(static_cast<std::size_t>(from.rank()), axes.empty());
@@ -304,7 +341,7 @@ Tensor scaled_dot_product_attention(Operand q, Operand k, Operand v, AttentionOp
   const double scale =
       options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(queries.size(-1)));
   if (!std::isfinite(scale)) fail("attention", "a finite scale", core::number_text(scale), at);
-  Tensor scores = matmul(queries, keys, {.transpose_b = true}) * scale;
+  Tensor scores = matmul(queries * scale, keys, {.transpose_b = true});  // in this order f16 overflows less
   // Finite, so that anomaly detection does not stop here; softmax makes 0 of it.
   const double least = ops::lowest(scores.dtype());
   const auto allow = [&](const Tensor& allowed) { scores = where(allowed, scores, least); };

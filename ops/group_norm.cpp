@@ -144,13 +144,23 @@ void reference_group_norm_grad(RefContext& ctx) {
   }
 }
 
-Tensor normalised(const char* name, const Operand& x, Operand gamma, Operand beta, double eps,
-                  GroupNormAttrs attrs) {
-  if (!(eps > 0 && std::isfinite(eps))) fail(name, "eps > 0 and finite", core::number_text(eps), x.at());
+Tensor normalised(const char* name, Tensor x, const Operand& gamma, const Operand& beta, double eps,
+                  GroupNormAttrs attrs, Location at) {
+  if (!is_floating(x.dtype())) fail(name, "x of a floating dtype", std::string(name_of(x.dtype())), at);
+  if (x.shape().back() < 1) fail(name, "at least one channel", to_string(x.shape()), at);
+  if (!(eps > 0 && std::isfinite(eps))) fail(name, "eps > 0 and finite", core::number_text(eps), at);
+  Tensor scale = require_tensor(name, gamma), shift = require_tensor(name, beta);
+  for (const Tensor& parameter : {scale, shift}) {
+    const DType wanted = statistics_dtype(x.dtype());
+    if (parameter.shape() == Shape{x.shape().back()} && parameter.dtype() == wanted) continue;
+    fail(name,
+         "gamma and beta {" + std::to_string(x.shape().back()) + "} of dtype " +
+             std::string(name_of(wanted)) + " for x " + to_string(x.shape()),
+         to_string(parameter.shape()) + " " + std::string(name_of(parameter.dtype())), at);
+  }
   attrs.eps = eps;
-  core::Outputs all = core::record(
-      group_norm_op, {require_tensor(name, x), require_tensor(name, gamma), require_tensor(name, beta)},
-      Attrs::of(attrs), x.at());
+  core::Outputs all =
+      core::record(group_norm_op, {std::move(x), std::move(scale), std::move(shift)}, Attrs::of(attrs), at);
   return std::move(all[0]);
 }
 
@@ -174,22 +184,23 @@ constinit const OpDef group_norm_grad_op{.name = "group_norm_grad",
 namespace fusetape {
 
 Tensor group_norm(Operand x, std::int64_t groups, Operand gamma, Operand beta, double eps) {
-  const Tensor of = ops::require_tensor("group_norm", x);
+  Tensor of = ops::require_tensor("group_norm", x);
   if (of.rank() < 2) ops::fail("group_norm", "x {N, …, C} of rank 2 or more", to_string(of.shape()), x.at());
   if (groups < 1 || of.shape().back() % groups != 0) {
     ops::fail("group_norm",
               "a number of groups that divides " + std::to_string(of.shape().back()) + " channels",
               std::to_string(groups), x.at());
   }
-  return ops::normalised("group_norm", x, std::move(gamma), std::move(beta), eps,
-                         {.outer_axes = 1, .groups = groups});
+  return ops::normalised("group_norm", std::move(of), gamma, beta, eps, {.outer_axes = 1, .groups = groups},
+                         x.at());
 }
 
 Tensor layer_norm(Operand x, Operand gamma, Operand beta, double eps) {
-  const Tensor of = ops::require_tensor("layer_norm", x);
+  Tensor of = ops::require_tensor("layer_norm", x);
   if (of.rank() < 1) ops::fail("layer_norm", "x {…, C}", to_string(of.shape()), x.at());
-  return ops::normalised("layer_norm", x, std::move(gamma), std::move(beta), eps,
-                         {.outer_axes = of.rank() - 1, .groups = 1});
+  const std::int64_t rows = of.rank() - 1;
+  return ops::normalised("layer_norm", std::move(of), gamma, beta, eps, {.outer_axes = rows, .groups = 1},
+                         x.at());
 }
 
 }  // namespace fusetape

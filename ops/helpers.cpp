@@ -12,7 +12,9 @@ using core::NoAttrs;
 using core::OpDef;
 
 void fail(std::string_view op, const std::string& expected, const std::string& got, Location at) {
-  const std::string* path = core::source_context().module_path;
+  const core::SourceContext& source = core::source_context();
+  const std::string* path = source.module_path;
+  if (source.override_location) at = source.at;  // of the caller of an op that is made of this one
   throw Error(std::string(op), "expected " + expected + ", got " + got, at,
               path != nullptr ? *path : std::string());
 }

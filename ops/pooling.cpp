@@ -274,6 +274,8 @@ bool needs_frame(const Pool2dOptions& options) {
 Framed framed(const char* op, const Tensor& x, const Pool2dOptions& options, double value, Location at) {
   const Size2d stride = stride_of(options), window = options.window;
   if (x.rank() != 4) fail(op, "x {N, H, W, C}", to_string(x.shape()), at);
+  if (!is_floating(x.dtype())) fail(op, "a floating dtype", std::string(name_of(x.dtype())), at);
+  if (x.shape()[1] < 1 || x.shape()[2] < 1) fail(op, "at least one pixel", to_string(x.shape()), at);
   Padding2d padding = resolved(options.padding, x.shape(), window, stride, 1);
   Padding2d whole = padding;
   for (std::size_t i = 0; i < 2; ++i) {
@@ -288,7 +290,7 @@ Framed framed(const char* op, const Tensor& x, const Pool2dOptions& options, dou
     }
     const std::int64_t extent = x.shape()[static_cast<int>(i) + 1],
                        padded = extent + padding[i] + padding.after[i];
-    if (!options.ceil_mode || padded < window[i]) continue;
+    if (!options.ceil_mode || padded + stride[i] - 1 < window[i]) continue;
     std::int64_t last = (padded - window[i] + stride[i] - 1) / stride[i];
     if (last * stride[i] >= extent + padding[i]) --last;  // it would start beyond the image
     (i == 0 ? whole.after.height : whole.after.width) +=

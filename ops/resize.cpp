@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/numerics/checked.hpp"
 #include "core/tape/module_scope.hpp"
+#include "fusetape/autocast.hpp"
 #include "ops/helpers.hpp"
 
 namespace fusetape {
@@ -27,6 +29,15 @@ void require_size(const char* op, Size2d size, const Tensor& x, Location at) {
          "{" + std::to_string(size.height) + ", " + std::to_string(size.width) + "}", at);
   }
   if (x.shape()[1] < 1 || x.shape()[2] < 1) fail(op, "at least one pixel", to_string(x.shape()), at);
+  // What is made of the numbers of pixels alone, in memory, before anything else is known to fit.
+  constexpr std::int64_t most = std::int64_t{1} << 26;
+  if (!(core::Checked(x.shape()[1]) * size.height).within(0, most) ||
+      !(core::Checked(x.shape()[2]) * size.width).within(0, most)) {
+    fail(op, "at most 2^26 pairs of old and new rows, or columns",
+         to_string(x.shape()) + " to {" + std::to_string(size.height) + ", " + std::to_string(size.width) +
+             "}",
+         at);
+  }
 }
 
 /// rows {to, from}: which pixels of an axis make each new one.
@@ -39,6 +50,7 @@ Tensor mixing(std::int64_t to, std::int64_t from, DType dtype, Fill fill) {
 
 /// {N, H, W, C} by height·x·widthᵀ for each image and channel.
 Tensor mixed(const Tensor& x, const Tensor& height, const Tensor& width) {
+  const Autocast as_given(DType::f32);  // these are no products of a model: images stay of their dtype
   const std::int64_t n = x.shape()[0], w = x.shape()[2], c = x.shape()[3];
   const std::int64_t oh = height.shape()[0], ow = width.shape()[0];
   const Tensor rows = matmul(height, reshape(x, {n, x.shape()[1], w * c}));

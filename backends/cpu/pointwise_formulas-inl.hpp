@@ -24,7 +24,7 @@ HWY_INLINE Lanes exp_of(Lanes x) { return Lanes(vector_exp(x.v)); }
 HWY_INLINE Lanes sigmoid_of(Lanes x) { return Lanes(vector_sigmoid(x.v)); }
 HWY_INLINE Lanes expm1_of(Lanes x) { return Lanes(vector_expm1(x.v)); }
 HWY_INLINE Lanes log_of(Lanes x) { return Lanes(vector_log(x.v)); }
-HWY_INLINE Lanes log1p_of(Lanes x) { return Lanes(hn::Log1p(D(), x.v)); }
+HWY_INLINE Lanes log1p_of(Lanes x) { return Lanes(vector_log1p(x.v)); }
 HWY_INLINE Lanes tanh_of(Lanes x) { return Lanes(vector_tanh(x.v)); }
 HWY_INLINE Lanes sin_of(Lanes x) { return Lanes(vector_sin(x.v)); }
 HWY_INLINE Lanes cos_of(Lanes x) { return Lanes(vector_cos(x.v)); }

@@ -54,6 +54,14 @@ HWY_INLINE V vector_log(V x) {
   return hn::IfThenElse(hn::Or(hn::IsNaN(x), hn::Eq(x, infinity)), x, y);
 }
 
+/// log(1 + x)·x/((1 + x) − 1): the quotient takes back what 1 + x has rounded away (Kahan).
+HWY_INLINE V vector_log1p(V x) {
+  const V one = constant(1), y = hn::Add(x, one);
+  const auto rounded_away = hn::Eq(y, one), infinite = hn::IsInf(y);
+  const V ratio = hn::Div(x, hn::Sub(y, one));
+  return hn::IfThenElse(rounded_away, x, hn::Mul(vector_log(y), hn::IfThenElse(infinite, one, ratio)));
+}
+
 /// Highway's are exact within ±39000 only; beyond, and where nothing is a number, the standard library's.
 template <class Vector, class Scalar>
 HWY_INLINE V within_turns(V x, Vector vector, Scalar scalar) {

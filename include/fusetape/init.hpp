@@ -10,7 +10,7 @@
 ///     net.fc.weight().set_data(ft::nn::xavier_uniform(net.fc.weight().shape()));
 namespace fusetape::nn {
 
-/// Uniform in [low, high), finite numbers of f32.
+/// Uniform in [low, high], finite numbers of f32 (high only where rounding makes it).
 Tensor uniform(const Shape& shape, double low, double high, Location at = Location::current());
 /// Normal; a finite mean, a finite deviation ≥ 0.
 Tensor normal(const Shape& shape, double mean = 0, double deviation = 1, Location at = Location::current());

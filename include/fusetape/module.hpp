@@ -38,7 +38,9 @@ class ForwardHookHandle {
 
 /// A part of a model. Subclasses register what they own in their constructors and override forward(); with
 /// several inputs or results they derive from ModuleOf. Not copied. Moved freely: what was registered stays
-/// so, wherever parent and children go. A module that another is assigned to is replaced in its parent:
+/// so, wherever parent and children go: a name goes with its module, so that a child is replaced by
+/// assignment to it, never by std::swap or std::exchange, which would take the name along. A module that
+/// another is assigned to is replaced in its parent:
 ///
 ///     struct Net : ft::nn::Module {
 ///       ft::nn::Conv2d conv{{.in = 3, .out = 8, .kernel = 3}};
@@ -196,8 +198,9 @@ class ModuleOf : public Module {
     Derived& derived = static_cast<Derived&>(*this);
     using Result = decltype(derived.forward(std::forward<Inputs>(inputs)...));
     if constexpr (std::same_as<Result, Tensor> &&
-                  (std::same_as<std::remove_cvref_t<Inputs>, Tensor> && ... && (sizeof...(Inputs) == 1))) {
-      return after_hooks(inputs..., derived.forward(inputs...));
+                  (std::convertible_to<Inputs, Tensor> && ... && (sizeof...(Inputs) == 1))) {
+      const Tensor x(inputs...);
+      return after_hooks(x, derived.forward(x));
     } else {
       refuse_hooks(at);
       return derived.forward(std::forward<Inputs>(inputs)...);

@@ -139,8 +139,8 @@ void recalibrate_norms(Module& model, const std::function<void()>& run_batches,
 /// (register_conv_norm) do its work, too, and the batch norm the identity. w' = a·w, b' = a·(b − μ) + β with
 /// a = γ/√(σ² + ε), in double, rounded once. Returns how many were folded: 0 the second time. The convolution
 /// has a parameter "bias" then and the batch norm no parameters or buffers, so a checkpoint of the folded
-/// model fits folded models only. Runs what is pending. Throws, and changes nothing, where one of them is in
-/// training mode.
+/// model fits folded models only. A convolution with a forward hook stays as it is. Runs what is pending.
+/// Throws, and changes nothing, where one of them is in training mode.
 int fold_batch_norm(Module& model, Location at = Location::current());
 
 /// Over the last axis: x {…, width}. weight and bias {width}.

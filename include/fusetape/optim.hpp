@@ -74,8 +74,9 @@ class Optimizer {
   /// and the gradients of earlier runs are as before it. Returns whether parameters were updated: false where
   /// none has a gradient, and where NonFinite::skip left the step out. Parameters, state, update counts,
   /// running statistics and all other cells that the pending ops rebound are then as before those, gradients
-  /// stay for zero_grad(). To know, the host waits for the gradients: other than with NonFinite::update a
-  /// step is two plans.
+  /// stay for zero_grad(). (What was read before, such as the loss, has been run with all before it, and
+  /// stays: read it after the step.) To know, the host waits for the gradients: other than with
+  /// NonFinite::update a step is two plans.
   bool step(Location at = Location::current());
   /// Forgets all gradients.
   void zero_grad();
@@ -356,7 +357,7 @@ class Adam : public Optimizer {
     std::int64_t count = 0;
     double value = 1;
   };
-  Product product_;                                          ///< of NAdam's momenta, up to a count
+  std::vector<Product> products_;  ///< of NAdam's momenta, up to counts; the last few
   std::vector<std::pair<std::size_t, std::int64_t>> kinds_;  ///< group and count of updates, in this step
   std::vector<Tensor> scalars_;                              ///< for each of them
 };
@@ -487,7 +488,9 @@ struct LossScalerOptions {
 ///     scaler.scale(loss).backward();
 ///     scaler.step(sgd);   // in place of sgd.step()
 ///
-/// Whether to step is decided on the host: a step is two plans, and waits for the gradients.
+/// Whether to step is decided on the host: a step is two plans, and waits for the gradients. One scaler is
+/// one optimizer's: a second one would divide by a factor that the first has changed. Running statistics that
+/// moved before something was read (`loss.item()` before step()) stay where they are.
 class LossScaler {
  public:
   /// Throws unless 2^-126 ≤ minimum ≤ initial ≤ 2^126, growth > 1, 0 < backoff < 1 and growth_interval ≥ 1.

@@ -217,6 +217,7 @@ class With {
 
  private:
   void put_back() noexcept;
+  Switches given_;
   std::unique_ptr<core::Settings> before_;
 };
 

@@ -41,6 +41,7 @@ struct Padding2d : Size2d {
     padding.is_same = true;
     return padding;
   }
+  friend constexpr bool operator==(const Padding2d&, const Padding2d&) = default;
   constexpr bool is_symmetric() const { return !is_same && static_cast<const Size2d&>(*this) == after; }
 
   Size2d after;  ///< below and right

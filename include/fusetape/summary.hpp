@@ -30,7 +30,9 @@ struct Summary {
 std::ostream& operator<<(std::ostream& out, const Summary& summary);
 
 /// Plans forward and backward of model(input) and runs nothing of it: parameters, gradients, running
-/// statistics, random numbers and explain() are as before. What is pending is run first.
+/// statistics, random numbers and explain() are as before, also where it throws. What is pending is run
+/// first. A forward() that reads a value throws. Modules that the model borrows are counted in the total, and
+/// in rows of the same path.
 Summary summary(Module& model, const Tensor& input, Location at = Location::current());
 
 }  // namespace fusetape::nn

@@ -71,10 +71,19 @@ Adam::Momentum Adam::momentum_at(double beta1, std::int64_t count) {
   const auto momentum = [&](std::int64_t t) {
     return beta1 * (1 - 0.5 * std::pow(0.96, static_cast<double>(t) * momentum_decay_));
   };
-  if (product_.beta1 != beta1 || product_.count > count) product_ = {.beta1 = beta1};
-  while (product_.count < count && product_.value > 0) product_.value *= momentum(++product_.count);
-  product_.count = count;  // what is 0 by now stays so
-  return {momentum(count), momentum(count + 1), product_.value};
+  constexpr std::size_t most = 16;  // kinds of groups and counts in a step; more of them only take longer
+  Product* best = nullptr;
+  for (Product& known : products_) {
+    if (known.beta1 != beta1 || known.count > count) continue;
+    if (best == nullptr || known.count > best->count) best = &known;
+  }
+  if (best == nullptr) {
+    if (products_.size() == most) products_.erase(products_.begin());
+    best = &products_.emplace_back(Product{.beta1 = beta1});
+  }
+  while (best->count < count && best->value > 0) best->value *= momentum(++best->count);
+  best->count = count;  // what is 0 by now stays so
+  return {momentum(count), momentum(count + 1), best->value};
 }
 
 /// The scalars come with the update counts. What a step that threw has left of them is none of this step's.
@@ -132,7 +141,7 @@ void Adam::set_own_settings(const Settings& settings, Location at) {
   if ((variant_ & adam_rule::nesterov) != 0) {
     check_momentum_decay(name(), settings.at("momentum_decay"), at);
     momentum_decay_ = settings.at("momentum_decay");
-    product_ = {};
+    products_.clear();
     variant_ =
         adam_rule::nesterov | (settings.at("decoupled") != 0 ? adam_rule::decoupled : adam_rule::coupled);
   }

@@ -3,6 +3,7 @@
 
 #include "fusetape/ops.hpp"
 #include "nn/optim/setting_reader.hpp"
+#include "ops/optimizer.hpp"
 
 namespace fusetape::optim {
 namespace {
@@ -18,8 +19,8 @@ void check(const MuonOptions& options, Location at) {
 /// Newton and Schulz's iteration with the factors of Jordan et al. 2024, which raise small singular values
 /// fastest. x has at most as many rows as columns, so that the products are small.
 Tensor orthogonalised(const Tensor& matrix, int iterations, Location at) {
-  const Tensor norm = sqrt({sum({mul({matrix, at}, {matrix, at}), at}), at});
-  Tensor x = div({matrix, at}, {add({norm, at}, {1e-7, at}), at});
+  const Tensor norm = add({ops::grad_norm({matrix}, at), at}, {1e-7, at});  // f32 of 16 bits
+  Tensor x = mul({matrix, at}, {cast({div({1.0, at}, {norm, at}), at}, matrix.dtype()), at});
   for (int i = 0; i < iterations; ++i) {
     const Tensor a = matmul({x, at}, {x, at}, {.transpose_b = true});
     const Tensor b =

@@ -178,6 +178,7 @@ bool Optimizer::step(Location at) {
     const bool clip = max_grad_norm_ > 0 && !gradients.empty();
     const bool judge = non_finite_ != NonFinite::update && !gradients.empty();
     const Tensor norm = clip || judge ? ops::grad_norm(gradients, at) : Tensor();
+    if (clip) last_grad_norm_ = norm;
     if (judge && !may_update(norm, at)) return false;
     const Tensor scale = clip ? clip_scale(norm, max_grad_norm_, at) : Tensor();
     begin_step(at);

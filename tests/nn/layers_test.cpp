@@ -113,6 +113,10 @@ TEST_CASE("padding that is not symmetric, and windows over the edge, as in Tenso
   // over 5.
   CHECK(ft::max_pool2d(x, {.window = 2, .stride = 3, .padding = 1, .ceil_mode = true}).shape() ==
         ft::Shape{1, 2, 2, 1});
+  CHECK(ft::max_pool2d(ft::ones({1, 2, 2, 1}), {.window = 3, .stride = 2, .ceil_mode = true}).shape() ==
+        ft::Shape{1, 1, 1, 1});
+  CHECK_FALSE(ft::Padding2d(0) == ft::Padding2d::same());
+  CHECK_FALSE(ft::Padding2d(1, 0, 1, 0) == ft::Padding2d(1));
   nn::Conv2d conv({.in = 2, .out = 3, .kernel = 3, .stride = 2, .padding = ft::Padding2d::same()});
   CHECK(conv(ft::ones({1, 5, 8, 2})).shape() == ft::Shape{1, 3, 4, 3});
 }
@@ -129,7 +133,8 @@ TEST_CASE("what layers and ops made of others are given wrongly is said at the c
       {"[Upsample] expected factor ≥ 1", [] { nn::Upsample(0); }},
       {"[group_norm] expected a number of groups that divides 3",
        [&] { ft::group_norm(x, 2, ft::ones({3}), ft::ones({3})); }},
-      {"gamma {3} for x {2, 3}", [&] { ft::layer_norm(x, ft::ones({2}), ft::ones({3})); }},
+      {"[layer_norm] expected gamma and beta {3} of dtype f32 for x {2, 3}, got {2} f32",
+       [&] { ft::layer_norm(x, ft::ones({2}), ft::ones({3})); }},
       {"[conv_transpose2d] expected symmetric padding",
        [] {
          ft::conv_transpose2d(ft::ones({1, 2, 2, 1}), ft::ones({1, 3, 3, 1}), {.padding = {0, 1, 0, 1}});
@@ -141,6 +146,50 @@ TEST_CASE("what layers and ops made of others are given wrongly is said at the c
       {"[max_pool2d] expected window and stride from 1",
        [] {
          ft::max_pool2d(ft::ones({1, 2, 2, 1}), {.window = 2, .padding = {0, 2, 0, 0}});
+       }},
+      {"[avg_pool2d] expected at least one pixel",
+       [] {
+         ft::avg_pool2d(ft::ones({1, 0, 4, 1}), {.window = 2, .padding = 1, .ceil_mode = true});
+       }},
+      {"[conv2d] expected at least one pixel",
+       [] {
+         ft::conv2d(ft::ones({1, 0, 2, 1}), ft::ones({1, 3, 3, 1}), {.padding = {1, 2, 1, 1}});
+       }},
+      {"[conv2d] expected",
+       [] {
+         ft::conv2d(ft::ones({1, 2, 2, 1}), ft::ones({1, 1, 1, 1}),
+                    {.stride = std::numeric_limits<std::int64_t>::max(), .padding = ft::Padding2d::same()});
+       }},
+      {"[min] expected numbers, got bool", [] { ft::min(ft::ones({2}, ft::DType::boolean)); }},
+      {"[min] expected", [&] { ft::min(x, 7); }},
+      {"[argmin] expected", [&] { ft::argmin(x, 7); }},
+      {"[logsumexp] expected a floating dtype, got i64",
+       [] { ft::logsumexp(ft::ones({2}, ft::DType::i64)); }},
+      {"[var] expected each axis once",
+       [&] {
+         ft::var(x, {0, 0});
+       }},
+      {"[one_hot] expected classes from 1 to 2^31",
+       [] { ft::one_hot(ft::zeros({2}, ft::DType::i64), std::int64_t{1} << 60); }},
+      {"[repeat] expected copies whose elements can be counted",
+       [] {
+         ft::repeat(ft::ones({0, 4}), {1, std::int64_t{1} << 62});
+       }},
+      {"[scatter_add] expected values of x's dtype, f32, got f64",
+       [&] {
+         ft::scatter_add(x, 0, ft::zeros({1, 3}, ft::DType::i64), ft::ones({1, 3}, ft::DType::f64));
+       }},
+      {"[upsample] expected at most 2^26 pairs",
+       [] {
+         ft::upsample(ft::ones({1, 5, 7, 3}), {2147483647, 1}, ft::Upsampling::bilinear);
+       }},
+      {"[Upsample] expected sizes that can be counted",
+       [] {
+         nn::Upsample((std::int64_t{1} << 62) + 1)(ft::ones({1, 4, 4, 1}));
+       }},
+      {"[layer_norm] expected at least one channel",
+       [] {
+         ft::layer_norm(ft::ones({2, 0}), ft::ones({0}), ft::ones({0}));
        }},
       {"[squeeze] expected an extent of 1", [&] { ft::squeeze(x, 0); }},
       {"[stack] expected tensors of one shape",
@@ -182,7 +231,7 @@ TEST_CASE("what layers and ops made of others are given wrongly is said at the c
        [&] {
          ft::gather(x, 1, ft::zeros({3, 1}, ft::DType::i64));
        }},
-      {"[one_hot] expected classes ≥ 1", [] { ft::one_hot(ft::zeros({2}, ft::DType::i64), 0); }},
+      {"[one_hot] expected classes from 1", [] { ft::one_hot(ft::zeros({2}, ft::DType::i64), 0); }},
       {"[embedding] expected a weight {entries, width}",
        [] { ft::embedding(ft::ones({3}), ft::zeros({1}, ft::DType::i64)); }},
       {"index[1] = -1 is not in [0, 2)",
@@ -196,6 +245,78 @@ TEST_CASE("what layers and ops made of others are given wrongly is said at the c
     CHECK(contains(message, expected));
     CHECK(contains(message, "layers_test.cpp"));
   }
+}
+
+TEST_CASE("what ops made of others, or of the reference alone, compute: results that are known") {
+  using Rows = std::vector<float>;
+  const Tensor x = ft::from_vector({3, 1, 2, 6, 5, 4}, {2, 3});
+  const auto index = [](std::vector<std::int64_t> places, ft::Shape shape) {
+    return ft::from_vector(places, shape);
+  };
+  const std::pair<Tensor, Rows> cases[] = {
+      {ft::roll(x, 1, 1), {2, 3, 1, 4, 6, 5}},
+      {ft::roll(x, -1, 0), {6, 5, 4, 3, 1, 2}},
+      {ft::flip(x, 1), {2, 1, 3, 4, 5, 6}},
+      {ft::flip(x, {}), {4, 5, 6, 2, 1, 3}},
+      {ft::cumsum(x, 1), {3, 4, 6, 6, 11, 15}},
+      {ft::cumsum(x, 0), {3, 1, 2, 9, 6, 6}},
+      {ft::repeat(x, {1, 2}), {3, 1, 2, 3, 1, 2, 6, 5, 4, 6, 5, 4}},
+      {ft::stack({ft::slice(x, 0, 0, 1), ft::slice(x, 0, 1, 2)}, 2), {3, 6, 1, 5, 2, 4}},
+      {ft::topk(x, 2).values, {3, 2, 6, 5}},
+      {ft::topk(x, 1, 0).places.cast(ft::DType::f32), {1, 1, 1}},
+      {ft::min(x, 0), {3, 1, 2}},
+      {ft::argmin(x, 1).cast(ft::DType::f32), {1, 2}},
+      {ft::prod(x, 1), {6, 120}},
+      {ft::prod(ft::zeros({0, 2}), 0), {1, 1}},
+      {ft::var(x, 1), {1, 1}},
+      {ft::var(x, 0, {.correction = 0}), {2.25F, 4, 1}},
+      {ft::logsumexp(x * 0.0, 1), {std::log(3.0F), std::log(3.0F)}},
+      {ft::index_select(x, 1, index({2, 0}, {2})), {2, 3, 4, 6}},
+      {ft::gather(x, 1, index({1, 2}, {2, 1})), {1, 4}},
+      {ft::scatter_add(x, 1, index({0, 0, 2, 1}, {2, 2}), ft::ones({2, 2})), {5, 1, 2, 6, 6, 5}},
+      {ft::one_hot(index({2, 7}, {2}), 3), {0, 0, 1, 0, 0, 0}},
+      {ft::pixel_shuffle(ft::arange(8).reshape({1, 1, 1, 8}), 2), {0, 4, 1, 5, 2, 6, 3, 7}},
+      {ft::gelu_tanh(ft::from_vector({-1, 0, 1}, {3})), {-0.1588080F, 0, 0.8411920F}},
+      {ft::round(ft::from_vector({0.5F, 1.5F, -2.5F}, {3})), {0, 2, -2}},
+      // Equal keys: each query takes the mean of what it may look at.
+      {ft::scaled_dot_product_attention(x, ft::ones({2, 3}), ft::from_vector({2, 4}, {2, 1}),
+                                        {.causal = true}),
+       {2, 3}},
+      {ft::scaled_dot_product_attention(x, ft::ones({2, 3}), ft::from_vector({2, 4}, {2, 1}),
+                                        {.mask = ft::from_vector<bool>({false, true, true, true}, {2, 2})}),
+       {4, 3}},
+      {ft::logical_xor(ft::from_vector({0, 1, 2}, {3}), 1).cast(ft::DType::f32), {1, 0, 0}},
+      // A temporary is as good as a name.
+      {ft::layer_norm(x + 1.0, ft::ones({3}), ft::zeros({3}), 1e-12),
+       {1.2247449F, -1.2247449F, 0, 1.2247449F, 0, -1.2247449F}},
+      {ft::group_norm(x * 1.0, 3, ft::ones({3}), ft::full({3}, 7)), {7, 7, 7, 7, 7, 7}},
+  };
+  for (const auto& [result, expected] : cases) {
+    CAPTURE(&result - &cases[0].first);
+    const Rows got = result.to_vector();
+    REQUIRE(got.size() == expected.size());
+    for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == doctest::Approx(expected[i]).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("16 bits: sums inside are in f32, and images stay of their dtype under Autocast") {
+  ft::manual_seed(1);
+  const Tensor wide = ft::randn({100000}), half = wide.cast(ft::DType::f16);
+  CHECK(ft::var(half).item() == doctest::Approx(ft::var(wide).item()).epsilon(2e-3));
+  CHECK(ft::logsumexp(ft::zeros({70000}, ft::DType::f16)).item() ==
+        doctest::Approx(std::log(70000.0)).epsilon(1e-3));
+  const Tensor q = ft::full({2, 64}, 40, ft::DType::f16);
+  CHECK(ft::scaled_dot_product_attention(q, q, q).to_vector()[0] == 40);
+  const ft::Autocast cast(ft::DType::bf16);
+  const Tensor image = ft::randn({1, 5, 5, 2});
+  CHECK(ft::upsample(image, {7, 7}, ft::Upsampling::bilinear).dtype() == ft::DType::f32);
+  CHECK(ft::adaptive_avg_pool2d(image, {2, 3}).dtype() == ft::DType::f32);
+}
+
+TEST_CASE("the product of nothing has a history") {
+  const Tensor x = ft::variable(ft::zeros({0, 2}));
+  CHECK(ft::grad({ft::prod(x, 0).sum()}, {x})[0].shape() == ft::Shape{0, 2});
+  CHECK(ft::prod(x, 0).requires_grad());
 }
 
 TEST_CASE("NaN in reductions by index, and in truths") {

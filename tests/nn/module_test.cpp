@@ -294,6 +294,33 @@ TEST_CASE("lists, dictionaries and residual connections own their parts") {
   CHECK(contains(message_of([] { nn::Residual(nullptr, nullptr); }), "[Residual] expected a body, got null"));
 }
 
+TEST_CASE(
+    "what a container refuses leaves it as it was; a destroyed child's name is free; hooks keep a pair "
+    "apart") {
+  nn::Sequential net{nn::Conv2d({.in = 1, .out = 4, .kernel = 1})};
+  CHECK(contains(message_of([&] { net.add(nn::BatchNorm2d(3)); }), "expected a batch norm of 4 channels"));
+  CHECK(net.parameters().size() == 2);
+  net.add(nn::BatchNorm2d(4));
+  net.eval();
+  net[0].register_forward_hook([](nn::Module&, const Tensor&, const Tensor& y) { return y + 1.0; });
+  CHECK(nn::fold_batch_norm(net) == 0);
+
+  struct Loose : nn::Module {
+    void own(nn::Module& child) { register_child("fc", child); }
+  } parent;
+  {
+    nn::Linear gone(2, 2);
+    parent.own(gone);
+  }
+  nn::Linear next(2, 3);
+  parent.own(next);
+  CHECK(parent.parameter_count() == 9);
+  Doubler doubler;
+  const ft::Parameter p(ft::ones({2}));
+  doubler.register_forward_hook([](nn::Module&, const Tensor&, const Tensor& y) { return y + 1.0; });
+  CHECK(doubler(p).to_vector() == std::vector<float>(2, 3));
+}
+
 TEST_CASE("the last norms of residual blocks may start at zero: a network begins as its shortcuts") {
   auto net = nn::ResNet({.blocks = {1, 1}, .width = 4, .zero_gamma = true});
   CHECK(net.parameter("stages.1.0.bn2.weight").value().to_vector() == std::vector<float>(8, 0));

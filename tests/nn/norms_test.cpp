@@ -102,6 +102,23 @@ TEST_CASE("recalibrated statistics are the means over the batches, of a model th
   CHECK(difference(statistics(net.first), mean) > 1e-3);
 }
 
+TEST_CASE("statistics that are no numbers are mended by a recalibration; an empty batch counts for nothing") {
+  Net net;
+  net(ft::full({2, 3, 3, 1}, std::numeric_limits<double>::quiet_NaN()));
+  CHECK(std::isnan(statistics(net.first)[0]));
+  const std::vector<Tensor> data = batches();
+  nn::recalibrate_norms(net, [&] {
+    net(ft::zeros({0, 3, 3, 1}));
+    for (const Tensor& x : data) net(x);
+  });
+  const Numbers mended = statistics(net.first);
+  CHECK(std::isfinite(mended[0]));
+  nn::recalibrate_norms(net, [&] {
+    for (const Tensor& x : data) net(x);
+  });
+  CHECK(statistics(net.first) == mended);
+}
+
 TEST_CASE("a recalibration that fails leaves statistics and modes") {
   Net net;
   net(ft::randn({2, 3, 3, 1}));

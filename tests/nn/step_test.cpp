@@ -202,6 +202,38 @@ TEST_CASE("Muon's update is the orthogonalised momentum, of filters as matrices,
   CHECK(contains(message, "expected parameters of two axes and more, got {2} in \"b\""));
 }
 
+TEST_CASE(
+    "Muon takes large gradients in 16 bits, an empty matrix and groups, and goes on from a checkpoint") {
+  const auto moved = [](ft::DType dtype) {
+    const Parameter p(ft::zeros({2, 3}, dtype)), empty(ft::zeros({0, 3}, dtype));
+    p.set_grad(ft::from_doubles(Numbers{300, 0, 0, 0, 400, 0}, {2, 3}, dtype));
+    empty.set_grad(ft::zeros({0, 3}, dtype));
+    optim::Muon({p, empty}, {.lr = 1}).step();
+    return p.value().to_vector<double>();
+  };
+  CHECK(difference(moved(ft::DType::f16), moved(ft::DType::f32)) <= 2e-2);
+
+  const ScratchFolder scratch;
+  std::filesystem::create_directories(scratch.path());
+  const std::string file = (scratch.path() / "muon.safetensors").string();
+  const auto run = [&](bool resumed) {
+    ft::manual_seed(1);
+    nn::Linear layer({.in = 4, .out = 3, .bias = false});
+    optim::ParameterGroup slower{
+        .where = [](const Parameter&) { return true; }, .lr_factor = 0.5, .momentum = 0.8};
+    optim::Muon muon(layer.parameters(), {.lr = 0.1, .weight_decay = 0.1, .groups = {slower}});
+    if (resumed) ft::io::load_checkpoint(file, {.model = &layer, .optimizer = &muon});
+    for (int step = resumed ? 2 : 0; step < 4; ++step) {
+      if (step == 2 && !resumed) ft::io::save_checkpoint(file, {.model = &layer, .optimizer = &muon});
+      layer.weight().set_grad(ft::arange(12).reshape({3, 4}) * (step + 1.0));
+      muon.step();
+    }
+    return layer.weight().value().to_vector();
+  };
+  const std::vector<float> whole = run(false);
+  CHECK(run(true) == whole);
+}
+
 TEST_CASE("Muon trains on the planned backend, one plan for all steps") {
   ft::manual_seed(3);
   nn::Linear layer({.in = 6, .out = 4, .bias = false});
@@ -269,6 +301,7 @@ TEST_CASE("a step whose gradients are not finite is left out by choice, running 
     if (choice == optim::NonFinite::skip) {
       CHECK_FALSE(adam.step());
       CHECK(adam.skipped_steps() == 1);
+      CHECK(std::isnan(adam.last_grad_norm().item()));
     } else {
       const std::string message = message_of([&] { adam.step(); });
       CHECK(contains(message,

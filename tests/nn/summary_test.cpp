@@ -71,6 +71,37 @@ TEST_CASE("a summary counts parameters, operations and what is kept, and changes
   CHECK(nn::summary(net.child("4"), ft::ones({2, 8})).rows[0].flops == 2.0 * 2 * 8 * 10);
 }
 
+TEST_CASE("a summary changes nothing in eager mode, nor where it throws behind the forward pass") {
+  ft::manual_seed(2);
+  nn::Sequential net{nn::Conv2d({.in = 3, .out = 4, .kernel = 1}), nn::BatchNorm2d(4), nn::GlobalAvgPool()};
+  const Tensor x = ft::randn({2, 4, 4, 3});
+  net(x);
+  const std::vector<float> before = all_cells(net);
+  {
+    const ft::With eager({.eager = true});
+    CHECK(nn::summary(net, x).flops == 2.0 * 2 * 4 * 4 * 4 * 3);
+  }
+  CHECK(all_cells(net) == before);
+  ft::HookHandle hook = net.parameter("0.weight").register_hook([](const Tensor& g) {
+    g.sum().item();
+    return Tensor();
+  });
+  CHECK(contains(message_of([&] { nn::summary(net, x); }), "null"));
+  hook.remove();
+  CHECK(all_cells(net) == before);
+  CHECK(ft::backend_name() == "cpu");
+
+  // The caller's graph is not touched; what records nothing has no operations.
+  const Tensor features = net(x);
+  CHECK(nn::summary(net.child("2"), x).flops == 0);
+  nn::Identity nothing;
+  const nn::Summary empty = nn::summary(nothing, features);
+  CHECK(empty.kept_bytes == 0);
+  CHECK(empty.flops == 0);
+  features.sum().backward();
+  CHECK(net.parameter("0.weight").grad().defined());
+}
+
 TEST_CASE("a summary of the paper's ResNet-20 has its known counts; one that fails changes nothing") {
   auto net = nn::resnet20();
   net.eval();

@@ -13,14 +13,22 @@ void add_special_numbers(Cases& cases) {
     const char* name;
     Tensor (*op)(Operand);
   };
-  const Unary unary[] = {{"neg", neg},   {"abs", abs},   {"exp", exp},         {"log", log},  {"sqrt", sqrt},
-                         {"relu", relu}, {"tanh", tanh}, {"sigmoid", sigmoid}, {"gelu", gelu}};
+  const Unary unary[] = {
+      {"neg", neg},     {"abs", abs},     {"exp", exp},         {"log", log},   {"sqrt", sqrt},
+      {"relu", relu},   {"tanh", tanh},   {"sigmoid", sigmoid}, {"gelu", gelu}, {"gelu_tanh", gelu_tanh},
+      {"expm1", expm1}, {"log1p", log1p}, {"rsqrt", rsqrt},     {"sin", sin},   {"cos", cos}};
   for (const Unary& u : unary) {
     cases.push_back({std::string(u.name) + " of special numbers",
                      {special({191})},
                      [op = u.op](In x) { return op(x[0]); },
                      only_compared});
   }
+  cases.push_back({"floor, round, sign of special numbers",
+                   {special({191})},
+                   [](In x) {
+                     return Results{floor(x[0]), round(x[0]), sign(x[0])};
+                   },
+                   {.differentiable = false, .wide_only = true}});
   struct Binary {
     const char* name;
     Tensor (*op)(Operand, Operand);

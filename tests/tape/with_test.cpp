@@ -1,6 +1,7 @@
 // Scopes for switches.
 #include <doctest/doctest.h>
 
+#include <optional>
 #include <string>
 
 #include "fusetape/fusetape.hpp"
@@ -65,10 +66,24 @@ TEST_CASE("a scope of switches: rules, history and wrong values") {
   {
     const ft::With with({.fusion_rules = {{"optimizer"}}});
     CHECK(kernels() == 3);
-    const ft::NoGrad longer_than_the_scope;
-    const ft::With inner({.fusion = true});
   }
   CHECK(kernels() == 1);
+  // Scopes that begin inside and live longer, and setters of other switches, are not undone.
+  std::optional<ft::NoGrad> no_history;
+  std::optional<ft::Autocast> cast;
+  std::optional<ft::DetectAnomaly> search;
+  {
+    const ft::With with({.fusion = false});
+    no_history.emplace();
+    cast.emplace(ft::DType::bf16);
+    search.emplace();
+  }
+  CHECK_FALSE(ft::grad_enabled());
+  CHECK(ft::autocast_dtype() == ft::DType::bf16);
+  CHECK(ft::anomaly_detection_enabled());
+  search.reset();
+  cast.reset();
+  no_history.reset();
   CHECK(ft::grad_enabled());
   const std::string before = state();
   CHECK(contains(message_of([] { ft::With({.backend = "cup"}); }), "expected cpu, cuda, reference or null"));

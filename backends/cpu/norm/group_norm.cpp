@@ -85,23 +85,33 @@ struct Room {
   InRooms<float> gamma_chain, beta_chain;    ///< of all samples
   InRooms<double> gamma_total, beta_total;
 
-  explicit Room(std::int64_t channels, RoomCarver& carver) {
-    for (InRooms<float>* part :
-         {&x, &g, &y, &mean, &a, &b, &c, &first_chain, &second_chain, &gamma_chain, &beta_chain})
-      *part = carver.take<float>(channels);
-    for (InRooms<double>* part : {&first, &second, &gamma_total, &beta_total})
-      *part = carver.take<double>(channels);
+  struct Needs {
+    bool widened, samples, gradient;  ///< 16 bits; more than one row a sample; of the gradient
+  };
+  Room(std::int64_t channels, Needs needs, RoomCarver& carver) {
+    const auto take = [&]<class T>(bool wanted, std::initializer_list<InRooms<T>*> parts) {
+      for (InRooms<T>* part : parts) *part = carver.take<T>(wanted ? channels : 0);
+    };
+    take(needs.widened, {&x, &y});
+    take(needs.widened && needs.gradient, {&g});
+    take(needs.samples, {&mean, &a, &first_chain});
+    take(needs.samples && needs.gradient, {&b, &c, &second_chain});
+    take(needs.gradient, {&gamma_chain, &beta_chain});
+    take(needs.samples, {&first});
+    take(needs.samples && needs.gradient, {&second});
+    take(needs.gradient, {&gamma_total, &beta_total});
   }
 };
 
 class GroupNormBase : public Kernel {
  public:
-  GroupNormBase(const Graph& graph, const GraphNode& node, int x)
+  GroupNormBase(const Graph& graph, const GraphNode& node, int x, bool gradient)
       : view_(graph.value(x).shape, node.attrs.as<GroupNormAttrs>()),
         eps_(node.attrs.as<GroupNormAttrs>().eps),
         dtype_(graph.value(x).dtype),
         channels_(view_.groups * view_.width),
-        count_(static_cast<double>(std::max<std::int64_t>(1, view_.pixels * view_.width))) {
+        count_(static_cast<double>(std::max<std::int64_t>(1, view_.pixels * view_.width))),
+        needs_{.widened = dtype_ != DType::f32, .samples = view_.pixels != 1, .gradient = gradient} {
     const std::int64_t wanted = std::max<std::int64_t>(1, graph.value(x).elements() >> 13);
     parts_ = static_cast<int>(
         std::min<std::int64_t>({omp_get_max_threads(), wanted, std::max<std::int64_t>(1, view_.outer)}));
@@ -109,7 +119,7 @@ class GroupNormBase : public Kernel {
 
   std::size_t room_bytes() const override {
     RoomCarver carver(plan::Rooms{});
-    const Room room(channels_, carver);
+    const Room room(channels_, needs_, carver);
     return carver.used();
   }
   bool can_fail() const override { return false; }
@@ -133,19 +143,20 @@ class GroupNormBase : public Kernel {
   DType dtype_;
   std::int64_t channels_;
   double count_;
+  Room::Needs needs_;
   int parts_ = 1;
 };
 
 class ForwardKernel final : public GroupNormBase {
  public:
   ForwardKernel(const Graph& graph, const GraphNode& node)
-      : GroupNormBase(graph, node, node.inputs[0]), in_(node.inputs), out_(node.outputs) {
+      : GroupNormBase(graph, node, node.inputs[0], false), in_(node.inputs), out_(node.outputs) {
     tensor_passes = stays_in_cache() ? 2 : 4;
   }
 
   void run(const KernelArgs& args) override {
     RoomCarver carver(args.rooms);
-    const Room room(channels_, carver);
+    const Room room(channels_, needs_, carver);
     for_samples([&](int part, std::int64_t sample) {
       if (view_.pixels == 1) {
         one_row(args, room, part, sample);
@@ -232,13 +243,13 @@ class ForwardKernel final : public GroupNormBase {
 class BackwardKernel final : public GroupNormBase {
  public:
   BackwardKernel(const Graph& graph, const GraphNode& node)
-      : GroupNormBase(graph, node, node.inputs[1]), in_(node.inputs), out_(node.outputs) {
+      : GroupNormBase(graph, node, node.inputs[1], true), in_(node.inputs), out_(node.outputs) {
     tensor_passes = stays_in_cache() ? 3 : 5;
   }
 
   void run(const KernelArgs& args) override {
     RoomCarver carver(args.rooms);
-    const Room room(channels_, carver);
+    const Room room(channels_, needs_, carver);
     for_parts(parts_, [&](int part) {
       ChannelSums gamma(room.gamma_chain[part], room.gamma_total[part], channels_);
       ChannelSums beta(room.beta_chain[part], room.beta_total[part], channels_);
