@@ -45,7 +45,7 @@ void check_convolution(const char* layer, const Options& options, Location at) {
   require_positive(layer, "groups", options.groups, at);
   require_pair(layer, "kernel", options.kernel, 1, at);
   require_pair(layer, "stride", options.stride, 1, at);
-  require_pair(layer, "padding", options.padding, 0, at);
+  require_pair(layer, "padding", options.padding.before(), 0, at);
   require_pair(layer, "padding", options.padding.after, 0, at);
   require_pair(layer, "dilation", options.dilation, 1, at);
   if (options.in % options.groups != 0 || options.out % options.groups != 0) {

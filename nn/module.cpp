@@ -55,7 +55,7 @@ Module::Module(Module&& other) noexcept : state_(std::move(other.state_)) {
 /// A module that has a parent keeps its place there; what is assigned to it leaves its own. Where the old
 /// state goes first, as when a whole model is assigned, its children have no parent any more, and those that
 /// come keep theirs.
-Module& Module::operator=(Module&& other) {
+Module& Module::operator=(Module&& other) {  // NOLINT(performance-noexcept-move-constructor)
   if (this == &other) return *this;
   State& next = other.state();
   const bool registered = state_ != nullptr && state_->parent != nullptr;

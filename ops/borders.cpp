@@ -39,7 +39,7 @@ Padding2d resolved(const Padding2d& padding, const Shape& x, Size2d window, Size
 
 Bordered bordered(const char* op, const Tensor& x, const Padding2d& padding, Size2d window, Size2d stride,
                   Size2d dilation, double value, Location at) {
-  if (padding.is_symmetric() || x.rank() != 4) return {x, padding};
+  if (padding.is_symmetric() || x.rank() != 4) return {x, padding.before()};
   if (x.shape()[1] < 1 || x.shape()[2] < 1) fail(op, "at least one pixel", to_string(x.shape()), at);
   const Padding2d numbers = resolved(padding, x.shape(), window, stride, dilation);
   const auto require = [&](std::int64_t pixels) {

@@ -199,7 +199,7 @@ Tensor flip(Operand x, Axes axes) {
 
 Tensor roll(Operand x, std::int64_t shift, int axis) {
   const LineScope line(x.at());
-  const Tensor from = require_tensor("roll", x);
+  Tensor from = require_tensor("roll", x);
   const int along = normalize_axis("roll", axis, from.rank(), x.at());
   const std::int64_t extent = from.shape()[along];
   if (extent == 0) return from;
@@ -310,7 +310,7 @@ Tensor logsumexp(Operand x, Axes axes, ReduceOptions options) {
   const Kept result = kept("logsumexp", from, axes, x.at());
   const Tensor largest = max(from.detach(), axes, {.keep_dims = true});
   const Tensor shift = where(equal(abs(largest), infinity), 0, largest);
-  const Tensor y = cast(log(sum(exp(from - shift), axes, {.keep_dims = true})) + shift, given.dtype());
+  Tensor y = cast(log(sum(exp(from - shift), axes, {.keep_dims = true})) + shift, given.dtype());
   if (options.keep_dims) return y;
   Shape shape;
   std::vector<bool> reduced(static_cast<std::size_t>(from.rank()), axes.empty());

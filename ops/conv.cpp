@@ -368,7 +368,7 @@ namespace fusetape {
 Tensor conv2d(Operand x, Operand w, Conv2dOptions options) {
   Tensor input = ops::require_tensor("conv2d", x);
   const Tensor weight = ops::require_tensor("conv2d", w);
-  Size2d padding = options.padding;
+  Size2d padding = options.padding.before();
   if (!options.padding.is_symmetric() && weight.rank() == 4) {
     const Size2d window(weight.shape()[1], weight.shape()[2]);
     auto bordered =

@@ -106,7 +106,7 @@ class Module {
   /// Whoever uses a module that was moved from gets an Error. Protected, as the base alone moves no model.
   Module(Module&& other) noexcept;
   /// Throws, and changes nothing, where `other` contains this module's parent.
-  Module& operator=(Module&& other);
+  Module& operator=(Module&& other);  // NOLINT(performance-noexcept-move-constructor): it may refuse
 
   virtual Tensor forward(const Tensor& x);
 

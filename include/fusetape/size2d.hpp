@@ -44,6 +44,7 @@ struct Padding2d : Size2d {
   friend constexpr bool operator==(const Padding2d&, const Padding2d&) = default;
   constexpr bool is_symmetric() const { return !is_same && static_cast<const Size2d&>(*this) == after; }
 
+  constexpr Size2d before() const { return {height, width}; }
   Size2d after;  ///< below and right
   bool is_same = false;
 };

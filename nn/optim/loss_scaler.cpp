@@ -54,7 +54,7 @@ bool LossScaler::step(Optimizer& optimizer, Location at) {
   {
     const NoGrad no_history;
     const core::PhaseScope phase(plan::Phase::update, at);
-    for (Parameter parameter : optimizer.parameters()) {
+    for (const Parameter& parameter : optimizer.parameters()) {
       if (!parameter.grad().defined()) continue;
       gradients.push_back(mul({parameter.grad(), at}, {1 / factor_, at}));
       parameter.set_grad(gradients.back());

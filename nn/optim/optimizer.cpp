@@ -348,7 +348,7 @@ Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm,
   if (gradients.empty()) return scalar(0, DType::f32, at);
   Tensor norm = ops::grad_norm(gradients, at);
   const Tensor scale = clip_scale(norm, max_norm, at);
-  for (Parameter parameter : parameters) {
+  for (const Parameter& parameter : parameters) {
     if (parameter.grad().defined()) parameter.set_grad(scaled(parameter.grad(), scale, at));
   }
   return norm;
@@ -359,7 +359,7 @@ void clip_grad_value(const std::vector<Parameter>& parameters, double limit, Loc
   check_parameters("clip_grad_value", parameters, at);
   const NoGrad no_history;
   const core::PhaseScope phase(plan::Phase::update, at);
-  for (Parameter parameter : parameters) {
+  for (const Parameter& parameter : parameters) {
     if (parameter.grad().defined()) parameter.set_grad(limited(parameter.grad(), limit, at));
   }
 }

@@ -8,6 +8,7 @@
 #include "backends/cpu/candidates.hpp"
 #include "backends/cpu/channel_rows.hpp"
 #include "backends/cpu/element_blocks.hpp"
+#include "core/check.hpp"
 #include "core/numerics/norm_formulas.hpp"
 #include "core/op/op_attrs.hpp"
 #include "core/op/op_list.hpp"
@@ -182,6 +183,7 @@ class ForwardKernel final : public GroupNormBase {
     const std::int64_t at = row_at(sample, 0);
     const float* const row = read(args, at, room.x[part]);
     auto* const y = float_room(dtype_, args.out<std::byte>(out_[0]), at, room.y[part]);
+    FUSETAPE_ASSERT(y != nullptr);
     for (std::int64_t group = 0; group < view_.groups; ++group) {
       const std::int64_t first = group * view_.width;
       const float *const x = row + first, *const gamma = args.in<float>(in_[1]) + first,
