@@ -24,6 +24,7 @@ class Undone {
   }
   /// Whatever bound them: a planned value, or one that is still pending where something threw.
   ~Undone() {
+    tape_.journal.take_back(mark_);
     for (const auto& [cell, value] : values_) cell.state()->value = value;
     tape_.executor.last_report = report_;
     set_generator_state(generator_);
@@ -34,7 +35,9 @@ class Undone {
   /// Plans what is pending. Where that is nothing, the report is empty.
   const Report& plan(Location at) {
     tape_.executor.last_report = nullptr;
+    core::Journal::Versions before = tape_.journal.versions_before();  // of borrowed modules, too
     tape_.flush(at);
+    before.put_back();
     return explain();
   }
 
@@ -42,6 +45,7 @@ class Undone {
   core::Tape& tape_;
   decltype(core::Executor::last_report) report_;
   GeneratorState generator_;
+  std::uint64_t mark_ = tape_.journal.mark();
   std::vector<std::pair<Cell, Tensor>> values_;
 };
 

@@ -19,31 +19,14 @@ using core::RefContextOf;
 
 namespace {
 
-/// A tensor as {outer, places of the axis, inner}.
-struct Along {
-  std::int64_t outer = 1, places = 1, inner = 1;
-  Along(const Shape& shape, std::int64_t axis) : places(shape[static_cast<int>(axis)]) {
-    for (int i = 0; i < shape.rank(); ++i) {
-      if (i < axis) outer *= shape[i];
-      if (i > axis) inner *= shape[i];
-    }
-  }
-  /// Calls f(o, i) for each outer and inner place.
-  template <class F>
-  void for_each_line(F f) const {
-    for (std::int64_t o = 0; o < outer; ++o) {
-      for (std::int64_t i = 0; i < inner; ++i) f(o, i);
-    }
-  }
-  std::int64_t at(std::int64_t o, std::int64_t place, std::int64_t i) const {
-    return (o * places + place) * inner + i;
-  }
-};
+using Along = core::AxisView;
 
-double added(double a, double b) { return a + b; }
-/// What overflows wraps around.
-Whole added(Whole a, Whole b) {
-  return static_cast<Whole>(static_cast<Wrapping>(a) + static_cast<Wrapping>(b));
+/// Calls f(o, i) for each outer and inner place.
+template <class F>
+void for_each_line(const Along& view, F f) {
+  for (std::int64_t o = 0; o < view.outer; ++o) {
+    for (std::int64_t i = 0; i < view.inner; ++i) f(o, i);
+  }
 }
 
 void require_index(const InferContext& ctx) {
@@ -88,7 +71,7 @@ void reference_index_select(RefContextOf<T>& ctx) {
   const Along from(ctx.in[0].shape, axis), to(ctx.out[0].shape, axis);
   for (std::int64_t k = 0; k < to.places; ++k) {
     const std::int64_t place = place_of(ctx, k, from.places);
-    to.for_each_line([&](std::int64_t o, std::int64_t i) {
+    for_each_line(to, [&](std::int64_t o, std::int64_t i) {
       ctx.out[0].data[to.at(o, k, i)] = ctx.in[0].data[from.at(o, place, i)];
     });
   }
@@ -100,7 +83,7 @@ void reference_index_select_grad(RefContextOf<T>& ctx) {
   std::fill_n(ctx.out[0].data, ctx.out[0].size(), T{});
   for (std::int64_t k = 0; k < from.places; ++k) {
     const std::int64_t place = place_of(ctx, k, to.places);
-    to.for_each_line([&](std::int64_t o, std::int64_t i) {
+    for_each_line(to, [&](std::int64_t o, std::int64_t i) {
       T& sum = ctx.out[0].data[to.at(o, place, i)];
       sum = added(sum, ctx.in[0].data[from.at(o, k, i)]);
     });
@@ -131,7 +114,7 @@ template <class T>
 void reference_gather(RefContextOf<T>& ctx) {
   const auto axis = ctx.attrs.template as<AlongAttrs>().axis;
   const Along from(ctx.in[0].shape, axis), to(ctx.out[0].shape, axis);
-  to.for_each_line([&](std::int64_t o, std::int64_t i) {
+  for_each_line(to, [&](std::int64_t o, std::int64_t i) {
     for (std::int64_t k = 0; k < to.places; ++k) {
       const std::int64_t at = to.at(o, k, i);
       ctx.out[0].data[at] = ctx.in[0].data[from.at(o, place_of(ctx, at, from.places), i)];
@@ -143,7 +126,7 @@ void reference_gather_grad(RefContextOf<T>& ctx) {
   const auto axis = ctx.attrs.template as<AlongAttrs>().axis;
   const Along from(ctx.in[0].shape, axis), to(ctx.out[0].shape, axis);
   std::fill_n(ctx.out[0].data, ctx.out[0].size(), T{});
-  from.for_each_line([&](std::int64_t o, std::int64_t i) {
+  for_each_line(from, [&](std::int64_t o, std::int64_t i) {
     for (std::int64_t k = 0; k < from.places; ++k) {
       const std::int64_t at = from.at(o, k, i);
       T& sum = ctx.out[0].data[to.at(o, place_of(ctx, at, to.places), i)];
@@ -166,7 +149,7 @@ template <class T>
 void reference_cumsum(RefContextOf<T>& ctx) {
   const auto attrs = ctx.attrs.template as<AlongAttrs>();
   const Along x(ctx.in[0].shape, attrs.axis);
-  x.for_each_line([&](std::int64_t o, std::int64_t i) {
+  for_each_line(x, [&](std::int64_t o, std::int64_t i) {
     T sum{};
     for (std::int64_t k = 0; k < x.places; ++k) {
       const std::int64_t at = x.at(o, attrs.reverse != 0 ? x.places - 1 - k : k, i);
@@ -196,7 +179,7 @@ void reference_topk(RefContextOf<T>& ctx) {
   const auto attrs = ctx.attrs.template as<AlongAttrs>();
   const Along x(ctx.in[0].shape, attrs.axis), y(ctx.out[0].shape, attrs.axis);
   std::vector<std::int64_t> places(static_cast<std::size_t>(x.places));
-  x.for_each_line([&](std::int64_t o, std::int64_t i) {
+  for_each_line(x, [&](std::int64_t o, std::int64_t i) {
     const auto value = [&](std::int64_t place) { return ctx.in[0].data[x.at(o, place, i)]; };
     std::iota(places.begin(), places.end(), 0);
     const auto is_before = [&](std::int64_t a, std::int64_t b) {

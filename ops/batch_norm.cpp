@@ -26,9 +26,6 @@ namespace {
 // ---- checks and shapes
 // ------------------------------------------------------------------------------------------------
 
-/// Statistics and parameters are f32 however small x's type is.
-DType statistics_dtype(DType x) { return x == DType::f64 ? DType::f64 : DType::f32; }
-
 void check_x(const InferContext& ctx, const Shape& x, DType dtype) {
   ctx.require(is_floating(dtype), "x of a floating dtype", dtype);
   ctx.require(x.rank() >= 2, "x {…, C} of rank 2 or more", x);

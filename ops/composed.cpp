@@ -307,19 +307,10 @@ Tensor logsumexp(Operand x, Axes axes, ReduceOptions options) {
   const Tensor given = require_floating("logsumexp", x), from = widened(given);
   if (kept("logsumexp", from, axes, x.at()).count == 0)
     fail("logsumexp", "at least one element", to_string(from.shape()), x.at());
-  const Kept result = kept("logsumexp", from, axes, x.at());
   const Tensor largest = max(from.detach(), axes, {.keep_dims = true});
   const Tensor shift = where(equal(abs(largest), infinity), 0, largest);
-  Tensor y = cast(log(sum(exp(from - shift), axes, {.keep_dims = true})) + shift, given.dtype());
-  if (options.keep_dims) return y;
-  Shape shape;
-  std::vector<bool> reduced(static_cast<std::size_t>(from.rank()), axes.empty());
-  for (const int axis : axes)
-    reduced[static_cast<std::size_t>(normalize_axis("", axis, from.rank(), x.at()))] = true;
-  for (int i = 0; i < from.rank(); ++i) {
-    if (!reduced[static_cast<std::size_t>(i)]) shape.push_back(result.shape[i]);
-  }
-  return reshape(y, shape);
+  const Tensor logs = log(sum(exp(from - shift), axes, options));
+  return cast(logs + reshape(shift, logs.shape()), given.dtype());
 }
 
 // ---- attention ----

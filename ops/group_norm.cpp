@@ -19,8 +19,6 @@ using core::RefContext;
 
 namespace {
 
-DType statistics_dtype(DType x) { return x == DType::f64 ? DType::f64 : DType::f32; }
-
 void check(const InferContext& ctx, int x, int first_parameter, const char* const* names, int parameters) {
   const Shape& shape = ctx.shape(x);
   ctx.require(is_floating(ctx.dtype(x)), "x of a floating dtype", ctx.dtype(x));

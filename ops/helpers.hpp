@@ -64,6 +64,9 @@ DType same_dtype(const core::InferContext& ctx, std::size_t first = 0);
 /// One dtype that arithmetic is done in: anything but bool.
 DType same_numeric_dtype(const core::InferContext& ctx);
 
+/// Of a norm's statistics and parameters: f32 however small x's type is.
+constexpr DType statistics_dtype(DType x) { return x == DType::f64 ? DType::f64 : DType::f32; }
+
 /// Shape rules that many ops share.
 void infer_floating(core::InferContext& ctx);  ///< inputs of one floating dtype broadcast; the output has it
 void infer_arithmetic(core::InferContext& ctx);  ///< the same for any dtype but bool
@@ -115,6 +118,10 @@ double element_of(const double* in, const core::Attrs&) {
 /// around.
 using Whole = std::int64_t;
 using Wrapping = std::uint64_t;
+constexpr double added(double a, double b) { return a + b; }
+constexpr Whole added(Whole a, Whole b) {
+  return static_cast<Whole>(static_cast<Wrapping>(a) + static_cast<Wrapping>(b));
+}
 template <class T, T (*formula)(T)>
 Whole whole_element_of(const Whole* in, const core::Attrs&) {
   return static_cast<Whole>(formula(static_cast<T>(in[0])));

@@ -117,12 +117,6 @@ void for_each_reduced(const Shape& x, const ReduceAttrs& attrs, F&& f) {
   core::for_each_offset(x, core::broadcast_strides(reduced_shape(x, attrs, true), x), f);
 }
 
-double added(double a, double b) { return a + b; }
-/// What overflows wraps around.
-Whole added(Whole a, Whole b) {
-  return static_cast<Whole>(static_cast<Wrapping>(a) + static_cast<Wrapping>(b));
-}
-
 template <class T>
 void reference_sum(RefContextOf<T>& ctx) {
   const RefTensorOf<T>& y = ctx.out[0];

@@ -7,6 +7,7 @@
 
 #include "core/op/op_attrs.hpp"
 #include "core/op/op_list.hpp"
+#include "ops/helpers.hpp"
 
 namespace fusetape::ops {
 
@@ -18,8 +19,6 @@ using core::RefTensor;
 namespace {
 
 // ---- shapes ----
-
-DType statistics_dtype(DType x) { return x == DType::f64 ? DType::f64 : DType::f32; }
 
 /// Tensors of x's shape and dtype first, then one value a channel each.
 void check(const InferContext& ctx, int tensors) {

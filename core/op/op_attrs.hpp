@@ -120,6 +120,20 @@ struct AlongAttrs {
   std::int64_t reverse = 0;
 };
 
+/// A tensor as {outer, places of the axis, inner}.
+struct AxisView {
+  std::int64_t outer = 1, places, inner = 1;
+  AxisView(const Shape& shape, std::int64_t axis) : places(shape[static_cast<int>(axis)]) {
+    for (int i = 0; i < shape.rank(); ++i) {
+      if (i < axis) outer *= shape[i];
+      if (i > axis) inner *= shape[i];
+    }
+  }
+  std::int64_t at(std::int64_t o, std::int64_t place, std::int64_t i) const {
+    return (o * places + place) * inner + i;
+  }
+};
+
 /// cross_entropy: logits {N,C}, labels {N}, label_smoothing (f64 scalar) → loss ({} or {N}).
 /// cross_entropy_grad: g, logits, labels, label_smoothing → dlogits.
 struct CrossEntropyAttrs {

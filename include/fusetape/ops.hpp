@@ -124,7 +124,8 @@ Tensor roll(Operand x, std::int64_t shift, int axis = 0);
 
 // ---- by index; indices are i64 in [0, extent): others throw when it runs
 // ---------------------------------------------
-/// y[…, k, …] = x[…, index[k], …]; index {K}. On a GPU on the host, as explain() says.
+/// y[…, k, …] = x[…, index[k], …]; index {K}. This and what follows run on the host where there is a GPU, as
+/// explain() says.
 Tensor index_select(Operand x, int axis, const Tensor& index);
 /// y[…, k, …] = x[…, index[…, k, …], …]; index has y's shape, which differs from x's on the axis only.
 Tensor gather(Operand x, int axis, const Tensor& index);
@@ -159,7 +160,8 @@ Tensor var(Operand x, Axes axes = {}, VarOptions options = {});
 Tensor prod(Operand x, int axis = -1, ReduceOptions options = {});
 /// log Σ eˣ, without overflow; −∞ where all are.
 Tensor logsumexp(Operand x, Axes axes = {}, ReduceOptions options = {});
-/// The sums of all places up to each. Integers and bools are counted in i64.
+/// The sums of all places up to each. Integers and bools are counted in i64. cumsum and topk run in the
+/// reference loops, on a GPU on the host, as explain() says.
 Tensor cumsum(Operand x, int axis = -1);
 struct TopK {
   Tensor values, places;  ///< the largest first; of equal ones the first; NaN is larger than all. places: i64

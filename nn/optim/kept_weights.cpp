@@ -11,7 +11,7 @@
 namespace fusetape::optim {
 namespace {
 
-using Rule = core::updates::sgd_update;  // all have the same marks and kinds
+using Rule = core::updates::step_kinds;
 
 void check_average(const std::string& name, const WeightAverage& average, Location at) {
   const SettingCheck require{name, at};

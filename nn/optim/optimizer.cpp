@@ -131,15 +131,9 @@ void Optimizer::set_guards(double max_grad_value, NonFinite non_finite, Location
   non_finite_ = non_finite;
 }
 
-/// Whether the gradients of this norm are finite. Where not, cells are put back: the ops that rebound them
-/// may have read what made the gradients so.
-bool Optimizer::may_update(const Tensor& norm, Location at) {
-  if (is_finite_or_put_back(norm, at)) return true;
-  if (non_finite_ == NonFinite::skip) {
-    ++skipped_steps_;
-    return false;
-  }
+void Optimizer::report_non_finite(Location at) const {
   std::size_t bad = 0;
+
   std::string first;
   for (const Parameter& parameter : parameters_) {
     if (!parameter.grad().defined() || !parameter.requires_grad()) continue;
@@ -178,8 +172,12 @@ bool Optimizer::step(Location at) {
     const bool clip = max_grad_norm_ > 0 && !gradients.empty();
     const bool judge = non_finite_ != NonFinite::update && !gradients.empty();
     const Tensor norm = clip || judge ? ops::grad_norm(gradients, at) : Tensor();
-    if (clip) last_grad_norm_ = norm;
-    if (judge && !may_update(norm, at)) return false;
+    if (judge && !is_finite_or_put_back(norm, at)) {
+      last_grad_norm_ = clip ? norm : Tensor();
+      if (non_finite_ == NonFinite::report) report_non_finite(at);
+      ++skipped_steps_;
+      return false;
+    }
     const Tensor scale = clip ? clip_scale(norm, max_grad_norm_, at) : Tensor();
     begin_step(at);
     for (std::size_t i = 0; i < updated.size(); ++i) {

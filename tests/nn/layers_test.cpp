@@ -63,7 +63,7 @@ TEST_CASE("dropout of channels and of samples drops them whole, in training only
       dropped += sum == 0 ? 1 : 0;
     }
     const double share = static_cast<double>(dropped) / static_cast<double>(sums.elements());
-    CHECK(share == doctest::Approx(0.25).epsilon(channels ? 0.3 : 0.8));
+    CHECK(std::abs(share - 0.25) < (channels ? 0.08 : 0.2));
     layer->eval();
     CHECK((*layer)(x).to_vector() == x.to_vector());
   }
@@ -302,7 +302,7 @@ TEST_CASE("what ops made of others, or of the reference alone, compute: results 
 TEST_CASE("16 bits: sums inside are in f32, and images stay of their dtype under Autocast") {
   ft::manual_seed(1);
   const Tensor wide = ft::randn({100000}), half = wide.cast(ft::DType::f16);
-  CHECK(ft::var(half).item() == doctest::Approx(ft::var(wide).item()).epsilon(2e-3));
+  CHECK(std::abs(ft::var(half).item() / ft::var(wide).item() - 1) < 2e-3);
   CHECK(ft::logsumexp(ft::zeros({70000}, ft::DType::f16)).item() ==
         doctest::Approx(std::log(70000.0)).epsilon(1e-3));
   const Tensor q = ft::full({2, 64}, 40, ft::DType::f16);

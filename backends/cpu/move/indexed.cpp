@@ -35,14 +35,12 @@ class IndexedKernel final : public Kernel {
         op_(node.op->name),
         at_(node.at),
         module_path_(node.module_path != nullptr ? *node.module_path : std::string()) {
-    const auto axis = static_cast<int>(node.attrs.as<core::AlongAttrs>().axis);
-    const Shape &from = graph.value(x_).shape, &to = graph.value(y_).shape;
-    for (int i = 0; i < from.rank(); ++i) {
-      if (i < axis) outer_ *= from[i];
-      if (i > axis) inner_ *= from[i];
-    }
-    chosen_ = (adds_ ? from : to)[axis];
-    places_ = (adds_ ? to : from)[axis];
+    const std::int64_t axis = node.attrs.as<core::AlongAttrs>().axis;
+    const core::AxisView from(graph.value(x_).shape, axis), to(graph.value(y_).shape, axis);
+    outer_ = from.outer;
+    inner_ = from.inner;
+    chosen_ = (adds_ ? from : to).places;
+    places_ = (adds_ ? to : from).places;
     size_ = static_cast<std::int64_t>(size_of(graph.value(x_).dtype));
     tensor_passes = 2;
   }
