@@ -1,6 +1,6 @@
-// Trains a ResNet on CIFAR-10, or on generated images, and keeps a record of it in a folder. A run that was
+// Trains a network on CIFAR-10, or on generated images, and keeps a record of it in a folder. A run that was
 // stopped or killed goes on with --resume, to the bit where CPU, --threads, --fuse and --precision are the
-// same.
+// same. The recipes ninety and ninetyfour are for a good model in little time.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -13,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "cifar_options.hpp"
 #include "command_line.hpp"
 #include "progress.hpp"
 #include "run_folder.hpp"
@@ -21,105 +22,119 @@ namespace ft = fusetape;
 
 namespace {
 
-struct Options {
-  std::string data;
-  std::string out = "runs/resnet_cifar";
-  std::string model = "resnet";
-  std::int64_t depth = 20;
-  std::int64_t width = 0;  // 0: as published
-  std::int64_t epochs = 10;
-  std::int64_t batch = 128;
-  double lr = 0.4;
-  double momentum = 0.9;
-  double weight_decay = 5e-4;
-  bool nesterov = false;
-  double label_smoothing = 0;
-  std::int64_t cutout = 0;
-  bool mirror_test = false;
-  std::string schedule = "onecycle";
-  std::string fuse;  // empty: as FUSETAPE_FUSE says, or on
-  std::string device;
-  std::string precision = "f32";
-  std::uint64_t seed = 1;
-  int threads = 0;  // 0: all cores
-  bool resume = false;
-  bool retune = false;
-  std::int64_t steps = 0;       // 0: all
-  std::int64_t save_every = 0;  // 0: each epoch only
-  std::int64_t limit_train = 0, limit_test = 0;
-  std::string log_steps;
-};
+using examples::CifarOptions;
+using Clock = std::chrono::steady_clock;
+
+const Clock::time_point process_start = Clock::now();
 
 using Images = std::shared_ptr<const ft::data::Dataset>;
 
 struct Data {
   Images train, test;
-  Images mirrored_test;  // null without --mirror-test
 };
 
-Images load(const Options& options, ft::data::Split split) {
-  const bool train = split == ft::data::Split::train;
-  const std::int64_t limit = train ? options.limit_train : options.limit_test;
-  if (options.data == "synthetic") {
-    const std::int64_t count = limit > 0 ? limit : (train ? 10'000 : 2'000);
-    return std::make_shared<const ft::data::Dataset>(
-        ft::data::synthetic_images({.count = count, .seed = train ? 1u : 2u}));
+/// Images first … last − 1.
+ft::data::Dataset part_of(const ft::data::Dataset& all, std::int64_t first, std::int64_t last) {
+  ft::data::Dataset part{.height = all.height,
+                         .width = all.width,
+                         .channels = all.channels,
+                         .classes = all.classes,
+                         .mean = all.mean,
+                         .stddev = all.stddev};
+  part.images.assign(all.images.begin() + first * all.image_bytes(),
+                     all.images.begin() + last * all.image_bytes());
+  part.labels.assign(all.labels.begin() + first, all.labels.begin() + last);
+  return part;
+}
+
+Data load(const CifarOptions& options) {
+  const auto images = [&](ft::data::Split split, std::int64_t limit) {
+    const bool train = split == ft::data::Split::train;
+    if (options.data == "synthetic") {
+      const std::int64_t count = limit > 0 ? limit : (train ? 10'000 : 2'000);
+      return ft::data::synthetic_images({.count = count, .seed = train ? 1u : 2u});
+    }
+    ft::data::Dataset all = ft::data::cifar10(options.data, split);
+    return limit > 0 && limit < all.count() ? part_of(all, 0, limit) : all;
+  };
+  const auto shared = [](ft::data::Dataset set) {
+    return std::make_shared<const ft::data::Dataset>(std::move(set));
+  };
+  ft::data::Dataset train = images(ft::data::Split::train, options.limit_train);
+  if (options.hold_out == 0) {
+    return {.train = shared(std::move(train)),
+            .test = shared(images(ft::data::Split::test, options.limit_test))};
   }
-  ft::data::Dataset images = ft::data::cifar10(options.data, split);
-  if (limit > 0 && limit < images.count()) {
-    images.images.resize(static_cast<std::size_t>(limit * images.image_bytes()));
-    images.labels.resize(static_cast<std::size_t>(limit));
+  const std::int64_t rest = train.count() - options.hold_out;
+  if (rest < 1) {
+    throw std::runtime_error("--hold-out " + std::to_string(options.hold_out) + " leaves none of " +
+                             std::to_string(train.count()) + " images to train on");
   }
-  return std::make_shared<const ft::data::Dataset>(std::move(images));
+  return {.train = shared(part_of(train, 0, rest)), .test = shared(part_of(train, rest, train.count()))};
 }
 
-std::int64_t width_of(const Options& options) {
-  if (options.width > 0) return options.width;
-  return options.model == "resnet9" ? 64 : 16;
+ft::nn::Function activation_of(const std::string& name) {
+  if (name == "gelu") return ft::gelu;
+  if (name == "silu") return ft::silu;
+  if (name == "mish") return ft::mish;
+  return name == "hardswish" ? ft::hardswish : ft::relu;
 }
 
-/// What the numbers of a run depend on: a run is only resumed with the same. Precision is none of it: what a
-/// checkpoint holds is f32 in either. Nor is --mirror-test, which only judges.
-nlohmann::json recipe_of(const Options& options, const Data& data) {
-  return {{"model", options.model},
-          {"depth", options.depth},
-          {"width", width_of(options)},
-          {"epochs", options.epochs},
-          {"batch", options.batch},
-          {"lr", options.lr},
-          {"momentum", options.momentum},
-          {"weight-decay", options.weight_decay},
-          {"nesterov", options.nesterov},
-          {"label-smoothing", options.label_smoothing},
-          {"cutout", options.cutout},
-          {"schedule", options.schedule},
-          {"seed", options.seed},
-          {"data", options.data == "synthetic" ? "synthetic" : "CIFAR-10"},
-          {"limit-train", data.train->count()},
-          {"limit-test", data.test->count()}};
+/// Some thousands of the images as the loader gives them, without augmentation.
+ft::Tensor some_images(const Images& images) {
+  ft::data::DataLoader loader(
+      images, ft::data::DataLoaderOptions::evaluation(std::min<std::int64_t>(images->count(), 5000)));
+  return loader.begin()->images;
 }
 
-std::unique_ptr<ft::nn::Module> make_model(const Options& options) {
-  const std::int64_t width = width_of(options);
-  if (options.model == "resnet9") {
-    return std::make_unique<ft::nn::ResNet9>(ft::nn::ResNet9::Options{.width = width});
+std::unique_ptr<ft::nn::Module> make_model(const CifarOptions& options, const Data& data) {
+  const std::int64_t width = options.width;
+  if (options.model == "resnet9")
+    return std::make_unique<ft::nn::ResNet9>(ft::nn::ResNet9::Options{.width = width > 0 ? width : 64});
+  if (options.model == "airbench") {
+    auto model =
+        std::make_unique<ft::nn::Airbench>(ft::nn::Airbench::Options{.width = width > 0 ? width : 64});
+    model->whiten(some_images(data.train));
+    return model;
   }
-  return std::unique_ptr<ft::nn::Module>(
-      new ft::nn::ResNet(ft::nn::resnet_cifar({.depth = options.depth, .width = width})));
+  return std::make_unique<ft::nn::ResNet>(
+      ft::nn::resnet_cifar({.depth = options.depth,
+                            .width = width > 0 ? width : 16,
+                            .activation = activation_of(options.activation)}));
 }
 
-ft::optim::Schedule make_schedule(const Options& options, ft::optim::Optimizer& optimizer,
-                                  std::int64_t total_steps) {
-  if (options.schedule == "onecycle") {
-    return ft::optim::OneCycleLR(optimizer, {.max_lr = options.lr, .total_steps = total_steps});
+ft::optim::SGDOptions sgd_options(const CifarOptions& options) {
+  ft::optim::SGDOptions sgd{.lr = options.lr,
+                            .momentum = options.momentum,
+                            .weight_decay = options.weight_decay,
+                            .nesterov = options.nesterov};
+  if (options.lookahead) sgd.lookahead = {.every = 5, .share = 1};
+  if (options.norm_lr != 1) {
+    const auto is_of_norm = [](const ft::Parameter& p) {
+      return p.shape().rank() == 1 && p.name().find("norm") != std::string::npos;
+    };
+    sgd.groups = {{.where = is_of_norm,
+                   .lr_factor = options.norm_lr,
+                   .weight_decay = options.weight_decay / options.norm_lr}};
   }
-  if (options.schedule == "cosine") return ft::optim::CosineLR(optimizer, {.total_steps = total_steps});
-  return ft::optim::StepLR(optimizer, {.step_size = std::max<std::int64_t>(total_steps / 3, 1)});
+  return sgd;
 }
 
-std::unique_ptr<ft::data::DataLoader> test_loader(const Images& images) {
-  if (images == nullptr) return nullptr;
-  return std::make_unique<ft::data::DataLoader>(images, ft::data::DataLoaderOptions::evaluation());
+ft::optim::Schedule make_schedule(const CifarOptions& options, ft::optim::Optimizer& optimizer,
+                                  std::int64_t steps) {
+  if (options.schedule == "onecycle")
+    return ft::optim::OneCycleLR(optimizer, {.max_lr = options.lr, .total_steps = steps});
+  if (options.schedule == "cosine") return ft::optim::CosineLR(optimizer, {.total_steps = steps});
+  if (options.schedule == "paper")
+    return ft::optim::MultiStepLR(optimizer, {.milestones = {steps / 2, steps * 3 / 4}});
+  if (options.schedule == "triangle") {  // from 0.2 of the rate up in 23 % of the steps, then down to 0.07
+    const std::int64_t rise = steps * 23 / 100, fall = steps - rise;
+    const auto to_zero = std::max<std::int64_t>(fall * 100 / 93, 1);
+    const ft::optim::PolynomialLR down(optimizer, {.total_steps = to_zero});
+    if (rise == 0) return down;
+    return ft::optim::LinearWarmup(optimizer, down, {.steps = rise, .start_factor = 0.2});
+  }
+  return ft::optim::StepLR(optimizer, {.step_size = std::max<std::int64_t>(steps / 3, 1)});
 }
 
 /// How many of the batch's labels the logits get right, as a scalar.
@@ -127,23 +142,40 @@ ft::Tensor count_correct(const ft::Tensor& logits, const ft::Tensor& labels) {
   return ft::sum(ft::cast(ft::equal(ft::argmax(logits), labels), ft::DType::f32));
 }
 
+/// The image {N, H, W, C} one pixel further on, down and right, or up and left; mirrored at the border.
+ft::Tensor shifted(ft::Tensor x, bool forward) {
+  for (const int axis : {1, 2}) {
+    const std::int64_t size = x.size(axis);
+    x = forward ? ft::concat({ft::slice(x, axis, 1, 2), ft::slice(x, axis, 0, size - 1)}, axis)
+                : ft::concat({ft::slice(x, axis, 1, size), ft::slice(x, axis, size - 2, size - 1)}, axis);
+  }
+  return x;
+}
+
+/// Over an image, with 2 views its mirror image, too, with 6 both shifted one pixel in two directions, half
+/// as much each.
+ft::Tensor logits_of_views(ft::nn::Module& model, const ft::Tensor& images, std::int64_t views) {
+  if (views == 1) return model(images);
+  const auto both = [&](const ft::Tensor& x) { return model(x) + model(ft::flip(x, 2)); };
+  if (views == 2) return both(images);
+  return both(images) + (both(shifted(images, true)) + both(shifted(images, false))) * 0.5;
+}
+
 class Run {
  public:
-  Run(const Options& options, const Data& data)
+  Run(const CifarOptions& options, const Data& data)
       : options_(options),
-        recipe_(recipe_of(options, data)),
-        model_(make_model(options)),
+        recipe_(recipe_of(options, data.train->count(), data.test->count())),
+        model_(make_model(options, data)),
         loader_(data.train, {.batch = options.batch,
-                             .crop = 4,
-                             .flip = true,
+                             .crop = options.crop,
+                             .reflect = options.reflect,
+                             .flip = options.flip != "none",
+                             .alternate = options.flip == "alternate",
                              .cutout = options.cutout,
                              .seed = options.seed}),
-        test_loader_(test_loader(data.test)),
-        mirrored_loader_(test_loader(data.mirrored_test)),
-        sgd_(model_->parameters(), {.lr = options.lr,
-                                    .momentum = options.momentum,
-                                    .weight_decay = options.weight_decay,
-                                    .nesterov = options.nesterov}),
+        test_loader_(data.test, ft::data::DataLoaderOptions::evaluation()),
+        sgd_(model_->parameters(), sgd_options(options)),
         schedule_(make_schedule(options, sgd_, options.epochs * loader_.batches())),
         last_step_(options.epochs * loader_.batches()),
         folder_(options.out, options.resume) {
@@ -169,15 +201,19 @@ class Run {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   /// By --steps, within an epoch: one whose batches are all done is finished first.
   bool stopped() const { return state_.step >= last_step_ && loader_.state().position < loader_.batches(); }
 
   void begin();
   void train_step(const ft::Tensor& images, const ft::Tensor& labels);
+  /// How much of the way from the slow weights to the weights these go: all of it, and a quarter at the end.
+  double lookahead_share() const {
+    const double done =
+        static_cast<double>(state_.step) / static_cast<double>(options_.epochs * loader_.batches());
+    return 1 - std::pow(0.95, 5) * done * done * done;
+  }
   void show_progress(std::int64_t epoch);
-  double evaluate();
+  double evaluate(std::int64_t views);
   void finish_epoch(std::int64_t epoch);
   void end();
 
@@ -195,12 +231,11 @@ class Run {
   /// The last steps depend on choices of kernels that no checkpoint holds.
   bool took_new_kernels() const { return ft::kernel_choices().size() != saved_kernels_; }
 
-  const Options& options_;
+  const CifarOptions& options_;
   nlohmann::json recipe_;
   std::unique_ptr<ft::nn::Module> model_;
   ft::data::DataLoader loader_;
-  std::unique_ptr<ft::data::DataLoader> test_loader_,
-      mirrored_loader_;  ///< the second, or null: --mirror-test
+  ft::data::DataLoader test_loader_;
   ft::optim::SGD sgd_;
   ft::optim::LossScaler loss_scaler_;  ///< for f16
   ft::optim::Schedule schedule_;
@@ -226,11 +261,12 @@ void Run::begin() {
     progress_.say("replacing the earlier run in " + options_.out);
   }
   const std::string width = options_.width == 0 ? "" : " of width " + std::to_string(options_.width);
-  const std::int64_t depth = options_.model == "resnet9" ? 9 : options_.depth;
-  progress_.say("ResNet-" + std::to_string(depth) + width + ", " + std::to_string(model_->parameter_count()) +
+  const std::string depth = options_.model == "resnet" ? "-" + std::to_string(options_.depth) : "";
+  progress_.say(options_.model + depth + width + ", " + std::to_string(model_->parameter_count()) +
                 " parameters, " + std::to_string(loader_.images()) + " images to train on, " +
                 std::to_string(ft::threads()) + " threads, " + options_.precision + ", fusion " +
                 (ft::fusion_enabled() ? "on" : "off"));
+  if (options_.hold_out > 0) progress_.say("judged by held-out training images: no test image is seen");
   if (options_.data == "synthetic") {
     progress_.say("these are generated images: the accuracy says nothing about CIFAR-10");
   }
@@ -245,6 +281,7 @@ void Run::train_step(const ft::Tensor& images, const ft::Tensor& labels) {
     correct = count_correct(logits, labels);
   }
   sgd_.zero_grad();
+  if (options_.lookahead) sgd_.set_lookahead_share(lookahead_share());
   if (options_.precision == "f16") {
     loss_scaler_.scale(loss).backward();
     if (!loss_scaler_.step(sgd_)) {
@@ -287,33 +324,28 @@ void Run::show_progress(std::int64_t epoch) {
                   .step_seconds = step_seconds_});
 }
 
-/// With --mirror-test by the sum of an image's logits and its mirror's.
-double Run::evaluate() {
+double Run::evaluate(std::int64_t views) {
   const ft::NoGrad no_history;
   model_->eval();
   double correct = 0;
-  ft::data::DataLoader::Iterator mirrored;
-  if (mirrored_loader_ != nullptr) mirrored = mirrored_loader_->begin();
-  for (const auto& [images, labels] : *test_loader_) {
-    ft::Tensor logits = (*model_)(images);
-    if (mirrored_loader_ != nullptr) {
-      logits = logits + (*model_)(mirrored->images);
-      ++mirrored;
-    }
-    correct += count_correct(logits, labels).item();
-  }
+  for (const auto& [images, labels] : test_loader_)
+    correct += count_correct(logits_of_views(*model_, images, views), labels).item();
   model_->train();
-  return correct / static_cast<double>(test_loader_->images());
+  return correct / static_cast<double>(test_loader_.images());
 }
 
 void Run::finish_epoch(std::int64_t epoch) {
-  const double test_accuracy = evaluate();
+  const std::int64_t views = epoch == options_.epochs ? options_.test_views : 1;
+  const double test_accuracy = evaluate(views);
+  const std::chrono::duration<double> elapsed = Clock::now() - process_start;
   const auto images = static_cast<double>(state_.images);
   const nlohmann::ordered_json metrics = {{"epoch", epoch},
                                           {"precision", options_.precision},
                                           {"train_loss", state_.loss_sum / images},
                                           {"train_accuracy", state_.correct / images},
                                           {"test_accuracy", test_accuracy},
+                                          {"test_views", views},
+                                          {"elapsed_seconds", elapsed.count()},
                                           {"seconds", state_.seconds},
                                           {"images_per_second", images / state_.seconds}};
   folder_.append_metrics(metrics);
@@ -340,67 +372,21 @@ void Run::end() {
   progress_.say(text);
 }
 
-void train(const Options& options) {
+void train(const CifarOptions& options) {
   examples::use_device(options.device);
   if (options.threads > 0) ft::set_threads(options.threads);
   if (!options.fuse.empty()) ft::set_fusion(options.fuse == "on");
   const ft::Autocast cast(examples::dtype_of(options.precision));
   ft::manual_seed(options.seed);
-  Data data{.train = load(options, ft::data::Split::train), .test = load(options, ft::data::Split::test)};
-  if (options.mirror_test) {
-    data.mirrored_test = std::make_shared<const ft::data::Dataset>(ft::data::mirrored(*data.test));
-  }
-  Run(options, data).train();
+  Run(options, load(options)).train();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  Options options;
-  CLI::App app("Trains a ResNet on CIFAR-10.", "resnet_cifar");
+  CifarOptions options;
+  CLI::App app("Trains a network on CIFAR-10.", "resnet_cifar");
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  const CLI::Range counts(std::int64_t{1}, std::int64_t{1'000'000'000});
-  app.add_option("--data", options.data, "Folder of CIFAR-10's binary files, or the word synthetic")
-      ->required();
-  app.add_option("--out", options.out, "Folder for metrics.jsonl and checkpoints")->capture_default_str();
-  app.add_option("--model", options.model, "resnet: of --depth; resnet9: short and wide")
-      ->check(CLI::IsMember({"resnet", "resnet9"}))
-      ->capture_default_str();
-  app.add_option("--depth", options.depth, "6n + 2; of resnet only")->check(counts)->capture_default_str();
-  app.add_option("--width", options.width, "Channels of the first stage; as published: 16, or 64 of resnet9")
-      ->check(counts);
-  app.add_option("--epochs", options.epochs)->check(counts)->capture_default_str();
-  app.add_option("--batch", options.batch)->check(counts)->capture_default_str();
-  app.add_option("--lr", options.lr, "Learning rate; of onecycle, the highest")->capture_default_str();
-  app.add_option("--momentum", options.momentum)->capture_default_str();
-  app.add_option("--weight-decay", options.weight_decay)->capture_default_str();
-  app.add_flag("--nesterov", options.nesterov, "Nesterov's momentum");
-  app.add_option("--label-smoothing", options.label_smoothing, "Share of the target that all classes get")
-      ->capture_default_str();
-  app.add_option("--cutout", options.cutout, "Side of a square that is blanked in each image")
-      ->capture_default_str();
-  app.add_flag("--mirror-test", options.mirror_test,
-               "Judge each test image together with its mirror (twice the time to evaluate)");
-  app.add_option("--schedule", options.schedule, "step: a tenth after each third of the run")
-      ->check(CLI::IsMember({"onecycle", "step", "cosine"}))
-      ->capture_default_str();
-  app.add_option("--fuse", options.fuse, "on or off")->check(CLI::IsMember({"on", "off"}));
-  examples::add_device(app, options.device);
-  examples::add_precision(app, options.precision);
-  app.add_option("--seed", options.seed, "Of weights, order and augmentation")
-      ->check(examples::seeds)
-      ->capture_default_str();
-  app.add_option("--threads", options.threads, "All cores if not given")->check(CLI::Range(1, 1'024));
-  app.add_flag("--resume", options.resume, "Go on from the last checkpoint in --out");
-  app.add_flag("--retune", options.retune,
-               "With --resume: choose kernels anew, where those of the run cannot run here")
-      ->needs("--resume");
-  app.add_option("--steps", options.steps, "Stop after this many steps of the run")->check(counts);
-  app.add_option("--save-every", options.save_every,
-                 "Steps between checkpoints, beside the one of each epoch")
-      ->check(counts);
-  app.add_option("--limit-train", options.limit_train, "Train on the first images only")->check(counts);
-  app.add_option("--limit-test", options.limit_test, "Test on the first images only")->check(counts);
-  app.add_option("--log-steps", options.log_steps, "Write each step's loss to this file, exact to the bit");
+  examples::add_cifar_options(app, options);
   return examples::run(app, argc, argv, [&] { train(options); });
 }

@@ -114,6 +114,7 @@ class RunFolder {
 
   void require_same(const nlohmann::json& recipe, const nlohmann::json& before) const {
     for (const auto& [flag, value] : recipe.items()) {
+      if (!before.contains(flag)) throw cannot("resume", last(), "it is from before there was --" + flag);
       if (before.at(flag) != value) {
         throw cannot("resume", last(),
                      "it was made with --" + flag + " " + before.at(flag).dump() + ", not " + value.dump());

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 
+#include "fusetape/size2d.hpp"
 #include "fusetape/tensor.hpp"
 
 /// Initial values, drawn on the host from this thread's generator: the same seed gives the same bits. All are
@@ -27,5 +28,11 @@ Tensor xavier_normal(const Shape& shape, double gain = 1, Location at = Location
 /// gain times a random matrix {first extent, all others} whose rows are orthonormal, or its columns, where
 /// they are fewer (Saxe, McClelland, Ganguli 2014). At least two axes.
 Tensor orthogonal(const Shape& shape, double gain = 1, Location at = Location::current());
+
+/// Filters {2·kh·kw·C, kh, kw, C} whose results over the patches of such images {N, H, W, C} (f32) are not
+/// correlated and have mean square λ/(λ + eps): the eigenvectors of the patches' second moments, over √(λ +
+/// eps), the largest λ first, and then all of them negated (Page, "How to Train Your ResNet 8", 2019). eps >
+/// 0. Runs what is pending.
+Tensor whitening(const Tensor& images, Size2d kernel, double eps, Location at = Location::current());
 
 }  // namespace fusetape::nn

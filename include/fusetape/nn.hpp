@@ -190,8 +190,11 @@ class Embedding : public Module {
 // ---- layers without parameters
 // ------------------------------------------------------------------------------------------
 
+/// A function of one tensor: relu, gelu, ….
+using Function = Tensor (*)(Operand);
+
 /// A function of one tensor as a layer: `Activation<relu>`.
-template <Tensor (*function)(Operand)>
+template <Function function>
 class Activation : public Module {
  protected:
   Tensor forward(const Tensor& x) override { return function({x, here()}); }

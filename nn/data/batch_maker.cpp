@@ -1,18 +1,27 @@
 #include "nn/data/batch_maker.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 #include "nn/data/random.hpp"
 
 namespace fusetape::data {
+namespace {
+
+/// Where the place i of an extent is, mirrored at its first and last place: −1 is 1. |i| < 2·extent − 1.
+std::int64_t reflected(std::int64_t i, std::int64_t extent) {
+  const std::int64_t from_first = i < 0 ? -i : i;
+  return from_first < extent ? from_first : 2 * (extent - 1) - from_first;
+}
+
+}  // namespace
 
 BatchMaker::BatchMaker(std::shared_ptr<const Dataset> dataset, const DataLoaderOptions& options,
                        std::int64_t epoch)
     : dataset_(std::move(dataset)),
       options_(options),
       augmentation_key_(derive(derive(options.seed, 1), static_cast<std::uint64_t>(epoch))),
+      epoch_(epoch),
       order_(static_cast<std::size_t>(dataset_->count())) {
   std::iota(order_.begin(), order_.end(), 0);
   if (options_.shuffle) shuffle(order_, derive(derive(options_.seed, 0), static_cast<std::uint64_t>(epoch)));
@@ -40,31 +49,49 @@ void BatchMaker::make(std::int64_t position, RawBatch& batch) {
   }
 }
 
-void BatchMaker::make_image(std::int64_t index, float* out) {
+bool BatchMaker::is_mirrored(std::int64_t index, std::uint32_t random) const {
+  if (!options_.flip) return false;
+  if (!options_.alternate) return (random & 1u) != 0;
+  const std::uint32_t first =
+      core::philox_block(derive(options_.seed, 2), static_cast<std::uint64_t>(index))[0] & 1u;
+  return first != static_cast<std::uint32_t>(epoch_ & 1);
+}
+
+const std::uint8_t* BatchMaker::window_row(const std::uint8_t* image, std::int64_t y, std::int64_t right) {
   const std::int64_t height = dataset_->height, width = dataset_->width, channels = dataset_->channels;
+  if (options_.reflect) {
+    const std::uint8_t* source = image + reflected(y, height) * width * channels;
+    if (right == 0) return source;
+    for (std::int64_t x = 0; x < width; ++x) {
+      std::copy_n(source + reflected(x + right, width) * channels, channels, row_.data() + x * channels);
+    }
+    return row_.data();
+  }
+  const bool inside = y >= 0 && y < height;
+  const std::uint8_t* source = inside ? image + y * width * channels : row_.data();
+  if (inside && right == 0) return source;
+  // The window sees the pixels [from, to) of this row, the rest is black.
+  const std::int64_t from = std::clamp<std::int64_t>(right, 0, width);
+  const std::int64_t to = std::clamp<std::int64_t>(right + width, 0, width);
+  std::fill(row_.begin(), row_.end(), std::uint8_t{0});
+  if (inside && to > from) {
+    std::copy_n(source + from * channels, (to - from) * channels, row_.data() + (from - right) * channels);
+  }
+  return row_.data();
+}
+
+void BatchMaker::make_image(std::int64_t index, float* out) {
+  const std::int64_t width = dataset_->width, channels = dataset_->channels;
   const core::PhiloxBlock random = core::philox_block(augmentation_key_, static_cast<std::uint64_t>(index));
   const std::int64_t down = below(random[0], 2 * options_.crop + 1) - options_.crop;
   const std::int64_t right = below(random[1], 2 * options_.crop + 1) - options_.crop;
-  const bool mirror = options_.flip && (random[2] & 1u) != 0;
-  // What the window sees of each row: pixels [from, to) of the source, the rest is black.
-  const std::int64_t from = std::clamp<std::int64_t>(right, 0, width);
-  const std::int64_t to = std::clamp<std::int64_t>(right + width, 0, width);
+  const bool mirror = is_mirrored(index, random[2]);
 
   const std::uint8_t* image = dataset_->images.data() + index * dataset_->image_bytes();
   const std::size_t row_bytes = row_.size();
   float* const made = out;
-  for (std::int64_t y = 0; y < height; ++y, out += row_bytes) {
-    const std::int64_t source_y = y + down;
-    const bool inside = source_y >= 0 && source_y < height;
-    const std::uint8_t* source = inside ? image + source_y * width * channels : row_.data();
-    if (!inside || right != 0) {
-      std::memset(row_.data(), 0, row_bytes);
-      if (inside && to > from) {
-        std::memcpy(row_.data() + (from - right) * channels, source + from * channels,
-                    static_cast<std::size_t>((to - from) * channels));
-      }
-      source = row_.data();
-    }
+  for (std::int64_t y = 0; y < dataset_->height; ++y, out += row_bytes) {
+    const std::uint8_t* source = window_row(image, y + down, right);
     if (mirror) {
       for (std::int64_t x = 0; x < width; ++x) {
         for (std::int64_t c = 0; c < channels; ++c) {

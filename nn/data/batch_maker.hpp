@@ -25,11 +25,15 @@ class BatchMaker {
 
  private:
   void make_image(std::int64_t index, float* out);
+  bool is_mirrored(std::int64_t index, std::uint32_t random) const;
+  /// Row y of the image from column `right` on, as wide as the image: in the image itself, or in row_.
+  const std::uint8_t* window_row(const std::uint8_t* image, std::int64_t y, std::int64_t right);
   void cut_out(std::uint32_t random, float* image) const;
 
   std::shared_ptr<const Dataset> dataset_;
   DataLoaderOptions options_;
   std::uint64_t augmentation_key_;
+  std::int64_t epoch_;
   std::vector<std::int64_t> order_;
   std::vector<float> scale_, shift_;  ///< of a row: pixel·scale + shift
   std::vector<std::uint8_t> row_, mirrored_;

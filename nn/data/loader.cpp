@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <condition_variable>
 #include <exception>
@@ -56,6 +57,10 @@ DataLoaderOptions completed(DataLoaderOptions options, const Dataset* dataset, L
             std::string(name) + " ≥ 0 and ≤ " + std::to_string(most_pixels) + " pixels",
             std::to_string(pixels), at);
   }
+  require(!options.alternate || options.flip, "flip where alternate is on", "no flip", at);
+  require(!options.reflect || options.crop < std::min(dataset->height, dataset->width),
+          "with reflect, crop < " + std::to_string(std::min(dataset->height, dataset->width)),
+          std::to_string(options.crop), at);
   options.mean = per_channel("mean", options.mean, dataset->mean, 0, dataset->channels, at);
   options.stddev = per_channel("stddev", options.stddev, dataset->stddev, 1, dataset->channels, at);
   for (double mean : options.mean) require(std::isfinite(mean), "a finite mean", core::number_text(mean), at);
@@ -226,6 +231,9 @@ std::map<std::string, double> DataLoader::settings() const {
                                     {"crop", static_cast<double>(options_.crop)},
                                     {"flip", options_.flip ? 1 : 0},
                                     {"cutout", static_cast<double>(options_.cutout)}};
+  // Named only where they are on, so that checkpoints from before them fit.
+  if (options_.reflect) all.emplace("reflect", 1);
+  if (options_.alternate) all.emplace("alternate", 1);
   for (std::size_t c = 0; c < options_.mean.size(); ++c) {
     all.emplace("mean." + std::to_string(c), options_.mean[c]);
     all.emplace("stddev." + std::to_string(c), options_.stddev[c]);

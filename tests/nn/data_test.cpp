@@ -282,11 +282,23 @@ TEST_CASE("a loader goes on where its state says") {
 }
 
 TEST_CASE("an augmented image is a shifted, perhaps mirrored window of its source") {
+  bool reflect = false;
+  SUBCASE("with a black border") {}
+  SUBCASE("with a mirrored border") { reflect = true; }
   const Dataset set = numbered(30);
-  DataLoader loader(
-      set, {.batch = 30, .shuffle = false, .crop = 2, .flip = true, .mean = {0, 0}, .stddev = {1, 1}});
+  DataLoader loader(set, {.batch = 30,
+                          .shuffle = false,
+                          .crop = 2,
+                          .reflect = reflect,
+                          .flip = true,
+                          .mean = {0, 0},
+                          .stddev = {1, 1}});
   const std::vector<float> pixels = (*loader.begin()).images.to_vector();
+  const auto mirrored_at_ends = [](std::int64_t i, std::int64_t extent) {
+    return i < 0 ? -i : i < extent ? i : 2 * extent - 2 - i;
+  };
   const auto source = [&](std::int64_t n, std::int64_t y, std::int64_t x, std::int64_t c) {
+    if (reflect) y = mirrored_at_ends(y, 6), x = mirrored_at_ends(x, 5);
     if (y < 0 || y >= 6 || x < 0 || x >= 5) return 0;
     return static_cast<int>(set.images[static_cast<std::size_t>(n * 60 + (y * 5 + x) * 2 + c)]);
   };
@@ -307,9 +319,35 @@ TEST_CASE("an augmented image is a shifted, perhaps mirrored window of its sourc
         }
       }
     }
-    CHECK(matches == 1);
+    // A row of five that was shifted by two is its own mirror image where the border is one.
+    CHECK(matches >= 1);
+    CHECK(matches <= (reflect ? 2 : 1));
   }
   CHECK(variants.size() > 10);
+}
+
+TEST_CASE("alternate flips mirror an image in every other epoch, half of all in the first") {
+  const Dataset set = numbered(64);
+  DataLoader loader(
+      set,
+      {.batch = 64, .shuffle = false, .flip = true, .alternate = true, .mean = {0, 0}, .stddev = {1, 1}});
+  const auto epoch = [&] {
+    std::vector<float> pixels;
+    for (const auto& [images, labels] : loader) pixels = images.to_vector();
+    return pixels;
+  };
+  const auto as_it_is = [&](const std::vector<float>& pixels, std::size_t n) {
+    return static_cast<int>(pixels[n * 60] * 255 + 0.5f) == set.images[n * 60];
+  };
+  const std::vector<float> first = epoch(), second = epoch(), third = epoch();
+  int plain = 0;
+  for (std::size_t n = 0; n < 64; ++n) {
+    CHECK(as_it_is(first, n) != as_it_is(second, n));
+    plain += as_it_is(first, n) ? 1 : 0;
+  }
+  CHECK(first == third);
+  CHECK(plain > 16);
+  CHECK(plain < 48);
 }
 
 TEST_CASE("mirrored exchanges left and right, and nothing else") {
@@ -464,6 +502,8 @@ TEST_CASE("numbers too large for what is counted with them are refused, by the c
       {"crop ≥ 0", [&] { loader({.batch = 5, .crop = most}); }},
       {"crop ≥ 0", [&] { loader({.batch = 5, .crop = std::int64_t{1} << 31}); }},
       {"cutout ≥ 0", [&] { loader({.batch = 5, .cutout = most}); }},
+      {"with reflect, crop < 5, got 5", [&] { loader({.batch = 5, .crop = 5, .reflect = true}); }},
+      {"expected flip where alternate is on", [&] { loader({.batch = 5, .alternate = true}); }},
       {"a finite mean",
        [&] {
          loader({.batch = 5, .mean = {0, std::nan("")}});

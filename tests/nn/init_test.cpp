@@ -81,6 +81,29 @@ TEST_CASE("truncated normals have the normal's shape between the cuts") {
   CHECK(std::abs(static_cast<double>(inside) / 20000 - 0.7152) < 0.012);
 }
 
+TEST_CASE("whitened patches are not correlated, and have one mean square but for eps") {
+  // Pixels that follow their neighbours, and channels that follow each other.
+  const Tensor noise = ft::randn({40, 9, 9, 3});
+  const Tensor images = noise + 0.8 * ft::roll(noise, 1, 2) + 0.5 * ft::roll(noise, 1, 3);
+  constexpr double eps = 1e-2;
+  const Tensor filters = nn::whitening(images, {2, 3}, eps);
+  CHECK(filters.shape() == ft::Shape{36, 2, 3, 3});
+  const std::vector<float> weights = filters.to_vector();
+  for (std::size_t i = 0; i < 18 * 18; ++i) CHECK(weights[18 * 18 + i] == -weights[i]);
+
+  const Tensor results = ft::conv2d(images, ft::slice(filters, 0, 0, 18)).reshape({-1, 18});
+  const auto places = static_cast<double>(results.size(0));
+  const std::vector<float> moments = (ft::matmul(ft::transpose(results), results) / places).to_vector();
+  const std::vector<float> sizes = ft::sum(filters * filters, {1, 2, 3}).to_vector();
+  for (std::size_t i = 0; i < 18; ++i) {
+    for (std::size_t j = 0; j < 18; ++j) {
+      const double expected = i == j ? 1 - eps * double{sizes[i]} : 0;  // |filter|² is 1/(λ + eps)
+      CHECK(double{moments[i * 18 + j]} == doctest::Approx(expected).epsilon(1e-4));
+    }
+    if (i > 0) CHECK(sizes[i] >= sizes[i - 1]);
+  }
+}
+
 TEST_CASE("orthogonal weights are so, by rows or by columns") {
   for (const Shape& shape : {Shape{6, 3, 3, 2}, {7, 7}, {40, 3, 3, 1}, {1, 5}}) {
     CAPTURE(shape);
@@ -110,6 +133,19 @@ TEST_CASE("initial values refuse what they cannot make") {
       {"[orthogonal] expected at least two axes and one element, got {0, 3}",
        [] {
          nn::orthogonal({0, 3});
+       }},
+      {"[whitening] expected f32 images {N, H, W, C}, got f32 {2, 2}",
+       [] {
+         nn::whitening(ft::zeros({2, 2}), 2, 1);
+       }},
+      {"[whitening] expected at least one patch, of at most 4096 elements, got kernel {5, 5} and images {1, "
+       "4, 8, 3}",
+       [] {
+         nn::whitening(ft::zeros({1, 4, 8, 3}), 5, 1);
+       }},
+      {"[whitening] expected a finite eps > 0, got 0",
+       [] {
+         nn::whitening(ft::zeros({1, 4, 8, 3}), 2, 0);
        }},
       {"[orthogonal] expected extents ≥ 0",
        [] {

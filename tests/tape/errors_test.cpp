@@ -691,7 +691,7 @@ TEST_CASE("modules: numbers that overflow, and the caller's line from inside con
        {"expected channels ≥ 1"}},
       {"Dropout", [&] { static_cast<void>(net.emplace<ft::nn::Dropout>(2.0)); }, {"expected p in [0, 1)"}},
       {"Conv2d", [] { return ft::nn::BasicBlock({.in = 0, .out = 1}); }, {"expected in ≥ 1"}},
-      {"Conv2d", [] { return ft::nn::ConvNormReLU({.in = 0, .out = 1}); }, {"expected in ≥ 1"}},
+      {"Conv2d", [] { return ft::nn::ConvNorm({.in = 0, .out = 1}); }, {"expected in ≥ 1"}},
       {"ResNet", [] { return ft::nn::ResNet({.width = large}); }, {"expected width", "2^24"}},
       {"ResNet",
        [] { return ft::nn::ResNet({.blocks = std::vector<std::int64_t>(70, 1)}); },
