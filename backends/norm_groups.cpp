@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "core/op/op_list.hpp"
+
 namespace fusetape::backends {
 
 using plan::Graph;
@@ -53,11 +55,13 @@ Support check_norms(const Graph& graph, const NormRoles* norms, int count, std::
 
 Support norm_operands(const Graph& graph, const plan::NormForward& roles,
                       std::initializer_list<DType> dtypes) {
+  if (roles.statistics == plan::Statistics::sample) return refuse({});
   return check_norms(graph, roles.norm, roles.norms, {roles.z, roles.sum, roles.y}, dtypes);
 }
 
 Support norm_operands(const Graph& graph, const plan::NormBackward& roles,
                       std::initializer_list<DType> dtypes) {
+  if (graph.node(roles.norm[0].node).is(ops::group_norm_grad_op)) return refuse({});
   if (roles.recompute && roles.norms != 1) return refuse("two normalisations need their ReLU's output");
   return check_norms(graph, roles.norm, roles.norms, {roles.g, roles.g2, roles.y, roles.masked}, dtypes);
 }

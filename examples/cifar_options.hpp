@@ -1,9 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <fusetape/fusetape.hpp>
-#include <memory>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <string>
 
 #include "command_line.hpp"
@@ -14,7 +12,6 @@ namespace examples {
 struct CifarOptions {
   std::string data;
   std::string out = "runs/resnet_cifar";
-  std::string recipe;
   std::string model = "resnet";
   std::string activation = "relu";
   std::int64_t depth = 20;
@@ -33,6 +30,7 @@ struct CifarOptions {
   std::string flip = "random";
   std::int64_t cutout = 0;
   std::int64_t test_views = 1;
+  std::int64_t test_every = 1;
   std::string schedule = "onecycle";
   std::string fuse;  // empty: as FUSETAPE_FUSE says, or on
   std::string device;
@@ -50,7 +48,7 @@ struct CifarOptions {
 
 /// What the options are where the command line says nothing else.
 inline void use_recipe(CifarOptions& options, const std::string& name) {
-  options.recipe = name;
+  options = {};
   if (name == "paper") {  // He et al. 2015, section 4.2: 64,000 steps, here 164 epochs of 390
     options.epochs = 164, options.lr = 0.1, options.weight_decay = 1e-4, options.schedule = "paper";
     return;
@@ -61,38 +59,44 @@ inline void use_recipe(CifarOptions& options, const std::string& name) {
   options.norm_lr = 64, options.lookahead = true, options.label_smoothing = 0.2;
   options.crop = 2, options.reflect = true, options.flip = "alternate";
   options.schedule = "triangle", options.test_views = 6;
-  if (name == "ninety") options.epochs = 4, options.width = 32;
+  if (name == "ninety") options.epochs = 9, options.test_every = 3;
+}
+
+inline std::int64_t width_of(const CifarOptions& options) {
+  if (options.width > 0) return options.width;
+  return options.model == "resnet" ? 16 : 64;
 }
 
 /// What the numbers of a run depend on: a run is only resumed with the same. Precision is none of it: what a
-/// checkpoint holds is f32 in either. Nor are --test-views, which only judge.
+/// checkpoint holds is f32 in either. Nor are --test-views and --test-every, which only judge.
 inline nlohmann::json recipe_of(const CifarOptions& options, std::int64_t train, std::int64_t test) {
-  return {{"model", options.model},
-          {"activation", options.activation},
-          {"depth", options.depth},
-          {"width", options.width},
-          {"epochs", options.epochs},
-          {"batch", options.batch},
-          {"lr", options.lr},
-          {"momentum", options.momentum},
-          {"weight-decay", options.weight_decay},
-          {"nesterov", options.nesterov},
-          {"norm-lr", options.norm_lr},
-          {"lookahead", options.lookahead},
-          {"label-smoothing", options.label_smoothing},
-          {"crop", options.crop},
-          {"reflect", options.reflect},
-          {"flip", options.flip},
-          {"cutout", options.cutout},
-          {"schedule", options.schedule},
-          {"seed", options.seed},
-          {"data", options.data == "synthetic" ? "synthetic" : "CIFAR-10"},
-          {"limit-train", train},
-          {"limit-test", test}};
+  nlohmann::json recipe = {
+      {"model", options.model},       {"depth", options.depth},
+      {"width", width_of(options)},   {"epochs", options.epochs},
+      {"batch", options.batch},       {"lr", options.lr},
+      {"momentum", options.momentum}, {"weight-decay", options.weight_decay},
+      {"nesterov", options.nesterov}, {"label-smoothing", options.label_smoothing},
+      {"cutout", options.cutout},     {"schedule", options.schedule},
+      {"seed", options.seed},         {"data", options.data == "synthetic" ? "synthetic" : "CIFAR-10"},
+      {"limit-train", train},         {"limit-test", test}};
+  // What runs of earlier versions do not name was as it is by default.
+  const CifarOptions usual;
+  const auto note = [&](const char* flag, const auto& value, const auto& otherwise) {
+    if (value != otherwise) recipe[flag] = value;
+  };
+  note("activation", options.activation, usual.activation);
+  note("norm-lr", options.norm_lr, usual.norm_lr);
+  note("lookahead", options.lookahead, usual.lookahead);
+  note("crop", options.crop, usual.crop);
+  note("reflect", options.reflect, usual.reflect);
+  note("flip", options.flip, usual.flip);
+  note("hold-out", options.hold_out, usual.hold_out);
+  return recipe;
 }
 
-inline void add_cifar_options(CLI::App& app, CifarOptions& options) {
-  const CLI::Range counts(std::int64_t{1}, std::int64_t{1'000'000'000});
+inline const CLI::Range cifar_counts(std::int64_t{1}, std::int64_t{1'000'000'000});
+
+inline void add_model_options(CLI::App& app, CifarOptions& options) {
   app.add_option("--data", options.data, "Folder of CIFAR-10's binary files, or the word synthetic")
       ->required();
   app.add_option("--out", options.out, "Folder for metrics.jsonl and checkpoints")->capture_default_str();
@@ -108,12 +112,17 @@ inline void add_cifar_options(CLI::App& app, CifarOptions& options) {
   app.add_option("--activation", options.activation, "Of resnet")
       ->check(CLI::IsMember({"relu", "gelu", "silu", "mish", "hardswish"}))
       ->capture_default_str();
-  app.add_option("--depth", options.depth, "6n + 2; of resnet only")->check(counts)->capture_default_str();
+  app.add_option("--depth", options.depth, "6n + 2; of resnet only")
+      ->check(cifar_counts)
+      ->capture_default_str();
   app.add_option("--width", options.width,
                  "Channels of the first stage; as published: 16, or 64 of resnet9 and airbench")
-      ->check(counts);
-  app.add_option("--epochs", options.epochs)->check(counts)->capture_default_str();
-  app.add_option("--batch", options.batch)->check(counts)->capture_default_str();
+      ->check(cifar_counts);
+}
+
+inline void add_training_options(CLI::App& app, CifarOptions& options) {
+  app.add_option("--epochs", options.epochs)->check(cifar_counts)->capture_default_str();
+  app.add_option("--batch", options.batch)->check(cifar_counts)->capture_default_str();
   app.add_option("--lr", options.lr, "Learning rate; of onecycle and triangle, the highest")
       ->capture_default_str();
   app.add_option("--momentum", options.momentum)->capture_default_str();
@@ -141,12 +150,18 @@ inline void add_cifar_options(CLI::App& app, CifarOptions& options) {
          "After the last epoch, judge a test image with its mirror image (2), and shifted by a pixel (6)")
       ->check(CLI::IsMember({1, 2, 6}))
       ->capture_default_str();
+  app.add_option("--test-every", options.test_every, "Judge after every so many epochs, and after the last")
+      ->check(cifar_counts)
+      ->capture_default_str();
   app.add_option(
          "--schedule", options.schedule,
          "step: a tenth after each third of the run; paper: after a half and three quarters; triangle: "
          "a line up and one down")
       ->check(CLI::IsMember({"onecycle", "step", "cosine", "paper", "triangle"}))
       ->capture_default_str();
+}
+
+inline void add_run_options(CLI::App& app, CifarOptions& options) {
   app.add_option("--fuse", options.fuse, "on or off")->check(CLI::IsMember({"on", "off"}));
   add_device(app, options.device);
   add_precision(app, options.precision);
@@ -158,18 +173,25 @@ inline void add_cifar_options(CLI::App& app, CifarOptions& options) {
   app.add_flag("--retune", options.retune,
                "With --resume: choose kernels anew, where those of the run cannot run here")
       ->needs("--resume");
-  app.add_option("--steps", options.steps, "Stop after this many steps of the run")->check(counts);
+  app.add_option("--steps", options.steps, "Stop after this many steps of the run")->check(cifar_counts);
   app.add_option("--save-every", options.save_every,
                  "Steps between checkpoints, beside the one of each epoch")
-      ->check(counts);
-  app.add_option("--limit-train", options.limit_train, "Train on the first images only")->check(counts);
-  app.add_option("--limit-test", options.limit_test, "Test on the first images only")->check(counts);
+      ->check(cifar_counts);
+  app.add_option("--limit-train", options.limit_train, "Train on the first images only")->check(cifar_counts);
+  app.add_option("--limit-test", options.limit_test, "Test on the first images only")->check(cifar_counts);
   app.add_option(
          "--hold-out", options.hold_out,
          "Judge by so many of the training images, the last ones, which are then not trained on: to choose "
          "options by")
-      ->check(counts);
+      ->excludes("--limit-test")
+      ->check(cifar_counts);
   app.add_option("--log-steps", options.log_steps, "Write each step's loss to this file, exact to the bit");
+}
+
+inline void add_cifar_options(CLI::App& app, CifarOptions& options) {
+  add_model_options(app, options);
+  add_training_options(app, options);
+  add_run_options(app, options);
 }
 
 }  // namespace examples

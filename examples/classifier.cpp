@@ -1,5 +1,6 @@
 // A classifier with warm-up, cosine, an average of the weights and mixup; classifier.py is the same in
 // PyTorch.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <fusetape/fusetape.hpp>
@@ -16,7 +17,8 @@ namespace {
 constexpr std::int64_t batch = 128, classes = 10;
 
 ft::data::Dataset load(const std::string& folder, ft::data::Split split) {
-  if (folder == "synthetic") return ft::data::synthetic_images({.count = 2'560});
+  if (folder == "synthetic")
+    return ft::data::synthetic_images({.count = 256, .seed = split == ft::data::Split::train ? 1u : 2u});
   return ft::data::cifar10(folder, split);
 }
 

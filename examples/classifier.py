@@ -10,26 +10,28 @@ from torch.optim import swa_utils
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 BATCH, CLASSES = 128, 10
+MEAN, STD = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 0.2435, 0.2616])
 
 
 def load(folder, names):
     records = np.concatenate([np.fromfile(f"{folder}/{name}.bin", np.uint8) for name in names]).reshape(-1, 3073)
-    mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 0.2435, 0.2616])
     images = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32)).float() / 255
-    images = (images - mean[:, None, None]) / std[:, None, None]
+    images = (images - MEAN[:, None, None]) / STD[:, None, None]
     return images.contiguous(memory_format=torch.channels_last), torch.from_numpy(records[:, 0]).long()
 
 
 def augmented(images):
     flip = torch.rand(len(images)) < 0.5
     images = torch.where(flip[:, None, None, None], images.flip(3), images)
-    padded = F.pad(images, (4, 4, 4, 4))
-    y, x = torch.randint(9, (2,))
-    return padded[:, :, y:y + 32, x:x + 32]
+    padded = (-MEAN / STD)[:, None, None].expand(len(images), 3, 40, 40).clone()  # black
+    padded[:, :, 4:36, 4:36] = images
+    offsets = torch.randint(9, (len(images), 2)).tolist()
+    return torch.stack([image[:, y:y + 32, x:x + 32] for image, (y, x) in zip(padded, offsets)])
 
 
 def conv(channels, out, pool=False):
     layers = [nn.Conv2d(channels, out, 3, padding=1, bias=False)]
+    nn.init.kaiming_normal_(layers[0].weight, mode="fan_out", nonlinearity="relu")
     layers += [nn.MaxPool2d(2)] if pool else []
     return nn.Sequential(*layers, nn.BatchNorm2d(out), nn.ReLU())
 
@@ -68,7 +70,8 @@ def main(folder, epochs):
             total += loss.item()
         print(f"epoch {epoch + 1}  loss {total / len(batches):.4f}")
 
-    swa_utils.update_bn((images[i:i + BATCH] for i in range(0, 50 * BATCH, BATCH)), averaged)
+    batches = torch.randperm(len(images)).split(BATCH)[:50]
+    swa_utils.update_bn((augmented(images[indices]) for indices in batches), averaged)
     averaged.eval()
     with torch.no_grad():
         logits = torch.cat([averaged(part) for part in test_images.split(500)])

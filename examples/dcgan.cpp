@@ -70,7 +70,7 @@ void train(std::int64_t steps) {
     adam_g.zero_grad();
     loss_g.backward();
     adam_g.step();
-    if (step % 50 == 0) {
+    if (step % 50 == 0 || step == steps) {
       std::printf("step %lld  discriminator %.4f  generator %.4f\n", static_cast<long long>(step),
                   loss_d.item(), loss_g.item());
     }

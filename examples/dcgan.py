@@ -22,6 +22,8 @@ def down(channels, out):
 def weights_as_published(module):
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, 0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def main(steps):
@@ -52,7 +54,7 @@ def main(steps):
         adam_g.zero_grad()
         loss_g.backward()
         adam_g.step()
-        if step % 50 == 0:
+        if step % 50 == 0 or step == steps:
             print(f"step {step}  discriminator {loss_d.item():.4f}  generator {loss_g.item():.4f}")
 
 

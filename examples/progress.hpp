@@ -62,11 +62,12 @@ class Progress {
   /// The line that an epoch leaves, from its line of metrics.jsonl.
   void say_epoch(const nlohmann::ordered_json& metrics, std::int64_t epochs) {
     const auto number = [&](const char* key) { return metrics.at(key).get<double>(); };
-    char text[200];
-    std::snprintf(text, sizeof text,
-                  "epoch %s  train loss %.4f  train accuracy %.4f  test accuracy %.4f  %s  %.0f images/s",
+    char text[200], tested[40] = "";
+    if (metrics.contains("test_accuracy"))
+      std::snprintf(tested, sizeof tested, "  test accuracy %.4f", number("test_accuracy"));
+    std::snprintf(text, sizeof text, "epoch %s  train loss %.4f  train accuracy %.4f%s  %s  %.0f images/s",
                   of(metrics.at("epoch").get<std::int64_t>(), epochs).c_str(), number("train_loss"),
-                  number("train_accuracy"), number("test_accuracy"), duration_text(number("seconds")).c_str(),
+                  number("train_accuracy"), tested, duration_text(number("seconds")).c_str(),
                   number("images_per_second"));
     say(text);
   }

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "cifar_options.hpp"
+#include "cifar_parts.hpp"
 #include "command_line.hpp"
 #include "progress.hpp"
 #include "run_folder.hpp"
@@ -27,146 +28,12 @@ using Clock = std::chrono::steady_clock;
 
 const Clock::time_point process_start = Clock::now();
 
-using Images = std::shared_ptr<const ft::data::Dataset>;
-
-struct Data {
-  Images train, test;
-};
-
-/// Images first … last − 1.
-ft::data::Dataset part_of(const ft::data::Dataset& all, std::int64_t first, std::int64_t last) {
-  ft::data::Dataset part{.height = all.height,
-                         .width = all.width,
-                         .channels = all.channels,
-                         .classes = all.classes,
-                         .mean = all.mean,
-                         .stddev = all.stddev};
-  part.images.assign(all.images.begin() + first * all.image_bytes(),
-                     all.images.begin() + last * all.image_bytes());
-  part.labels.assign(all.labels.begin() + first, all.labels.begin() + last);
-  return part;
-}
-
-Data load(const CifarOptions& options) {
-  const auto images = [&](ft::data::Split split, std::int64_t limit) {
-    const bool train = split == ft::data::Split::train;
-    if (options.data == "synthetic") {
-      const std::int64_t count = limit > 0 ? limit : (train ? 10'000 : 2'000);
-      return ft::data::synthetic_images({.count = count, .seed = train ? 1u : 2u});
-    }
-    ft::data::Dataset all = ft::data::cifar10(options.data, split);
-    return limit > 0 && limit < all.count() ? part_of(all, 0, limit) : all;
-  };
-  const auto shared = [](ft::data::Dataset set) {
-    return std::make_shared<const ft::data::Dataset>(std::move(set));
-  };
-  ft::data::Dataset train = images(ft::data::Split::train, options.limit_train);
-  if (options.hold_out == 0) {
-    return {.train = shared(std::move(train)),
-            .test = shared(images(ft::data::Split::test, options.limit_test))};
-  }
-  const std::int64_t rest = train.count() - options.hold_out;
-  if (rest < 1) {
-    throw std::runtime_error("--hold-out " + std::to_string(options.hold_out) + " leaves none of " +
-                             std::to_string(train.count()) + " images to train on");
-  }
-  return {.train = shared(part_of(train, 0, rest)), .test = shared(part_of(train, rest, train.count()))};
-}
-
-ft::nn::Function activation_of(const std::string& name) {
-  if (name == "gelu") return ft::gelu;
-  if (name == "silu") return ft::silu;
-  if (name == "mish") return ft::mish;
-  return name == "hardswish" ? ft::hardswish : ft::relu;
-}
-
-/// Some thousands of the images as the loader gives them, without augmentation.
-ft::Tensor some_images(const Images& images) {
-  ft::data::DataLoader loader(
-      images, ft::data::DataLoaderOptions::evaluation(std::min<std::int64_t>(images->count(), 5000)));
-  return loader.begin()->images;
-}
-
-std::unique_ptr<ft::nn::Module> make_model(const CifarOptions& options, const Data& data) {
-  const std::int64_t width = options.width;
-  if (options.model == "resnet9")
-    return std::make_unique<ft::nn::ResNet9>(ft::nn::ResNet9::Options{.width = width > 0 ? width : 64});
-  if (options.model == "airbench") {
-    auto model =
-        std::make_unique<ft::nn::Airbench>(ft::nn::Airbench::Options{.width = width > 0 ? width : 64});
-    model->whiten(some_images(data.train));
-    return model;
-  }
-  return std::make_unique<ft::nn::ResNet>(
-      ft::nn::resnet_cifar({.depth = options.depth,
-                            .width = width > 0 ? width : 16,
-                            .activation = activation_of(options.activation)}));
-}
-
-ft::optim::SGDOptions sgd_options(const CifarOptions& options) {
-  ft::optim::SGDOptions sgd{.lr = options.lr,
-                            .momentum = options.momentum,
-                            .weight_decay = options.weight_decay,
-                            .nesterov = options.nesterov};
-  if (options.lookahead) sgd.lookahead = {.every = 5, .share = 1};
-  if (options.norm_lr != 1) {
-    const auto is_of_norm = [](const ft::Parameter& p) {
-      return p.shape().rank() == 1 && p.name().find("norm") != std::string::npos;
-    };
-    sgd.groups = {{.where = is_of_norm,
-                   .lr_factor = options.norm_lr,
-                   .weight_decay = options.weight_decay / options.norm_lr}};
-  }
-  return sgd;
-}
-
-ft::optim::Schedule make_schedule(const CifarOptions& options, ft::optim::Optimizer& optimizer,
-                                  std::int64_t steps) {
-  if (options.schedule == "onecycle")
-    return ft::optim::OneCycleLR(optimizer, {.max_lr = options.lr, .total_steps = steps});
-  if (options.schedule == "cosine") return ft::optim::CosineLR(optimizer, {.total_steps = steps});
-  if (options.schedule == "paper")
-    return ft::optim::MultiStepLR(optimizer, {.milestones = {steps / 2, steps * 3 / 4}});
-  if (options.schedule == "triangle") {  // from 0.2 of the rate up in 23 % of the steps, then down to 0.07
-    const std::int64_t rise = steps * 23 / 100, fall = steps - rise;
-    const auto to_zero = std::max<std::int64_t>(fall * 100 / 93, 1);
-    const ft::optim::PolynomialLR down(optimizer, {.total_steps = to_zero});
-    if (rise == 0) return down;
-    return ft::optim::LinearWarmup(optimizer, down, {.steps = rise, .start_factor = 0.2});
-  }
-  return ft::optim::StepLR(optimizer, {.step_size = std::max<std::int64_t>(steps / 3, 1)});
-}
-
-/// How many of the batch's labels the logits get right, as a scalar.
-ft::Tensor count_correct(const ft::Tensor& logits, const ft::Tensor& labels) {
-  return ft::sum(ft::cast(ft::equal(ft::argmax(logits), labels), ft::DType::f32));
-}
-
-/// The image {N, H, W, C} one pixel further on, down and right, or up and left; mirrored at the border.
-ft::Tensor shifted(ft::Tensor x, bool forward) {
-  for (const int axis : {1, 2}) {
-    const std::int64_t size = x.size(axis);
-    x = forward ? ft::concat({ft::slice(x, axis, 1, 2), ft::slice(x, axis, 0, size - 1)}, axis)
-                : ft::concat({ft::slice(x, axis, 1, size), ft::slice(x, axis, size - 2, size - 1)}, axis);
-  }
-  return x;
-}
-
-/// Over an image, with 2 views its mirror image, too, with 6 both shifted one pixel in two directions, half
-/// as much each.
-ft::Tensor logits_of_views(ft::nn::Module& model, const ft::Tensor& images, std::int64_t views) {
-  if (views == 1) return model(images);
-  const auto both = [&](const ft::Tensor& x) { return model(x) + model(ft::flip(x, 2)); };
-  if (views == 2) return both(images);
-  return both(images) + (both(shifted(images, true)) + both(shifted(images, false))) * 0.5;
-}
-
 class Run {
  public:
-  Run(const CifarOptions& options, const Data& data)
+  Run(const CifarOptions& options, const examples::CifarData& data)
       : options_(options),
-        recipe_(recipe_of(options, data.train->count(), data.test->count())),
-        model_(make_model(options, data)),
+        recipe_(examples::recipe_of(options, data.train->count(), data.test->count())),
+        model_(examples::make_model(options, data)),
         loader_(data.train, {.batch = options.batch,
                              .crop = options.crop,
                              .reflect = options.reflect,
@@ -175,8 +42,8 @@ class Run {
                              .cutout = options.cutout,
                              .seed = options.seed}),
         test_loader_(data.test, ft::data::DataLoaderOptions::evaluation()),
-        sgd_(model_->parameters(), sgd_options(options)),
-        schedule_(make_schedule(options, sgd_, options.epochs * loader_.batches())),
+        sgd_(model_->parameters(), examples::sgd_options(options)),
+        schedule_(examples::make_schedule(options, sgd_, options.epochs * loader_.batches())),
         last_step_(options.epochs * loader_.batches()),
         folder_(options.out, options.resume) {
     if (options.steps > 0) last_step_ = std::min(last_step_, options.steps);
@@ -186,6 +53,8 @@ class Run {
     begin();
     while (loader_.epoch() < options_.epochs && !stopped()) {
       const std::int64_t epoch = loader_.epoch() + 1;
+      // Only this bias asks for the next convolution's input gradient, and soon it has found its place.
+      if (options_.model == "airbench") model_->parameter("whitening.bias").set_requires_grad(epoch <= 3);
       clock_ = Clock::now();
       for (const auto& [images, labels] : loader_) {
         train_step(images, labels);
@@ -209,7 +78,7 @@ class Run {
   /// How much of the way from the slow weights to the weights these go: all of it, and a quarter at the end.
   double lookahead_share() const {
     const double done =
-        static_cast<double>(state_.step) / static_cast<double>(options_.epochs * loader_.batches());
+        static_cast<double>(state_.step + 1) / static_cast<double>(options_.epochs * loader_.batches());
     return 1 - std::pow(0.95, 5) * done * done * done;
   }
   void show_progress(std::int64_t epoch);
@@ -278,7 +147,7 @@ void Run::train_step(const ft::Tensor& images, const ft::Tensor& labels) {
   {
     const ft::Tensor logits = (*model_)(images);
     loss = ft::cross_entropy(logits, labels, {.label_smoothing = options_.label_smoothing});
-    correct = count_correct(logits, labels);
+    correct = examples::count_correct(logits, labels);
   }
   sgd_.zero_grad();
   if (options_.lookahead) sgd_.set_lookahead_share(lookahead_share());
@@ -329,29 +198,29 @@ double Run::evaluate(std::int64_t views) {
   model_->eval();
   double correct = 0;
   for (const auto& [images, labels] : test_loader_)
-    correct += count_correct(logits_of_views(*model_, images, views), labels).item();
+    correct += examples::count_correct(examples::logits_of_views(*model_, images, views), labels).item();
   model_->train();
   return correct / static_cast<double>(test_loader_.images());
 }
 
 void Run::finish_epoch(std::int64_t epoch) {
   const std::int64_t views = epoch == options_.epochs ? options_.test_views : 1;
-  const double test_accuracy = evaluate(views);
+  const bool is_tested = epoch == options_.epochs || epoch % options_.test_every == 0;
+  const double test_accuracy = is_tested ? evaluate(views) : state_.test_accuracy;
   const std::chrono::duration<double> elapsed = Clock::now() - process_start;
   const auto images = static_cast<double>(state_.images);
-  const nlohmann::ordered_json metrics = {{"epoch", epoch},
-                                          {"precision", options_.precision},
-                                          {"train_loss", state_.loss_sum / images},
-                                          {"train_accuracy", state_.correct / images},
-                                          {"test_accuracy", test_accuracy},
-                                          {"test_views", views},
-                                          {"elapsed_seconds", elapsed.count()},
-                                          {"seconds", state_.seconds},
-                                          {"images_per_second", images / state_.seconds}};
+  nlohmann::ordered_json metrics = {{"epoch", epoch},
+                                    {"precision", options_.precision},
+                                    {"train_loss", state_.loss_sum / images},
+                                    {"train_accuracy", state_.correct / images},
+                                    {"elapsed_seconds", elapsed.count()},
+                                    {"seconds", state_.seconds},
+                                    {"images_per_second", images / state_.seconds}};
+  if (is_tested) metrics.update({{"test_accuracy", test_accuracy}, {"test_views", views}});
   folder_.append_metrics(metrics);
   progress_.say_epoch(metrics, options_.epochs);
 
-  const bool better = test_accuracy > state_.best_accuracy;
+  const bool better = is_tested && test_accuracy > state_.best_accuracy;
   state_ = {.step = state_.step,
             .best_accuracy = better ? test_accuracy : state_.best_accuracy,
             .best_epoch = better ? epoch : state_.best_epoch,
@@ -378,7 +247,7 @@ void train(const CifarOptions& options) {
   if (!options.fuse.empty()) ft::set_fusion(options.fuse == "on");
   const ft::Autocast cast(examples::dtype_of(options.precision));
   ft::manual_seed(options.seed);
-  Run(options, load(options)).train();
+  Run(options, examples::load_cifar(options)).train();
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ struct RunState {
   std::int64_t step = 0;  ///< optimizer steps done
   double best_accuracy = -1;
   std::int64_t best_epoch = 0;
-  double test_accuracy = -1;  ///< of the last whole epoch
+  double test_accuracy = -1;  ///< of the last epoch that was judged
   double loss_sum = 0;        ///< over the images of this epoch
   double correct = 0;
   std::int64_t images = 0;
@@ -114,11 +114,15 @@ class RunFolder {
 
   void require_same(const nlohmann::json& recipe, const nlohmann::json& before) const {
     for (const auto& [flag, value] : recipe.items()) {
-      if (!before.contains(flag)) throw cannot("resume", last(), "it is from before there was --" + flag);
+      if (!before.contains(flag)) throw cannot("resume", last(), "it was made without --" + flag);
       if (before.at(flag) != value) {
         throw cannot("resume", last(),
                      "it was made with --" + flag + " " + before.at(flag).dump() + ", not " + value.dump());
       }
+    }
+    for (const auto& [flag, value] : before.items()) {
+      if (!recipe.contains(flag))
+        throw cannot("resume", last(), "it was made with --" + flag + " " + value.dump());
     }
   }
 

@@ -26,7 +26,8 @@ void train(std::int64_t steps) {
     loss.backward();
     adam.step();
     schedule.step();
-    if (step % 50 == 0) std::printf("step %lld  loss %.4f\n", static_cast<long long>(step), loss.item());
+    if (step % 50 == 0 || step == steps)
+      std::printf("step %lld  loss %.4f\n", static_cast<long long>(step), loss.item());
   }
 
   model.eval();

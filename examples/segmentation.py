@@ -35,10 +35,18 @@ class UNet(nn.Module):
         return self.head(y)
 
 
+def as_in_fusetape(module):
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def main(steps):
     torch.manual_seed(1)
     random = np.random.default_rng(1)
     model = UNet(width=16, depth=3, classes=CLASSES)
+    model.apply(as_in_fusetape)
     adam = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for step in range(1, steps + 1):
@@ -48,7 +56,7 @@ def main(steps):
         loss.backward()
         adam.step()
         schedule.step()
-        if step % 50 == 0:
+        if step % 50 == 0 or step == steps:
             print(f"step {step}  loss {loss.item():.4f}")
 
     model.eval()

@@ -63,13 +63,15 @@ Tensor whitening(const Tensor& images, Size2d kernel, double eps, Location at) {
     ++patches;
   });
   for (double& element : matrix) element /= patches;
+  require(std::all_of(matrix.begin(), matrix.end(), [](double m) { return std::isfinite(m); }),
+          "finite images", "a NaN or an infinity among them", at);
 
   // By columns, as the solver reads it, this is an upper triangle; it leaves an eigenvector in each row.
   std::vector<double> work(size * 34);
   const int work_size = order * 34;
   int info = 0;
   dsyev_("V", "U", &order, matrix.data(), &order, eigenvalues.data(), work.data(), &work_size, &info);
-  require(info == 0, "finite images", "a matrix that has no eigenvalues", at);
+  require(info == 0, "moments that have eigenvalues", "none", at);
 
   std::vector<float> filters(2 * size * size);
   for (std::size_t filter = 0; filter < size; ++filter) {

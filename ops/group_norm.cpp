@@ -162,6 +162,10 @@ Tensor normalised(const char* name, Tensor x, const Operand& gamma, const Operan
   return std::move(all[0]);
 }
 
+using enum core::NormRole;
+constexpr core::NormSignature group_norm_roles{{x, gamma, beta}, {none, mean, inv_std}};
+constexpr core::NormSignature group_norm_grad_roles{{none, x, gamma, mean, inv_std}, {dx, dgamma, dbeta}};
+
 }  // namespace
 
 constinit const OpDef group_norm_op{.name = "group_norm",
@@ -169,13 +173,15 @@ constinit const OpDef group_norm_op{.name = "group_norm",
                                     .gradient = gradient_group_norm,
                                     .saves_inputs = bit(0) | bit(1),
                                     .saves_outputs = bit(1) | bit(2),
-                                    .reference = reference_group_norm};
+                                    .reference = reference_group_norm,
+                                    .norm = &group_norm_roles};
 constinit const OpDef group_norm_grad_op{.name = "group_norm_grad",
                                          .infer = infer_group_norm_grad,
                                          .gradient = gradient_group_norm_grad,
                                          .saves_inputs = bit(0) | bit(1) | bit(2) | bit(3) | bit(4),
                                          .reference = reference_group_norm_grad,
-                                         .differentiable_outputs = bit(0) | bit(1) | bit(2)};
+                                         .differentiable_outputs = bit(0) | bit(1) | bit(2),
+                                         .norm = &group_norm_grad_roles};
 
 }  // namespace fusetape::ops
 

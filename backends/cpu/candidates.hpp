@@ -28,7 +28,7 @@ std::span<const Candidate> matrix_products();  ///< matmul: oneDNN f32, OpenBLAS
 }  // namespace matmul
 namespace norm {
 std::span<const Candidate> batch_norms();  ///< batch_norm and its gradient, alone and with add and ReLU
-std::span<const Candidate> group_norms();  ///< group_norm and its gradient
+std::span<const Candidate> group_norms();  ///< group_norm and its gradient, with a sum and an activation
 std::span<const Candidate> bias_relu_gradients();  ///< g·[y>0] and its sum over pixels
 std::span<const Candidate> relu_masks();           ///< a ReLU's mask as bits, and its gradient
 }  // namespace norm

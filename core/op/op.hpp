@@ -232,7 +232,7 @@ struct OpDef {
   /// How often whole tensors are read or written beside what the operands tell; negative for operands that
   /// are no whole tensors: a convolution's weights.
   double extra_passes = 0;
-  const NormSignature* norm = nullptr;  ///< batch norms
+  const NormSignature* norm = nullptr;  ///< batch and group norms
   /// A pointwise op of one tensor that other kernels may compute of what they write.
   bool activation = false;
   /// The gradient of such an op: of g and the activation's output, if that saves it, else its input; then the

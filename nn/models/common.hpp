@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/numerics/number_text.hpp"
 #include "fusetape/error.hpp"
 #include "fusetape/nn.hpp"
 
@@ -26,6 +27,15 @@ inline auto requirement(const char* op, Location at) {
 inline constexpr std::size_t most_stages = 32;
 inline constexpr std::int64_t most_blocks = 10000;
 inline constexpr std::int64_t most_channels = std::int64_t{1} << 24;
+
+/// f(x); x where there is none.
+inline Tensor activated(Function f, const Tensor& x, Location at) { return f != nullptr ? f({x, at}) : x; }
+
+/// Of dropping something.
+inline void check_probability(const char* op, const char* name, double p, Location at) {
+  if (p >= 0 && p < 1) return;
+  throw Error(op, std::string("expected ") + name + " in [0, 1), got " + core::number_text(p), at);
+}
 
 inline bool is_count_of_channels(std::int64_t count) { return count >= 1 && count <= most_channels; }
 

@@ -1,9 +1,20 @@
 #include "fusetape/models/conv_norm.hpp"
 
+#include "nn/models/common.hpp"
+
 namespace fusetape::nn {
+namespace {
+
+ConvNorm::Options checked(ConvNorm::Options options, Location at) {
+  requirement("ConvNorm", at)(options.kernel >= 1 && options.kernel % 2 == 1, "an odd kernel",
+                              options.kernel);
+  return options;
+}
+
+}  // namespace
 
 ConvNorm::ConvNorm(Options options, Location at)
-    : conv_({.in = options.in,
+    : conv_({.in = checked(options, at).in,
              .out = options.out,
              .kernel = options.kernel,
              .stride = options.stride,
@@ -24,7 +35,7 @@ Tensor ConvNorm::forward(const Tensor& x) {
   Tensor y = conv_(x, at);
   if (pool_) y = max_pool2d({y, at}, 2);
   if (bn_) y = (*bn_)(y, at);
-  return activation_ != nullptr ? activation_({y, at}) : y;
+  return activated(activation_, y, at);
 }
 
 }  // namespace fusetape::nn

@@ -1,6 +1,5 @@
 #include "fusetape/models/convnext.hpp"
 
-#include <algorithm>
 #include <numeric>
 
 #include "nn/models/common.hpp"
@@ -14,6 +13,7 @@ ConvNeXt::Options checked(ConvNeXt::Options options, Location at) {
   const auto require = requirement("ConvNeXt", at);
   check_blocks(require, options.blocks);
   check_sizes(require, options);
+  check_probability("ConvNeXt", "drop_path", options.drop_path, at);
   require(options.patch >= 1 && options.patch <= 1024, "patch ≥ 1 and ≤ 1024", options.patch);
   return options;
 }
@@ -62,7 +62,7 @@ ConvNeXt::ConvNeXt(Options options, Location at)
       stage.emplace<Conv2d>({.in = width / 2, .out = width, .kernel = 2, .stride = 2}, at);
     }
     for (std::int64_t b = 0; b < options.blocks[s]; ++b, ++number) {
-      const double share = static_cast<double>(number) / static_cast<double>(std::max<std::int64_t>(last, 1));
+      const double share = last == 0 ? 1 : static_cast<double>(number) / static_cast<double>(last);
       stage.emplace<ConvNeXtBlock>({.width = width, .drop_path = share * options.drop_path}, at);
     }
   }

@@ -35,6 +35,9 @@ std::int64_t last_width(double width) { return scaled(1280, std::max(width, 1.0)
 
 InvertedResidual::InvertedResidual(Options options, Location at)
     : adds_(options.stride == 1 && options.in == options.out) {
+  const auto require = requirement("InvertedResidual", at);
+  require(is_count_of_channels(options.in), "in ≥ 1 and ≤ 2^24", options.in);
+  require(options.expand >= 1 && options.expand <= 1024, "expand ≥ 1 and ≤ 1024", options.expand);
   const std::int64_t hidden = options.in * options.expand;
   if (options.expand != 1) {
     layers_.emplace<ConvNorm>(

@@ -12,6 +12,12 @@ ResNet::Options checked(ResNet::Options options, Location at) {
   return options;
 }
 
+Bottleneck::Options checked(Bottleneck::Options options, Location at) {
+  requirement("Bottleneck", at)(options.out >= 4 && options.out % 4 == 0, "out to be a multiple of 4",
+                                options.out);
+  return options;
+}
+
 std::int64_t stage_width(const ResNet::Options& options, std::size_t stage) {
   return (options.bottleneck ? 4 : 1) * (options.width << stage);
 }
@@ -48,12 +54,12 @@ BasicBlock::BasicBlock(Options options, Location at)
 
 Tensor BasicBlock::forward(const Tensor& x) {
   const Location at = here();
-  const Tensor y = bn2_(conv2_(activation_({bn1_(conv1_(x, at), at), at}), at), at);
-  return activation_({add({y, at}, {shortcut_ ? (*shortcut_)(x, at) : x, at}), at});
+  const Tensor y = bn2_(conv2_(activated(activation_, bn1_(conv1_(x, at), at), at), at), at);
+  return activated(activation_, add({y, at}, {shortcut_ ? (*shortcut_)(x, at) : x, at}), at);
 }
 
 Bottleneck::Bottleneck(Options options, Location at)
-    : conv1_(convolution(options.in, options.out / 4, 1), at),
+    : conv1_(convolution(checked(options, at).in, options.out / 4, 1), at),
       bn1_(options.out / 4, {}, at),
       conv2_(convolution(options.out / 4, options.out / 4, 3, options.stride), at),
       bn2_(options.out / 4, {}, at),
@@ -78,10 +84,10 @@ Bottleneck::Bottleneck(Options options, Location at)
 
 Tensor Bottleneck::forward(const Tensor& x) {
   const Location at = here();
-  Tensor y = activation_({bn1_(conv1_(x, at), at), at});
-  y = activation_({bn2_(conv2_(y, at), at), at});
+  Tensor y = activated(activation_, bn1_(conv1_(x, at), at), at);
+  y = activated(activation_, bn2_(conv2_(y, at), at), at);
   y = bn3_(conv3_(y, at), at);
-  return activation_({add({y, at}, {shortcut_ ? (*shortcut_)(x, at) : x, at}), at});
+  return activated(activation_, add({y, at}, {shortcut_ ? (*shortcut_)(x, at) : x, at}), at);
 }
 
 ResNet::ResNet(Options options, Location at)
@@ -120,7 +126,7 @@ ResNet::ResNet(Options options, Location at)
 
 Tensor ResNet::forward(const Tensor& x) {
   const Location at = here();
-  Tensor stem = activation_({bn1_(conv1_(x, at), at), at});
+  Tensor stem = activated(activation_, bn1_(conv1_(x, at), at), at);
   if (pool_) stem = (*pool_)(stem, at);
   return fc_(global_avg_pool({stages_(stem, at), at}), at);
 }

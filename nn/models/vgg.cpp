@@ -12,6 +12,7 @@ VGG::Options checked(VGG::Options options, Location at) {
   require(options.depth == 11 || options.depth == 13 || options.depth == 16 || options.depth == 19,
           "a depth of 11, 13, 16 or 19", options.depth);
   require(options.hidden >= 0 && options.hidden <= most_channels, "hidden ≥ 0 and ≤ 2^24", options.hidden);
+  check_probability("VGG", "dropout", options.dropout, at);
   check_sizes(require, options);
   return options;
 }

@@ -53,7 +53,7 @@ TransformerBlock::TransformerBlock(Options options, Location at)
 
 /// {N, L, width} → the same. One product makes q, k and v of all heads.
 Tensor TransformerBlock::attention(const Tensor& x, Location at) {
-  const std::int64_t count = x.size(0), length = x.size(1), width = x.size(2);
+  const std::int64_t count = x.size(0, at), length = x.size(1, at), width = x.size(2, at);
   const Shape by_head{count, length, 3, heads_, width / heads_};
   const Tensor qkv = transpose({reshape({qkv_(x, at), at}, by_head), at}, {2, 0, 3, 1, 4});
   const auto part = [&](std::int64_t i) { return squeeze({slice({qkv, at}, 0, i, i + 1), at}, 0); };

@@ -30,7 +30,7 @@ WideBlock::WideBlock(Options options, Location at)
     const Conv2d::Options projection = convolution(options.in, options.out, 1, options.stride);
     register_child("shortcut", shortcut_.emplace(projection, at));
   }
-  if (options.dropout > 0) register_child("dropout", dropout_.emplace(options.dropout, at));
+  if (options.dropout != 0) register_child("dropout", dropout_.emplace(options.dropout, at));
 }
 
 Tensor WideBlock::forward(const Tensor& x) {

@@ -346,6 +346,8 @@ TEST_CASE("alternate flips mirror an image in every other epoch, half of all in 
     plain += as_it_is(first, n) ? 1 : 0;
   }
   CHECK(first == third);
+  loader.set_state({.seed = 0, .epoch = 7, .position = 0});
+  CHECK(epoch() == second);
   CHECK(plain > 16);
   CHECK(plain < 48);
 }

@@ -143,6 +143,10 @@ TEST_CASE("initial values refuse what they cannot make") {
        [] {
          nn::whitening(ft::zeros({1, 4, 8, 3}), 5, 1);
        }},
+      {"[whitening] expected finite images, got a NaN or an infinity among them",
+       [] {
+         nn::whitening(ft::full({1, 2, 2, 1}, std::nan("")), 1, 1);
+       }},
       {"[whitening] expected a finite eps > 0, got 0",
        [] {
          nn::whitening(ft::zeros({1, 4, 8, 3}), 2, 0);

@@ -277,21 +277,22 @@ struct Act {
   std::function<Tensor(const Tensor&)> of;
   const char* gradient;  ///< its op; nullptr: of several
 };
+const Act acts[] = {
+    {"relu6", [](const Tensor& x) { return relu6(x); }, "relu6_grad"},
+    {"clamp", [](const Tensor& x) { return clamp(x, -0.75, 0.5); }, "clamp_grad"},
+    {"leaky_relu", [](const Tensor& x) { return leaky_relu(x, 0.125); }, "leaky_relu_grad"},
+    {"elu", [](const Tensor& x) { return elu(x, 0.75); }, "elu_grad"},
+    {"sigmoid", [](const Tensor& x) { return sigmoid(x); }, "sigmoid_grad"},
+    {"tanh", [](const Tensor& x) { return tanh(x); }, "tanh_grad"},
+    {"gelu", [](const Tensor& x) { return gelu(x); }, "gelu_grad"},
+    {"silu", [](const Tensor& x) { return silu(x); }, "silu_grad"},
+    {"mish", [](const Tensor& x) { return mish(x); }, "mish_grad"},
+    {"hardsigmoid", [](const Tensor& x) { return hardsigmoid(x); }, "hardsigmoid_grad"},
+    {"hardswish", [](const Tensor& x) { return hardswish(x); }, "hardswish_grad"},
+    {"softplus", [](const Tensor& x) { return softplus(x); }, nullptr},
+};
+
 void add_activated_norms(Cases& cases) {
-  const Act acts[] = {
-      {"relu6", [](const Tensor& x) { return relu6(x); }, "relu6_grad"},
-      {"clamp", [](const Tensor& x) { return clamp(x, -0.75, 0.5); }, "clamp_grad"},
-      {"leaky_relu", [](const Tensor& x) { return leaky_relu(x, 0.125); }, "leaky_relu_grad"},
-      {"elu", [](const Tensor& x) { return elu(x, 0.75); }, "elu_grad"},
-      {"sigmoid", [](const Tensor& x) { return sigmoid(x); }, "sigmoid_grad"},
-      {"tanh", [](const Tensor& x) { return tanh(x); }, "tanh_grad"},
-      {"gelu", [](const Tensor& x) { return gelu(x); }, "gelu_grad"},
-      {"silu", [](const Tensor& x) { return silu(x); }, "silu_grad"},
-      {"mish", [](const Tensor& x) { return mish(x); }, "mish_grad"},
-      {"hardsigmoid", [](const Tensor& x) { return hardsigmoid(x); }, "hardsigmoid_grad"},
-      {"hardswish", [](const Tensor& x) { return hardswish(x); }, "hardswish_grad"},
-      {"softplus", [](const Tensor& x) { return softplus(x); }, nullptr},
-  };
   for (const Act& act : acts) {
     const std::string name = act.name;
     const auto of = act.of;
@@ -341,6 +342,112 @@ void add_activated_norms(Cases& cases) {
                      },
                      {.groups = {"batch_norm+add+" + name}}});
   }
+}
+
+// ---- group and layer norm with what follows them ----
+
+/// x, γ, β and z.
+std::vector<Input> group_norm_inputs(const Shape& x) {
+  return {real(x), scale(x.back()), shift(x.back()), real(x)};
+}
+
+void add_group_norms(Cases& cases) {
+  struct Norm {
+    Shape x;
+    std::int64_t groups;  ///< 0: layer norm
+  };
+  // The first two, for some activations: more than one thread; more channels than are rounded at a time.
+  const Norm norms[] = {{{3, 17, 19, 48}, 6}, {{2, 3, 3, 520}, 4}, {{3, 5}, 1},    {{2, 7, 5, 6}, 3},
+                        {{5, 9, 8, 17}, 17},  {{3, 4, 4, 24}, 4},  {{2, 6, 40}, 0}};
+  std::vector<Act> all(std::begin(acts), std::end(acts));
+  all.push_back({"relu", [](const Tensor& x) { return relu(x); }, "relu_grad"});
+  for (const Act& act : all) {
+    const std::string name = act.name;
+    const auto of = act.of;
+    const auto with = [&](const char* forward) {
+      std::vector<std::string> groups{forward + name};
+      if (act.gradient != nullptr) groups.push_back(act.gradient + std::string("+group_norm_grad"));
+      return Flags{.groups = groups};
+    };
+    const bool of_all_kinds = name == "relu" || name == "gelu" || name == "sigmoid";
+    for (const Norm& n : norms) {
+      if (n.x.elements() > 8192 && !of_all_kinds) continue;
+      const auto norm_of = [n](In in) {
+        return n.groups == 0 ? layer_norm(in[0], in[1], in[2], 1e-2)
+                             : group_norm(in[0], n.groups, in[1], in[2], 1e-2);
+      };
+      const std::string shape = named("", n.x) + " in " + std::to_string(n.groups);
+      const std::vector<Input> inputs = group_norm_inputs(n.x);
+      std::vector<std::string> forked{"group_norm+" + name};
+      if (act.gradient != nullptr) forked.push_back("add+" + std::string(act.gradient) + "+group_norm_grad");
+      cases.push_back({"gn+" + name + shape,
+                       {inputs[0], inputs[1], inputs[2]},
+                       [=](In in) { return of(norm_of(in)); },
+                       with("group_norm+")});
+      cases.push_back({"gn+add+" + name + shape, inputs, [=](In in) { return of(norm_of(in) + in[3]); },
+                       with("group_norm+add+")});
+      cases.push_back({"gn+" + name + ", the normalised value and the result are read elsewhere" + shape,
+                       {inputs[0], inputs[1], inputs[2]},
+                       [=](In in) {
+                         const Tensor y = norm_of(in), a = of(y);
+                         return Results{a * 0.5, y * 0.25};
+                       },
+                       {.groups = {"group_norm+" + name}}});
+      cases.push_back({"gn+add+" + name + ", the sum is read elsewhere" + shape,
+                       inputs,
+                       [=](In in) {
+                         const Tensor y = norm_of(in) + in[3], a = of(y);
+                         return Results{a * 0.5, y * 0.25};
+                       },
+                       {.groups = {"group_norm+add+" + name}}});
+      cases.push_back({"gn+add(x)+" + name + shape,
+                       {inputs[0], inputs[1], inputs[2]},
+                       [=](In in) { return of(norm_of(in) + in[0]); },
+                       {.groups = {"group_norm+add+" + name}}});
+      cases.push_back({"gn+" + name + " before a fork" + shape,
+                       inputs,
+                       [=](In in) {
+                         const Tensor a = of(norm_of(in));
+                         return Results{a * in[3], a * 0.5};
+                       },
+                       {.groups = forked}});
+      cases.push_back({"gn+" + name + ", x is made before" + shape,
+                       {inputs[0], inputs[1], inputs[2]},
+                       [=](In in) {
+                         const Tensor x = in[0] * 2.0;
+                         return of(norm_of({x, in[1], in[2]}));
+                       },
+                       with("group_norm+")});
+      cases.push_back({"gn+" + name + ", x needs no gradient" + shape,
+                       {constant(inputs[0]), inputs[1], inputs[2]},
+                       [=](In in) { return of(norm_of(in)); },
+                       with("group_norm+")});
+    }
+  }
+  const std::vector<Input> inputs = group_norm_inputs({2, 3, 4, 6});
+  cases.push_back({"gn+add",
+                   inputs,
+                   [](In in) { return group_norm(in[0], 2, in[1], in[2]) + in[3]; },
+                   {.groups = {"group_norm+add"}}});
+  cases.push_back(
+      {"gn+gn+add+relu",
+       inputs,
+       [](In in) { return relu(group_norm(in[0], 2, in[1], in[2]) + group_norm(in[3], 3, in[1], in[2])); },
+       {.groups = {"group_norm+add+relu", "relu_grad+group_norm_grad"}}});
+  cases.push_back({"gn+bn+add+relu: the batch norm takes the sum",
+                   inputs,
+                   [](In in) {
+                     const Tensor normed = batch_norm(in[3], in[1], in[2], {.eps = 1e-2});
+                     return relu(group_norm(in[0], 2, in[1], in[2]) + normed);
+                   },
+                   {.groups = {"batch_norm+add+relu", "relu_grad+batch_norm_grad"}}});
+  cases.push_back({"gn+relu in front of bn",
+                   {inputs[0], inputs[1], inputs[2]},
+                   [](In in) {
+                     const Tensor y = relu(group_norm(in[0], 2, in[1], in[2]));
+                     return batch_norm(y, in[1], in[2], {.eps = 1e-2});
+                   },
+                   {.groups = {"group_norm+relu", "relu_grad+group_norm_grad"}}});
 }
 
 // ---- max pooling of a batch norm's ReLU ----
@@ -445,8 +552,8 @@ void add_blocks(Cases& cases) {
 
 std::vector<OpCase> fused_cases() {
   Cases norms, cases;
-  for (const auto add :
-       {add_norms, add_odd_norms, add_norms_with_readers, add_pooled_norms, add_activated_norms})
+  for (const auto add : {add_norms, add_odd_norms, add_norms_with_readers, add_pooled_norms,
+                         add_activated_norms, add_group_norms})
     add(norms);
   for (OpCase& norm : norms) {
     norm.flags.same_bits_bf16 = true;

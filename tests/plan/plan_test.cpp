@@ -225,6 +225,43 @@ TEST_CASE("an activation rides with its norm, and backward keeps neither's outpu
   }
 }
 
+TEST_CASE("an activation rides with a group norm at every retention, and backward keeps neither's output") {
+  const OnBackend backend("cpu");
+  const ft::Retention before = ft::retention();
+  for (const ft::Retention retention :
+       {ft::Retention::fastest, ft::Retention::balanced, ft::Retention::smallest}) {
+    ft::set_retention(retention);
+    for (Tensor (*const of)(ft::Operand) : {ft::relu, ft::sigmoid, ft::gelu}) {
+      const Tensor x = ft::variable(ft::ones({2, 6, 6, 16})), gamma = ft::variable(ft::full({16}, 1)),
+                   beta = ft::variable(ft::full({16}, 0));
+      const Tensor y = ft::sum(of(ft::group_norm(x, 4, gamma, beta)));
+      const std::vector<Tensor> gradients = ft::grad({y}, {x, gamma, beta});
+      ft::materialize();
+      CHECK(groups("forward")[0].starts_with("group_norm+"));
+      CHECK(groups("backward").back().ends_with("_grad+group_norm_grad"));
+      CHECK(ft::explain().kept_bytes < 1024);  // the statistics
+    }
+  }
+  ft::set_retention(before);
+}
+
+TEST_CASE("a norm's gradient by its own x does not lie over x while that is read") {
+  const OnBackend backend("cpu");
+  std::vector<std::vector<float>> found[2];
+  for (const bool fused : {true, false}) {
+    const Fusion mode(fused);
+    ft::manual_seed(3);
+    const Tensor a = ft::variable(ft::randn({2, 4, 4, 6})), gamma = ft::variable(ft::rand({6}) + 0.5),
+                 beta = ft::variable(ft::randn({6}));
+    const auto gradients = [&] {
+      const Tensor x = a * 2.0;
+      return ft::grad({ft::relu(ft::group_norm(x, 2, gamma, beta))}, {a, gamma, beta}, {x});
+    };
+    for (const Tensor& g : gradients()) found[fused ? 1 : 0].push_back(g.to_vector());
+  }
+  CHECK(found[0] == found[1]);
+}
+
 TEST_CASE("a pre-activation that somebody holds is written without the activation that nobody asks for") {
   const OnBackend backend("cpu");
   for (Tensor (*const of)(ft::Operand) : {ft::relu, ft::relu6, ft::sigmoid, ft::silu}) {

@@ -15,14 +15,16 @@ const Support only_relu{.ok = false, .reason = "the device's norms know no activ
 Support supports_forward(const Graph& graph, const Group& group, Device&) {
   const auto* roles = group.as<plan::NormForward>();
   if (roles == nullptr) return {.ok = false, .reason = {}};
-  if (roles->activation != nullptr && roles->activation != &ops::relu_op) return only_relu;
-  return norm_operands(graph, *roles, dtypes);
+  const Support support = norm_operands(graph, *roles, dtypes);
+  const bool other = roles->activation != nullptr && roles->activation != &ops::relu_op;
+  return support.ok && other ? only_relu : support;
 }
 
 Support supports_backward(const Graph& graph, const Group& group, Device&) {
   const auto* roles = group.as<plan::NormBackward>();
   if (roles == nullptr) return {.ok = false, .reason = {}};
-  return roles->gradient == nullptr ? norm_operands(graph, *roles, dtypes) : only_relu;
+  const Support support = norm_operands(graph, *roles, dtypes);
+  return support.ok && roles->gradient != nullptr ? only_relu : support;
 }
 
 constexpr Candidate candidates[] = {

@@ -129,6 +129,8 @@ class NormForwardKernel final : public DeviceKernel {
         return args.in<float>(roles_.norm[i].running_mean);
       case Statistics::given:
         return args.in<float>(roles_.norm[i].mean);
+      case Statistics::sample:
+        break;  // norm_operands refuses it
     }
     return nullptr;
   }

@@ -58,9 +58,34 @@ bool only_for_masks(const Graph& graph, int y) {
   });
 }
 
-/// The mask of a batch norm's own ReLU is recomputed from x by a fusion rule: neither y nor bits are read.
-bool recomputed_by_rule(const Graph& graph, const GraphNode& relu) {
-  return makes_norm(graph, relu.inputs[0]);
+/// relu_grad(g, relu(norm(x))) and its like: a fusion rule computes what it reads from x again, where the
+/// gradient goes to that norm and the backend has such a kernel.
+bool reads_x_instead(const Graph& graph, const Backend& backend, const GraphNode& node) {
+  const std::vector<int>& readers = graph.value(node.outputs[0]).consumers;
+  return std::any_of(readers.begin(), readers.end(), [&](int reader) {
+    if (!is_norm_gradient(graph.node(reader))) return false;
+    const bool of_relu = node.is(ops::relu_grad_op);
+    NormBackward roles{.g = node.inputs[0], .recompute = true, .gradient = of_relu ? nullptr : node.op};
+    roles.norm[0] = norm_roles(graph, reader);
+    const GraphNode* norm = norm_before(graph, node, roles.norm[0]);
+    if (norm == nullptr || (of_relu && !norm->is(ops::group_norm_op))) return norm != nullptr;
+    roles.norm[0].gamma = norm->inputs[1];
+    roles.norm[0].beta = norm->inputs[2];
+    const int id = static_cast<int>(&node - graph.nodes.data());
+    const Group group{
+        .roles = roles, .rule = "activation_grad+batch_norm_grad, from x", .nodes = {id, reader}};
+    return backend.supports(graph, group).ok;
+  });
+}
+
+/// The mask of a norm's own ReLU is recomputed from x by a fusion rule: neither y nor bits are read.
+bool recomputed_by_rule(const Graph& graph, const Backend& backend, const GraphNode& relu) {
+  if (makes_norm(graph, relu.inputs[0])) return true;
+  if (graph.producer_if(relu.inputs[0], ops::group_norm_op) == nullptr) return false;
+  const std::vector<int>& readers = graph.value(relu.outputs[0]).consumers;
+  return std::any_of(readers.begin(), readers.end(), [&](int reader) {
+    return graph.node(reader).is(ops::relu_grad_op) && reads_x_instead(graph, backend, graph.node(reader));
+  });
 }
 
 void replace_by_mask(Graph& graph, Rewrite& rewrite, int relu_node) {
@@ -82,11 +107,12 @@ void replace_by_mask(Graph& graph, Rewrite& rewrite, int relu_node) {
   }
 }
 
-void keep_masks(Graph& graph, Retention retention) {
+void keep_masks(Graph& graph, const Backend& backend, Retention retention) {
   Rewrite rewrite(graph);
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const GraphNode& relu = graph.nodes[n];
-    if (relu.dead || !relu.is(ops::relu_op) || !in_forward(relu) || recomputed_by_rule(graph, relu)) continue;
+    if (relu.dead || !relu.is(ops::relu_op) || !in_forward(relu) || recomputed_by_rule(graph, backend, relu))
+      continue;
     const int y = relu.outputs[0];
     bool masks = false, broadcast = false, free = true;
     for (int reader : graph.value(y).consumers) {
@@ -155,26 +181,9 @@ class Recomputation {
  private:
   double size(const Recipe& recipe) const { return static_cast<double>(graph_.value(recipe.value).bytes()); }
 
-  /// relu_grad(g, relu(batch_norm(x))) and its like: a fusion rule computes what it reads from x again, where
-  /// the gradient goes to that norm and the backend has such a kernel.
   bool computed_by_rule(const GraphNode& node, int input) const {
     const bool reads = node.op->gradient_of != nullptr && node.inputs[1] == input && node.inputs[0] != input;
-    if (!reads) return false;
-    const std::vector<int>& readers = graph_.value(node.outputs[0]).consumers;
-    return std::any_of(readers.begin(), readers.end(), [&](int reader) {
-      if (!is_norm_gradient(graph_.node(reader))) return false;
-      NormBackward roles{.g = node.inputs[0], .recompute = true};
-      roles.norm[0] = norm_roles(graph_, reader);
-      const GraphNode* norm = norm_before(graph_, node, roles.norm[0]);
-      if (norm == nullptr || node.is(ops::relu_grad_op)) return norm != nullptr;
-      roles.norm[0].gamma = norm->inputs[1];
-      roles.norm[0].beta = norm->inputs[2];
-      roles.gradient = node.op;
-      const int id = static_cast<int>(&node - graph_.nodes.data());
-      const Group group{
-          .roles = roles, .rule = "activation_grad+batch_norm_grad, from x", .nodes = {id, reader}};
-      return options_.backend->supports(graph_, group).ok;
-    });
+    return reads && reads_x_instead(graph_, *options_.backend, node);
   }
 
   std::vector<Recipe> candidates() {
@@ -282,7 +291,7 @@ void decide_retention(Graph& graph, const Options& options) {
   const bool backward = std::any_of(graph.nodes.begin(), graph.nodes.end(),
                                     [](const GraphNode& node) { return !node.dead && !in_forward(node); });
   if (!backward) return;
-  if (has_rule(options.rules, "mask")) keep_masks(graph, options.retention);
+  if (has_rule(options.rules, "mask")) keep_masks(graph, *options.backend, options.retention);
   if (!has_rule(options.rules, "recompute") || options.retention == Retention::fastest) return;
   const double budget = options.retention == Retention::smallest ? std::numeric_limits<double>::infinity()
                                                                  : balanced_share * seconds_of(graph, speed);

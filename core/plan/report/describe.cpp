@@ -132,6 +132,7 @@ std::string_view recorded_name(const GraphNode& node) {
   if (node.is(ops::relu_grad_mask_op)) return ops::relu_grad_op.name;
   if (node.is(ops::bias_add_op)) return "bias";  // as groups are named
   if (node.op->norm == nullptr || node.is(ops::batch_norm_inference_op)) return node.op->name;
+  if (node.is(ops::group_norm_op) || node.is(ops::group_norm_grad_op)) return node.op->name;
   return is_norm_gradient(node) ? ops::batch_norm_grad_op.name : ops::batch_norm_op.name;
 }
 

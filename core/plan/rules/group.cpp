@@ -204,7 +204,8 @@ double NormForward::passes(const Graph&, const Group&) const {
   const int outputs[] = {y, sum, norm[0].normed, norm[1].normed};
   const auto written = std::count_if(std::begin(outputs), std::end(outputs), [](int id) { return id >= 0; });
   const int sources = written > 0 || mask >= 0 ? norms + (z >= 0 ? 1 : 0) : 0;
-  return (statistics == Statistics::batch ? norms : 0) + sources + static_cast<double>(written);
+  const bool reads_twice = statistics == Statistics::batch || statistics == Statistics::sample;
+  return (reads_twice ? norms : 0) + sources + static_cast<double>(written);
 }
 
 /// Two passes: the sums, then dx. Where g' takes y to make, or is written anyway, the first leaves it for the

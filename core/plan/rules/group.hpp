@@ -26,7 +26,7 @@ struct NormRoles {
   int x = -1, gamma = -1, beta = -1;        ///< gamma, beta: -1 where only the statistics or sums are made
   int running_mean = -1, running_var = -1;  ///< inputs; -1 when not tracked
   int momentum = -1;                        ///< input, an f64 scalar; of Statistics::batch
-  int mean = -1, inv_std = -1;              ///< outputs of Statistics::batch, else inputs
+  int mean = -1, inv_std = -1;              ///< outputs of Statistics::batch and sample, else inputs
   int new_running_mean = -1, new_running_var = -1;  ///< outputs
   int normed = -1;                       ///< output: norm(x) itself, where somebody beside the group reads it
   int dx = -1, dgamma = -1, dbeta = -1;  ///< outputs backward; dx may be -1 when nobody wants it
@@ -46,6 +46,7 @@ enum class Statistics : std::uint8_t {
   batch,    ///< batch_norm: of x itself; mean and inv_std are outputs
   running,  ///< batch_norm_inference: running_mean, running_var are inputs
   given,    ///< batch_norm_apply: mean and inv_std are inputs
+  sample,   ///< group_norm: of groups of channels of each sample; mean and inv_std are outputs
 };
 
 /// A node of which nothing is to be said but the node itself.
@@ -137,8 +138,8 @@ struct MaxPoolGrad {
   int dx = -1;
 };
 
-/// Every update of a slice by one op, or one, with clipping inside: every gradient is multiplied by `scale` (a
-/// scalar) first.
+/// Every update of a slice by one op, or one, with clipping inside: every gradient is multiplied by `scale`
+/// (a scalar) first.
 struct Updates {
   int scale = -1;  ///< -1: no clipping
   bool always_writes(const Graph& graph, int value) const;

@@ -67,12 +67,13 @@ NormRoles norm_roles(const Graph& graph, int node) {
 
 Statistics statistics_of(const GraphNode& norm) {
   if (norm.is(ops::batch_norm_inference_op)) return Statistics::running;
+  if (norm.is(ops::group_norm_op)) return Statistics::sample;
   return norm.is(ops::batch_norm_apply_op) ? Statistics::given : Statistics::batch;
 }
 
 bool is_norm_gradient(const GraphNode& norm) {
   return norm.is(ops::batch_norm_grad_op) || norm.is(ops::batch_norm_grad_sums_op) ||
-         norm.is(ops::batch_norm_grad_apply_op);
+         norm.is(ops::batch_norm_grad_apply_op) || norm.is(ops::group_norm_grad_op);
 }
 
 const GraphNode* norm_before(const Graph& graph, const GraphNode& gradient) {
@@ -83,9 +84,11 @@ const GraphNode* norm_before(const Graph& graph, const GraphNode& gradient) {
     if (made == nullptr) return nullptr;
     value = made->inputs[0];
   }
-  const GraphNode* norm = graph.producer_if(value, ops::batch_norm_op);
-  if (norm == nullptr) norm = graph.producer_if(value, ops::batch_norm_apply_op);
-  return norm != nullptr && norm->outputs[0] == value ? norm : nullptr;
+  for (const OpDef* op : {&ops::batch_norm_op, &ops::batch_norm_apply_op, &ops::group_norm_op}) {
+    const GraphNode* norm = graph.producer_if(value, *op);
+    if (norm != nullptr && norm->outputs[0] == value) return norm;
+  }
+  return nullptr;
 }
 
 const GraphNode* norm_before(const Graph& graph, const GraphNode& gradient, const NormRoles& roles) {

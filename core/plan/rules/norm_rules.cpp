@@ -4,14 +4,14 @@
 #include "core/plan/rules/match.hpp"
 #include "core/plan/rules/norm_roles.hpp"
 
-/// Batch norm with what stands around it, forward and backward.
+/// Batch and group norm with what stands around them, forward and backward.
 namespace fusetape::plan {
 namespace {
 
 /// The free normalisation that makes `value`, else nullptr. Others may read it, too.
 const GraphNode* free_norm(const Cover& cover, int value) {
   for (const core::OpDef* op :
-       {&ops::batch_norm_op, &ops::batch_norm_inference_op, &ops::batch_norm_apply_op}) {
+       {&ops::batch_norm_op, &ops::batch_norm_inference_op, &ops::batch_norm_apply_op, &ops::group_norm_op}) {
     const GraphNode* norm = cover.graph.producer_if(value, *op);
     if (norm != nullptr && norm->outputs[0] == value && cover.free(id_of(cover, *norm))) return norm;
   }
@@ -102,7 +102,13 @@ std::optional<Group> match_sum_of_norms(const Cover& cover, int node, NearMiss& 
   NormForward& roles = group.roles.emplace<NormForward>();
   const bool second_waits = reads_from(graph, second, first);  // for statistics or, of all things, its x
   const bool independent = !second_waits && !reads_from(graph, first, second);
-  if (first != nullptr && second != nullptr && first->op == second->op && independent) {
+  // Not every backend has group norms in groups: what is beside one is better off with a batch norm.
+  if (first != nullptr && second != nullptr && first->is(ops::group_norm_op) &&
+      !second->is(ops::group_norm_op) && !reads_from(graph, first, second)) {
+    first = nullptr;
+  }
+  const bool alike = first != nullptr && second != nullptr && first->op == second->op;
+  if (alike && independent && !first->is(ops::group_norm_op)) {
     roles.norms = 2;
     roles.norm[1] = forward_roles(cover, *second, add);
     group.nodes.push_back(id_of(cover, *second));
@@ -131,9 +137,9 @@ std::optional<Group> match_sum_of_norms(const Cover& cover, int node, NearMiss& 
 
 }  // namespace
 
-/// g' = (g [+ g2])·[mask], or another activation's gradient, and the gradients of the one or two batch norms
-/// that read g'. The mask is computed from x, read from y, or comes as bits; what other gradients read is
-/// computed from x, or read.
+/// g' = (g [+ g2])·[mask], or another activation's gradient, and the gradients of the one or two batch norms,
+/// or of the group norm, that read g'. The mask is computed from x, read from y, or comes as bits; what other
+/// gradients read is computed from x, or read.
 std::optional<Group> match_norm_gradient(const Cover& cover, int node, Parts parts, NearMiss& miss) {
   const Graph& graph = cover.graph;
   const GraphNode& mask = graph.node(node);
@@ -142,12 +148,19 @@ std::optional<Group> match_norm_gradient(const Cover& cover, int node, Parts par
   NormBackward& roles = group.roles.emplace<NormBackward>();
   roles.norms = 0;
   std::string name;
+  const auto& readers = graph.value(masked).consumers;
+  const bool of_groups = std::none_of(readers.begin(), readers.end(), [&](int reader) {
+    const GraphNode& other = graph.node(reader);
+    return other.is(ops::batch_norm_grad_op) || other.is(ops::batch_norm_grad_sums_op);
+  });
   bool read_elsewhere = graph.value(masked).keep;
-  for (int consumer : graph.value(masked).consumers) {
+  for (int consumer : readers) {
     const GraphNode& reader = graph.node(consumer);
     const bool sums = reader.is(ops::batch_norm_grad_sums_op);  // g' is then read again, to apply them
-    const bool norm = (sums || reader.is(ops::batch_norm_grad_op)) && reader.inputs[0] == masked &&
-                      cover.free(consumer) && reader.inputs[1] != masked && roles.norms < 2;
+    const bool one_group = of_groups && reader.is(ops::group_norm_grad_op) && roles.norms == 0;
+    const bool norm = (sums || one_group || reader.is(ops::batch_norm_grad_op)) &&
+                      reader.inputs[0] == masked && cover.free(consumer) && reader.inputs[1] != masked &&
+                      roles.norms < 2;
     if (norm) {
       roles.norm[roles.norms++] = backward_roles(cover, consumer);
       group.nodes.push_back(consumer);
@@ -207,6 +220,7 @@ std::optional<Group> match_norm_max_pool(const Cover& cover, int node, Parts, Ne
   std::optional<Group> group = match_one_norm(cover, id_of(cover, *relu));
   if (!group.has_value()) return std::nullopt;
   const NormForward norm = std::get<NormForward>(group->roles);
+  if (norm.statistics == Statistics::sample) return std::nullopt;
   for (int value : {norm.norm[0].normed, wanted_beside_pool(graph, norm.y, node)}) {
     if (value < 0) continue;
     miss = {"the output of " + std::string(graph.node(graph.value(value).producer).op->name) +
@@ -237,6 +251,7 @@ std::optional<Group> match_batch_norm_relu_mask(const Cover& cover, int node, Pa
     return std::nullopt;
   }
   auto& roles = std::get<NormForward>(group->roles);
+  if (roles.statistics == Statistics::sample) return std::nullopt;
   roles.mask = mask.outputs[0];
   roles.y = if_wanted_beside(graph, y, node);
   group->nodes.push_back(node);

@@ -8,7 +8,8 @@
 namespace fusetape::nn {
 
 /// x + droppath(scale·down(gelu(up(norm(conv(x)))))): a depthwise 7x7 convolution, layer norm, linear to
-/// 4·width and back; scale {width} starts at 1e-6.
+/// 4·width and back; scale {width} starts at 1e-6. Children:
+/// conv, norm, up, down, drop_path.
 class ConvNeXtBlock : public Module {
  public:
   struct Options {

@@ -28,8 +28,8 @@ class BasicBlock : public Module {
   struct Options {
     std::int64_t in = 0, out = 0;
     std::int64_t stride = 1;
-    bool zero_gamma = false;  ///< the last norm's γ starts at 0: the block begins as its shortcut
-    Function activation = relu;
+    bool zero_gamma = false;     ///< the last norm's γ starts at 0: the block begins as its shortcut
+    Function activation = relu;  ///< null: none, as in all that follows
   };
   explicit BasicBlock(Options options, Location at = Location::current());
 
@@ -67,8 +67,8 @@ class Bottleneck : public Module {
 };
 
 /// A stem, stages of blocks of width·2^stage channels (stride 2 from the second on), four times as many with
-/// bottlenecks, global average, linear. Children: conv1, bn1, stages.S.B.(conv1, bn1, conv2, bn2, conv3, bn3,
-/// shortcut.conv, shortcut.bn), fc.
+/// bottlenecks, global average, linear. Children: conv1, bn1, pool (of large images), stages.S.B.(conv1, bn1,
+/// conv2, bn2, conv3, bn3, shortcut.conv, shortcut.bn), fc.
 class ResNet : public Module {
  public:
   struct Options {

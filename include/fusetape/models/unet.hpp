@@ -10,8 +10,7 @@ namespace fusetape::nn {
 /// Images {N, H, W, channels} → logits {N, H, W, classes}; H and W are multiples of 2^depth. Two 3x3
 /// ConvNorms at each size, 2x2 max pooling between them, width·2^d channels after d poolings; on the way back
 /// a 2x2 transposed convolution with stride 2, whose result goes, behind that of the same size on the way
-/// down, into two ConvNorms. Children: down.D.(0, 1), up.D.(0, 1), join.D.(transposed convolutions), head
-/// (1x1).
+/// down, into two ConvNorms. Children: down.D.(0, 1), join.D, which are transposed, up.D.(0, 1), head (1x1).
 class UNet : public Module {
  public:
   struct Options {

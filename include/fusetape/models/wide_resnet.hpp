@@ -32,7 +32,7 @@ class WideBlock : public Module {
 
 /// A 3x3 convolution to 16 channels, three stages of (depth − 4)/6 blocks of 16, 32, 64 times `widen`
 /// channels (stride 2 from the second on), relu(bn), global average, linear. Children: conv1,
-/// stages.S.B.(bn1, conv1, bn2, conv2, shortcut), bn, fc.
+/// stages.S.B.(bn1, conv1, bn2, conv2, shortcut, dropout), bn, fc.
 class WideResNet : public Module {
  public:
   struct Options {
