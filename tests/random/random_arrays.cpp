@@ -27,7 +27,8 @@ Tensor gathered(From& from) {
   const Tensor x = from.any();
   const int axis = axis_of(from, x);
   const Tensor index = places(from, x.elements(), x.size(axis), x.shape());
-  return from.dice.chance(50) ? gather(x, axis, index) : 0.25 * scatter_add(x, axis, index, from.like(x));
+  return from.dice.chance(50) ? gather(x, axis, index)
+                              : 0.25 * scatter_add(x, axis, index, cast(from.like(x), x.dtype()));
 }
 Tensor running_sum(From& from) {
   const Tensor x = from.any();
