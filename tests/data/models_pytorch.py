@@ -15,6 +15,7 @@ tests/nn/models_test.cpp makes the same. For each network NAME, in the order of 
 """
 
 import math
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,9 @@ import torchvision
 from safetensors.numpy import save_file
 from torch import nn
 from torchvision.models import convnext, mobilenetv2, resnet, vgg, vision_transformer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+import segmentation  # noqa: E402
 
 SAMPLES = 64
 IMAGES = 1 << 20  # the images' place in the list of parameters
@@ -78,28 +82,11 @@ def wide_resnet(depth, widen):
                          nn.Linear(channels, 10))
 
 
-class UNet(nn.Module):
-    def __init__(self, width, depth, classes):
-        super().__init__()
-
-        def pair(channels, out):
-            return nn.Sequential(nn.Conv2d(channels, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(),
-                                 nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU())
-
-        widths = [width * 2**d for d in range(depth + 1)]
-        self.down = nn.ModuleList([pair(3, width)] + [pair(a, b) for a, b in zip(widths, widths[1:])])
-        self.join = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, 2) for w in widths[:-1])
-        self.up = nn.ModuleList(pair(2 * w, w) for w in widths[:-1])
-        self.head = nn.Conv2d(width, classes, 1)
+class UNet(segmentation.UNet):
+    """A row of logits for each pixel."""
 
     def forward(self, x):
-        levels = [self.down[0](x)]
-        for down in self.down[1:]:
-            levels.append(down(F.max_pool2d(levels[-1], 2)))
-        y = levels.pop()
-        for join, up in zip(reversed(self.join), reversed(self.up)):
-            y = up(torch.cat([levels.pop(), join(y)], 1))
-        return self.head(y).permute(0, 2, 3, 1).flatten(0, 2)
+        return super().forward(x).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class Airbench(nn.Module):
