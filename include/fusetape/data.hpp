@@ -71,8 +71,8 @@ struct DataLoaderOptions {
   std::int64_t crop = 0;  ///< pad by this many black pixels and cut out at random; 4 is usual for CIFAR
   bool reflect = false;   ///< crop's border is the image's mirror image, not black; crop < height, width
   bool flip = false;      ///< mirror every other image, at random
-  /// With flip: mirror each image in every other epoch; only in which of the first two is random (Jordan, "94%
-  /// on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024).
+  /// With flip: mirror each image in every other epoch; only in which of the first two is random (Jordan,
+  /// "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024).
   bool alternate = false;
   /// Side of a square at a random place, which may overhang the image: its pixels become the mean, 0 once
   /// normalised ("Improved Regularization of Convolutional Neural Networks with Cutout", DeVries and Taylor).

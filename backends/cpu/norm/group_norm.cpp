@@ -22,7 +22,6 @@ namespace {
 using core::GroupNormAttrs;
 using core::GroupView;
 using plan::Graph;
-using plan::GraphNode;
 using plan::Group;
 
 /// So many are added in f32 (in vectors, which OpenMP allows the compiler), and then to a double.
