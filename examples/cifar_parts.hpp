@@ -75,6 +75,8 @@ inline ft::Tensor some_images(const Images& images) {
 }
 
 inline std::unique_ptr<ft::nn::Module> make_model(const CifarOptions& options, const CifarData& data) {
+  if (options.model != "resnet" && options.activation != "relu")
+    throw std::runtime_error("--activation is of --model resnet, not of " + options.model);
   const std::int64_t width = width_of(options);
   if (options.model == "resnet9")
     return std::make_unique<ft::nn::ResNet9>(ft::nn::ResNet9::Options{.width = width});

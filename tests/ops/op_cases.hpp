@@ -92,6 +92,7 @@ std::vector<OpCase> array_cases();   ///< places of axes; what is made of other 
 std::vector<OpCase> tensor_cases();  ///< shapes, reductions, losses, random numbers; large tensors
 /// Compositions that the rules of core/plan/rules/rules.cpp make one kernel of.
 std::vector<OpCase> fused_cases();
+std::vector<OpCase> norm_cases();        ///< norms with what stands around them
 std::vector<OpCase> conv_fused_cases();  ///< of convolutions
 /// The ops that only plans contain, alone and in groups.
 std::vector<OpCase> retention_cases();

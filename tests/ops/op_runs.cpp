@@ -74,9 +74,9 @@ void run_backward(const OpCase& op_case, DType dtype, Reading reading, CaseOutco
 
 std::vector<OpCase> all_cases() {
   std::vector<OpCase> cases;
-  for (const auto family :
-       {pointwise_cases, layer_cases, tensor_cases, array_cases, fused_cases, conv_fused_cases, chain_cases,
-        linear_cases, update_cases, retention_cases, split_norm_cases, row_cases, extreme_cases}) {
+  for (const auto family : {pointwise_cases, layer_cases, tensor_cases, array_cases, fused_cases, norm_cases,
+                            conv_fused_cases, chain_cases, linear_cases, update_cases, retention_cases,
+                            split_norm_cases, row_cases, extreme_cases}) {
     for (OpCase& op_case : family()) cases.push_back(std::move(op_case));
   }
   return cases;

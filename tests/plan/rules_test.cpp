@@ -64,8 +64,8 @@ TEST_CASE("every fusion rule makes a group somewhere") {
         .make()
         ->step(0);  // with parameters in f32
     collect_rules(seen);
-    for (const auto family : {fused_cases, conv_fused_cases, chain_cases, linear_cases, update_cases,
-                              retention_cases, row_cases}) {
+    for (const auto family : {fused_cases, norm_cases, conv_fused_cases, chain_cases, linear_cases,
+                              update_cases, retention_cases, row_cases}) {
       for (const DType dtype : {DType::f32, DType::bf16}) run_cases(family(), dtype, seen);
     }
     const ConvBy winograd(ft::ConvAlgorithm::winograd);

@@ -22,7 +22,7 @@ struct Group;
 
 /// One normalisation inside a group.
 struct NormRoles {
-  int node = -1;                            ///< the batch_norm… node: its attributes hold eps
+  int node = -1;                            ///< the norm's: its attributes hold eps
   int x = -1, gamma = -1, beta = -1;        ///< gamma, beta: -1 where only the statistics or sums are made
   int running_mean = -1, running_var = -1;  ///< inputs; -1 when not tracked
   int momentum = -1;                        ///< input, an f64 scalar; of Statistics::batch
