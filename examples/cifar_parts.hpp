@@ -9,7 +9,7 @@
 
 #include "cifar_options.hpp"
 
-/// What resnet_cifar makes of its options: data, model, optimizer and schedule, and how it judges.
+/// What resnet_cifar makes of its options: data and model; and how it judges.
 namespace examples {
 
 namespace ft = fusetape;
@@ -87,44 +87,6 @@ inline std::unique_ptr<ft::nn::Module> make_model(const CifarOptions& options, c
   }
   return std::make_unique<ft::nn::ResNet>(ft::nn::resnet_cifar(
       {.depth = options.depth, .width = width, .activation = activation_of(options.activation)}));
-}
-
-inline ft::optim::SGDOptions sgd_options(const CifarOptions& options) {
-  ft::optim::SGDOptions sgd{.lr = options.lr,
-                            .momentum = options.momentum,
-                            .weight_decay = options.weight_decay,
-                            .nesterov = options.nesterov};
-  if (options.lookahead) sgd.lookahead = {.every = 5, .share = 1};
-  if (options.norm_lr != 1) {
-    const auto is_of_norm = [](const ft::Parameter& p) {
-      const std::string& name = p.name();
-      const bool in_norm = name.find("norm") != std::string::npos || name.find("bn") != std::string::npos;
-      return in_norm && name.ends_with("bias");
-    };
-    sgd.groups = {{.where = is_of_norm,
-                   .lr_factor = options.norm_lr,
-                   .weight_decay = options.weight_decay / options.norm_lr}};
-  }
-  return sgd;
-}
-
-inline ft::optim::Schedule make_schedule(const CifarOptions& options, ft::optim::Optimizer& optimizer,
-                                         std::int64_t steps) {
-  if (options.schedule == "onecycle")
-    return ft::optim::OneCycleLR(optimizer, {.max_lr = options.lr, .total_steps = steps});
-  if (options.schedule == "cosine") return ft::optim::CosineLR(optimizer, {.total_steps = steps});
-  if (options.schedule == "paper") {
-    const std::int64_t half = std::max<std::int64_t>(steps / 2, 1);
-    return ft::optim::MultiStepLR(optimizer, {.milestones = {half, std::max(steps * 3 / 4, half + 1)}});
-  }
-  if (options.schedule == "triangle") {  // from 0.2 of the rate up in 23 % of the steps, then down to 0.07
-    const std::int64_t rise = steps * 23 / 100, fall = steps - rise;
-    const auto to_zero = std::max<std::int64_t>(fall * 100 / 93, 1);
-    const ft::optim::PolynomialLR down(optimizer, {.total_steps = to_zero});
-    if (rise == 0) return down;
-    return ft::optim::LinearWarmup(optimizer, down, {.steps = rise, .start_factor = 0.2});
-  }
-  return ft::optim::StepLR(optimizer, {.step_size = std::max<std::int64_t>(steps / 3, 1)});
 }
 
 /// How many of the batch's labels the logits get right, as a scalar.

@@ -13,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "cifar_optimizers.hpp"
 #include "cifar_options.hpp"
 #include "cifar_parts.hpp"
 #include "command_line.hpp"
@@ -42,8 +43,7 @@ class Run {
                              .cutout = options.cutout,
                              .seed = options.seed}),
         test_loader_(data.test, ft::data::DataLoaderOptions::evaluation()),
-        sgd_(model_->parameters(), examples::sgd_options(options)),
-        schedule_(examples::make_schedule(options, sgd_, options.epochs * loader_.batches())),
+        optimizers_(options, *model_, options.epochs * loader_.batches()),
         last_step_(options.epochs * loader_.batches()),
         folder_(options.out, options.resume) {
     if (options.steps > 0) last_step_ = std::min(last_step_, options.steps);
@@ -75,23 +75,15 @@ class Run {
 
   void begin();
   void train_step(const ft::Tensor& images, const ft::Tensor& labels);
-  /// How much of the way from the slow weights to the weights these go: all of it, and a quarter at the end.
-  double lookahead_share() const {
-    const double done =
-        static_cast<double>(state_.step + 1) / static_cast<double>(options_.epochs * loader_.batches());
-    return 1 - std::pow(0.95, 5) * done * done * done;
-  }
   void show_progress(std::int64_t epoch);
   double evaluate(std::int64_t views);
   void finish_epoch(std::int64_t epoch);
   void end();
 
   ft::io::Training parts() {
-    return {.model = model_.get(),
-            .optimizer = &sgd_,
-            .schedule = &schedule_,
-            .loader = &loader_,
-            .loss_scaler = &loss_scaler_};
+    ft::io::Training training{.model = model_.get(), .loader = &loader_, .loss_scaler = &loss_scaler_};
+    optimizers_.add_to(training);
+    return training;
   }
   void save(const std::string& path) {
     folder_.save(path, parts(), recipe_, state_);
@@ -105,9 +97,8 @@ class Run {
   std::unique_ptr<ft::nn::Module> model_;
   ft::data::DataLoader loader_;
   ft::data::DataLoader test_loader_;
-  ft::optim::SGD sgd_;
+  examples::CifarOptimizers optimizers_;
   ft::optim::LossScaler loss_scaler_;  ///< for f16
-  ft::optim::Schedule schedule_;
   std::int64_t last_step_;
   examples::RunFolder folder_;
   examples::StepLog log_;
@@ -149,20 +140,14 @@ void Run::train_step(const ft::Tensor& images, const ft::Tensor& labels) {
     loss = ft::cross_entropy(logits, labels, {.label_smoothing = options_.label_smoothing});
     correct = examples::count_correct(logits, labels);
   }
-  sgd_.zero_grad();
-  if (options_.lookahead) sgd_.set_lookahead_share(lookahead_share());
-  if (options_.precision == "f16") {
-    loss_scaler_.scale(loss).backward();
-    if (!loss_scaler_.step(sgd_)) {
-      progress_.say("step " + std::to_string(state_.step + 1) +
-                    " is left out: a gradient overflowed, losses are now scaled by " +
-                    std::to_string(loss_scaler_.factor()));
-    }
-  } else {
-    loss.backward();
-    sgd_.step();
+  optimizers_.zero_grad();
+  (options_.precision == "f16" ? loss_scaler_.scale(loss) : loss).backward();
+  const auto all_steps = static_cast<double>(options_.epochs * loader_.batches());
+  if (!optimizers_.step(loss_scaler_, static_cast<double>(state_.step + 1) / all_steps)) {
+    progress_.say("step " + std::to_string(state_.step + 1) +
+                  " is left out: a gradient overflowed, losses are now scaled by " +
+                  std::to_string(loss_scaler_.factor()));
   }
-  schedule_.step();
   ++state_.step;
 
   // Both were computed in the step: nothing runs here.

@@ -47,7 +47,9 @@ void replace_file(const std::string& path, std::string_view contents, Location a
 /// process writes there stays. Throws nothing: what cannot be removed stays, too.
 void remove_abandoned(const std::string& path);
 
-/// What a checkpoint holds; null parts are left out.
+/// What a checkpoint holds; null parts are left out. Where a run has several optimizers (Muon for the filters
+/// and SGD for the rest, or a GAN's two), they and their schedules have names, without a dot. Several models
+/// are the children of one Module.
 struct Training {
   nn::Module* model = nullptr;
   optim::Optimizer* optimizer = nullptr;
@@ -55,6 +57,8 @@ struct Training {
   data::DataLoader* loader = nullptr;
   bool generator = true;  ///< of rand, randn and dropout on this thread
   optim::LossScaler* loss_scaler = nullptr;
+  std::vector<std::pair<std::string, optim::Optimizer*>> optimizers = {};  ///< in place of `optimizer`
+  std::vector<std::pair<std::string, optim::Schedule*>> schedules = {};    ///< in place of `schedule`
 };
 
 /// Everything that a run needs to go on with the same bits. `extra` is the caller's (its keys come back from

@@ -143,6 +143,7 @@ struct MuonOptions {
   int iterations = 5;       ///< of Newton and Schulz; 1 to 20
   bool match_adam = false;  ///< the update times 0.2·√max(rows, columns), so that its size is that of Adam's
                             ///< (Liu et al. 2025), in place of √max(1, rows/columns)
+  bool normalize = false;  ///< p is scaled to a 2-norm of √rows first: for filters whose scale a norm undoes
   double max_grad_norm = 0;   ///< > 0: the gradients' joint 2-norm is clipped to it inside step()
   double max_grad_value = 0;  ///< > 0: each element of them, after that, to ±max_grad_value
   NonFinite non_finite = NonFinite::update;
@@ -151,9 +152,10 @@ struct MuonOptions {
 /// For parameters of two axes and more, a matrix each of the first axis by all others: v ← momentum·v + g;
 /// u = nesterov ? g + momentum·v : v;  O = the nearest matrix to u whose singular values are near 1 (0.7
 /// to 1.2 after five iterations of Newton and Schulz's, X ← 3.4445·X − 4.7750·(XXᵀ)X + 2.0315·(XXᵀ)²X from
-/// u/‖u‖);  p ← (1 − lr·weight_decay)·p − lr·scale·O (Jordan et al., "Muon: An optimizer for hidden layers in
-/// neural networks", 2024). Biases, norms, embeddings and the last layer are another optimizer's. The
-/// products are planned as any others. Throws for a parameter of fewer than two axes.
+/// u/‖u‖);  p ← (1 − lr·weight_decay)·(normalize ? √rows·p/‖p‖ : p) − lr·scale·O (Jordan et al., "Muon: An
+/// optimizer for hidden layers in neural networks", 2024). Biases, norms, embeddings and the last layer are
+/// another optimizer's. The products are planned as any others. Throws for a parameter of fewer than two
+/// axes.
 class Muon : public Optimizer {
  public:
   Muon(std::vector<Parameter> parameters, MuonOptions options = {}, Location at = Location::current());

@@ -8,6 +8,7 @@
 #include "fusetape/io.hpp"
 #include "fusetape/runtime.hpp"
 #include "nn/io/kernel_choices.hpp"
+#include "nn/io/training_parts.hpp"
 
 /// A checkpoint is a .safetensors file: tensors "model.…" and "optimizer.…", and all numbers, exact to the
 /// bit, as metadata. Format 1 has no settings.
@@ -17,62 +18,7 @@ namespace {
 constexpr const char* format_key = "format";
 constexpr std::string_view format_name = "fusetape checkpoint ";
 constexpr int oldest_format = 1, newest_format = 2;
-constexpr const char* updates_name = "optimizer.updates";
 constexpr const char* kernels_key = "kernels";
-
-/// Digits that read back as the same number.
-template <class Number>
-std::string to_text(Number number) {
-  char digits[64];
-  const auto end = std::to_chars(digits, digits + sizeof(digits), number);
-  return std::string(digits, end.ptr);
-}
-
-/// What is saved or loaded by the name of a parameter is to be the parameter.
-void require_own_parameters(const char* op, const Training& training, Location at) {
-  if (training.optimizer == nullptr || !training.optimizer->is_exchanged()) return;
-  throw Error(
-      op,
-      "the optimizer's parameters are exchanged with their averages (AveragedWeights): only the model alone "
-      "can be saved now",
-      at);
-}
-
-/// Every tensor that a checkpoint of these parts holds, by name.
-std::vector<std::pair<std::string, Cell>> cells_of(const Training& training) {
-  std::vector<std::pair<std::string, Cell>> cells;
-  if (training.model != nullptr) {
-    for (auto& [name, cell] : training.model->named_parameters()) cells.emplace_back("model." + name, cell);
-    for (auto& [name, cell] : training.model->named_buffers()) cells.emplace_back("model." + name, cell);
-  }
-  if (training.optimizer != nullptr) {
-    for (auto& [name, cell] : training.optimizer->named_state())
-      cells.emplace_back("optimizer." + name, cell);
-  }
-  return cells;
-}
-
-using optim::Settings;
-
-/// The settings of a part, under the keys that a file has them by.
-struct SettingsOfPart {
-  std::string prefix, kind_key, kind;  ///< a part without kinds has none
-  Settings values;
-};
-
-std::vector<SettingsOfPart> settings_of(const Training& training) {
-  std::vector<SettingsOfPart> all;
-  if (training.optimizer != nullptr)
-    all.push_back({"optimizer.settings.", "", "", training.optimizer->settings()});
-  if (training.schedule != nullptr) {
-    all.push_back(
-        {"schedule.settings.", "schedule.kind", training.schedule->kind(), training.schedule->settings()});
-  }
-  if (training.loss_scaler != nullptr)
-    all.push_back({"loss_scaler.settings.", "", "", training.loss_scaler->settings()});
-  if (training.loader != nullptr) all.push_back({"loader.settings.", "", "", training.loader->settings()});
-  return all;
-}
 
 std::string describe(const Shape& shape, DType dtype) {
   return to_string(shape) + " " + std::string(name_of(dtype));
@@ -99,7 +45,7 @@ class Loading {
   void check() {
     check_format();
     check_tensors();
-    check_optimizer();
+    for (const auto& [prefix, optimizer] : optimizers_of(training_)) check_optimizer(prefix, optimizer);
     check_counters();
     if (format_ >= 2) check_settings();
     check_kernels();
@@ -116,15 +62,14 @@ class Loading {
   void apply() {
     if (options_.settings == OnMismatch::take_theirs && format_ >= 2) take_settings();
     for (auto& [cell, tensor] : bindings_) cell.set_data(tensor, at_);
-    if (training_.schedule != nullptr) training_.schedule->set_index(*schedule_index_, at_);
+    for (const OfSchedule& of : schedules_) of.schedule->set_index(*of.index, at_);
     if (training_.loss_scaler != nullptr)
       training_.loss_scaler->set_state(*loss_factor_, *loss_clean_steps_, at_);
-    if (training_.optimizer != nullptr) {
-      training_.optimizer->set_updates(updates_, at_);
-      if (options_.settings != OnMismatch::keep_ours) {
-        const double ours = training_.optimizer->initial_learning_rate();
-        training_.optimizer->set_learning_rates(initial_rate_.value_or(ours), *learning_rate_, at_);
-      }
+    for (const OfOptimizer& of : optimizers_) {
+      of.optimizer->set_updates(of.updates, at_);
+      if (options_.settings == OnMismatch::keep_ours) continue;
+      const double ours = of.optimizer->initial_learning_rate();
+      of.optimizer->set_learning_rates(of.initial_rate.value_or(ours), *of.learning_rate, at_);
     }
     if (training_.loader != nullptr) {
       training_.loader->set_state({*loader_seed_, *loader_epoch_, *loader_position_}, at_);
@@ -211,34 +156,43 @@ class Loading {
     settings_differ_ = true;
   }
 
-  /// The schedule and the scaler are tried on copies, so that whatever is refused is refused before a change.
-  void take_settings() try {
-    std::optional<optim::Schedule> schedule;
-    if (training_.schedule != nullptr) {
-      const auto kind = file_.metadata.find("schedule.kind");
-      schedule = *training_.schedule;
-      schedule->set_settings(kind == file_.metadata.end() ? "" : kind->second,
-                             settings_in_file("schedule.settings."), at_);
+  /// Schedules and the scaler are tried on copies, and optimizers get back what they had, so that whatever is
+  /// refused is refused before a change.
+  void take_settings() {
+    std::vector<Settings> before;
+    for (const OfOptimizer& of : optimizers_) before.push_back(of.optimizer->settings());
+    try {
+      take_all_settings();
+    } catch (const Error& error) {
+      for (std::size_t i = 0; i < before.size(); ++i) optimizers_[i].optimizer->set_settings(before[i], at_);
+      fail("has settings that cannot be taken: " + error.op() + " " + error.message());
+    }
+  }
+
+  void take_all_settings() {
+    std::vector<optim::Schedule> schedules;
+    for (const auto& [prefix, schedule] : schedules_of(training_)) {
+      const auto kind = file_.metadata.find(prefix + "kind");
+      schedules.push_back(*schedule);
+      schedules.back().set_settings(kind == file_.metadata.end() ? "" : kind->second,
+                                    settings_in_file(prefix + "settings."), at_);
     }
     std::optional<optim::LossScaler> scaler;
     if (training_.loss_scaler != nullptr) {
       scaler = *training_.loss_scaler;
       scaler->set_settings(settings_in_file("loss_scaler.settings."), at_);
     }
-    if (training_.optimizer != nullptr) {
-      training_.optimizer->set_settings(settings_in_file("optimizer.settings."), at_);
-    }
-    if (schedule) *training_.schedule = *schedule;
+    for (const auto& [prefix, optimizer] : optimizers_of(training_))
+      optimizer->set_settings(settings_in_file(prefix + "settings."), at_);
+    for (std::size_t i = 0; i < schedules.size(); ++i) *schedules_[i].schedule = schedules[i];
     if (scaler) *training_.loss_scaler = *scaler;
-  } catch (const Error& error) {
-    fail("has settings that cannot be taken: " + error.op() + " " + error.message());
   }
 
   [[noreturn]] void fail(const std::string& what) const { throw Error("load", path_ + " " + what, at_); }
 
   void check_tensors() {
     std::set<std::string> wanted;
-    if (training_.optimizer != nullptr) wanted.insert(updates_name);
+    for (const auto& [prefix, optimizer] : optimizers_of(training_)) wanted.insert(prefix + "updates");
     for (const auto& [name, cell] : cells_of(training_)) {
       wanted.insert(name);
       const auto found = file_.tensors.find(name);
@@ -254,46 +208,48 @@ class Loading {
     }
     for (const auto& [name, tensor] : file_.tensors) {
       const bool of_given_part = (training_.model != nullptr && name.starts_with("model.")) ||
-                                 (training_.optimizer != nullptr && name.starts_with("optimizer."));
+                                 (has_optimizer() && name.starts_with("optimizer."));
       if (of_given_part && wanted.count(name) == 0) unexpected_.push_back(name);
     }
   }
 
-  void check_optimizer() {
-    if (training_.optimizer == nullptr) return;
-    const auto name = file_.metadata.find("optimizer.name");
+  void check_optimizer(const std::string& prefix, optim::Optimizer* optimizer) {
+    OfOptimizer of{.optimizer = optimizer};
+    const auto name = file_.metadata.find(prefix + "name");
     if (name == file_.metadata.end()) {
-      missing_.push_back("optimizer.name");
-    } else if (name->second != training_.optimizer->name()) {
-      different_.push_back("optimizer.name (the file has " + name->second + ", expected " +
-                           training_.optimizer->name() + ")");
+      missing_.push_back(prefix + "name");
+    } else if (name->second != optimizer->name()) {
+      different_.push_back(prefix + "name (the file has " + name->second + ", expected " + optimizer->name() +
+                           ")");
     }
-    learning_rate_ = number<double>("optimizer.learning_rate");
-    if (format_ >= 2) initial_rate_ = number<double>("optimizer.initial_learning_rate");
-    for (const auto& [key, rate] : {std::pair("optimizer.learning_rate", learning_rate_),
-                                    std::pair("optimizer.initial_learning_rate", initial_rate_)}) {
-      if (rate && (!(*rate >= 0) || std::isinf(*rate))) bad(key);
+    of.learning_rate = number<double>(prefix + "learning_rate");
+    if (format_ >= 2) of.initial_rate = number<double>(prefix + "initial_learning_rate");
+    for (const auto& [key, rate] : {std::pair("learning_rate", of.learning_rate),
+                                    std::pair("initial_learning_rate", of.initial_rate)}) {
+      if (rate && (!(*rate >= 0) || std::isinf(*rate))) bad(prefix + key);
     }
 
+    const std::string updates_name = prefix + "updates";
     const auto counts = file_.tensors.find(updates_name);
-    const auto parameters = static_cast<std::int64_t>(training_.optimizer->parameters().size());
+    const auto parameters = static_cast<std::int64_t>(optimizer->parameters().size());
     if (counts == file_.tensors.end()) {
       missing_.push_back(updates_name);
     } else if (counts->second.dtype() != DType::i64 || !(counts->second.shape() == Shape{parameters})) {
-      different_.push_back(std::string(updates_name) + " (expected " + describe({parameters}, DType::i64) +
-                           ")");
+      different_.push_back(updates_name + " (expected " + describe({parameters}, DType::i64) + ")");
     } else {
-      updates_ = counts->second.to_vector<std::int64_t>(at_);
-      for (std::int64_t count : updates_) {
+      of.updates = counts->second.to_vector<std::int64_t>(at_);
+      for (std::int64_t count : of.updates) {
         if (count < 0 || count > core::most_counted) bad(updates_name);
       }
     }
+    optimizers_.push_back(std::move(of));
   }
 
   void check_counters() {
-    if (training_.schedule != nullptr) {
-      schedule_index_ = number<std::int64_t>("schedule.index");
-      check_count("schedule.index", schedule_index_);
+    for (const auto& [prefix, schedule] : schedules_of(training_)) {
+      const std::string key = prefix + "index";
+      schedules_.push_back({schedule, number<std::int64_t>(key)});
+      check_count(key, schedules_.back().index);
     }
     if (training_.loss_scaler != nullptr) {
       loss_factor_ = number<double>("loss_scaler.factor");
@@ -317,7 +273,7 @@ class Loading {
     }
   }
 
-  void check_count(const char* key, const std::optional<std::int64_t>& count) {
+  void check_count(const std::string& key, const std::optional<std::int64_t>& count) {
     if (count && (*count < 0 || *count > core::most_counted)) bad(key);
   }
 
@@ -325,13 +281,15 @@ class Loading {
   void check_kernels() {
     const auto text = file_.metadata.find(kernels_key);
     const bool wanted = options_.kernels && options_.settings != OnMismatch::keep_ours;
-    if (training_.optimizer == nullptr || !wanted || text == file_.metadata.end()) return;
+    if (!has_optimizer() || !wanted || text == file_.metadata.end()) return;
     if (std::optional<std::vector<KernelChoice>> choices = parse_kernel_choices(text->second)) {
       kernels_ = std::move(*choices);
     } else {
       different_.push_back(std::string(kernels_key) + " (no list of kernels)");
     }
   }
+
+  bool has_optimizer() const { return training_.optimizer != nullptr || !training_.optimizers.empty(); }
 
   void bad(const std::string& key) {
     const auto found = file_.metadata.find(key);
@@ -357,6 +315,16 @@ class Loading {
     return value;
   }
 
+  struct OfOptimizer {
+    optim::Optimizer* optimizer;
+    std::optional<double> learning_rate = {}, initial_rate = {};
+    std::vector<std::int64_t> updates = {};
+  };
+  struct OfSchedule {
+    optim::Schedule* schedule;
+    std::optional<std::int64_t> index;
+  };
+
   const std::string& path_;
   const Training& training_;
   const LoadCheckpointOptions& options_;
@@ -364,12 +332,12 @@ class Loading {
   TensorFile file_;
   std::vector<std::string> missing_, unexpected_, different_;
   std::vector<std::pair<Cell, Tensor>> bindings_;
-  std::vector<std::int64_t> updates_;
+  std::vector<OfOptimizer> optimizers_;
+  std::vector<OfSchedule> schedules_;
   int format_ = 0;
   bool settings_differ_ = false;
-  std::optional<double> learning_rate_, initial_rate_;
   std::vector<KernelChoice> kernels_;
-  std::optional<std::int64_t> schedule_index_, loader_epoch_, loader_position_, loss_clean_steps_;
+  std::optional<std::int64_t> loader_epoch_, loader_position_, loss_clean_steps_;
   std::optional<double> loss_factor_;
   std::optional<std::uint64_t> loader_seed_, generator_seed_, generator_counter_;
 };
@@ -377,18 +345,19 @@ class Loading {
 }  // namespace
 
 void save_checkpoint(const std::string& path, const Training& training, const Metadata& extra, Location at) {
-  require_own_parameters("save", training, at);
+  check_parts("save", training, at);
   TensorFile file;
   file.metadata[format_key] = std::string(format_name) + std::to_string(newest_format);
   for (const auto& [name, cell] : cells_of(training)) file.tensors[name] = cell.value();
-  if (training.optimizer != nullptr) {
-    const std::vector<std::int64_t>& updates = training.optimizer->updates();
-    file.tensors[updates_name] = from_vector(updates, {static_cast<std::int64_t>(updates.size())}, at);
-    file.metadata["optimizer.name"] = training.optimizer->name();
-    file.metadata["optimizer.learning_rate"] = to_text(training.optimizer->learning_rate());
-    file.metadata["optimizer.initial_learning_rate"] = to_text(training.optimizer->initial_learning_rate());
+  for (const auto& [prefix, optimizer] : optimizers_of(training)) {
+    const std::vector<std::int64_t>& updates = optimizer->updates();
+    file.tensors[prefix + "updates"] = from_vector(updates, {static_cast<std::int64_t>(updates.size())}, at);
+    file.metadata[prefix + "name"] = optimizer->name();
+    file.metadata[prefix + "learning_rate"] = to_text(optimizer->learning_rate());
+    file.metadata[prefix + "initial_learning_rate"] = to_text(optimizer->initial_learning_rate());
   }
-  if (training.schedule != nullptr) file.metadata["schedule.index"] = to_text(training.schedule->index());
+  for (const auto& [prefix, schedule] : schedules_of(training))
+    file.metadata[prefix + "index"] = to_text(schedule->index());
   if (training.loss_scaler != nullptr) {
     file.metadata["loss_scaler.factor"] = to_text(training.loss_scaler->factor());
     file.metadata["loss_scaler.clean_steps"] = to_text(training.loss_scaler->clean_steps());
@@ -421,7 +390,7 @@ Metadata load_checkpoint(const std::string& path, const Training& training,
                     std::to_string(static_cast<int>(options.settings)),
                 at);
   }
-  require_own_parameters("load", training, at);
+  check_parts("load", training, at);
   Loading loading(path, training, options, at);
   loading.check();
   loading.apply();

@@ -16,11 +16,18 @@ void check(const MuonOptions& options, Location at) {
   require(options.iterations >= 1 && options.iterations <= 20, "iterations from 1 to 20", options.iterations);
 }
 
+/// x·factor/‖x‖, computed in the norm's dtype: f32 of 16 bits, whose range the quotient may leave. 1e-7 keeps
+/// zeros what they are.
+Tensor scaled(const Tensor& x, double factor, Location at) {
+  const Tensor norm = ops::grad_norm({x}, at);
+  const Tensor ratio = div({factor, at}, {add({norm, at}, {1e-7, at}), at});
+  return cast({mul({cast({x, at}, norm.dtype()), at}, {ratio, at}), at}, x.dtype());
+}
+
 /// Newton and Schulz's iteration with the factors of Jordan et al. 2024, which raise small singular values
 /// fastest. x has at most as many rows as columns, so that the products are small.
 Tensor orthogonalised(const Tensor& matrix, int iterations, Location at) {
-  const Tensor norm = add({ops::grad_norm({matrix}, at), at}, {1e-7, at});  // f32 of 16 bits
-  Tensor x = mul({matrix, at}, {cast({div({1.0, at}, {norm, at}), at}, matrix.dtype()), at});
+  Tensor x = scaled(matrix, 1, at);
   for (int i = 0; i < iterations; ++i) {
     const Tensor a = matmul({x, at}, {x, at}, {.transpose_b = true});
     const Tensor b =
@@ -72,15 +79,18 @@ void Muon::update(std::size_t index, const Tensor& gradient, Bindings& bindings,
   const double shrink = 1 - rate * weight_decay_of(group, options_.weight_decay);
   const Tensor change = mul({reshape({matrix, at}, p.shape()), at}, {rate * scale, at});
   bindings.emplace_back(velocities_[index], velocity);
-  bindings.emplace_back(parameter, sub({mul({p, at}, {shrink, at}), at}, {change, at}));
+  const Tensor before_change = options_.normalize ? scaled(p, std::sqrt(tall), at) : p;
+  bindings.emplace_back(parameter, sub({mul({before_change, at}, {shrink, at}), at}, {change, at}));
 }
 
 Settings Muon::own_settings() const {
-  return {{"momentum", options_.momentum},
-          {"weight_decay", options_.weight_decay},
-          {"nesterov", options_.nesterov ? 1 : 0},
-          {"iterations", options_.iterations},
-          {"match_adam", options_.match_adam ? 1 : 0}};
+  Settings settings = {{"momentum", options_.momentum},
+                       {"weight_decay", options_.weight_decay},
+                       {"nesterov", options_.nesterov ? 1 : 0},
+                       {"iterations", options_.iterations},
+                       {"match_adam", options_.match_adam ? 1 : 0}};
+  if (options_.normalize) settings.emplace("normalize", 1);  // checkpoints of earlier versions have none
+  return settings;
 }
 
 void Muon::set_own_settings(const Settings& settings, Location at) {
@@ -91,6 +101,7 @@ void Muon::set_own_settings(const Settings& settings, Location at) {
   options.nesterov = read.number("nesterov") != 0;
   options.iterations = static_cast<int>(std::min<std::int64_t>(read.count("iterations"), 1000));
   options.match_adam = read.number("match_adam") != 0;
+  options.normalize = settings.count("normalize") > 0 && read.number("normalize") != 0;
   check(options, at);
   options_ = std::move(options);
 }

@@ -163,11 +163,17 @@ TEST_CASE("NAdam is PyTorch's, to 1e-12 over twelve steps") {
 TEST_CASE("Muon's update is the orthogonalised momentum, of filters as matrices, tall and wide") {
   const OnBackend reference("reference");
   for (const ft::Shape& shape : {ft::Shape{3, 5}, {6, 4}, {4, 2, 2, 3}}) {
-    for (const bool match_adam : {false, true}) {
+    for (const int variant : {0, 1, 2, 3}) {
+      const bool match_adam = variant % 2 == 1, normalize = variant > 1;
       CAPTURE(shape);
+      CAPTURE(variant);
       const std::int64_t count = shape.elements(), rows = shape[0], columns = count / rows;
       const Parameter p(table(count, [](double i) { return std::sin(i); }).reshape(shape));
-      optim::Muon muon({p}, {.lr = 0.1, .momentum = 0.9, .weight_decay = 0.5, .match_adam = match_adam});
+      optim::Muon muon({p}, {.lr = 0.1,
+                             .momentum = 0.9,
+                             .weight_decay = 0.5,
+                             .match_adam = match_adam,
+                             .normalize = normalize});
       Numbers expected = p.value().to_vector<double>(), v(expected.size(), 0.0);
       for (int step = 0; step < 3; ++step) {
         const Tensor g = table(count, [step](double i) { return std::cos(i * i + step); }).reshape(shape);
@@ -190,8 +196,11 @@ TEST_CASE("Muon's update is the orthogonalised momentum, of filters as matrices,
         const auto tall = static_cast<double>(rows), wide = static_cast<double>(columns);
         const double scale =
             match_adam ? 0.2 * std::sqrt(std::max(tall, wide)) : std::sqrt(std::max(1.0, tall / wide));
+        double squares = 0;
+        for (const double x : expected) squares += x * x;
+        const double factor = normalize ? std::sqrt(tall) / (std::sqrt(squares) + 1e-7) : 1;
         for (std::size_t i = 0; i < v.size(); ++i)
-          expected[i] = (1 - 0.1 * 0.5) * expected[i] - 0.1 * scale * at(i);
+          expected[i] = (1 - 0.1 * 0.5) * factor * expected[i] - 0.1 * scale * at(i);
       }
       CHECK(difference(numbers_of({p}), expected) <= 1e-12);
     }
@@ -203,15 +212,17 @@ TEST_CASE("Muon's update is the orthogonalised momentum, of filters as matrices,
 }
 
 TEST_CASE(
-    "Muon takes large gradients in 16 bits, an empty matrix and groups, and goes on from a checkpoint") {
-  const auto moved = [](ft::DType dtype) {
+    "Muon takes large and small gradients in 16 bits, an empty matrix and groups, and goes on from a "
+    "checkpoint") {
+  const auto moved = [](ft::DType dtype, double size) {
     const Parameter p(ft::zeros({2, 3}, dtype)), empty(ft::zeros({0, 3}, dtype));
-    p.set_grad(ft::from_doubles(Numbers{300, 0, 0, 0, 400, 0}, {2, 3}, dtype));
+    p.set_grad(ft::from_doubles(Numbers{3 * size, 0, 0, 0, 4 * size, 0}, {2, 3}, dtype));
     empty.set_grad(ft::zeros({0, 3}, dtype));
-    optim::Muon({p, empty}, {.lr = 1}).step();
+    optim::Muon({p, empty}, {.lr = 1, .normalize = true}).step();
     return p.value().to_vector<double>();
   };
-  CHECK(difference(moved(ft::DType::f16), moved(ft::DType::f32)) <= 2e-2);
+  for (const double size : {1e-6, 100.0})  // 1/size leaves the range of f16 as much as size² does
+    CHECK(difference(moved(ft::DType::f16, size), moved(ft::DType::f32, size)) <= 2e-2);
 
   const ScratchFolder scratch;
   std::filesystem::create_directories(scratch.path());
@@ -221,7 +232,8 @@ TEST_CASE(
     nn::Linear layer({.in = 4, .out = 3, .bias = false});
     optim::ParameterGroup slower{
         .where = [](const Parameter&) { return true; }, .lr_factor = 0.5, .momentum = 0.8};
-    optim::Muon muon(layer.parameters(), {.lr = 0.1, .weight_decay = 0.1, .groups = {slower}});
+    optim::Muon muon(layer.parameters(),
+                     {.lr = 0.1, .weight_decay = 0.1, .normalize = true, .groups = {slower}});
     if (resumed) ft::io::load_checkpoint(file, {.model = &layer, .optimizer = &muon});
     for (int step = resumed ? 2 : 0; step < 4; ++step) {
       if (step == 2 && !resumed) ft::io::save_checkpoint(file, {.model = &layer, .optimizer = &muon});

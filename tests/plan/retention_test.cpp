@@ -162,3 +162,38 @@ TEST_CASE("the mask of a scalar's ReLU is read from its value") {
     CHECK(a.grad().item() == 10);
   }
 }
+
+TEST_CASE("a layer norm and an activation of which backward reads views are computed again") {
+  const OnBackend backend("cpu");
+  for (const ft::DType dtype : {ft::DType::f32, ft::DType::bf16}) {
+    CAPTURE(dtype);
+    const std::int64_t n = 3, length = 5, narrow = 16, wide = 64;
+    const auto run = [&](Retention retention) {
+      const Retain retain(retention);
+      ft::manual_seed(5);
+      const auto leaf = [&](const ft::Shape& shape) {
+        return ft::variable(ft::cast(ft::randn(shape), dtype));
+      };
+      const Tensor x = leaf({n, length, narrow}), up = leaf({narrow, wide}), down = leaf({wide, narrow});
+      const Tensor gamma = ft::variable(ft::rand({narrow})), beta = ft::variable(ft::randn({narrow}));
+      ft::materialize();
+      const auto forward = [&] {  // whose handles are gone when it runs
+        const Tensor rows = ft::layer_norm(x * 2.0, gamma, beta).reshape({n * length, narrow});
+        const Tensor hidden = ft::gelu(ft::matmul(rows, up).reshape({n, length, wide}));
+        const Tensor y = ft::matmul(hidden.reshape({n * length, wide}), down);
+        return ft::sum(y * y);
+      };
+      const std::vector<Tensor> gradients = ft::grad({forward()}, {x, up, down, gamma, beta});
+      ft::materialize();
+      std::vector<std::vector<double>> numbers;
+      for (const Tensor& gradient : gradients) numbers.push_back(gradient.to_vector<double>());
+      return std::pair(numbers, ft::explain().kept_bytes);
+    };
+    const auto [numbers, bytes] = run(Retention::fastest);
+    const auto [again, fewer] = run(Retention::smallest);
+    CHECK(again == numbers);
+    // The norm's y, made of x·2, which stays, and gelu's.
+    const auto size = static_cast<std::int64_t>(ft::size_of(dtype));
+    CHECK(bytes - fewer == n * length * (narrow + wide) * size);
+  }
+}

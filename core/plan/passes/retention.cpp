@@ -134,9 +134,10 @@ void keep_masks(Graph& graph, const Backend& backend, Retention retention) {
 
 /// How to compute a value again from what backward has anyway.
 struct Recipe {
-  int value = -1;
+  int value = -1;            ///< no view
+  std::vector<int> names;    ///< it and its views, as far as backward reads them
   std::vector<int> nodes;    ///< to be repeated, in recorded order
-  std::vector<int> sources;  ///< forward values that they read; slice inputs apart
+  std::vector<int> sources;  ///< forward values that they read, whose memory stays; slice inputs apart
   double bytes = 0;          ///< moved, as one kernel
 };
 
@@ -149,6 +150,12 @@ class Recomputation {
       for (int input : node.inputs) {
         if (!computed_by_rule(node, input)) wanted_.insert(input);
       }
+    }
+    for (std::size_t v = 0; v < graph.values.size(); ++v) {
+      const int value = static_cast<int>(v), producer = graph.values[v].producer;
+      const bool of_forward = producer >= 0 && in_forward(graph.node(producer));
+      if (of_forward && wanted_.count(value) != 0) names_[root_of(graph, value)].push_back(value);
+      if (graph.values[v].keep) named_outside_.insert(root_of(graph, value));
     }
   }
 
@@ -191,8 +198,11 @@ class Recomputation {
     for (std::size_t v = 0; v < graph_.values.size(); ++v) {
       const int value = static_cast<int>(v);
       if (!kept_for_backward(value)) continue;
-      Recipe recipe{.value = value};
-      if (!extend(recipe, value)) continue;
+      Recipe recipe{.value = value, .names = names_.at(value)};
+      const bool found = extend(recipe, value) &&
+                         std::all_of(recipe.names.begin(), recipe.names.end(),
+                                     [&](int name) { return name == value || extend(recipe, name); });
+      if (!found) continue;
       std::sort(recipe.nodes.begin(), recipe.nodes.end());
       recipe.bytes = size(recipe);
       for (int source : recipe.sources) recipe.bytes += static_cast<double>(graph_.value(source).bytes());
@@ -201,23 +211,20 @@ class Recomputation {
     return recipes;
   }
 
-  /// A forward value of this slice that lives on only because backward reads it.
+  /// Whether the memory of a forward value of this slice lives on only because backward reads it.
   bool kept_for_backward(int value) const {
     const GraphValue& info = graph_.value(value);
-    if (info.producer < 0 || info.keep || wanted_.count(value) == 0) return false;
-    const GraphNode& producer = graph_.node(info.producer);
-    if (producer.op->view || !in_forward(producer)) return false;
-    // Its bytes would stay for a view's sake.
-    return std::none_of(info.consumers.begin(), info.consumers.end(),
-                        [&](int reader) { return graph_.node(reader).op->view; });
+    if (info.producer < 0 || names_.count(value) == 0 || named_outside_.count(value) != 0) return false;
+    return in_forward(graph_.node(info.producer));
   }
 
-  /// Cheap to do again: pointwise ops, and a batch norm's y from its x and statistics.
+  /// Cheap to do again: views, pointwise ops, a batch norm's y from its x and statistics, and a group norm,
+  /// whose statistics cost no pass of their own.
   bool repeatable(int value) const {
     const GraphValue& info = graph_.value(value);
     const GraphNode& producer = graph_.node(info.producer);
-    return producer.op->pointwise != nullptr || producer.is(ops::batch_norm_apply_op) ||
-           (producer.is(ops::batch_norm_op) && info.output == 0);
+    return producer.op->view || producer.op->pointwise != nullptr || producer.is(ops::batch_norm_apply_op) ||
+           (info.output == 0 && (producer.is(ops::batch_norm_op) || producer.is(ops::group_norm_op)));
   }
 
   /// Adds what makes `value` again; false: something on the way is too dear.
@@ -229,13 +236,13 @@ class Recomputation {
     if (recipe.nodes.size() > longest_recipe) return false;
     const std::vector<int> operands = operands_again(graph_.node(producer));
     return std::all_of(operands.begin(), operands.end(), [&](int operand) {
-      if (graph_.value(operand).producer < 0) return true;  // an input of the slice is there all along
-      if (wanted_.count(operand) != 0 || graph_.value(operand).keep) {
-        if (std::find(recipe.sources.begin(), recipe.sources.end(), operand) == recipe.sources.end())
-          recipe.sources.push_back(operand);
-        return true;
-      }
-      return extend(recipe, operand);
+      const int memory = root_of(graph_, operand);
+      if (graph_.value(memory).producer < 0) return true;  // an input of the slice is there all along
+      const bool stays = names_.count(memory) != 0 || named_outside_.count(memory) != 0;
+      if (!stays || memory == recipe.value) return extend(recipe, operand);
+      if (std::find(recipe.sources.begin(), recipe.sources.end(), memory) == recipe.sources.end())
+        recipe.sources.push_back(memory);
+      return true;
     });
   }
 
@@ -244,14 +251,16 @@ class Recomputation {
     return {node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[1], node.outputs[2]};
   }
 
-  /// Repeats the recipe's nodes before the first reader in backward, and gives their result to all of them.
+  /// Repeats the recipe's nodes before the first reader in backward, and gives their results to all of them.
   void repeat(const Recipe& recipe, Rewrite& rewrite) {
-    std::vector<int> readers;
-    for (int reader : graph_.value(recipe.value).consumers) {
-      const GraphNode& node = graph_.node(reader);
-      if (!in_forward(node) && !computed_by_rule(node, recipe.value)) readers.push_back(reader);
+    std::vector<std::pair<int, int>> readers;  ///< node, which of the names it reads
+    for (int name : recipe.names) {
+      for (int reader : graph_.value(name).consumers) {
+        const GraphNode& node = graph_.node(reader);
+        if (!in_forward(node) && !computed_by_rule(node, name)) readers.emplace_back(reader, name);
+      }
     }
-    const int before = *std::min_element(readers.begin(), readers.end());
+    const int before = std::min_element(readers.begin(), readers.end())->first;
     std::unordered_map<int, int> again;
     for (int id : recipe.nodes) {
       const GraphNode& original = graph_.node(id);
@@ -259,19 +268,25 @@ class Recomputation {
       node.recomputed = true;
       node.phase = graph_.node(before).phase;
       node.inputs = operands_again(original);
-      if (original.is(ops::batch_norm_op)) node.op = &ops::batch_norm_apply_op;
+      if (original.is(ops::batch_norm_op)) {
+        node.op = &ops::batch_norm_apply_op;
+        node.outputs.resize(1);
+      }
       for (int& input : node.inputs) {
         const auto found = again.find(input);
         if (found != again.end()) input = found->second;
       }
-      const GraphValue info = graph_.value(original.outputs[0]);
-      node.outputs = {rewrite.new_value(info.shape, info.dtype)};
-      again[original.outputs[0]] = node.outputs[0];
+      for (int& output : node.outputs) {
+        const GraphValue info = graph_.value(output);
+        const int copy = rewrite.new_value(info.shape, info.dtype);
+        again[output] = copy;
+        output = copy;
+      }
       rewrite.insert(before, std::move(node));
     }
-    for (int reader : readers) {
+    for (const auto& [reader, name] : readers) {
       for (int& input : graph_.nodes[static_cast<std::size_t>(reader)].inputs) {
-        if (input == recipe.value) input = again.at(recipe.value);
+        if (input == name) input = again.at(name);
       }
     }
   }
@@ -279,7 +294,9 @@ class Recomputation {
   Graph& graph_;
   const Options& options_;
   const Speed speed_;
-  std::unordered_set<int> wanted_;  ///< values that backward reads
+  std::unordered_set<int> wanted_;                   ///< values that backward reads
+  std::unordered_map<int, std::vector<int>> names_;  ///< by memory: what of it backward reads
+  std::unordered_set<int> named_outside_;            ///< memory that somebody can name after the run
   std::unordered_set<int> given_up_, needed_as_source_;
 };
 
