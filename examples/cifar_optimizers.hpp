@@ -61,9 +61,12 @@ class CifarOptimizers {
       : options_(options), sgd_(sgd_parameters(model), sgd_options(options)) {
     schedules_.push_back(make_schedule(options, sgd_, steps));
     if (!has_muon()) return;
-    if (options.precision == "f16" || options.lookahead || options.schedule == "onecycle")
-      throw std::runtime_error(
-          "--optimizer muon takes no --precision f16, --lookahead or --schedule onecycle");
+    require(options.precision != "f16",
+            "--precision f16 needs --optimizer sgd: one loss scaler, one optimizer");
+    require(!options.lookahead, "--lookahead needs --optimizer sgd");
+    require(
+        options.schedule != "onecycle",
+        "--optimizer muon needs another --schedule than onecycle, whose peak is one --lr: linear is usual");
     // As Jordan's airbench has it: the norm behind a filter undoes its scale, so that is kept.
     muon_ = std::make_unique<ft::optim::Muon>(
         filters(model, true),
@@ -96,6 +99,9 @@ class CifarOptimizers {
   }
 
  private:
+  static void require(bool ok, const char* otherwise) {
+    if (!ok) throw std::runtime_error(otherwise);
+  }
   bool has_muon() const { return options_.optimizer == "muon"; }
 
   static std::vector<ft::Parameter> filters(const ft::nn::Module& model, bool wanted) {

@@ -128,10 +128,12 @@ inline void add_model_options(CLI::App& app, CifarOptions& options) {
 inline void add_training_options(CLI::App& app, CifarOptions& options) {
   app.add_option("--epochs", options.epochs)->check(cifar_counts)->capture_default_str();
   app.add_option("--batch", options.batch)->check(cifar_counts)->capture_default_str();
-  app.add_option("--optimizer", options.optimizer, "muon: Muon for the filters, SGD for the rest")
+  app.add_option("--optimizer", options.optimizer,
+                 "muon: for the filters, with Nesterov's momentum of 0.6 and no decay, but kept to their "
+                 "norm; SGD for the rest")
       ->check(CLI::IsMember({"sgd", "muon"}))
       ->capture_default_str();
-  app.add_option("--muon-lr", options.muon_lr, "Learning rate of the filters")->capture_default_str();
+  app.add_option("--muon-lr", options.muon_lr, "Of the filters with --optimizer muon")->capture_default_str();
   app.add_option("--lr", options.lr, "Learning rate; of onecycle and triangle, the highest")
       ->capture_default_str();
   app.add_option("--momentum", options.momentum)->capture_default_str();

@@ -156,20 +156,20 @@ class Loading {
     settings_differ_ = true;
   }
 
-  /// Schedules and the scaler are tried on copies, and optimizers get back what they had, so that whatever is
-  /// refused is refused before a change.
+  /// Schedules and the scaler are tried on copies, and optimizers that took theirs get back what they had, so
+  /// that whatever is refused changes nothing.
   void take_settings() {
     std::vector<Settings> before;
-    for (const OfOptimizer& of : optimizers_) before.push_back(of.optimizer->settings());
     try {
-      take_all_settings();
+      take_all_settings(before);
     } catch (const Error& error) {
       for (std::size_t i = 0; i < before.size(); ++i) optimizers_[i].optimizer->set_settings(before[i], at_);
       fail("has settings that cannot be taken: " + error.op() + " " + error.message());
     }
   }
 
-  void take_all_settings() {
+  /// `before`: of the optimizers that have taken theirs.
+  void take_all_settings(std::vector<Settings>& before) {
     std::vector<optim::Schedule> schedules;
     for (const auto& [prefix, schedule] : schedules_of(training_)) {
       const auto kind = file_.metadata.find(prefix + "kind");
@@ -182,8 +182,11 @@ class Loading {
       scaler = *training_.loss_scaler;
       scaler->set_settings(settings_in_file("loss_scaler.settings."), at_);
     }
-    for (const auto& [prefix, optimizer] : optimizers_of(training_))
+    for (const auto& [prefix, optimizer] : optimizers_of(training_)) {
+      Settings ours = optimizer->settings();
       optimizer->set_settings(settings_in_file(prefix + "settings."), at_);
+      before.push_back(std::move(ours));
+    }
     for (std::size_t i = 0; i < schedules.size(); ++i) *schedules_[i].schedule = schedules[i];
     if (scaler) *training_.loss_scaler = *scaler;
   }
@@ -251,6 +254,7 @@ class Loading {
       schedules_.push_back({schedule, number<std::int64_t>(key)});
       check_count(key, schedules_.back().index);
     }
+    if (!schedules_.empty()) check_other_schedules();
     if (training_.loss_scaler != nullptr) {
       loss_factor_ = number<double>("loss_scaler.factor");
       loss_clean_steps_ = number<std::int64_t>("loss_scaler.clean_steps");
@@ -270,6 +274,16 @@ class Loading {
       generator_seed_ = number<std::uint64_t>("generator.seed");
       generator_counter_ = number<std::uint64_t>("generator.counter");
       if (generator_counter_.value_or(0) > std::uint64_t{core::most_counted}) bad("generator.counter");
+    }
+  }
+
+  /// A schedule that is not loaded would begin anew.
+  void check_other_schedules() {
+    std::set<std::string> wanted;
+    for (const auto& [prefix, schedule] : schedules_of(training_)) wanted.insert(prefix + "index");
+    for (const auto& [key, value] : file_.metadata) {
+      const bool of_schedule = key.starts_with("schedule.") && key.ends_with(".index");
+      if (of_schedule && wanted.count(key) == 0) unexpected_.push_back(key);
     }
   }
 

@@ -20,12 +20,14 @@ void check_names(const char* op, const std::string& kind, Part* one,
   if (one != nullptr && !several.empty())
     throw Error(op, "expected one " + kind + " or " + kind + "s with names, got both", at);
   std::set<std::string> names;
+  std::set<const Part*> parts;
   for (const auto& [name, part] : several) {
     const std::string quoted = kind + " \"" + name + "\"";
     if (part == nullptr) throw Error(op, quoted + " is null", at);
     if (name.empty() || name.find('.') != std::string::npos)
       throw Error(op, "expected a name without a dot, got " + quoted, at);
     if (!names.insert(name).second) throw Error(op, "two parts are named " + quoted, at);
+    if (!parts.insert(part).second) throw Error(op, quoted + " has another name already", at);
   }
 }
 

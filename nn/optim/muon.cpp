@@ -101,7 +101,8 @@ void Muon::set_own_settings(const Settings& settings, Location at) {
   options.nesterov = read.number("nesterov") != 0;
   options.iterations = static_cast<int>(std::min<std::int64_t>(read.count("iterations"), 1000));
   options.match_adam = read.number("match_adam") != 0;
-  options.normalize = settings.count("normalize") > 0 && read.number("normalize") != 0;
+  if (options.normalize)
+    SettingCheck{"Muon", at}(read.number("normalize") == 1, "normalize 1, as here", read.number("normalize"));
   check(options, at);
   options_ = std::move(options);
 }

@@ -286,8 +286,12 @@ void Optimizer::set_settings(const Settings& settings, Location at) {
   const SettingReader read{settings, name_, at};
   const double limit = max_grad_value_ > 0 ? read.number("max_grad_value") : 0;
   check_limit(name_, "max_grad_value", limit, at);
+  // What would be written no more could not be given back.
+  if (max_grad_value_ > 0) SettingCheck{name_, at}(limit > 0, "a max_grad_value > 0, as here", limit);
   auto non_finite = static_cast<std::int64_t>(NonFinite::update);
   if (non_finite_ != NonFinite::update) non_finite = read.count("non_finite");
+  if (non_finite_ != NonFinite::update && non_finite == 0)
+    throw Error(name_, "expected non_finite to be 1 or 2, as here, got 0", at);
   if (non_finite > static_cast<std::int64_t>(NonFinite::report))
     throw Error(name_, "expected non_finite to be 0, 1 or 2, got " + std::to_string(non_finite), at);
   std::vector<ParameterGroup> groups = groups_of(settings, at);

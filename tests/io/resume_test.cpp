@@ -472,6 +472,51 @@ TEST_CASE("a run with two optimizers resumes to the bit, each part by its name")
   CHECK(resumed.numbers() == before);
 }
 
+TEST_CASE("what is loaded of each of two optimizers is as the caller says") {
+  const ScratchFolder folder;
+  const std::string path = in(folder);
+  TwoOptimizers run;
+  for (int i = 0; i < 3; ++i) run.step();
+  ft::io::save_checkpoint(path, run.parts());
+  ft::io::TensorFile file = ft::io::load_tensors(path);
+  file.metadata["optimizer.filters.settings.momentum"] = "0.5";
+  file.metadata["optimizer.rest.settings.momentum"] = "0.75";
+  file.metadata["schedule.filters.settings.total_steps"] = "16";
+  file.metadata["schedule.rest.settings.step_size"] = "7";
+  ft::io::save_tensors(path, file);
+
+  TwoOptimizers ours;
+  ft::io::load_checkpoint(path, ours.parts(), {.settings = OnMismatch::keep_ours});
+  CHECK(ours.muon.settings().at("momentum") == 0.95);
+  CHECK(ours.sgd.settings().at("momentum") == 0.9);
+  CHECK(ours.muon_schedule.settings().at("total_steps") == 8);
+  CHECK(ours.sgd_schedule.settings().at("step_size") == 2);
+
+  TwoOptimizers theirs;
+  ft::io::load_checkpoint(path, theirs.parts(), {.settings = OnMismatch::take_theirs});
+  CHECK(theirs.muon.settings().at("momentum") == 0.5);
+  CHECK(theirs.sgd.settings().at("momentum") == 0.75);
+  CHECK(theirs.muon_schedule.settings().at("total_steps") == 16);
+  CHECK(theirs.sgd_schedule.settings().at("step_size") == 7);
+  CHECK(theirs.muon.learning_rate() == run.muon.learning_rate());
+  CHECK(theirs.sgd.learning_rate() == run.sgd.learning_rate());
+
+  // A schedule refuses.
+  file.metadata["schedule.rest.kind"] = "NoSuchLR";
+  ft::io::save_tensors(path, file);
+  CHECK(contains(
+      message_of([&] { ft::io::load_checkpoint(path, ours.parts(), {.settings = OnMismatch::take_theirs}); }),
+      "got 'NoSuchLR'"));
+  CHECK(ours.muon.settings().at("momentum") == 0.95);
+
+  // One schedule of two.
+  ft::io::Training parts = theirs.parts();
+  parts.schedules.pop_back();
+  CHECK(
+      contains(message_of([&] { ft::io::load_checkpoint(path, parts, {.settings = OnMismatch::keep_ours}); }),
+               "unexpected: schedule.rest.index"));
+}
+
 TEST_CASE("optimizers of a checkpoint have names that tell them apart") {
   const ScratchFolder folder;
   const std::string path = in(folder);
@@ -483,6 +528,7 @@ TEST_CASE("optimizers of a checkpoint have names that tell them apart") {
   const Row rows[] = {
       {{.optimizer = &run.sgd, .optimizers = {{"filters", &run.muon}}}, "got both"},
       {{.optimizers = {{"a", &run.muon}, {"a", &run.sgd}}}, "two parts are named optimizer \"a\""},
+      {{.optimizers = {{"a", &run.muon}, {"b", &run.muon}}}, "optimizer \"b\" has another name already"},
       {{.optimizers = {{"a.b", &run.muon}}}, "a name without a dot, got optimizer \"a.b\""},
       {{.optimizers = {{"", &run.muon}}}, "a name without a dot, got optimizer \"\""},
       {{.optimizers = {{"a", nullptr}}}, "optimizer \"a\" is null"},

@@ -215,10 +215,14 @@ TEST_CASE(
     "Muon takes large and small gradients in 16 bits, an empty matrix and groups, and goes on from a "
     "checkpoint") {
   const auto moved = [](ft::DType dtype, double size) {
-    const Parameter p(ft::zeros({2, 3}, dtype)), empty(ft::zeros({0, 3}, dtype));
+    // Whose squares sum to more than f16 has.
+    const Parameter p(ft::from_doubles(Numbers{300, 0, 0, 0, 0, -400}, {2, 3}, dtype));
+    const Parameter empty(ft::zeros({0, 3}, dtype)), zero(ft::zeros({2, 3}, dtype));
+    zero.set_grad(ft::zeros({2, 3}, dtype));
     p.set_grad(ft::from_doubles(Numbers{3 * size, 0, 0, 0, 4 * size, 0}, {2, 3}, dtype));
     empty.set_grad(ft::zeros({0, 3}, dtype));
-    optim::Muon({p, empty}, {.lr = 1, .normalize = true}).step();
+    optim::Muon({p, empty, zero}, {.lr = 1, .normalize = true}).step();
+    CHECK(zero.value().to_vector<double>() == Numbers(6, 0.0));
     return p.value().to_vector<double>();
   };
   for (const double size : {1e-6, 100.0})  // 1/size leaves the range of f16 as much as size² does

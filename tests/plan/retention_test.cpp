@@ -197,3 +197,60 @@ TEST_CASE("a layer norm and an activation of which backward reads views are comp
     CHECK(bytes - fewer == n * length * (narrow + wide) * size);
   }
 }
+
+TEST_CASE("memory that backward reads under several names is given up as a whole, or not at all") {
+  const OnBackend backend("cpu");
+  struct Row {
+    const char* name;
+    /// Of x {4, 6, 8}; what is to be kept alive goes to `outside`.
+    Tensor (*forward)(const Tensor& x, Tensor& outside);
+    std::int64_t values_fewer;  ///< that `smallest` keeps, of 192 elements each
+  };
+  const Row rows[] = {
+      {"a value and its view",
+       [](const Tensor& x, Tensor&) {
+         const Tensor y = ft::gelu(ft::matmul(x.reshape({24, 8}), ft::ones({8, 8})));
+         const Tensor z = y.reshape({8, 24});
+         return ft::sum(ft::matmul(y, ft::transpose(y))) + ft::sum(ft::matmul(z, ft::transpose(z)));
+       },
+       1},
+      {"a view of a view",
+       [](const Tensor& x, Tensor&) {
+         const Tensor y = ft::gelu(ft::matmul(x.reshape({24, 8}), ft::ones({8, 8})));
+         const Tensor z = y.reshape({4, 48}).reshape({48, 4});
+         return ft::sum(ft::matmul(z, ft::transpose(z)));
+       },
+       1},
+      {"a view that somebody can name",
+       [](const Tensor& x, Tensor& outside) {
+         const Tensor y = ft::gelu(ft::matmul(x.reshape({24, 8}), ft::ones({8, 8})));
+         outside = y.reshape({48, 4});
+         return ft::sum(ft::matmul(outside, ft::transpose(outside)));
+       },
+       0},
+      {"a view on the way",
+       [](const Tensor& x, Tensor&) {
+         const Tensor y = ft::gelu(ft::matmul(x.reshape({24, 8}), ft::ones({8, 8}))).reshape({48, 4}) + 1.0;
+         return ft::sum(ft::matmul(y, ft::transpose(y)));
+       },
+       1},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.name);
+    const auto run = [&](Retention retention) {
+      const Retain retain(retention);
+      ft::manual_seed(2);
+      const Tensor x = ft::variable(ft::randn({4, 6, 8}));
+      ft::materialize();
+      Tensor outside;
+      const std::vector<Tensor> gradients = ft::grad({row.forward(x, outside)}, {x});
+      ft::materialize();
+      const std::int64_t kept = ft::explain().kept_bytes;
+      return std::pair(gradients[0].to_vector(), kept);
+    };
+    const auto [numbers, bytes] = run(Retention::fastest);
+    const auto [again, fewer] = run(Retention::smallest);
+    CHECK(again == numbers);
+    CHECK(bytes - fewer == row.values_fewer * 192 * 4);
+  }
+}

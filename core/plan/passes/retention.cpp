@@ -206,9 +206,19 @@ class Recomputation {
       std::sort(recipe.nodes.begin(), recipe.nodes.end());
       recipe.bytes = size(recipe);
       for (int source : recipe.sources) recipe.bytes += static_cast<double>(graph_.value(source).bytes());
+      for (int node : recipe.nodes) recipe.bytes += bytes_within(recipe, graph_.node(node));
       recipes.push_back(std::move(recipe));
     }
     return recipes;
+  }
+
+  /// What a node moves beside the recipe's sources and its value: the kernel ends before a view that the
+  /// recipe goes on from, and a group norm may read its x twice.
+  double bytes_within(const Recipe& recipe, const GraphNode& node) const {
+    const bool goes_on = node.op->view && std::find(recipe.names.begin(), recipe.names.end(),
+                                                    node.outputs[0]) == recipe.names.end();
+    if (goes_on) return 2 * static_cast<double>(graph_.value(node.outputs[0]).bytes());
+    return node.is(ops::group_norm_op) ? static_cast<double>(graph_.value(node.inputs[0]).bytes()) : 0;
   }
 
   /// Whether the memory of a forward value of this slice lives on only because backward reads it.
@@ -218,13 +228,22 @@ class Recomputation {
     return in_forward(graph_.node(info.producer));
   }
 
-  /// Cheap to do again: views, pointwise ops, a batch norm's y from its x and statistics, and a group norm,
-  /// whose statistics cost no pass of their own.
+  /// Cheap to do again: views, pointwise ops, a batch norm's y from its x and statistics, and a group norm
+  /// whole, where the backend has a kernel for it.
   bool repeatable(int value) const {
     const GraphValue& info = graph_.value(value);
     const GraphNode& producer = graph_.node(info.producer);
+    if (info.output == 0 && producer.is(ops::group_norm_op)) return has_kernel(info.producer);
     return producer.op->view || producer.op->pointwise != nullptr || producer.is(ops::batch_norm_apply_op) ||
-           (info.output == 0 && (producer.is(ops::batch_norm_op) || producer.is(ops::group_norm_op)));
+           (info.output == 0 && producer.is(ops::batch_norm_op));
+  }
+
+  /// A group of one node runs on every backend, if need be by the reference's loops: what is asked for here
+  /// is a group that a rule made.
+  bool has_kernel(int node) const {
+    Group group = single_group(graph_, node);
+    group.rule = "computed again";
+    return options_.backend->supports(graph_, group).ok;
   }
 
   /// Adds what makes `value` again; false: something on the way is too dear.
@@ -247,6 +266,7 @@ class Recomputation {
   }
 
   static std::vector<int> operands_again(const GraphNode& node) {
+    if (node.op->view) return {node.inputs[0]};  // what else a custom gradient is given is not shown
     if (!node.is(ops::batch_norm_op)) return node.inputs;
     return {node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[1], node.outputs[2]};
   }
