@@ -55,7 +55,7 @@ struct Training {
   optim::Optimizer* optimizer = nullptr;
   optim::Schedule* schedule = nullptr;
   data::DataLoader* loader = nullptr;
-  bool generator = true;  ///< of rand, randn and dropout on this thread
+  bool generator = true;                     ///< of rand, randn and dropout on this thread
   optim::LossScaler* loss_scaler = nullptr;  ///< one only, whatever the optimizers
   std::vector<std::pair<std::string, optim::Optimizer*>> optimizers = {};  ///< in place of `optimizer`
   std::vector<std::pair<std::string, optim::Schedule*>> schedules = {};    ///< in place of `schedule`

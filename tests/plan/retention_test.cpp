@@ -186,6 +186,7 @@ TEST_CASE("a layer norm and an activation of which backward reads views are comp
       const std::vector<Tensor> gradients = ft::grad({forward()}, {x, up, down, gamma, beta});
       ft::materialize();
       std::vector<std::vector<double>> numbers;
+      numbers.reserve(gradients.size());
       for (const Tensor& gradient : gradients) numbers.push_back(gradient.to_vector<double>());
       return std::pair(numbers, ft::explain().kept_bytes);
     };
