@@ -101,6 +101,8 @@ inline std::unique_ptr<ft::nn::Module> network(const std::string& name) {
   if (name == "vgg") return zoo::vgg(true);
   if (name == "vgg_without_norms") return zoo::vgg(false);
   if (name == "inception") return zoo::inception();
+  if (name == "vit") return std::make_unique<ft::nn::ViT>(ft::nn::ViT::Options{});
+  if (name == "convnext") return std::make_unique<ft::nn::ConvNeXt>(ft::nn::ConvNeXt::Options{});
   if (name == "bottleneck_small") {
     auto net = std::make_unique<SmallNetwork>(64);
     net->blocks.emplace<Bottleneck>(16, 16, 64);

@@ -69,7 +69,7 @@ class CifarOptimizers {
         "--optimizer muon needs another --schedule than onecycle, whose peak is one --lr: linear is usual");
     // As Jordan's airbench has it: the norm behind a filter undoes its scale, so that is kept.
     muon_ = std::make_unique<ft::optim::Muon>(
-        filters(model, true),
+        parameters_of(model, true),
         ft::optim::MuonOptions{.lr = options.muon_lr, .momentum = 0.6, .iterations = 3, .normalize = true});
     schedules_.push_back(make_schedule(options, *muon_, steps));
   }
@@ -104,14 +104,15 @@ class CifarOptimizers {
   }
   bool has_muon() const { return options_.optimizer == "muon"; }
 
-  static std::vector<ft::Parameter> filters(const ft::nn::Module& model, bool wanted) {
+  /// The filters, or all others.
+  static std::vector<ft::Parameter> parameters_of(const ft::nn::Module& model, bool filters) {
     std::vector<ft::Parameter> some;
     for (const ft::Parameter& parameter : model.parameters())
-      if ((parameter.shape().rank() == 4) == wanted) some.push_back(parameter);
+      if ((parameter.shape().rank() == 4) == filters) some.push_back(parameter);
     return some;
   }
   std::vector<ft::Parameter> sgd_parameters(const ft::nn::Module& model) const {
-    return has_muon() ? filters(model, false) : model.parameters();
+    return has_muon() ? parameters_of(model, false) : model.parameters();
   }
 
   const CifarOptions& options_;

@@ -145,16 +145,17 @@ class Recomputation {
  public:
   Recomputation(Graph& graph, const Options& options)
       : graph_(graph), options_(options), speed_(options.backend->speed()) {
+    std::unordered_set<int> read_by_backward;
     for (const GraphNode& node : graph.nodes) {
       if (node.dead || in_forward(node)) continue;
       for (int input : node.inputs) {
-        if (!computed_by_rule(node, input)) wanted_.insert(input);
+        if (!computed_by_rule(node, input)) read_by_backward.insert(input);
       }
     }
     for (std::size_t v = 0; v < graph.values.size(); ++v) {
       const int value = static_cast<int>(v), producer = graph.values[v].producer;
       const bool of_forward = producer >= 0 && in_forward(graph.node(producer));
-      if (of_forward && wanted_.count(value) != 0) names_[root_of(graph, value)].push_back(value);
+      if (of_forward && read_by_backward.count(value) != 0) names_[root_of(graph, value)].push_back(value);
       if (graph.values[v].keep) named_outside_.insert(root_of(graph, value));
     }
   }
@@ -314,7 +315,6 @@ class Recomputation {
   Graph& graph_;
   const Options& options_;
   const Speed speed_;
-  std::unordered_set<int> wanted_;                   ///< values that backward reads
   std::unordered_map<int, std::vector<int>> names_;  ///< by memory: what of it backward reads
   std::unordered_set<int> named_outside_;            ///< memory that somebody can name after the run
   std::unordered_set<int> given_up_, needed_as_source_;
